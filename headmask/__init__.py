@@ -1,0 +1,65 @@
+"""Find the attention heads that hurt a CLIP model, prove it on unseen data, and fold them away.
+
+    import headmask
+
+    model = headmask.load_model("ViT-B-32", "laion2b_s34b_b79k")
+    mask = headmask.MaskFile.read("runs/first/mask.json")
+    with headmask.ablate(model.clip, mask):
+        ...
+    headmask.export(model, mask, "refined.safetensors")
+
+Names are loaded when first used: `import headmask` brings in neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headmask.ablation import ABLATIONS as ABLATIONS
+    from headmask.ablation import Ablation as Ablation
+    from headmask.errors import HeadmaskError as HeadmaskError
+    from headmask.folding import FoldProof as FoldProof
+    from headmask.folding import export as export
+    from headmask.folding import fold as fold
+    from headmask.live import ablate as ablate
+    from headmask.live import calibrate_means as calibrate_means
+    from headmask.mask import Head as Head
+    from headmask.mask import HeadGrid as HeadGrid
+    from headmask.mask import HeadMask as HeadMask
+    from headmask.maskfile import MaskFile as MaskFile
+    from headmask.models import LoadedModel as LoadedModel
+    from headmask.models import load_model as load_model
+    from headmask.towers import grid_of as grid_of
+
+_HOMES = {
+    "ABLATIONS": "headmask.ablation",
+    "Ablation": "headmask.ablation",
+    "FoldProof": "headmask.folding",
+    "Head": "headmask.mask",
+    "HeadGrid": "headmask.mask",
+    "HeadMask": "headmask.mask",
+    "HeadmaskError": "headmask.errors",
+    "LoadedModel": "headmask.models",
+    "MaskFile": "headmask.maskfile",
+    "ablate": "headmask.live",
+    "calibrate_means": "headmask.live",
+    "export": "headmask.folding",
+    "fold": "headmask.folding",
+    "grid_of": "headmask.towers",
+    "load_model": "headmask.models",
+    "search": "orchestrator.api",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'headmask' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,41 @@
+"""The errors that a caller can cause, each with one message: the rule, the value received, the way out.
+
+The command line turns every `HeadmaskError` into that message and exit code 2. Programming mistakes stay ordinary
+Python exceptions.
+"""
+
+
+class HeadmaskError(ValueError):
+    """Base of all errors caused by input: a file, a flag, a model, a data set or a study."""
+
+
+class GridError(HeadmaskError):
+    """A mask and a tower, or two masks, have different grids."""
+
+
+class MaskFileError(HeadmaskError):
+    """A mask file is malformed, or was made for another model."""
+
+
+class ModelError(HeadmaskError):
+    """A model cannot be loaded, or its tower is not supported."""
+
+
+class AblationError(HeadmaskError):
+    """An ablation is undefined for this tower, or cannot be folded into its weights."""
+
+
+class DataError(HeadmaskError):
+    """A data set, caption file or image cannot be read as asked."""
+
+
+class ConfigError(HeadmaskError):
+    """The configuration of a search has mistakes; all of them are listed."""
+
+
+class StudyError(HeadmaskError):
+    """A study cannot be opened, resumed or written."""
+
+
+class PoolError(HeadmaskError):
+    """No replica can be placed on the machines at hand."""

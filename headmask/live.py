@@ -1,0 +1,144 @@
+"""A mask on a live open_clip model, inside a `with`, always undone.
+
+    with headmask.ablate(model, mask):
+        embeddings = model.encode_image(images)
+
+Only the attention modules of layers with ablated heads are touched: with the empty mask the model is bit-equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headmask.ablation import Ablation, check_ablation, replace_heads
+from headmask.attention import Attended, HeadAttention
+from headmask.errors import AblationError
+from headmask.mask import HeadMask
+from headmask.maskfile import MaskFile
+from headmask.towers import TowerName, attentions, check_grid, grid_of
+
+# B batch, T tokens, D width, L layers, H heads, d width of one head
+
+See = Callable[[Attended], Tensor]
+
+
+@contextmanager
+def ablate(
+    model: nn.Module,
+    mask: HeadMask | MaskFile,
+    *,
+    ablation: Ablation = "zero",
+    tower: TowerName = "image",
+    means_LHd: Tensor | None = None,
+) -> Iterator[nn.Module]:
+    """Apply a mask to a live model and yield the model; leaving the `with` undoes it, exceptions included.
+
+    Args:
+        model: an open_clip model, or its image tower alone.
+        mask: the heads to ablate; a `MaskFile` brings its own ablation, tower and means.
+        ablation: what replaces an ablated head.
+        tower: `image` or `text`.
+        means_LHd: (layers, heads, head width) mean outputs, for `mean` only; see `calibrate_means`.
+
+    Raises:
+        GridError: the mask is of another grid.
+        AblationError: the ablation is undefined for this tower.
+        ModelError: the tower is not supported.
+    """
+    if isinstance(mask, MaskFile):
+        ablation, tower = mask.ablation, mask.tower
+        means_LHd = mask.means_tensor()
+        mask = mask.mask
+    check_grid(mask, grid_of(model, tower), f"this model's {tower} tower")
+    check_ablation(ablation, has_class_token=tower == "image", means=means_LHd)
+    with ExitStack() as stack:
+        for layer, attention in enumerate(attentions(model, tower)):
+            if word := mask.words[layer]:
+                means_Hd = None if means_LHd is None else means_LHd[layer]
+                stack.enter_context(_forward(attention, _replacing(word, ablation, means_Hd)))
+        yield model
+
+
+def _replacing(word: int, ablation: Ablation, means_Hd: Tensor | None) -> See:
+    return lambda attended: replace_heads(attended, word, ablation, means_Hd)
+
+
+@contextmanager
+def _forward(attention: HeadAttention, see: See) -> Iterator[None]:
+    """Route the module's forward pass through `see`, which is given z and returns the z to go on with."""
+    module = attention.module
+    previous = module.__dict__.get("forward")
+    is_multihead = isinstance(module, nn.MultiheadAttention)
+
+    def forward(x: Tensor, *args: Any, attn_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        if args and is_multihead and (args[0] is not x or args[1] is not x):
+            raise AblationError(
+                "ablation acts on self-attention only; this module was called with other keys or values"
+            )
+        if args and not is_multihead:
+            attn_mask = args[0]
+        batch_first = not is_multihead or module.batch_first
+        x_BTD = x if batch_first else x.transpose(0, 1)
+        y_BTD = attention.project(see(attention.attend(x_BTD, _additive(attn_mask, x_BTD))))
+        y = y_BTD if batch_first else y_BTD.transpose(0, 1)
+        return (y, None) if is_multihead else y
+
+    module.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del module.forward
+        if previous is not None:
+            module.forward = previous  # type: ignore[method-assign]
+
+
+def _additive(attn_mask: Tensor | None, x_BTD: Tensor) -> Tensor | None:
+    if attn_mask is None:
+        return None
+    if attn_mask.ndim != 2:
+        raise AblationError("padding masks per sequence are not supported: the attention mask must be (tokens, tokens)")
+    if attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=x_BTD.dtype).masked_fill(attn_mask, -torch.inf)
+    return attn_mask.to(x_BTD.dtype)
+
+
+@torch.no_grad()
+def calibrate_means(model: nn.Module, encode: Callable[[], object], *, tower: TowerName = "image") -> Tensor:
+    """Return each head's mean output (layers, heads, head width) in float32 over all tokens that `encode` runs through.
+
+    Args:
+        model: an open_clip model, or its image tower alone.
+        encode: runs the model over the calibration set, such as `lambda: model.encode_image(images)`; use search-split
+            data only. It may run several batches.
+        tower: `image` or `text`.
+
+    Raises:
+        AblationError: `encode` ran nothing through the tower.
+    """
+    layers = attentions(model, tower)
+    sums: list[Tensor | None] = [None] * len(layers)
+    counts = [0] * len(layers)
+
+    def watching(layer: int) -> See:
+        def see(attended: Attended) -> Tensor:
+            z_BHTd = attended.z_BHTd
+            total_Hd = z_BHTd.double().sum(dim=(0, 2))
+            previous = sums[layer]
+            sums[layer] = total_Hd if previous is None else previous + total_Hd
+            counts[layer] += z_BHTd.shape[0] * z_BHTd.shape[2]
+            return z_BHTd
+
+        return see
+
+    with ExitStack() as stack:
+        for layer, attention in enumerate(layers):
+            stack.enter_context(_forward(attention, watching(layer)))
+        encode()
+    if any(total is None for total in sums):
+        raise AblationError(f"calibration ran nothing through the {tower} tower")
+    return torch.stack([total / count for total, count in zip(sums, counts, strict=True) if total is not None]).float()

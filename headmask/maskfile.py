@@ -1,0 +1,173 @@
+"""The mask file `headmask/1`: a mask as JSON, with everything needed to use it and to judge it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from headmask.errors import HeadmaskError, MaskFileError
+from headmask.mask import Head, HeadGrid, HeadMask
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "headmask/1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelReference(_Part):
+    """The model a mask was made for."""
+
+    name: str
+    """open_clip architecture, or `local-dir:` / `hf-hub:` with a folder or repository."""
+    pretrained: str | None = None
+    """Pretrained tag or checkpoint file; None where the name's scheme brings the weights."""
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Digest of the weights as loaded; see `headmask.models.weights_digest`."""
+
+    def __str__(self) -> str:
+        return self.name if self.pretrained is None else f"{self.name} ({self.pretrained})"
+
+
+class Grid(_Part):
+    """Layers and heads of the tower."""
+
+    layers: Annotated[int, Field(ge=1)]
+    heads: Annotated[int, Field(ge=1)]
+
+
+class SplitScores(_Part):
+    """What the mask and the baseline scored on one split."""
+
+    baseline: dict[str, float]
+    selected: dict[str, float]
+    interval: tuple[float, float] | None = None
+    """Two-sided 95 % interval of the objective's delta, where one was computed."""
+
+
+class MaskFile(_Part):
+    """A validated mask file; read one with `MaskFile.read`.
+
+    Raises:
+        ValidationError: from pydantic, when built from bad values; `read` turns it into a `MaskFileError`.
+    """
+
+    format: Literal["headmask/1"] = "headmask/1"
+    model: ModelReference
+    tower: Literal["image", "text"] = "image"
+    grid: Grid
+    ablation: Literal["zero", "mean", "uniform", "cls"] = "zero"
+    heads: tuple[str, ...]
+    means: dict[str, list[float]] | None = None
+    """For ablation `mean`: the mean output of every ablated head, by `L3H7`."""
+    objective: str | None = None
+    scores: dict[str, SplitScores] = {}
+    study: str | None = None
+    run: str | None = None
+    """MLflow run id of the search."""
+    versions: dict[str, str] = {}
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_parse(cls, heads: tuple[str, ...]) -> tuple[str, ...]:
+        parsed = [Head.parse(head) for head in heads]
+        if len(set(parsed)) != len(parsed):
+            raise ValueError("heads are listed twice")
+        return tuple(map(str, sorted(parsed)))
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        missing = set(self.heads) - set(self.means or {})
+        if self.ablation == "mean" and missing:
+            raise ValueError(
+                f"ablation mean needs the means of every ablated head; missing {', '.join(sorted(missing))}"
+            )
+        if self.means and len({len(mean) for mean in self.means.values()}) > 1:
+            raise ValueError("means of different widths")
+        _ = self.mask
+        return self
+
+    @property
+    def head_grid(self) -> HeadGrid:
+        """The grid as the rest of headmask uses it."""
+        return HeadGrid(self.grid.layers, self.grid.heads)
+
+    @property
+    def mask(self) -> HeadMask:
+        """The mask itself."""
+        return HeadMask.from_heads(self.head_grid, map(Head.parse, self.heads))
+
+    def means_tensor(self) -> Tensor | None:
+        """Return the means as (layers, heads, head width) float32, zero where no head is ablated; None without means."""
+        if not self.means:
+            return None
+        import torch
+
+        width = len(next(iter(self.means.values())))
+        means_LHd = torch.zeros(self.grid.layers, self.grid.heads, width)
+        for text, mean in self.means.items():
+            means_LHd[Head.parse(text)] = torch.tensor(mean)
+        return means_LHd
+
+    def check_model(self, name: str, weights_sha256: str) -> None:
+        """Check that the mask belongs to a model, by its weights.
+
+        Raises:
+            MaskFileError: other weights; the message says both sides.
+        """
+        if weights_sha256 != self.model.weights_sha256:
+            raise MaskFileError(
+                f"this mask was made for {self.model} with weights {self.model.weights_sha256[:12]}; "
+                f"{name} has weights {weights_sha256[:12]}. Load the model it was made for"
+            )
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> MaskFile:
+        """Return the mask file at a path.
+
+        Raises:
+            MaskFileError: no such file, not JSON, another format, or wrong values; all mistakes are listed.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MaskFileError(f"cannot read mask file {path}: {error}") from None
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise MaskFileError(f"mask file {path} is not JSON: {error}") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            got = content.get("format") if isinstance(content, dict) else type(content).__name__
+            raise MaskFileError(f"mask file {path} must be a JSON object with format {FORMAT!r}; got {got!r}")
+        try:
+            return cls.model_validate(content)
+        except (ValidationError, HeadmaskError) as error:
+            raise MaskFileError(f"mask file {path} is malformed:\n{_reasons(error)}") from None
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the file, atomically."""
+        write_json(path, self.model_dump(mode="json"))
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write a value as indented JSON, so that a reader sees the old file or the new one, never a part."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(target)
+
+
+def _reasons(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return f"  {error}"
+    return "\n".join(
+        f"  {'.'.join(map(str, item['loc'])) or 'file'}: {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors()
+    )

@@ -1,0 +1,129 @@
+"""Loading open_clip models, by open_clip's own loader, with its refusals turned into clear messages."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from headmask.errors import ModelError
+from headmask.maskfile import ModelReference
+
+SCHEMES = ("local-dir:", "hf-hub:")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An open_clip model in evaluation mode, with what belongs to it."""
+
+    clip: nn.Module
+    preprocess: Callable[..., Tensor]
+    """open_clip's evaluation transform: PIL image to normalised float32 (3, Y, X)."""
+    tokenizer: Callable[..., Tensor]
+    reference: ModelReference
+
+    def __str__(self) -> str:
+        return str(self.reference)
+
+
+def load_model(name: str, pretrained: str | None = None) -> LoadedModel:
+    """Return a model with its weights, on the CPU in float32.
+
+    Args:
+        name: open_clip architecture such as `ViT-B-32`, or `local-dir:FOLDER`, or `hf-hub:ORG/REPO`.
+        pretrained: open_clip tag such as `openai`, or a checkpoint file; with a scheme in the name, None.
+
+    Raises:
+        ModelError: unknown architecture or tag, missing or malformed weights, or an activation that does not match.
+    """
+    _check_names(name, pretrained)
+    with _quiet_open_clip():
+        try:
+            clip, _, preprocess = open_clip.create_model_and_transforms(
+                name, pretrained=pretrained, require_pretrained=True
+            )
+            tokenizer = open_clip.get_tokenizer(name)
+        except ModelError:
+            raise
+        # open_clip, torch, safetensors and the hub each raise their own kinds for an unusable checkpoint.
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"cannot load {name}{f' with {pretrained}' if pretrained else ''}: {reason}") from error
+    clip.requires_grad_(False).eval()
+    reference = ModelReference(name=name, pretrained=pretrained, weights_sha256=weights_digest(clip))
+    return LoadedModel(clip, preprocess, tokenizer, reference)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's state: names, types, shapes and bytes, in order of name."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """Return open_clip's architecture configuration of a model name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise ModelError(f"open_clip has no configuration for {name}")
+    return dict(config)
+
+
+def _check_names(name: str, pretrained: str | None) -> None:
+    if name.startswith(SCHEMES):
+        if pretrained is not None:
+            raise ModelError(f"{name} brings its own weights; leave out pretrained ({pretrained})")
+        folder = Path(name.removeprefix("local-dir:"))
+        if name.startswith("local-dir:") and not (folder / "open_clip_config.json").is_file():
+            raise ModelError(f"{name}: the folder must hold open_clip_config.json and a checkpoint; it does not")
+        return
+    if name not in open_clip.list_models():
+        near = difflib.get_close_matches(name, open_clip.list_models(), n=1)
+        hint = f", did you mean {near[0]}?" if near else "; `open_clip.list_models()` lists them"
+        raise ModelError(f"open_clip has no architecture {name!r}{hint}")
+    if pretrained is None:
+        raise ModelError(
+            f"{name} needs weights: pass pretrained, a tag ({', '.join(_tags(name)[:4]) or 'none known'}) or a file"
+        )
+    if pretrained not in _tags(name) and not Path(pretrained).is_file():
+        raise ModelError(
+            f"pretrained must be a file or a tag of {name}: {', '.join(_tags(name)) or 'none known'}; got {pretrained!r}"
+        )
+
+
+def _tags(name: str) -> list[str]:
+    return list(open_clip.list_pretrained_tags_by_model(name))
+
+
+@contextlib.contextmanager
+def _quiet_open_clip() -> Iterator[None]:
+    """Silence open_clip's progress log, and make its QuickGELU warning an error: such a model scores too low."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        logging.disable(level)
+    for warning in caught:
+        if "QuickGELU mismatch" in str(warning.message):
+            raise ModelError(
+                f"{warning.message} Use the architecture with the other activation (its name ends in -quickgelu)"
+            )

@@ -1,0 +1,1 @@
+"""Driving a search: configuration, study, loop, tracking and the command line."""

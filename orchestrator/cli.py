@@ -1,0 +1,388 @@
+"""The command line. Heavy imports happen inside the commands, so that `headmask --help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from headmask.errors import HeadmaskError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestrator.config import SearchConfig
+
+app = typer.Typer(
+    help="Find the attention heads that hurt a CLIP model, prove it on unseen data, and fold them away.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Build data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+Out = Annotated[Path | None, typer.Option(help="Run folder: study, mask, results, pictures.")]
+Masks = Annotated[int | None, typer.Option(help="Budget: distinct masks to score on the search split.")]
+Seconds = Annotated[float | None, typer.Option(help="Budget: stop at the end of the block in which these run out.")]
+Replicas = Annotated[int | None, typer.Option(help="Ray replicas; as many as there is room for by default.")]
+PoolKind = Annotated[
+    Literal["ray", "inline"] | None, typer.Option(help="Where masks are scored: on Ray, or in this process.")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join; Ray starts on this machine by default.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
+Model = Annotated[str | None, typer.Option(help="open_clip architecture, or local-dir:FOLDER, or hf-hub:ORG/REPO.")]
+Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a checkpoint file.")]
+ImageColumn = Annotated[str | None, typer.Option(help="Name of the image column.")]
+CaptionColumn = Annotated[str | None, typer.Option(help="Name of the caption column.")]
+SplitColumn = Annotated[str | None, typer.Option(help="Name of the split column.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+MaskPath = Annotated[Path, typer.Option(help="Mask file, as a search writes it.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    masks: Annotated[int, typer.Option(help="Masks to score.")] = 400,
+    pool: PoolKind = None,
+    replicas: Replicas = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole pipeline on the built-in model and data. No download."""
+    from orchestrator.config import read_config
+    from orchestrator.demo import STORY, unpack_demo
+
+    if not as_json:
+        _console().print(STORY, highlight=False)
+    paths = unpack_demo(out)
+    flags = {
+        "model.name": f"local-dir:{paths.model}",
+        "data.path": str(paths.data),
+        "output.folder": str(out),
+        "budget.masks": masks,
+        "pool.kind": pool,
+        "pool.replicas": replicas,
+        "output.fold": True,
+        "search.gate": False,
+    }
+    _run_search(read_config(None, flags), as_json=as_json)
+
+
+@app.command()
+def search(
+    config: Annotated[Path | None, typer.Argument(help="TOML file; flags override it.", show_default=False)] = None,
+    model: Model = None,
+    pretrained: Pretrained = None,
+    data: Annotated[str | None, typer.Option(help="Image-caption Parquet file.")] = None,
+    out: Out = None,
+    masks: Masks = None,
+    seconds: Seconds = None,
+    objective: Annotated[str | None, typer.Option(help="Metric to improve: mean_recall, t2i_r1, i2t_r5, ...")] = None,
+    ablation: Annotated[str | None, typer.Option(help="What replaces a head: zero, mean, uniform or cls.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the search: float32 or bfloat16.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="scan, genetic, local or mixture.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the strategy.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers whose heads may be ablated, such as 4,5,6.")] = None,
+    protect: Annotated[str | None, typer.Option(help="Heads that are never ablated, such as L11H3,L0H1.")] = None,
+    max_heads: Annotated[int | None, typer.Option(help="Most heads in a mask.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of one replica; a constant of the study.")] = None,
+    image_chunk: Annotated[int | None, typer.Option(help="Images computed together; a constant of the study.")] = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    split_column: SplitColumn = None,
+    draw_splits: Annotated[
+        bool | None, typer.Option("--draw-splits", help="Draw the splits, ignoring a column.")
+    ] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Of drawn splits.")] = None,
+    pool: PoolKind = None,
+    replicas: Replicas = None,
+    address: Address = None,
+    study: Annotated[str | None, typer.Option(help="Name of the study; the run folder's by default.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Journal file or database URL of the study.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server or store.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="MLflow experiment.")] = None,
+    fold: Annotated[
+        bool | None, typer.Option("--fold", help="Fold a reliable mask into a model folder as well.")
+    ] = None,
+    no_gate: Annotated[
+        bool, typer.Option("--no-gate", help="Search even where the baseline is at chance level.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done and what it costs, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search for a mask that helps, and report it on data that selection never saw."""
+    from orchestrator.config import read_config
+
+    flags = {
+        "model.name": model,
+        "model.pretrained": pretrained,
+        "data.path": data,
+        "data.image_column": image_column,
+        "data.caption_column": caption_column,
+        "data.split_column": split_column,
+        "data.draw_splits": draw_splits,
+        "data.split_seed": split_seed,
+        "search.objective": objective,
+        "search.ablation": ablation,
+        "search.precision": precision,
+        "search.strategy": strategy,
+        "search.seed": seed,
+        "search.layers": None if layers is None else _numbers(layers, "--layers"),
+        "search.protect": None if protect is None else [part for part in protect.replace(",", " ").split()],
+        "search.max_heads": max_heads,
+        "search.threads": threads,
+        "search.image_chunk": image_chunk,
+        "search.gate": False if no_gate else None,
+        "budget.masks": masks,
+        "budget.seconds": seconds,
+        "pool.kind": pool,
+        "pool.replicas": replicas,
+        "pool.address": address,
+        "output.folder": None if out is None else str(out),
+        "output.study": study,
+        "output.storage": storage,
+        "output.tracking_uri": tracking_uri,
+        "output.experiment": experiment,
+        "output.fold": fold,
+    }
+    settings = read_config(config, flags)
+    if plan:
+        from orchestrator.plan import make_plan
+
+        _show(make_plan(settings), as_json=as_json)
+        return
+    _run_search(settings, as_json=as_json)
+
+
+@app.command()
+def resume(
+    study: Annotated[str, typer.Argument(help="Run folder; or the name of a study, with --storage.")],
+    masks: Masks = None,
+    seconds: Seconds = None,
+    storage: Annotated[str | None, typer.Option(help="Journal file or database URL that holds the study.")] = None,
+    out: Out = None,
+    pool: PoolKind = None,
+    replicas: Replicas = None,
+    address: Address = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server or store.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Continue a study exactly where it stopped, or further with a larger budget."""
+    from orchestrator.config import parse_config
+    from orchestrator.runner import stored_config
+
+    content = stored_config(study, storage).model_dump()
+    changes = {
+        ("budget", "masks"): masks,
+        ("budget", "seconds"): seconds,
+        ("pool", "kind"): pool,
+        ("pool", "replicas"): replicas,
+        ("pool", "address"): address,
+        ("output", "folder"): None if out is None else str(out),
+        ("output", "tracking_uri"): tracking_uri,
+    }
+    for (section, key), value in changes.items():
+        if value is not None:
+            content[section][key] = value
+    _run_search(parse_config(content, f"study {study}"), as_json=as_json, resuming=True)
+
+
+@app.command(name="eval")
+def evaluate(
+    mask: MaskPath,
+    data: Annotated[Path, typer.Option(help="Image-caption Parquet file.")],
+    split: Annotated[str | None, typer.Option(help="search, confirm or test; the whole file by default.")] = None,
+    model: Model = None,
+    pretrained: Pretrained = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    split_column: SplitColumn = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Score a mask against the baseline, with the interval of the difference."""
+    from orchestrator.evaluate import evaluate_mask
+
+    columns = {"image_column": image_column, "caption_column": caption_column, "split_column": split_column}
+    evaluation = evaluate_mask(mask, data, split=split, model=model, pretrained=pretrained, threads=threads, **columns)
+    if as_json:
+        print(json.dumps(evaluation.as_json(), indent=2))
+        return
+    from orchestrator.tables import metrics_table
+
+    console = _console()
+    console.print(metrics_table(evaluation.title, evaluation.baseline, evaluation.masked))
+    console.print(evaluation.sentence, highlight=False)
+
+
+@app.command()
+def export(
+    mask: MaskPath,
+    out: Annotated[Path, typer.Option(help="NAME.safetensors for a checkpoint file, another name for a model folder.")],
+    model: Model = None,
+    pretrained: Pretrained = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Fold a mask into a plain checkpoint, and prove that stock open_clip loads the masked model from it."""
+    from headmask.folding import export as fold_and_prove
+    from headmask.maskfile import MaskFile
+    from headmask.models import load_model
+
+    content = MaskFile.read(mask)
+    loaded = load_model(model or content.model.name, pretrained if model or pretrained else content.model.pretrained)
+    proof = fold_and_prove(loaded, content, out, overwrite=overwrite)
+    if as_json:
+        print(json.dumps({"checkpoint": str(out), **proof.__dict__}, indent=2))
+        return
+    console = _console()
+    console.print(
+        f"{out}: {len(content.heads)} heads folded away. Loaded by stock open_clip, its embeddings differ from the masked "
+        f"model's by at most {proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"Load it with: {proof.how_to_load}", highlight=False, soft_wrap=True, markup=False)
+
+
+@data_app.command()
+def build(
+    images: Annotated[Path, typer.Option(help="Folder of images.")],
+    captions: Annotated[Path, typer.Option(help="CSV, JSON or JSONL with image paths and captions.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    source: Annotated[Literal["folder"], typer.Option("--from", help="Kind of source.")] = "folder",
+    on_bad_row: Annotated[Literal["fail", "skip"], typer.Option(help="What a bad row does.")] = "fail",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Make a Parquet data set of a folder of images and a file of captions."""
+    from workers.build import build_folder
+
+    console = _console()
+    with _counter(console, "images") as on_progress:
+        report = build_folder(
+            images, captions, out, on_bad_row=on_bad_row, overwrite=overwrite, on_progress=on_progress
+        )
+    if as_json:
+        content = {
+            "path": str(report.path),
+            "num_images": report.num_images,
+            "num_captions": report.num_captions,
+            "bad_rows": [str(row) for row in report.bad_rows],
+            "num_unnamed": report.num_unnamed,
+        }
+        print(json.dumps(content, indent=2))
+        return
+    console.print(f"{out}: {report.num_images} images, {report.num_captions} captions", highlight=False, soft_wrap=True)
+    for row in report.bad_rows:
+        console.print(f"left out: {row}", highlight=False, soft_wrap=True, markup=False)
+    if report.num_unnamed:
+        console.print(
+            f"{report.num_unnamed} image files in {images} have no caption and were left out",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of result.json."""
+    from orchestrator.result import SearchResult
+
+    print(json.dumps(SearchResult.model_json_schema(), indent=2))
+
+
+def main() -> None:
+    """Run the command line; every error that the caller can mend is one message and exit code 2."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        app(standalone_mode=False)
+    except HeadmaskError as error:
+        print(f"headmask: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("click", "typer"):
+            raise
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) -> None:
+    from orchestrator import runner
+    from orchestrator.progress import make_display
+    from orchestrator.search import Interrupted
+
+    console = _console(stderr=as_json)
+    display = make_display(console, config.search.objective)
+    try:
+        outcome = runner.resume(config, display) if resuming else runner.start(config, display)
+    except Interrupted:
+        display.stop()
+        console.print(
+            f"Interrupted; everything scored is saved. Continue with: headmask resume {config.folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(EXIT_INTERRUPTED)
+    finally:
+        display.stop()
+    if as_json:
+        print(outcome.result.model_dump_json(indent=2))
+    else:
+        from orchestrator.tables import show_result
+
+        show_result(console, outcome.result)
+    if outcome.exit_code:
+        sys.exit(outcome.exit_code)
+
+
+def _show(content: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(content, indent=2))
+        return
+    console = _console()
+    for key, value in content.items():
+        console.print(f"{key.replace('_', ' ')}: {value}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise HeadmaskError(f"{option} must be numbers separated by commas; got {text!r}") from None
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _counter(console: Console, what: str) -> Any:
+    """Return a context that gives a progress callback (done, total)."""
+    from contextlib import contextmanager
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    @contextmanager
+    def counting() -> Any:
+        columns = TextColumn(what), BarColumn(), MofNCompleteColumn()
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    return counting()
+
+
+if __name__ == "__main__":
+    main()

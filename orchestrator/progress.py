@@ -1,0 +1,118 @@
+"""What a search shows while it runs: one live line block on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from orchestrator import search as loop
+
+PLAIN_EVERY_S = 10.0
+
+
+class Display(Protocol):
+    """Shows how a search goes."""
+
+    def say(self, text: str) -> None:
+        """Show a line that stays."""
+        ...
+
+    def update(self, progress: loop.Progress, pool_status: str) -> None:
+        """Show how far the search is."""
+        ...
+
+    def stop(self) -> None:
+        """End the live part."""
+        ...
+
+
+def make_display(console: Console, objective: str) -> Display:
+    """Return a live display on a terminal, plain lines elsewhere."""
+    return LiveDisplay(console, objective) if console.is_terminal else PlainDisplay(console, objective)
+
+
+def summary(progress: loop.Progress, objective: str, pool_status: str) -> str:
+    """Return the state of a search in one line: speed, best against baseline, time left, replicas."""
+    scored = len(progress.records) - progress.served
+    rate = scored / progress.seconds if progress.seconds >= 1 else 0.0
+    parts = [f"{rate:.1f} masks/s"] if rate else []
+    if progress.best and progress.best.value is not None:
+        text = f"best {objective} {100 * progress.best.value:.2f}"
+        if progress.baseline and progress.baseline.value is not None:
+            text += f" (baseline {100 * progress.baseline.value:.2f})"
+        parts.append(text)
+    left = progress.budget.masks - len(progress.records)
+    if rate and left > 0:
+        left_s = left / rate
+        if progress.budget.seconds is not None:
+            left_s = min(left_s, max(0.0, progress.budget.seconds - progress.seconds))
+        parts.append(f"{_duration(left_s)} left")
+    return ", ".join([*parts, pool_status])
+
+
+class PlainDisplay:
+    """Plain lines, one every ten seconds."""
+
+    def __init__(self, console: Console, objective: str) -> None:
+        self._console, self._objective = console, objective
+        self._next = 0.0
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def update(self, progress: loop.Progress, pool_status: str) -> None:
+        """Print the state, every ten seconds and at the end."""
+        done = len(progress.records) == progress.budget.masks
+        if time.monotonic() >= self._next or done:
+            self._next = time.monotonic() + PLAIN_EVERY_S
+            count = f"{len(progress.records)}/{progress.budget.masks} masks"
+            self.say(f"{count}, {summary(progress, self._objective, pool_status)}")
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+class LiveDisplay:
+    """A bar with the state behind it."""
+
+    def __init__(self, console: Console, objective: str) -> None:
+        self._objective = objective
+        self._progress = Progress(
+            TextColumn("masks"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+            transient=False,
+        )
+        self._task = self._progress.add_task("search", total=None, state="", start=True, visible=False)
+        self._progress.start()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(Text(text))
+
+    def update(self, progress: loop.Progress, pool_status: str) -> None:
+        """Move the bar."""
+        self._progress.update(
+            self._task,
+            visible=True,
+            total=progress.budget.masks,
+            completed=len(progress.records),
+            state=summary(progress, self._objective, pool_status),
+        )
+
+    def stop(self) -> None:
+        """Leave the bar as it is."""
+        self._progress.stop()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,162 @@
+"""`result.json`: a search's outcome for machines, by a documented schema (`headmask schema` prints it)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from headmask.mask import HeadMask
+from headmask.maskfile import Grid, MaskFile, SplitScores, write_json
+from orchestrator.session import Session, versions
+from orchestrator.verdict import Verdict
+from workers.scorer import MaskScore
+
+RELIABLE = "reliable improvement"
+UNRELIABLE = "no reliable improvement"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SplitResult(_Part):
+    """Metrics on one split, each in [0, 1]."""
+
+    num_images: int
+    num_captions: int
+    baseline: dict[str, float] = Field(description="metric to value with nothing ablated")
+    selected: dict[str, float] = Field(description="metric to value with the selected mask")
+    delta: dict[str, float] = Field(description="selected minus baseline")
+
+
+class TestResult(SplitResult):
+    """Metrics on the test split, with how sure they are."""
+
+    interval: tuple[float, float] = Field(description="two-sided 95 % bootstrap interval of the objective's delta")
+    p_value: float = Field(description="two-sided sign-flip permutation test of the objective's delta")
+
+
+class Splits(_Part):
+    """The three splits. Search-split gains are optimistic: the mask was chosen there."""
+
+    search: SplitResult
+    confirm: SplitResult
+    test: TestResult
+
+
+class SingleHead(_Part):
+    """The best single head by the search split."""
+
+    head: str
+    search: float
+    confirm: float
+
+
+class RandomMasks(_Part):
+    """Context, not evidence: random masks with the selected mask's number of heads in every layer, on confirm."""
+
+    num_masks: int
+    percentile: float | None = Field(description="share of them that score below the selected mask, in percent")
+
+
+class SearchResult(_Part):
+    """What a search found."""
+
+    format: Literal["headmask-result/1"] = "headmask-result/1"
+    verdict: Literal["reliable improvement", "no reliable improvement"]
+    objective: str
+    selected: list[str] = Field(description="heads of the mask that won on confirm")
+    recommended: list[str] = Field(
+        description="heads of mask.json: the selected ones, or none without a reliable improvement"
+    )
+    splits: Splits
+    best_single: SingleHead | None
+    random_masks: RandomMasks
+    num_masks: int = Field(description="distinct masks scored on the search split")
+    num_failed: int
+    seconds: float = Field(description="wall-clock time of this run of the driver, resumed results excluded")
+    study: str
+    storage: str
+    fingerprint: str
+    test_looks: int = Field(description="how often this test split was looked at, over all studies in the storage")
+    mlflow_run_id: str | None
+    mask_file: str
+    versions: dict[str, str]
+
+    def write(self, path: Path) -> None:
+        """Write the result as JSON, atomically."""
+        write_json(path, self.model_dump(mode="json"))
+
+
+def split_results(session: Session, verdict: Verdict) -> Splits:
+    """Return the three splits' metrics of the baseline and the selected mask."""
+    before, after = verdict.finalist(verdict.baseline), verdict.finalist(verdict.selected)
+    test = _split(session, "test", verdict.test[verdict.baseline].metrics, verdict.test[verdict.selected].metrics)
+    return Splits(
+        search=SplitResult(**_split(session, "search", before.search.metrics, after.search.metrics)),
+        confirm=SplitResult(**_split(session, "confirm", before.confirm.metrics, after.confirm.metrics)),
+        test=TestResult(**test, interval=verdict.interval, p_value=verdict.p_value),
+    )
+
+
+def _split(session: Session, name: str, baseline: dict[str, float], selected: dict[str, float]) -> dict[str, Any]:
+    split = session.splits[name]
+    return {
+        "num_images": len(split.pixels),
+        "num_captions": len(split.captions),
+        "baseline": baseline,
+        "selected": selected,
+        "delta": {metric: selected[metric] - baseline[metric] for metric in baseline},
+    }
+
+
+def best_single(session: Session, verdict: Verdict) -> SingleHead | None:
+    """Return the best single head's scores."""
+    if verdict.best_single is None:
+        return None
+    finalist = verdict.finalist(verdict.best_single)
+    objective = session.config.search.objective
+    return SingleHead(
+        head=str(verdict.best_single),
+        search=finalist.search.metrics[objective],
+        confirm=finalist.confirm.metrics[objective],
+    )
+
+
+def random_masks(session: Session, verdict: Verdict) -> RandomMasks:
+    """Return where the selected mask stands among random ones."""
+    values = verdict.random_values
+    own = verdict.finalist(verdict.selected).confirm.metrics[session.config.search.objective]
+    share = 100 * sum(value < own for value in values) / len(values) if values else None
+    return RandomMasks(num_masks=len(values), percentile=share)
+
+
+def mask_file(session: Session, mask: HeadMask, verdict: Verdict, *, study: str, run_id: str | None) -> MaskFile:
+    """Return the mask file of the selected or the empty mask, with its scores."""
+    finalist, baseline = verdict.finalist(mask), verdict.finalist(verdict.baseline)
+    pairs: dict[str, tuple[MaskScore | Any, MaskScore | Any]] = {
+        "search": (baseline.search, finalist.search),
+        "confirm": (baseline.confirm, finalist.confirm),
+        "test": (verdict.test[verdict.baseline], verdict.test[mask]),
+    }
+    interval = verdict.interval if mask == verdict.selected else (0.0, 0.0)
+    means_LHd = session.payload.means_LHd
+    return MaskFile(
+        model=session.model.reference,
+        grid=Grid(layers=session.grid.layers, heads=session.grid.heads),
+        ablation=session.config.search.ablation,
+        heads=tuple(map(str, mask.heads)),
+        means=None if means_LHd is None else {str(head): means_LHd[head].tolist() for head in mask.heads},
+        objective=session.config.search.objective,
+        scores={
+            name: SplitScores(
+                baseline=before.metrics, selected=after.metrics, interval=interval if name == "test" else None
+            )
+            for name, (before, after) in pairs.items()
+        },
+        study=study,
+        run=run_id,
+        versions=versions(),
+    )

@@ -1,0 +1,402 @@
+"""Running a search from configuration to files: what `headmask search` and `headmask resume` do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headmask.errors import ConfigError, StudyError
+from headmask.folding import export
+from headmask.maskfile import write_json
+from orchestrator import result as results
+from orchestrator.config import SearchConfig, parse_config
+from orchestrator.gate import check_baseline
+from orchestrator.ledger import count_looks, look_at_test
+from orchestrator.plots import write_heat_map
+from orchestrator.progress import Display
+from orchestrator.search import Budget, Interrupted, Progress, Search
+from orchestrator.session import Session, prepare, versions
+from orchestrator.store import StudyStore, TrialRecord, is_url, load_study, open_storage, redacted
+from orchestrator.tables import write_trials
+from orchestrator.tracking import MlflowRun, Tracker, default_target
+from orchestrator.verdict import Verdict, decide
+from strategies import make_sampler
+from workers.pool import InlinePool, Pool
+from workers.replica import Stage
+
+RUN_WAIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished search."""
+
+    session: Session
+    verdict: Verdict
+    result: results.SearchResult
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 when something failed on the way."""
+        return 1 if self.result.num_failed else 0
+
+
+def start(config: SearchConfig, display: Display) -> Outcome:
+    """Create the study of a configuration and run it.
+
+    Raises:
+        HeadmaskError: bad input, or the study exists.
+        Interrupted: stopped by a signal; the study can be resumed.
+    """
+    journal = Path(config.storage)
+    if not is_url(config.storage) and journal.exists() and config.output.storage is None:
+        raise StudyError(
+            f"{config.folder} holds a study already: resume it with `headmask resume {config.folder}`, "
+            "or choose another --out"
+        )
+    display.say(f"Loading {config.model.name} and {config.data.path}")
+    session = prepare(config)
+    if config.search.gate:
+        check_baseline(session)
+    attrs = {"config": _public(config), "fingerprint": dict(session.fingerprint), "versions": versions()}
+    config.folder.mkdir(parents=True, exist_ok=True)
+    with StudyStore.create(config.storage, config.study_name, attrs) as store:
+        return _run(session, store, display)
+
+
+def stored_config(study: str, storage: str | None) -> SearchConfig:
+    """Return the configuration of a study that exists.
+
+    Args:
+        study: a run folder, or the name of a study in `storage`.
+        storage: journal file or database URL; None when `study` is a run folder.
+
+    Raises:
+        StudyError: there is no such study.
+    """
+    if storage is None:
+        pointer = Path(study) / "config.json"
+        if not pointer.is_file():
+            raise StudyError(f"there is no run folder at {study}: name one, or a study with --storage URL")
+        config = parse_config(json.loads(pointer.read_text(encoding="utf-8")), str(pointer))
+        if "***" in config.storage:
+            raise StudyError(
+                f"the password of {config.storage} is not kept; resume with `headmask resume "
+                f"{config.study_name} --storage URL`"
+            )
+        # The folder may have been moved since.
+        return config.model_copy(update={"output": config.output.model_copy(update={"folder": study})})
+    opened, _ = open_storage(storage, must_exist=True)
+    found = load_study(opened, storage, study)
+    if "config" not in found.user_attrs:
+        raise StudyError(f"study {study!r} in {redacted(storage)} was not made by headmask")
+    config = parse_config(found.user_attrs["config"], f"study {study}")
+    return config.model_copy(update={"output": config.output.model_copy(update={"storage": storage, "study": study})})
+
+
+def resume(config: SearchConfig, display: Display) -> Outcome:
+    """Go on with a study: exactly where it stopped, or further with a larger budget.
+
+    Raises:
+        StudyError: there is no such study, another driver runs it, or its fingerprint differs.
+        Interrupted: stopped by a signal; the study can be resumed.
+    """
+    with StudyStore.open(config.storage, config.study_name) as store:
+        display.say(f"Loading {config.model.name} and {config.data.path}")
+        session = prepare(config)
+        _check_fingerprint(store, session)
+        store.set_attr("config", _public(config))
+        config.folder.mkdir(parents=True, exist_ok=True)
+        return _run(session, store, display)
+
+
+def _check_fingerprint(store: StudyStore, session: Session) -> None:
+    before, now = store.attr("fingerprint") or {}, dict(session.fingerprint)
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        lines = "\n".join(f"  {key}: {_short(before.get(key))} -> {_short(now.get(key))}" for key in changed)
+        raise StudyError(
+            f"study {store.name!r} cannot go on, because what it searches has changed:\n{lines}\n"
+            "Bring back what it was, or start another study with --out"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _run(session: Session, store: StudyStore, display: Display) -> Outcome:
+    config = session.config
+    started = time.monotonic()
+    write_json(config.folder / "config.json", _public(config))
+    target = default_target(
+        config.folder, config.output.experiment, store.name, config.output.tracking_uri, store.attr("mlflow_run_id")
+    )
+    with (
+        _stop_signals() as stopping,
+        Tracker(target, _tags(session, store), lambda run_id: store.set_attr("mlflow_run_id", run_id)) as tracker,
+        contextlib.closing(make_pool(session, display)) as pool,
+    ):
+        tracker.log(lambda run: run.params(_params(session)))
+        try:
+            _check_device(store, pool)
+            records = _search(session, store, pool, tracker, display, stopping)
+            verdict = decide(
+                session,
+                records,
+                pool,
+                on_stage=display.say,
+                is_stopping=stopping.is_set,
+                before_test=lambda mask: look_at_test(store, session.splits["test"].digest, mask),
+            )
+        except (Interrupted, KeyboardInterrupt):
+            tracker.log(lambda run: run.end("KILLED"))
+            raise Interrupted from None
+        except BaseException:
+            tracker.log(lambda run: run.end("FAILED"))
+            raise
+        outcome = _conclude(session, store, tracker, records, verdict, display, time.monotonic() - started)
+        display.say(f"Results are in {config.folder}")
+        return outcome
+
+
+def _search(
+    session: Session, store: StudyStore, pool: Pool, tracker: Tracker, display: Display, stopping: StopFlag
+) -> list[TrialRecord]:
+    config = session.config
+    stage = Stage("search", config.search.precision)
+    sampler = make_sampler(
+        config.search.strategy,
+        session.grid,
+        seed=config.search.seed,
+        limits=session.limits,
+        block_size=config.search.block_size,
+    )
+    curve = BestCurve(tracker)
+
+    def on_progress(progress: Progress) -> None:
+        display.update(progress, pool.status)
+        curve.update(progress)
+
+    search = Search(
+        sampler,
+        store,
+        pool,
+        grid=session.grid,
+        stage=stage,
+        objective=config.search.objective,
+        on_progress=on_progress,
+        is_stopping=stopping.is_set,
+    )
+    try:
+        return search.run(Budget(config.budget.masks, config.budget.seconds))
+    finally:
+        display.stop()
+
+
+class BestCurve:
+    """The best value so far, tracked against masks and against seconds, at most every two seconds."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._next = 0.0
+
+    def update(self, progress: Progress) -> None:
+        """Log a point if one is due."""
+        if time.monotonic() < self._next or progress.best is None or progress.best.value is None:
+            return
+        self._next = time.monotonic() + 2.0
+        best, masks, seconds = progress.best.value, len(progress.records), int(progress.seconds)
+        self._tracker.log(lambda run: run.metrics([("best_by_masks", best, masks), ("best_by_seconds", best, seconds)]))
+
+
+def make_pool(session: Session, display: Display) -> Pool:
+    """Return the pool that a configuration asks for."""
+    pool = session.config.pool
+    if pool.kind == "inline":
+        return InlinePool(session.payload)
+    from workers.ray_pool import RayPool
+
+    display.say("Starting replicas" + (f" on {pool.address}" if pool.address else " with Ray on this machine"))
+    return RayPool(session.payload, replicas=pool.replicas, threads=session.config.search.threads, address=pool.address)
+
+
+def _check_device(store: StudyStore, pool: Pool) -> None:
+    """Refuse to mix devices in one study: their scores differ in the last bits."""
+    known = store.attr("device")
+    if known is None:
+        store.set_attr("device", pool.device)
+    elif known != pool.device:
+        raise ConfigError(
+            f"study {store.name!r} was scored on {known}, this machine is {pool.device}: scores would differ "
+            "in their last bits. Resume it where it began, or start another study"
+        )
+
+
+def _conclude(
+    session: Session,
+    store: StudyStore,
+    tracker: Tracker,
+    records: list[TrialRecord],
+    verdict: Verdict,
+    display: Display,
+    seconds: float,
+) -> Outcome:
+    """Write the run folder and the tracking run."""
+    config, folder = session.config, session.config.folder
+    objective = config.search.objective
+    write_trials(records, folder / "trials.parquet")
+    write_heat_map(records, verdict.selected, objective, folder / "heatmap.png")
+    run_id = tracker.wait_for_run(RUN_WAIT_S)
+    mask = results.mask_file(session, verdict.recommended, verdict, study=store.name, run_id=run_id)
+    mask.write(folder / "mask.json")
+    if not verdict.is_reliable:
+        candidate = results.mask_file(session, verdict.selected, verdict, study=store.name, run_id=run_id)
+        candidate.write(folder / "candidate.json")
+    store.set_attr(
+        "selected",
+        {
+            "proposal": verdict.finalist(verdict.selected).search.proposal,
+            "mask": str(verdict.selected),
+            "words": list(verdict.selected.words),
+        },
+    )
+    result = results.SearchResult(
+        verdict=results.RELIABLE if verdict.is_reliable else results.UNRELIABLE,
+        objective=objective,
+        selected=list(map(str, verdict.selected.heads)),
+        recommended=list(map(str, verdict.recommended.heads)),
+        splits=results.split_results(session, verdict),
+        best_single=results.best_single(session, verdict),
+        random_masks=results.random_masks(session, verdict),
+        num_masks=len(records),
+        num_failed=sum(record.failure is not None for record in records),
+        seconds=round(seconds, 3),
+        study=store.name,
+        storage=redacted(config.storage),
+        fingerprint=session.digest,
+        test_looks=count_looks(config.storage, session.splits["test"].digest),
+        mlflow_run_id=run_id,
+        mask_file=str(folder / "mask.json"),
+        versions=versions(),
+    )
+    if config.output.fold and verdict.is_reliable:
+        display.say("Folding the mask into a plain checkpoint")
+        proof = export(session.model, mask, folder / "folded", overwrite=True)
+        display.say(
+            f"{folder / 'folded'} loads in stock open_clip; its embeddings differ from the masked model's by at most "
+            f"{proof.max_difference:.1e}"
+        )
+    result.write(folder / "result.json")
+    _track(tracker, verdict, result, objective, folder)
+    return Outcome(session, verdict, result)
+
+
+def _track(tracker: Tracker, verdict: Verdict, result: results.SearchResult, objective: str, folder: Path) -> None:
+    def conclude(run: MlflowRun) -> None:
+        test = result.splits.test
+        run.metrics(
+            [
+                (f"{split}.delta.{objective}", getattr(result.splits, split).delta[objective], 0)
+                for split in ("search", "confirm", "test")
+            ]
+            + [
+                ("test.interval_low", test.interval[0], 0),
+                ("test.interval_high", test.interval[1], 0),
+                ("test.p_value", test.p_value, 0),
+                ("num_masks", result.num_masks, 0),
+            ]
+        )
+        run.tags(
+            {
+                "headmask.verdict": result.verdict,
+                "headmask.selected": ",".join(result.selected) or "(none)",
+                "headmask.strategy": "search",
+            }
+        )
+        for name in ("trials.parquet", "heatmap.png", "mask.json", "result.json", "config.json"):
+            run.artifact(folder / name)
+        run.end("FINISHED")
+
+    for finalist in verdict.finalists:
+        metrics = {
+            f"{split}.{metric}": value
+            for split, values in (("search", finalist.search.metrics), ("confirm", finalist.confirm.metrics))
+            for metric, value in values.items()
+        }
+        tags = {
+            "headmask.mask": str(finalist.mask) or "(empty)",
+            "headmask.is_selected": str(finalist.mask == verdict.selected).lower(),
+        }
+        name = str(finalist.mask) or "baseline"
+        words = ".".join(map(str, finalist.mask.words))
+        tracker.log(
+            lambda run, name=name, words=words, metrics=metrics, tags=tags: run.child(name[:200], words, metrics, tags)
+        )
+    tracker.log(conclude)
+
+
+def _public(config: SearchConfig) -> dict[str, Any]:
+    """Return the configuration as JSON values, without passwords."""
+    content: dict[str, Any] = config.model_dump(mode="json")
+    for key in ("storage", "tracking_uri"):
+        if content["output"][key] is not None:
+            content["output"][key] = redacted(content["output"][key])
+    return content
+
+
+def _params(session: Session) -> dict[str, Any]:
+    """Return the configuration, flat, and the fingerprint."""
+    flat = {
+        f"{section}.{key}": value for section, part in _public(session.config).items() for key, value in part.items()
+    }
+    return {**flat, "fingerprint": session.digest}
+
+
+def _tags(session: Session, store: StudyStore) -> dict[str, str]:
+    return {
+        "headmask.study": store.name,
+        "headmask.model": str(session.model),
+        "headmask.data": session.config.data.path,
+        "headmask.strategy": session.config.search.strategy,
+        "headmask.fingerprint": session.digest,
+    }
+
+
+class StopFlag:
+    """Set by SIGINT or SIGTERM."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self, *_: object) -> None:
+        """Ask for an orderly end; a second signal ends at once."""
+        if self._set:
+            raise KeyboardInterrupt
+        self._set = True
+
+    def is_set(self) -> bool:
+        """Return whether the search was asked to stop."""
+        return self._set
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[StopFlag]:
+    flag = StopFlag()
+    try:
+        previous = {number: signal.signal(number, flag.set) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # Not the main thread: whoever runs us there handles signals.
+        yield flag
+        return
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,217 @@
+"""The search: strategy proposes, pool scores, study remembers. One screen to read, from `run_search` on.
+
+    config -> study (opened or resumed) -> strategy proposes masks -> pool -> replica -> scorer
+          <- told to the working study, block by block <- scores
+    ... until the budget is spent -> select on confirm -> report on test, once
+
+A study is a replayable function of its fingerprint: block b is proposed from the results of earlier blocks that its
+strategy names, whatever else is known. Resuming proposes again from the beginning; masks whose results are stored are
+served from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.trial import TrialState
+
+from headmask.errors import HeadmaskError
+from headmask.mask import HeadGrid, HeadMask
+from orchestrator.store import StudyStore, TrialRecord
+from strategies import Exhausted, MaskSampler, distributions, mask_of
+from workers.pool import Pool, Result
+from workers.replica import Stage
+
+POLL_S = 0.5
+DRAIN_S = 5.0
+"""Seconds that running batches may take to finish after an interrupt."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop proposing: at a number of masks, or at the end of the block in which the seconds run out."""
+
+    masks: int
+    seconds: float | None = None
+
+
+@dataclass
+class Progress:
+    """How far a search is, for displays and tracking."""
+
+    budget: Budget
+    records: list[TrialRecord] = field(default_factory=list)
+    served: int = 0
+    """Masks whose results came from the storage."""
+    started: float = field(default_factory=time.monotonic)
+    baseline: TrialRecord | None = None
+    best: TrialRecord | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time since the search began or was resumed."""
+        return time.monotonic() - self.started
+
+    def add(self, record: TrialRecord) -> bool:
+        """Take a result; return whether it is the best so far."""
+        self.records.append(record)
+        if record.mask.is_empty:
+            self.baseline = record
+        if record.value is None or (self.best and self.best.value is not None and record.value <= self.best.value):
+            return False
+        self.best = record
+        return True
+
+
+class Interrupted(Exception):
+    """The search was asked to stop; what was scored is stored."""
+
+
+class Search:
+    """The loop over blocks of one study.
+
+    Args:
+        sampler: the strategy.
+        store: the durable study.
+        pool: scores masks.
+        stage: what masks are scored on.
+        objective: metric that is the trials' value.
+        on_progress: called after every batch of results.
+        is_stopping: asked before every proposal; True ends the search early.
+    """
+
+    def __init__(
+        self,
+        sampler: MaskSampler,
+        store: StudyStore,
+        pool: Pool,
+        *,
+        grid: HeadGrid,
+        stage: Stage,
+        objective: str,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.sampler, self.store, self.pool, self.grid = sampler, store, pool, grid
+        self.stage, self.objective = stage, objective
+        self.on_progress, self.is_stopping = on_progress, is_stopping
+        self.working = optuna.create_study(direction="maximize", sampler=sampler)
+        self._stored = store.records(grid)
+        self._asked: list[optuna.Trial] = []
+        self._numbers: dict[HeadMask, int] = {}
+        self._told: list[TrialRecord | None] = []
+        self._num_told_first = 0
+        """How many trials from number 0 on have results."""
+        self._exhausted = False
+
+    def run(self, budget: Budget) -> list[TrialRecord]:
+        """Score masks until the budget is spent, and return all records in order of proposal.
+
+        Raises:
+            Interrupted: it was asked to stop first; everything scored is stored.
+        """
+        progress = Progress(budget)
+        while True:
+            if self.is_stopping():
+                self._drain(progress)
+                raise Interrupted
+            self._propose(progress)
+            if len(progress.records) == len(self._asked):
+                break
+            self._take(self.pool.collect(POLL_S), progress)
+        self.on_progress(progress)
+        return sorted(progress.records, key=lambda record: record.proposal)
+
+    def _propose(self, progress: Progress) -> None:
+        """Ask for every block whose results are known and that the budget admits."""
+        budget = progress.budget
+        while len(self._asked) < budget.masks and not self._exhausted:
+            block = self.sampler.block_of(len(self._asked))
+            starts_block = len(self._asked) == self.sampler.block_range(block).start
+            out_of_time = budget.seconds is not None and progress.seconds >= budget.seconds
+            if self._num_told_first < self.sampler.num_known(block) or (starts_block and out_of_time):
+                return
+            self._ask_block(min(self.sampler.block_range(block).stop, budget.masks), progress)
+
+    def _ask_block(self, stop: int, progress: Progress) -> None:
+        missing = []
+        while len(self._asked) < stop:
+            try:
+                trial = self.working.ask(dict(distributions(self.grid)))
+            except Exhausted:
+                self._exhausted = True
+                break
+            mask = mask_of(trial.params, self.grid)
+            self._numbers[mask] = trial.number
+            self._asked.append(trial)
+            self._told.append(None)
+            if (stored := self._stored.get(mask)) is not None:
+                progress.served += 1
+                self._tell(stored, progress)
+            else:
+                missing.append(mask)
+        self.pool.submit(self.stage, missing)
+
+    def _take(self, results: list[Result], progress: Progress) -> None:
+        for result in results:
+            record = self._record(result)
+            self.store.append(record)
+            self._tell(record, progress)
+        if results:
+            self.on_progress(progress)
+
+    def _record(self, result: Result) -> TrialRecord:
+        number = self._numbers[result.mask]
+        score = result.score
+        return TrialRecord(
+            proposal=number,
+            mask=result.mask,
+            value=None if score.failure else score.metrics[self.objective],
+            metrics=score.metrics,
+            strategy=self.sampler.strategy_of(number),
+            seconds=score.seconds,
+            failure=score.failure,
+            device=self.pool.device,
+        )
+
+    def _tell(self, record: TrialRecord, progress: Progress) -> None:
+        number = self._numbers[record.mask]
+        if record.proposal != number:
+            raise HeadmaskError(
+                f"the stored study has {record.mask} as proposal {record.proposal}, replay proposes it as {number}: "
+                "it was made by another version of headmask or Optuna; resume it with that version"
+            )
+        state = TrialState.FAIL if record.value is None else TrialState.COMPLETE
+        self.working.tell(self._asked[number], record.value, state=state)
+        self._told[number] = record
+        while self._num_told_first < len(self._told) and self._told[self._num_told_first] is not None:
+            self._num_told_first += 1
+        progress.add(record)
+
+    def _drain(self, progress: Progress) -> None:
+        """Let running batches finish for a few seconds."""
+        deadline = time.monotonic() + DRAIN_S
+        while len(progress.records) < len(self._asked) and time.monotonic() < deadline:
+            results = self.pool.collect(min(POLL_S, deadline - time.monotonic()))
+            self._take(results, progress)
+
+
+def score_all(
+    pool: Pool, stage: Stage, masks: list[HeadMask], *, is_stopping: Callable[[], bool] = lambda: False
+) -> dict[HeadMask, Result]:
+    """Return the results of masks at a stage.
+
+    Raises:
+        Interrupted: asked to stop before all were there.
+    """
+    wanted = set(masks)
+    pool.submit(stage, sorted(wanted))
+    results: dict[HeadMask, Result] = {}
+    while len(results) < len(wanted):
+        if is_stopping():
+            raise Interrupted
+        results |= {result.mask: result for result in pool.collect(POLL_S) if result.stage == stage}
+    return results

@@ -1,0 +1,354 @@
+"""The durable study: every result appended as it arrives, in an Optuna storage that dashboards can open.
+
+A journal file by default, a database for teams. Only the driver writes, and a second driver is refused. Results are
+written on a thread of their own, in groups of 64 or every 2 seconds; when the storage is away they wait and are tried
+again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from headmask.errors import StudyError
+from headmask.mask import HeadGrid, HeadMask
+from orchestrator.driverlock import DriverLock, lock_driver
+from strategies import distributions, mask_of, params_of
+
+GROUP = 64
+GROUP_S = 2.0
+FLUSH_S = 30.0
+"""Seconds that closing waits for a storage that is away."""
+SCHEMES = {"sqlite": "", "postgresql": "postgresql", "mysql": "mysql"}
+"""Database URLs that are understood, and the extra that each needs."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Attr:
+    """A study attribute to be written."""
+
+    key: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One scored mask of a study."""
+
+    proposal: int
+    """Which proposal of the study this was; the trial's number in the storage is only the order of arrival."""
+    mask: HeadMask
+    value: float | None
+    """The objective on the search split; None for a failure."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    strategy: str = ""
+    seconds: float = 0.0
+    failure: str | None = None
+    device: str = ""
+
+    def to_trial(self) -> FrozenTrial:
+        """Return the record as a finished Optuna trial."""
+        attrs = {
+            "proposal": self.proposal,
+            "strategy": self.strategy,
+            "seconds": round(self.seconds, 6),
+            "metrics": self.metrics,
+            "device": self.device,
+        }
+        return create_trial(
+            state=TrialState.COMPLETE if self.failure is None else TrialState.FAIL,
+            value=self.value,
+            params=params_of(self.mask),
+            distributions=dict(distributions(self.mask.grid)),
+            user_attrs=attrs if self.failure is None else {**attrs, "failure": self.failure},
+        )
+
+    @classmethod
+    def from_trial(cls, trial: FrozenTrial, grid: HeadGrid) -> TrialRecord:
+        """Return the record of a finished Optuna trial."""
+        attrs = trial.user_attrs
+        return cls(
+            proposal=attrs["proposal"],
+            mask=mask_of(trial.params, grid),
+            value=trial.value if trial.state is TrialState.COMPLETE else None,
+            metrics=attrs.get("metrics", {}),
+            strategy=attrs.get("strategy", ""),
+            seconds=attrs.get("seconds", 0.0),
+            failure=attrs.get("failure"),
+            device=attrs.get("device", ""),
+        )
+
+
+class StudyStore:
+    """One study in a storage, held by one driver. Use as a context manager: leaving it flushes and unlocks.
+
+    Make one with `create` or `open`.
+    """
+
+    def __init__(self, study: optuna.Study, backend: _GroupCommitBackend | None, lock: DriverLock) -> None:
+        self.study = study
+        self.name = study.study_name
+        self._backend = backend
+        self._lock = lock
+        self._queue: queue.Queue[TrialRecord | _Attr | threading.Event | None] = queue.Queue()
+        self._unsaved = 0
+        self._thread = threading.Thread(target=self._write_all, name="headmask-store", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def create(cls, location: str, name: str, attrs: Mapping[str, Any]) -> StudyStore:
+        """Return a new study in a storage.
+
+        Args:
+            location: a journal file's path, or a database URL.
+            name: of the study.
+            attrs: study attributes to begin with, JSON values.
+
+        Raises:
+            StudyError: a study of that name exists, or the storage cannot be opened.
+        """
+        lock = lock_driver(location, name)
+        try:
+            storage, backend = open_storage(location)
+            study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+            for key, value in attrs.items():
+                study.set_user_attr(key, value)
+            return cls(study, backend, lock)
+        except optuna.exceptions.DuplicatedStudyError:
+            lock.release()
+            raise StudyError(
+                f"study {name!r} exists in {redacted(location)}: resume it with `headmask resume`, "
+                "or choose another --out or --study"
+            ) from None
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def open(cls, location: str, name: str) -> StudyStore:
+        """Return a study that exists, to go on with.
+
+        Raises:
+            StudyError: no such study, another driver runs it, or the storage cannot be opened.
+        """
+        lock = lock_driver(location, name)
+        try:
+            _truncate_torn_line(location)
+            storage, backend = open_storage(location, must_exist=True)
+            return cls(load_study(storage, location, name), backend, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def attr(self, key: str) -> Any:
+        """Return a study attribute, or None."""
+        return self.study.user_attrs.get(key)
+
+    def set_attr(self, key: str, value: Any) -> None:
+        """Write a study attribute, after the results that were appended before it."""
+        self._queue.put(_Attr(key, value))
+
+    def records(self, grid: HeadGrid) -> dict[HeadMask, TrialRecord]:
+        """Return all stored results by mask."""
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        records = (TrialRecord.from_trial(trial, grid) for trial in trials if "proposal" in trial.user_attrs)
+        return {record.mask: record for record in records}
+
+    def append(self, record: TrialRecord) -> None:
+        """Store a result soon; returns at once."""
+        self._queue.put(record)
+
+    def flush(self, timeout_s: float = FLUSH_S) -> bool:
+        """Wait until everything so far is on disk, and return whether it is."""
+        written = threading.Event()
+        self._queue.put(written)
+        return written.wait(timeout_s)
+
+    def close(self) -> int:
+        """Write what waits, give the study free, and return how many results could not be written."""
+        self._queue.put(None)
+        self._thread.join(FLUSH_S)
+        self._lock.release()
+        return self._queue.qsize() + self._unsaved
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if unsaved := self.close():
+            _log.error("%d results could not be written to the study; resuming scores them again", unsaved)
+
+    def _write_all(self) -> None:
+        is_last = False
+        while not is_last:
+            group, written, is_last = self._next_group()
+            self._unsaved = len(group)
+            delay_s = 0.5
+            while not self._wrote(group):
+                time.sleep(delay_s)
+                delay_s = min(2 * delay_s, 30.0)
+            if written is not None:
+                written.set()
+
+    def _wrote(self, group: list[TrialRecord | _Attr]) -> bool:
+        """Write a group, dropping from it what is written, and return whether all of it is on disk."""
+        try:
+            while group:
+                item = group[0]
+                if isinstance(item, TrialRecord):
+                    self.study.add_trial(item.to_trial())
+                else:
+                    self.study.set_user_attr(item.key, item.value)
+                group.pop(0)
+                self._unsaved = len(group)
+            if self._backend is not None:
+                self._backend.commit()
+        # Every storage has its own exceptions for being away; nothing is lost by trying again.
+        except Exception as error:
+            _log.warning("the storage is away (%s); %d results wait", str(error).splitlines()[0], len(group))
+            return False
+        return True
+
+    def _next_group(self) -> tuple[list[TrialRecord | _Attr], threading.Event | None, bool]:
+        """Return what to write next, whom to tell when it is written, and whether it is the last."""
+        group: list[TrialRecord | _Attr] = []
+        item = self._queue.get()
+        deadline = time.monotonic() + GROUP_S
+        while isinstance(item, (TrialRecord, _Attr)):
+            group.append(item)
+            if len(group) == GROUP:
+                return group, None, False
+            try:
+                item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                return group, None, False
+        return group, item, item is None
+
+
+class _KernelLock:
+    """Serialises writers of a journal. The kernel gives it back when its holder dies, however it dies."""
+
+    def __init__(self, journal: str) -> None:
+        self._path = f"{journal}.flock"
+        self._file: int | None = None
+
+    def acquire(self) -> bool:
+        self._file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o644)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class _GroupCommitBackend(JournalFileBackend):
+    """A journal whose lines are visible at once and forced to disk once per group."""
+
+    def __init__(self, path: str) -> None:
+        self._kernel_lock = _KernelLock(path)
+        super().__init__(path, lock_obj=self._kernel_lock)  # type: ignore[arg-type]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append without forcing the disk; `commit` does that."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with self._kernel_lock, open(self._file_path, "ab") as journal:
+            journal.write(lines.encode())
+
+    def commit(self) -> None:
+        """Force everything appended to disk."""
+        descriptor = os.open(self._file_path, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def is_url(location: str) -> bool:
+    """Return whether a storage is a database URL; else it is a journal file."""
+    return "://" in location
+
+
+def redacted(location: str) -> str:
+    """Return a storage location fit for the screen: without a password."""
+    if not is_url(location):
+        return location
+    from sqlalchemy.engine import make_url
+
+    return make_url(location).render_as_string(hide_password=True)
+
+
+def open_storage(location: str, *, must_exist: bool = False) -> tuple[BaseStorage, _GroupCommitBackend | None]:
+    """Return the Optuna storage at a location, and its journal backend where it is a journal.
+
+    Raises:
+        StudyError: the URL is of another kind, its driver is missing, or the storage cannot be reached.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not is_url(location):
+        path = Path(location)
+        if must_exist and not path.is_file():
+            raise StudyError(f"there is no study at {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        backend = _GroupCommitBackend(str(path))
+        return JournalStorage(backend), backend
+    scheme = location.split("://")[0].split("+")[0]
+    if scheme not in SCHEMES:
+        raise StudyError(f"--storage must be a file or a URL of {', '.join(SCHEMES)}; got {redacted(location)}")
+    try:
+        return RDBStorage(location, engine_kwargs={"pool_pre_ping": True}), None
+    except ImportError:
+        raise StudyError(f"{scheme} needs a driver: pip install 'headmask[{SCHEMES[scheme]}]'") from None
+    # SQLAlchemy and each driver have their own exceptions for a database that is not there.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StudyError(f"cannot open storage {redacted(location)}: {reason}") from None
+
+
+def load_study(storage: BaseStorage, location: str, name: str) -> optuna.Study:
+    """Return a study of a storage.
+
+    Raises:
+        StudyError: there is none of that name; the message lists those there are.
+    """
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        names = optuna.get_all_study_names(storage)
+        listed = f"it has {', '.join(sorted(names)[:10])}" if names else "it has none"
+        raise StudyError(f"there is no study {name!r} in {redacted(location)}: {listed}") from None
+
+
+def _truncate_torn_line(location: str) -> None:
+    """Cut off a last line that a dying driver left half-written: Optuna reads past it only while it is last."""
+    if is_url(location) or not Path(location).is_file():
+        return
+    with open(location, "rb+") as journal:
+        content = journal.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            _log.warning("%s ended in a half-written line, which is cut off; its result is scored again", location)
+            journal.truncate(whole)

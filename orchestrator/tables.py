@@ -1,0 +1,97 @@
+"""Trials as Parquet, results as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.result import RELIABLE, SearchResult
+from orchestrator.store import TrialRecord
+
+
+def write_trials(records: Sequence[TrialRecord], path: Path) -> None:
+    """Write one row per trial, in order of proposal, with its mask as text and as words."""
+    metrics = sorted({metric for record in records for metric in record.metrics})
+    columns: dict[str, pa.Array] = {
+        "proposal": pa.array([record.proposal for record in records], pa.int64()),
+        "mask": pa.array([str(record.mask) for record in records], pa.string()),
+        "words": pa.array([record.mask.words for record in records], pa.list_(pa.int64())),
+        "num_heads": pa.array([len(record.mask) for record in records], pa.int32()),
+        "state": pa.array(["FAIL" if record.failure else "COMPLETE" for record in records], pa.string()),
+        "value": pa.array([record.value for record in records], pa.float64()),
+        "strategy": pa.array([record.strategy for record in records], pa.string()),
+        "seconds": pa.array([record.seconds for record in records], pa.float64()),
+        "failure": pa.array([record.failure for record in records], pa.string()),
+        "device": pa.array([record.device for record in records], pa.string()),
+    }
+    for metric in metrics:
+        columns[metric] = pa.array([record.metrics.get(metric) for record in records], pa.float64())
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(pa.table(columns), temporary)
+    temporary.replace(path)
+
+
+def metrics_table(title: str, baseline: dict[str, float], masked: dict[str, float]) -> Table:
+    """Return metrics of the baseline and of a mask side by side, in points."""
+    table = Table(title=title, title_justify="left")
+    for column in ("metric", "baseline", "masked", "change"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for metric, before in baseline.items():
+        after = masked[metric]
+        table.add_row(metric, f"{100 * before:.2f}", f"{100 * after:.2f}", f"{100 * (after - before):+.2f}")
+    return table
+
+
+def show_result(console: Console, result: SearchResult) -> None:
+    """Print what a search found: a table over the splits, then the verdict in words."""
+    table = Table(title=f"{result.objective} in points", title_justify="left")
+    for column in ("split", "images", "baseline", "selected mask", "change", "what it tells"):
+        table.add_column(column, justify="left" if column in ("split", "what it tells") else "right")
+    tells = {
+        "search": "optimistic: masks were proposed by it",
+        "confirm": "the mask was chosen on it",
+        "test": "looked at once",
+    }
+    for name, tell in tells.items():
+        split = getattr(result.splits, name)
+        before, after = split.baseline[result.objective], split.selected[result.objective]
+        row = (f"{100 * before:.2f}", f"{100 * after:.2f}", f"{100 * (after - before):+.2f}")
+        table.add_row(name, str(split.num_images), *row, tell)
+    console.print(table)
+    for line in sentences(result):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def sentences(result: SearchResult) -> list[str]:
+    """Return the verdict in words."""
+    test = result.splits.test
+    low, high = (100 * end for end in test.interval)
+    delta = 100 * test.delta[result.objective]
+    figures = f"{delta:+.2f} points on test, 95 % interval {low:+.2f} to {high:+.2f}, p = {test.p_value:.4f}"
+    heads = ", ".join(result.selected) or "none"
+    lines = []
+    if result.verdict == RELIABLE:
+        lines.append(f"Reliable improvement: ablating {heads} changes {result.objective} by {figures}.")
+    else:
+        lines.append(
+            f"No reliable improvement: the best mask on confirm ({heads}) changes {result.objective} by {figures}. "
+            "Recommended: the empty mask, the model as it is."
+        )
+    if result.random_masks.percentile is not None:
+        lines.append(
+            f"For context: on confirm it beats {result.random_masks.percentile:.0f} % of {result.random_masks.num_masks} "
+            "random masks with as many heads per layer."
+        )
+    if result.test_looks > 1:
+        lines.append(
+            f"This test split has been looked at {result.test_looks} times; every look makes the next claim weaker."
+        )
+    if result.num_failed:
+        lines.append(f"{result.num_failed} masks could not be scored; trials.parquet says why.")
+    lines.append(f"{result.num_masks} masks in {result.seconds:.0f} s. Mask: {result.mask_file}")
+    return lines

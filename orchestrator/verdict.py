@@ -1,0 +1,168 @@
+"""From a finished search to a verdict: finalists on confirm, the selected mask and the baseline on test, once.
+
+Selection never sees the test split. A reliable improvement is claimed if and only if the lower end of the two-sided
+95 % interval of the test delta is above zero; otherwise the empty mask is recommended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headmask.errors import StudyError
+from headmask.mask import HeadMask
+from orchestrator.search import score_all
+from orchestrator.session import Session
+from orchestrator.store import TrialRecord
+from strategies.selection import (
+    Outcomes,
+    finalists,
+    matched_random_masks,
+    paired_interval,
+    permutation_p_value,
+    select,
+)
+from workers.metrics import Ranks, objective_weights, outcome_tables
+from workers.pool import Pool
+from workers.replica import Stage
+from workers.scorer import MaskScore
+
+DRAWS = 10_000
+CONFIRM = Stage("confirm", "float32")
+TEST = Stage("test", "float32", ranks=True)
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A mask that was re-scored on confirm."""
+
+    mask: HeadMask
+    search: TrialRecord
+    confirm: MaskScore
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a search found, and how sure that is."""
+
+    selected: HeadMask
+    baseline: HeadMask
+    finalists: tuple[Finalist, ...]
+    """Best on confirm first."""
+    best_single: HeadMask | None
+    """The best single head by the search split, if any single head was scored."""
+    test: dict[HeadMask, MaskScore]
+    """Test scores of the baseline and the selected mask, with ranks."""
+    interval: tuple[float, float]
+    """Two-sided 95 % interval of the objective's test delta."""
+    p_value: float
+    """Two-sided cluster-level sign-flip permutation test of the test delta."""
+    random_values: tuple[float, ...]
+    """Objective on confirm of random masks with the selected mask's number of heads in every layer."""
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether a reliable improvement is claimed."""
+        return self.interval[0] > 0
+
+    @property
+    def recommended(self) -> HeadMask:
+        """The selected mask if it improves reliably, else the empty mask."""
+        return self.selected if self.is_reliable else self.baseline
+
+    def finalist(self, mask: HeadMask) -> Finalist:
+        """Return the finalist of a mask."""
+        return next(finalist for finalist in self.finalists if finalist.mask == mask)
+
+
+def decide(
+    session: Session,
+    records: Sequence[TrialRecord],
+    pool: Pool,
+    *,
+    on_stage: Callable[[str], None] = lambda _: None,
+    before_test: Callable[[HeadMask], None] = lambda _: None,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Verdict:
+    """Return the verdict on a search's records.
+
+    Args:
+        session: of the search.
+        records: all trials.
+        pool: scores the finalists.
+        on_stage: told what is going on.
+        before_test: told which mask the test split is about to be looked at with.
+        is_stopping: asked between batches; True raises `Interrupted`.
+
+    Raises:
+        StudyError: the baseline could not be scored, so nothing can be compared.
+    """
+    objective = session.config.search.objective
+    by_mask = {record.mask: record for record in records}
+    baseline = HeadMask.empty(session.grid)
+    if baseline not in by_mask or by_mask[baseline].value is None:
+        failure = by_mask[baseline].failure if baseline in by_mask else "it was not scored"
+        raise StudyError(f"there is no baseline to compare with: {failure}")
+    values = np.array([np.nan if record.value is None else record.value for record in records])
+    chosen = finalists([record.mask for record in records], values, session.config.search.finalists)
+
+    on_stage(f"re-scoring {len(chosen)} finalists on the confirm split")
+    confirm = score_all(pool, CONFIRM, chosen, is_stopping=is_stopping)
+    confirm_values = [confirm[mask].score.metrics.get(objective, np.nan) for mask in chosen]
+    selected = chosen[select(chosen, np.array(confirm_values))]
+    ranked = sorted(chosen, key=lambda mask: (-_value(confirm[mask].score, objective), len(mask), mask.words))
+
+    random_masks = _random_masks(session, selected)
+    if random_masks:
+        on_stage(f"scoring {len(random_masks)} random masks of the same size on the confirm split, for context")
+    random_results = score_all(pool, CONFIRM, random_masks, is_stopping=is_stopping)
+    random_values = tuple(_value(random_results[mask].score, objective) for mask in random_masks)
+
+    on_stage("scoring the baseline and the selected mask on the test split")
+    before_test(selected)
+    test = score_all(pool, TEST, sorted({baseline, selected}), is_stopping=is_stopping)
+    before, after = (_outcomes(session, test[mask].score) for mask in (baseline, selected))
+    return Verdict(
+        selected=selected,
+        baseline=baseline,
+        finalists=tuple(Finalist(mask, by_mask[mask], confirm[mask].score) for mask in ranked),
+        best_single=_best_single(records),
+        test={mask: result.score for mask, result in test.items()},
+        interval=paired_interval(before, after, draws=DRAWS, seed=0),
+        p_value=permutation_p_value(before, after, draws=DRAWS, seed=0),
+        random_values=random_values,
+    )
+
+
+def _value(score: MaskScore, objective: str) -> float:
+    return score.metrics.get(objective, -np.inf)
+
+
+def _random_masks(session: Session, selected: HeadMask) -> list[HeadMask]:
+    rng = np.random.default_rng((session.config.search.seed, 1))
+    return matched_random_masks(selected, session.config.search.random_masks, rng, session.limits)
+
+
+def _best_single(records: Sequence[TrialRecord]) -> HeadMask | None:
+    singles = [record for record in records if len(record.mask) == 1 and record.value is not None]
+    best = max(singles, key=lambda record: (record.value or 0.0, [-word for word in record.mask.words]), default=None)
+    return best.mask if best else None
+
+
+def _outcomes(session: Session, score: MaskScore) -> Outcomes:
+    if score.ranks is None:
+        raise StudyError(f"the test split could not be scored: {score.failure}")
+    return outcomes_of(
+        session.splits["test"].image_of_caption_Q,
+        session.splits["test"].clusters_N,
+        score.ranks,
+        session.config.search.objective,
+    )
+
+
+def outcomes_of(image_of_caption_Q: np.ndarray, clusters_N: np.ndarray, ranks: Ranks, objective: str) -> Outcomes:
+    """Return the paired-statistics table of one mask's ranks."""
+    hits_CK, queries_CK = outcome_tables(ranks, image_of_caption_Q, clusters_N)
+    return Outcomes(hits_CK, queries_CK, objective_weights(objective))

@@ -1,0 +1,59 @@
+"""Proposing head masks: Optuna samplers, and selection among what they found. numpy and Optuna only."""
+
+from __future__ import annotations
+
+import difflib
+
+from headmask.errors import ConfigError
+from headmask.mask import HeadGrid
+from strategies.base import Exhausted, MaskSampler
+from strategies.genetic import GeneticSampler
+from strategies.history import History
+from strategies.local import LocalSampler
+from strategies.mixture import MixtureSampler
+from strategies.scan import ScanSampler
+from strategies.space import Limits, distributions, mask_of, params_of
+
+__all__ = [
+    "STRATEGIES",
+    "Exhausted",
+    "GeneticSampler",
+    "History",
+    "Limits",
+    "LocalSampler",
+    "MaskSampler",
+    "MixtureSampler",
+    "ScanSampler",
+    "distributions",
+    "make_sampler",
+    "mask_of",
+    "params_of",
+]
+
+STRATEGIES: dict[str, type[MaskSampler]] = {
+    strategy.label: strategy for strategy in (ScanSampler, GeneticSampler, LocalSampler, MixtureSampler)
+}
+
+
+def make_sampler(
+    name: str, grid: HeadGrid, *, seed: int = 0, limits: Limits | None = None, block_size: int = 32
+) -> MaskSampler:
+    """Return a strategy by its name.
+
+    Raises:
+        ConfigError: there is none of that name, or the limits do not fit the grid.
+    """
+    check_strategy(name)
+    return STRATEGIES[name](grid, seed=seed, limits=limits, block_size=block_size)
+
+
+def check_strategy(name: str) -> None:
+    """Check that a strategy exists.
+
+    Raises:
+        ConfigError: it does not; the message lists those that do.
+    """
+    if name not in STRATEGIES:
+        near = difflib.get_close_matches(name, STRATEGIES, n=1)
+        hint = f", did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"strategy must be one of {', '.join(STRATEGIES)}; got {name!r}{hint}")

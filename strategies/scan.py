@@ -1,0 +1,24 @@
+"""The exhaustive single-head scan."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from headmask.mask import HeadMask
+from strategies.base import MaskSampler
+from strategies.history import History
+
+
+class ScanSampler(MaskSampler):
+    """The empty mask, then every head once; then it is exhausted."""
+
+    label = "scan"
+
+    @property
+    def exhausted(self) -> bool:
+        """True when every head was proposed."""
+        return len(self._masks) >= len(self._scan)
+
+    def propose(self, number: int, history: History, rng: np.random.Generator) -> HeadMask | None:
+        """Return None: there is nothing after the scan."""
+        return None

@@ -1,0 +1,1 @@
+"""Scoring head masks: data, metrics, the engine, replicas and the pools that hold them."""
