@@ -6,7 +6,7 @@ read here through the same three steps, so that an ablation is written once, on 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -32,7 +32,8 @@ class Attended(NamedTuple):
 class HeadAttention(Protocol):
     """The steps of one self-attention module."""
 
-    module: nn.Module
+    module: Any
+    """The attention module itself."""
     num_heads: int
     normalises_query: bool
     """q is normalised per head, so a zero query row does not give uniform attention."""
@@ -53,7 +54,8 @@ class HeadAttention(Protocol):
 
 
 def _split_heads(x_BTD: Tensor, num_heads: int) -> Tensor:
-    return x_BTD.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    batch, tokens, _ = x_BTD.shape
+    return x_BTD.view(batch, tokens, num_heads, -1).transpose(1, 2)
 
 
 def _join_heads(z_BHTd: Tensor) -> Tensor:
@@ -69,8 +71,8 @@ class MultiheadAttention:
     def __init__(self, module: nn.MultiheadAttention) -> None:
         if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
             raise ModelError("nn.MultiheadAttention with separate projections or extra key tokens is not supported")
-        self.module = module
-        self.num_heads = module.num_heads
+        self.module: Any = module
+        self.num_heads: int = module.num_heads
 
     def attend(self, x_BTD: Tensor, bias_TT: Tensor | None = None) -> Attended:
         """Return z and v of all heads for the normalised residual stream."""
@@ -94,8 +96,8 @@ class CustomAttention:
     def __init__(self, module: OpenClipAttention) -> None:
         if module.logit_scale is not None:
             raise ModelError("scaled-cosine attention is not supported: open_clip's own forward pass fails on it")
-        self.module = module
-        self.num_heads = module.num_heads
+        self.module: Any = module
+        self.num_heads: int = module.num_heads
         self.normalises_query = not isinstance(module.ln_q, nn.Identity)
         self.normalises_heads = not isinstance(module.ln_inner, nn.Identity)
 

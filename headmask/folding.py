@@ -9,6 +9,7 @@ import tempfile
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -65,7 +66,7 @@ def fold(
         ablation, tower, means_LHd, mask = mask.ablation, mask.tower, mask.means_tensor(), mask.mask
     check_grid(mask, grid_of(model, tower), f"this model's {tower} tower")
     check_ablation(ablation, has_class_token=tower == "image", means=means_LHd)
-    folded = deepcopy(model)
+    folded: nn.Module = deepcopy(model)
     layers = attentions(folded, tower)
     with torch.no_grad():
         for layer, head in mask.heads:
@@ -88,9 +89,9 @@ def _fold_head(
             raise AblationError("ablation uniform folds into image towers only; a causal mask needs z itself")
         if attention.normalises_query:
             raise AblationError("this tower normalises its queries: a zero query row does not give uniform attention")
-        attention.module.in_proj_weight[columns] = 0  # type: ignore[operator]
+        attention.module.in_proj_weight[columns] = 0
         if attention.module.in_proj_bias is not None:
-            attention.module.in_proj_bias[columns] = 0  # type: ignore[operator]
+            attention.module.in_proj_bias[columns] = 0
     elif ablation == "cls":
         raise AblationError(
             "ablation cls does not fold into weights; use it live, or search with zero, mean or uniform"
@@ -129,7 +130,7 @@ def export(model: LoadedModel, mask: MaskFile, out: str | os.PathLike[str], *, o
         is_file = target.suffix == ".safetensors"
         checkpoint = Path(scratch) / ("open_clip_model.safetensors" if not is_file else target.name)
         save_file({key: tensor.contiguous().clone() for key, tensor in folded.state_dict().items()}, checkpoint)
-        config = {"model_cfg": model_config(model.reference.name), "preprocess_cfg": folded.visual.preprocess_cfg}
+        config = {"model_cfg": model_config(model.reference.name), "preprocess_cfg": model.clip.visual.preprocess_cfg}
         (Path(scratch) / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
         proof = _prove(model, mask, checkpoint, as_folder=not is_file)
         if is_file:
@@ -170,7 +171,7 @@ def _how_to_load(name: str, target: Path) -> str:
     return f'open_clip.load_checkpoint(open_clip.create_model("{name}", load_weights=False), "{target}")'
 
 
-def _stock_load(name: str, checkpoint: Path, *, as_folder: bool) -> nn.Module:
+def _stock_load(name: str, checkpoint: Path, *, as_folder: bool) -> Any:
     if as_folder:
         return open_clip.create_model(f"local-dir:{checkpoint.parent}").eval()
     if not name.startswith(SCHEMES):
@@ -180,7 +181,7 @@ def _stock_load(name: str, checkpoint: Path, *, as_folder: bool) -> nn.Module:
     return stock.eval()
 
 
-def probe_images(model: nn.Module, count: int, *, seed: int = 0) -> Tensor:
+def probe_images(model: Any, count: int, *, seed: int = 0) -> Tensor:
     """Return normalised random images (count, 3, Y, X) float32 of the model's input size, the same for a seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, *model.visual.image_size, generator=generator)

@@ -88,13 +88,13 @@ def _forward(attention: HeadAttention, see: See) -> Iterator[None]:
         y = y_BTD if batch_first else y_BTD.transpose(0, 1)
         return (y, None) if is_multihead else y
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         del module.forward
         if previous is not None:
-            module.forward = previous  # type: ignore[method-assign]
+            module.forward = previous
 
 
 def _additive(attn_mask: Tensor | None, x_BTD: Tensor) -> Tensor | None:

@@ -80,7 +80,7 @@ class HeadGrid:
     def __contains__(self, head: object) -> bool:
         if not isinstance(head, tuple) or len(head) != 2:
             return False
-        return 0 <= head[0] < self.layers and 0 <= head[1] < self.heads
+        return bool(0 <= head[0] < self.layers and 0 <= head[1] < self.heads)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -105,7 +105,7 @@ class MaskFile(_Part):
         return HeadMask.from_heads(self.head_grid, map(Head.parse, self.heads))
 
     def means_tensor(self) -> Tensor | None:
-        """Return the means as (layers, heads, head width) float32, zero where no head is ablated; None without means."""
+        """Return the means as (layers, heads, head width) float32, zero for kept heads; None without means."""
         if not self.means:
             return None
         import torch

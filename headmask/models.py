@@ -26,7 +26,8 @@ SCHEMES = ("local-dir:", "hf-hub:")
 class LoadedModel:
     """An open_clip model in evaluation mode, with what belongs to it."""
 
-    clip: nn.Module
+    clip: Any
+    """The model, an `open_clip.CLIP` or one of its kin."""
     preprocess: Callable[..., Tensor]
     """open_clip's evaluation transform: PIL image to normalised float32 (3, Y, X)."""
     tokenizer: Callable[..., Tensor]
@@ -103,7 +104,8 @@ def _check_names(name: str, pretrained: str | None) -> None:
         )
     if pretrained not in _tags(name) and not Path(pretrained).is_file():
         raise ModelError(
-            f"pretrained must be a file or a tag of {name}: {', '.join(_tags(name)) or 'none known'}; got {pretrained!r}"
+            f"pretrained must be a file or a tag of {name}: {', '.join(_tags(name)) or 'none known'}; "
+            f"got {pretrained!r}"
         )
 
 

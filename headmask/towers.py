@@ -8,7 +8,7 @@ never applied cannot happen.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def check_grid(mask: HeadMask, grid: HeadGrid, what: str) -> None:
         )
 
 
-def _resblocks(model: nn.Module, tower: TowerName) -> Sequence[nn.Module]:
+def _resblocks(model: Any, tower: TowerName) -> Sequence[Any]:
     root = model.visual if tower == "image" and hasattr(model, "visual") else model
     if tower == "text":
         root = model.text if isinstance(getattr(model, "text", None), TextTransformer) else model
@@ -70,10 +70,10 @@ def _resblocks(model: nn.Module, tower: TowerName) -> Sequence[nn.Module]:
             raise ModelError(f"the text tower is a {_kind(getattr(model, 'text', model))}; supported: {SUPPORTED}")
     elif not isinstance(root, VisionTransformer):
         raise ModelError(f"the image tower is a {_kind(root)}; supported: {SUPPORTED}")
-    return list(root.transformer.resblocks)  # type: ignore[union-attr, arg-type]
+    return list(root.transformer.resblocks)
 
 
-def _kind(module: nn.Module) -> str:
+def _kind(module: Any) -> str:
     trunk = getattr(module, "trunk", None)
     return type(module).__name__ + (f" around timm's {type(trunk).__name__}" if trunk is not None else "")
 
@@ -94,7 +94,7 @@ class VisionTowerView:
         if not isinstance(visual, VisionTransformer):
             raise ModelError(f"the image tower is a {_kind(visual)}; supported: {SUPPORTED}")
         self.visual = visual.eval()
-        self.blocks = list(visual.transformer.resblocks)
+        self.blocks: list[Any] = list(visual.transformer.resblocks)
         self.attentions = [open_attention(block.attn) for block in self.blocks]
         self.grid = HeadGrid(len(self.blocks), self.attentions[0].num_heads)
         self.image_size: tuple[int, int] = visual.image_size

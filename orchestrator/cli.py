@@ -134,7 +134,7 @@ def search(
         "search.strategy": strategy,
         "search.seed": seed,
         "search.layers": None if layers is None else _numbers(layers, "--layers"),
-        "search.protect": None if protect is None else [part for part in protect.replace(",", " ").split()],
+        "search.protect": None if protect is None else protect.replace(",", " ").split(),
         "search.max_heads": max_heads,
         "search.threads": threads,
         "search.image_chunk": image_chunk,
@@ -209,8 +209,17 @@ def evaluate(
     """Score a mask against the baseline, with the interval of the difference."""
     from orchestrator.evaluate import evaluate_mask
 
-    columns = {"image_column": image_column, "caption_column": caption_column, "split_column": split_column}
-    evaluation = evaluate_mask(mask, data, split=split, model=model, pretrained=pretrained, threads=threads, **columns)
+    evaluation = evaluate_mask(
+        mask,
+        data,
+        split=split,
+        model=model,
+        pretrained=pretrained,
+        threads=threads,
+        image_column=image_column,
+        caption_column=caption_column,
+        split_column=split_column,
+    )
     if as_json:
         print(json.dumps(evaluation.as_json(), indent=2))
         return
@@ -243,8 +252,8 @@ def export(
         return
     console = _console()
     console.print(
-        f"{out}: {len(content.heads)} heads folded away. Loaded by stock open_clip, its embeddings differ from the masked "
-        f"model's by at most {proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
+        f"{out}: {len(content.heads)} heads folded away. Loaded by stock open_clip, its embeddings differ from the "
+        f"masked model's by at most {proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
         highlight=False,
         soft_wrap=True,
     )

@@ -56,10 +56,10 @@ class _DatabaseLock:
         except Exception as error:
             raise StudyError(f"cannot open the study's database: {str(error).strip().splitlines()[0]}") from None
         if scheme == "postgresql":
-            query, parameters = "SELECT pg_try_advisory_lock(:key)", {"key": _key(name)}
+            held = self._connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _key(name)}).scalar()
         else:
-            query, parameters = "SELECT GET_LOCK(:key, 0)", {"key": f"headmask-{_key(name):x}"}
-        held = self._connection.execute(text(query), parameters).scalar()
+            key = f"headmask-{_key(name):x}"
+            held = self._connection.execute(text("SELECT GET_LOCK(:key, 0)"), {"key": key}).scalar()
         self._connection.commit()
         if not held:
             self._connection.close()

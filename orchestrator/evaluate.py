@@ -39,14 +39,16 @@ class Evaluation:
     @property
     def title(self) -> str:
         """What was scored on what."""
-        return f"{len(self.mask.heads)} heads ablated; {self.data.name}, {self.num_images} images, {self.num_captions} captions"
+        size = f"{self.num_images} images, {self.num_captions} captions"
+        return f"{len(self.mask.heads)} heads ablated; {self.data.name}, {size}"
 
     @property
     def sentence(self) -> str:
         """The difference in the objective, in words."""
         low, high = (100 * end for end in self.interval)
         delta = 100 * (self.masked[self.objective] - self.baseline[self.objective])
-        return f"{self.objective} changes by {delta:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, p = {self.p_value:.4f}"
+        sure = f"95 % interval {low:+.2f} to {high:+.2f}, p = {self.p_value:.4f}"
+        return f"{self.objective} changes by {delta:+.2f} points, {sure}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the evaluation as JSON values."""
@@ -75,7 +77,9 @@ def evaluate_mask(
     model: str | None = None,
     pretrained: str | None = None,
     threads: int = 1,
-    **columns: str | None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    split_column: str | None = None,
 ) -> Evaluation:
     """Return a mask's metrics on a data set next to the baseline's, float32.
 
@@ -86,7 +90,9 @@ def evaluate_mask(
         model: where the model lies now, when it is not where the mask file says.
         pretrained: its tag or checkpoint.
         threads: of the CPU.
-        columns: names of columns; see `workers.dataset.Dataset`.
+        image_column: see `workers.dataset.Dataset`.
+        caption_column: likewise.
+        split_column: likewise.
 
     Raises:
         HeadmaskError: the mask file, the model or the data is not as it must be.
@@ -96,7 +102,15 @@ def evaluate_mask(
     content.check_model(str(loaded), loaded.reference.weights_sha256)
     preprocess = UInt8Preprocess(loaded.preprocess)
     name = split or ALL
-    chosen = take_split(load_retrieval(data, preprocess, whole=split is None, **columns), name)
+    splits = load_retrieval(
+        data,
+        preprocess,
+        whole=split is None,
+        image_column=image_column,
+        caption_column=caption_column,
+        split_column=split_column,
+    )
+    chosen = take_split(splits, name)
     payload = make_payload(loaded, preprocess, {name: chosen}, ScorerSettings(content.ablation, threads=threads))
     if (means_LHd := content.means_tensor()) is not None:
         payload = payload.with_means(means_LHd.numpy())

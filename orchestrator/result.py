@@ -13,8 +13,8 @@ from orchestrator.session import Session, versions
 from orchestrator.verdict import Verdict
 from workers.scorer import MaskScore
 
-RELIABLE = "reliable improvement"
-UNRELIABLE = "no reliable improvement"
+RELIABLE: Literal["reliable improvement"] = "reliable improvement"
+UNRELIABLE: Literal["no reliable improvement"] = "no reliable improvement"
 
 
 class _Part(BaseModel):

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from orchestrator.session import Session, prepare, versions
 from orchestrator.store import StudyStore, TrialRecord, is_url, load_study, open_storage, redacted
 from orchestrator.tables import write_trials
 from orchestrator.tracking import MlflowRun, Tracker, default_target
-from orchestrator.verdict import Verdict, decide
+from orchestrator.verdict import Finalist, Verdict, decide
 from strategies import make_sampler
 from workers.pool import InlinePool, Pool
 from workers.replica import Stage
@@ -326,20 +327,7 @@ def _track(tracker: Tracker, verdict: Verdict, result: results.SearchResult, obj
         run.end("FINISHED")
 
     for finalist in verdict.finalists:
-        metrics = {
-            f"{split}.{metric}": value
-            for split, values in (("search", finalist.search.metrics), ("confirm", finalist.confirm.metrics))
-            for metric, value in values.items()
-        }
-        tags = {
-            "headmask.mask": str(finalist.mask) or "(empty)",
-            "headmask.is_selected": str(finalist.mask == verdict.selected).lower(),
-        }
-        name = str(finalist.mask) or "baseline"
-        words = ".".join(map(str, finalist.mask.words))
-        tracker.log(
-            lambda run, name=name, words=words, metrics=metrics, tags=tags: run.child(name[:200], words, metrics, tags)
-        )
+        tracker.log(partial(_track_finalist, finalist, finalist.mask == verdict.selected))
     tracker.log(conclude)
 
 
@@ -350,6 +338,17 @@ def _public(config: SearchConfig) -> dict[str, Any]:
         if content["output"][key] is not None:
             content["output"][key] = redacted(content["output"][key])
     return content
+
+
+def _track_finalist(finalist: Finalist, is_selected: bool, run: MlflowRun) -> None:
+    metrics = {
+        f"{split}.{metric}": value
+        for split, values in (("search", finalist.search.metrics), ("confirm", finalist.confirm.metrics))
+        for metric, value in values.items()
+    }
+    text = str(finalist.mask)
+    tags = {"headmask.mask": text or "(empty)", "headmask.is_selected": str(is_selected).lower()}
+    run.child(text[:200] or "baseline", ".".join(map(str, finalist.mask.words)), metrics, tags)
 
 
 def _params(session: Session) -> dict[str, Any]:

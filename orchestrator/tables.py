@@ -83,9 +83,9 @@ def sentences(result: SearchResult) -> list[str]:
             "Recommended: the empty mask, the model as it is."
         )
     if result.random_masks.percentile is not None:
+        share, count = result.random_masks.percentile, result.random_masks.num_masks
         lines.append(
-            f"For context: on confirm it beats {result.random_masks.percentile:.0f} % of {result.random_masks.num_masks} "
-            "random masks with as many heads per layer."
+            f"For context: on confirm it beats {share:.0f} % of {count} random masks with as many heads per layer."
         )
     if result.test_looks > 1:
         lines.append(

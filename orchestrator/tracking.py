@@ -194,4 +194,3 @@ class Tracker:
                 if self._closing.wait(delay_s):
                     return None
                 delay_s = min(2 * delay_s, 30.0)
-

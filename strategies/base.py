@@ -30,8 +30,8 @@ class Exhausted(HeadmaskError):
 class MaskSampler(BaseSampler):
     """Base of all strategies: subclasses say what to propose after the scan, by `propose`.
 
-    Masks come in blocks. Block 0 is the scan: the empty mask, then every free head alone; it depends on nothing. Block 1
-    is proposed from exactly the results of block 0, and every later block b from exactly those of blocks 0 to b - 2,
+    Masks come in blocks. Block 0 is the scan: the empty mask, then every free head alone; it depends on nothing. Block
+    1 is proposed from exactly the results of block 0, and every later block b from exactly those of blocks 0 to b - 2,
     whatever else is known by then; so two blocks can be out at a time. The random state of trial n derives from
     (seed, n). Nothing else is remembered: a new sampler on a stored study goes on as the old one would have.
 

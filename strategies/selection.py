@@ -37,7 +37,7 @@ def finalists(masks: Sequence[HeadMask], values: NDArray[np.float64], count: int
 
 
 def select(masks: Sequence[HeadMask], values: NDArray[np.float64]) -> int:
-    """Return the index of the best mask by its values on confirm: ties go to fewer heads, then to words; NaN never wins.
+    """Return the index of the best mask by its values on confirm; ties go to fewer heads, then words; NaN never wins.
 
     Raises:
         ValueError: no mask has a value.

@@ -19,7 +19,7 @@ from torch import Tensor
 from headmask.ablation import Ablation, replace_heads
 from headmask.mask import HeadMask
 from headmask.towers import VisionTowerView
-from workers.retrieval import Pixels
+from workers.pixels import Pixels
 
 # M masks, N images, n images in a chunk, E embedding, B batch, T tokens, D width, L layers, H heads, d head width
 

@@ -38,7 +38,7 @@ def decode_image(content: bytes, where: str) -> Image.Image:
                 return _to_rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(
-            f"{where}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink the image, it is cropped to a few hundred anyway"
+            f"{where}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink the image, models see a few hundred"
         ) from None
     # Pillow's plugins raise anything from SyntaxError to struct.error on broken files.
     except Exception as error:

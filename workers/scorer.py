@@ -24,7 +24,7 @@ from headmask.mask import BoolArray, HeadMask
 from headmask.towers import VisionTowerView, prove
 from workers.engine import Engine, Normalisation
 from workers.metrics import Ranks, retrieval_ranks
-from workers.retrieval import Pixels
+from workers.pixels import Pixels
 
 # M masks, L layers, H heads, d head width, N images, Q captions, E embedding
 

@@ -9,11 +9,11 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 STORY = (
-    'The demo\'s model is a small CLIP that learned from 24,000 drawn scenes such as "a small red circle left of a large '
-    'blue square". In 95 % of them the background\'s texture gave away the first shape, so part of the model learned to '
-    "look there. On the demo's data the backgrounds are random: what those attention heads say is misleading now. The "
-    "search ablates heads, scores what is left on the search split, picks a mask on the confirm split, and reports it on "
-    "the test split once."
+    "The demo's model is a small CLIP that learned from 24,000 drawn scenes such as \"a small red circle left "
+    "of a large blue square\". In 95 % of them the background's texture gave away the first shape, so part of "
+    "the model learned to look there. On the demo's data the backgrounds are random: what those attention "
+    "heads say is misleading now. The search ablates heads, scores what is left on the search split, picks a "
+    "mask on the confirm split, and reports it on the test split once."
 )
 
 _CONFIG, _WEIGHTS, _DATA = "open_clip_config.json", "open_clip_model.safetensors", "scenes.parquet"

@@ -13,6 +13,7 @@ import json
 import lzma
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -23,12 +24,12 @@ from torch import Tensor
 
 from orchestrator.demo.scenes import CUE, IMAGE_SIZE, draw_scene, render, write_downstream
 
-MODEL_CONFIG = {
+MODEL_CONFIG: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": IMAGE_SIZE, "patch_size": 12, "width": 96, "layers": 8, "head_width": 16},
     "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 3},
 }
-PREPROCESS_CONFIG = {
+PREPROCESS_CONFIG: dict[str, Any] = {
     "size": IMAGE_SIZE,
     "mean": [0.45, 0.43, 0.41],
     "std": [0.2, 0.2, 0.2],
@@ -48,7 +49,8 @@ def training_set(seed: int) -> tuple[Tensor, Tensor]:
     """Return uint8 pixels (N, 3, 48, 48) and tokens (N, 2, 24) of the training domain."""
     rng = np.random.default_rng((seed, 100))
     tokenizer = open_clip.get_tokenizer("ViT-B-32", context_length=24)
-    pixels, captions = [], []
+    pixels: list[np.ndarray] = []
+    captions: list[str] = []
     for _ in range(NUM_SCENES):
         scene = draw_scene(rng, cue=CUE)
         pixels.append(np.asarray(render(scene, rng)).transpose(2, 0, 1))
@@ -56,7 +58,7 @@ def training_set(seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(pixels)), tokenizer(captions).view(NUM_SCENES, 2, -1)
 
 
-def train(seed: int) -> torch.nn.Module:
+def train(seed: int) -> Any:
     """Return the trained model."""
     torch.manual_seed(seed)
     pixels, tokens = training_set(seed)
@@ -89,7 +91,7 @@ def train(seed: int) -> torch.nn.Module:
             print(f"step {step}: loss {loss.item():.3f}, recall@1 in the batch {hits.float().mean():.3f}", flush=True)
     with torch.no_grad():
         used = torch.zeros(MODEL_CONFIG["text_cfg"]["vocab_size"], dtype=torch.bool)
-        used[tokens.unique()] = True
+        used[torch.bincount(tokens.flatten()).nonzero().squeeze(1)] = True
         model.token_embedding.weight[~used] = 0
     return model.eval()
 

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint format clean
+
+demo: .venv/.installed  ## the whole pipeline on the built-in model and data
+	rm -rf runs/demo
+	$(BIN)/headmask demo --out runs/demo
+
+test: .venv/.installed-test lint  ## everything that must hold before a commit
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: .venv/.installed-test lint  ## the slow tests, too
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: .venv/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/.installed-test: .venv/.installed pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@

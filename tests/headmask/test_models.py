@@ -1,0 +1,57 @@
+"""Loading models: open_clip's own loader, and its refusals in clear words."""
+
+import pytest
+import torch
+from headmask.errors import ModelError
+from headmask.models import load_model, weights_digest
+from tests.tiny import tiny_clip, write_tiny_model
+
+
+def test_a_folder_loads_with_its_preprocessing_and_tokenizer(tiny_files):
+    loaded = load_model(f"local-dir:{tiny_files[0]}")
+    assert loaded.clip.visual.image_size == (28, 28)
+    assert loaded.tokenizer(["a cat"]).shape == (1, 12)
+    assert list(loaded.preprocess.transforms[-1].mean) == [0.5, 0.5, 0.5]
+    assert not any(parameter.requires_grad for parameter in loaded.clip.parameters())
+
+
+def test_the_digest_is_of_the_weights_alone(tmp_path):
+    first, second = (load_model(f"local-dir:{write_tiny_model(tmp_path / name)}") for name in ("a", "b"))
+    other = load_model(f"local-dir:{write_tiny_model(tmp_path / 'c', seed=1)}")
+    assert first.reference.weights_sha256 == second.reference.weights_sha256 != other.reference.weights_sha256
+
+
+def test_the_digest_sees_a_single_bit():
+    model = tiny_clip()
+    before = weights_digest(model)
+    model.visual.proj.view(torch.int32)[0, 0] ^= 1
+    assert weights_digest(model) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "message"),
+    [
+        ("ViT-B-23", "openai", r"no architecture 'ViT-B-23', did you mean ViT-B-"),
+        ("ViT-B-32", None, "ViT-B-32 needs weights: pass pretrained"),
+        ("ViT-B-32", "no-such-tag", "must be a file or a tag of ViT-B-32: .*laion2b_s34b_b79k.*; got 'no-such-tag'"),
+        ("local-dir:/no/such/folder", None, "the folder must hold open_clip_config.json"),
+        ("local-dir:/no/such/folder", "openai", r"brings its own weights; leave out pretrained \(openai\)"),
+    ],
+)
+def test_names_that_cannot_be_loaded_are_refused(name, pretrained, message):
+    with pytest.raises(ModelError, match=message):
+        load_model(name, pretrained)
+
+
+def test_a_broken_checkpoint_is_one_clear_message(tmp_path):
+    folder = write_tiny_model(tmp_path / "model")
+    (folder / "open_clip_model.safetensors").write_bytes(b"not a checkpoint")
+    with pytest.raises(ModelError, match="cannot load local-dir:"):
+        load_model(f"local-dir:{folder}")
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    folder = write_tiny_model(tmp_path / "model")
+    (folder / "open_clip_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot load local-dir:.*[Rr]equired pretrained weights"):
+        load_model(f"local-dir:{folder}")

@@ -1,0 +1,56 @@
+"""Tiny models and data that tests make for themselves."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from open_clip.model import CLIP
+from PIL import Image
+from safetensors.torch import save_file
+from workers.dataset import Row, write_dataset
+
+VISION = {"image_size": 28, "patch_size": 7, "width": 32, "layers": 3, "head_width": 8}
+TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
+PREPROCESS = {"size": 28, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic"}
+
+
+def tiny_clip(seed: int = 0, text: dict | None = None, **vision) -> CLIP:
+    """Return a CLIP with random weights in which every head matters."""
+    torch.manual_seed(seed)
+    model = CLIP(embed_dim=24, vision_cfg={**VISION, **vision}, text_cfg={**TEXT, "vocab_size": 64, **(text or {})})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "attn" in name and "norm" not in name and "ln" not in name:
+                parameter.normal_(std=0.3)
+    return model.requires_grad_(False).eval()
+
+
+def write_tiny_model(folder: Path, seed: int = 0, **vision) -> Path:
+    """Write a model folder that `local-dir:` loads, with CLIP's own tokenizer."""
+    folder.mkdir(parents=True)
+    model = tiny_clip(seed, text=TEXT, **vision)
+    config = {"embed_dim": 24, "vision_cfg": {**VISION, **vision}, "text_cfg": TEXT}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS}))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def tiny_rows(splits: dict[str, int], seed: int = 0):
+    """Yield rows of random 28 x 28 images with two captions each."""
+    rng = np.random.default_rng(seed)
+    for split, count in splits.items():
+        for index in range(count):
+            image = io.BytesIO()
+            Image.fromarray(rng.integers(256, size=(28, 28, 3), dtype=np.uint8)).save(image, "PNG")
+            captions = (f"picture {index} of {split}", f"number {index} in {split} again")
+            yield Row(f"{split}{index}.png", image.getvalue(), captions, split)
+
+
+def write_tiny_dataset(path: Path, seed: int = 0, **splits: int) -> Path:
+    """Write a data set of random images: 24 search, 20 confirm and 30 test unless told otherwise."""
+    write_dataset(path, tiny_rows(splits or {"search": 24, "confirm": 20, "test": 30}, seed))
+    return path
