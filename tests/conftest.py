@@ -12,6 +12,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 import numpy as np
 import pytest
 from PIL import Image
+
 from tests.tiny import tiny_clip, write_tiny_dataset, write_tiny_model
 
 
@@ -46,7 +47,9 @@ def png():
     """Encodes an array or an image as PNG bytes."""
 
     def encode(content, kind="PNG", **options):
-        image = Image.fromarray(np.asarray(content, dtype=np.uint8)) if not isinstance(content, Image.Image) else content
+        image = (
+            Image.fromarray(np.asarray(content, dtype=np.uint8)) if not isinstance(content, Image.Image) else content
+        )
         buffer = io.BytesIO()
         image.save(buffer, kind, **options)
         return buffer.getvalue()

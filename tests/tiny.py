@@ -11,6 +11,7 @@ import torch
 from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
+
 from workers.dataset import Row, write_dataset
 
 VISION = {"image_size": 28, "patch_size": 7, "width": 32, "layers": 3, "head_width": 8}

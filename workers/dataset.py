@@ -216,11 +216,12 @@ def read_inside(folder: Path, name: str, where: str) -> bytes:
         DataError: the path leads out of the folder, or the file cannot be read.
     """
     base = folder.resolve()
-    target = (base / name).resolve()
-    if not target.is_relative_to(base):
-        raise DataError(f"{where}: path {name!r} leads out of {folder}")
     try:
-        return target.read_bytes()
+        target = (base / name).resolve()
+        content = target.read_bytes() if target.is_relative_to(base) else None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{where}: cannot read {name!r} in {folder} ({reason})") from None
+    if content is None:
+        raise DataError(f"{where}: path {name!r} leads out of {folder}")
+    return content

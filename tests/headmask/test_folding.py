@@ -5,7 +5,8 @@ import json
 import open_clip
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
+
 from headmask.errors import AblationError, MaskFileError
 from headmask.folding import export, fold, probe_images
 from headmask.live import ablate, calibrate_means

@@ -4,14 +4,15 @@ from copy import deepcopy
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from headmask.errors import AblationError, GridError, ModelError
 from headmask.folding import probe_images
 from headmask.live import ablate, calibrate_means
 from headmask.mask import HeadGrid, HeadMask
 from headmask.towers import grid_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests.headmask.test_mask import masks
 from tests.tiny import tiny_clip
 
@@ -169,7 +170,11 @@ def test_means_are_the_average_over_images_and_tokens(clip):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"mask": HeadMask.empty(HeadGrid(12, 12))}, GridError, "mask grid is 12x12 but this model's image tower has 3 layers"),
+        (
+            {"mask": HeadMask.empty(HeadGrid(12, 12))},
+            GridError,
+            "mask grid is 12x12 but this model's image tower has 3 layers",
+        ),
         ({"mask": MASK, "ablation": "half"}, AblationError, "must be one of zero, mean, uniform, cls; got 'half'"),
         ({"mask": MASK, "ablation": "mean"}, AblationError, "make them with headmask.calibrate_means"),
         ({"mask": HeadMask(HeadGrid(2, 2), (1, 0)), "tower": "text", "ablation": "cls"}, AblationError, "class token"),

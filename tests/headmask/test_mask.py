@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from headmask.errors import GridError, HeadmaskError
-from headmask.mask import Head, HeadGrid, HeadMask, stack
 from hypothesis import given
 from hypothesis import strategies as st
+
+from headmask.errors import GridError, HeadmaskError
+from headmask.mask import Head, HeadGrid, HeadMask, stack
 
 GRID = HeadGrid(3, 4)
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from headmask.errors import MaskFileError
 from headmask.maskfile import Grid, MaskFile, ModelReference
 
@@ -37,7 +38,9 @@ def test_means_come_back_as_a_tensor_to_the_last_bit(tmp_path):
 
 
 def test_another_model_is_refused_with_both_sides():
-    with pytest.raises(MaskFileError, match=r"made for ViT-B-32 \(openai\) with weights aaaaaaaaaaaa; other has weights bb"):
+    with pytest.raises(
+        MaskFileError, match=r"made for ViT-B-32 \(openai\) with weights aaaaaaaaaaaa; other has weights bb"
+    ):
         mask_file().check_model("other", "b" * 64)
 
 
@@ -64,7 +67,12 @@ def test_a_malformed_file_is_one_clear_message(tmp_path, change, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"{", "is not JSON"), (b"[]", "got 'list'"), (b"\xff\xfe", "cannot read"), (b"{}", "format 'headmask/1'; got None")],
+    [
+        (b"{", "is not JSON"),
+        (b"[]", "got 'list'"),
+        (b"\xff\xfe", "cannot read"),
+        (b"{}", "format 'headmask/1'; got None"),
+    ],
 )
 def test_a_file_that_is_something_else_is_one_clear_message(tmp_path, content, message):
     (tmp_path / "mask.json").write_bytes(content)

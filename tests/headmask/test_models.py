@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from headmask.errors import ModelError
 from headmask.models import load_model, weights_digest
 from tests.tiny import tiny_clip, write_tiny_model
@@ -53,5 +54,5 @@ def test_a_broken_checkpoint_is_one_clear_message(tmp_path):
 def test_a_folder_without_weights_is_refused(tmp_path):
     folder = write_tiny_model(tmp_path / "model")
     (folder / "open_clip_model.safetensors").unlink()
-    with pytest.raises(ModelError, match="cannot load local-dir:.*[Rr]equired pretrained weights"):
+    with pytest.raises(ModelError, match=r"cannot load local-dir:.*[Rr]equired pretrained weights"):
         load_model(f"local-dir:{folder}")

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from headmask.attention import open_attention
 from headmask.errors import ModelError
 from headmask.folding import probe_images
@@ -10,8 +13,6 @@ from headmask.live import ablate
 from headmask.mask import HeadGrid
 from headmask.oracle import stock_ablation
 from headmask.towers import VisionTowerView, attentions, prove
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests.headmask.test_live import MASK, VARIANTS
 from tests.headmask.test_mask import masks
 from tests.tiny import tiny_clip

@@ -1,0 +1,94 @@
+"""Preprocessing to uint8, and its cache on disk."""
+
+import open_clip
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from headmask.errors import DataError, ModelError
+from tests.tiny import write_tiny_dataset
+from workers.dataset import Dataset, Row, write_dataset
+from workers.engine import Normalisation
+from workers.pixels import load_pixels
+from workers.preprocess import UInt8Preprocess
+
+
+def transform(**changes):
+    return image_transform_v2(PreprocessCfg(**{"size": 28, **changes}), is_train=False)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(28, 28), (60, 33), (20, 90)])
+def test_the_uint8_crop_normalised_is_open_clips_own_preprocessing_bit_for_bit(mode, interpolation, size):
+    stock = transform(resize_mode=mode, interpolation=interpolation)
+    preprocess = UInt8Preprocess(stock)
+    image = Image.effect_noise(size, 80).convert("RGB")
+    crop = preprocess(image)
+    normalised = Normalisation(preprocess.mean, preprocess.std)(crop[None], torch.device("cpu"))[0]
+    assert torch.equal(normalised, stock(image))
+
+
+def test_the_description_is_the_same_for_the_same_transform():
+    assert UInt8Preprocess(transform()).description == UInt8Preprocess(transform()).description
+    assert UInt8Preprocess(transform()).description != UInt8Preprocess(transform(interpolation="bilinear")).description
+
+
+def test_a_transform_that_ends_otherwise_is_refused():
+    training = open_clip.image_transform(28, is_train=True)
+    UInt8Preprocess(training)
+    with pytest.raises(ModelError, match="must end in ToTensor and Normalize; this model's ends in"):
+        UInt8Preprocess(lambda image: image)
+
+
+@pytest.fixture
+def cached(tmp_path):
+    dataset = Dataset(write_tiny_dataset(tmp_path / "d.parquet", search=5))
+    preprocess = UInt8Preprocess(transform())
+    folder = tmp_path / "cache"
+
+    def load():
+        calls = []
+        cache = load_pixels(dataset, preprocess, folder=folder, on_progress=lambda done, total: calls.append(done))
+        return cache, bool(calls)
+
+    return load, folder
+
+
+def test_images_are_decoded_once_and_then_memory_mapped(cached):
+    load, folder = cached
+    first, built = load()
+    second, built_again = load()
+    assert (built, built_again) == (True, False)
+    assert (first.pixels_NCYX == second.pixels_NCYX).all()
+    assert second.pixels_NCYX.shape == (5, 3, 28, 28)
+    assert not second.pixels_NCYX.flags.writeable
+    assert first.digests == second.digests
+    assert len(set(first.digests)) == 5
+    assert len(list(folder.glob("*.arrow"))) == 1
+
+
+@pytest.mark.parametrize("damage", ["flip a byte", "truncate", "empty", "half-written"])
+def test_a_damaged_cache_is_made_again(cached, damage):
+    load, folder = cached
+    before, _ = load()
+    expected = before.pixels_NCYX.copy()
+    del before
+    (path,) = folder.glob("*.arrow")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(
+        {"flip a byte": bytes(content), "truncate": bytes(content[:-100]), "empty": b""}.get(damage, b"ARROW1")
+    )
+    after, built = load()
+    assert built
+    assert (after.pixels_NCYX == expected).all()
+
+
+def test_an_unreadable_image_is_named_by_its_row(tmp_path):
+    write_dataset(tmp_path / "d.parquet", [Row("a", b"junk", ("c",))])
+    with pytest.raises(DataError, match=r"d.parquet row 0: cannot be read as an image"):
+        load_pixels(Dataset(tmp_path / "d.parquet"), UInt8Preprocess(transform()), folder=tmp_path)
+    assert not list(tmp_path.glob("*.arrow"))
