@@ -24,6 +24,7 @@ Operation = Callable[["MlflowRun"], None]
 CLOSE_S = 60.0
 """Seconds that the end of a search waits for the tracking server."""
 WORDS_TAG = "headmask.words"
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,14 @@ class TrackingTarget:
 
 
 def default_target(folder: Path, experiment: str, run_name: str, uri: str | None, run_id: str | None) -> TrackingTarget:
-    """Return the target of a run folder: a server's URI, or a database beside the folder."""
+    """Return the target of a run folder: what `uri` names, or a database beside the folder.
+
+    A server says where artifacts go; those of a database go beside the folder, too.
+    """
     parent = folder.resolve().parent
-    if uri is not None:
-        return TrackingTarget(uri, None, experiment, run_name, run_id)
-    return TrackingTarget(
-        f"sqlite:///{parent / 'mlflow.db'}", (parent / "mlartifacts").as_uri(), experiment, run_name, run_id
-    )
+    uri = uri or f"sqlite:///{parent / 'mlflow.db'}"
+    artifacts = (parent / "mlartifacts").as_uri() if uri.split(":")[0].split("+")[0] in DATABASES else None
+    return TrackingTarget(uri, artifacts, experiment, run_name, run_id)
 
 
 class MlflowRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -55,3 +56,54 @@ def png():
         return buffer.getvalue()
 
     return encode
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory):
+    """An MLflow database, migrated and empty: making one takes seconds, copying it nothing."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def runs(empty_mlflow, tmp_path):
+    """A folder for run folders, with an MLflow database."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    shutil.copyfile(empty_mlflow, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
+def tiny_config(tiny_files, runs):
+    """Makes the configuration of a small inline search, with changes by key: `budget__masks=20`."""
+    from orchestrator.config import read_config
+
+    def make(**changes):
+        model, data = tiny_files
+        flags = {
+            "model.name": f"local-dir:{model}",
+            "data.path": str(data),
+            "output.folder": str(runs / "tiny"),
+            "search.gate": False,
+            "search.image_chunk": 16,
+            "search.random_masks": 4,
+            "search.finalists": 4,
+            "search.block_size": 8,
+            "budget.masks": 40,
+            "pool.kind": "inline",
+        }
+        return read_config(None, flags | {key.replace("__", "."): value for key, value in changes.items()})
+
+    return make
+
+
+@pytest.fixture
+def tiny_session(tiny_config):
+    """Tiny model and data, ready for a pool."""
+    from orchestrator.session import prepare
+
+    return prepare(tiny_config())

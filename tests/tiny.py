@@ -23,10 +23,11 @@ def tiny_clip(seed: int = 0, text: dict | None = None, **vision) -> CLIP:
     """Return a CLIP with random weights in which every head matters."""
     torch.manual_seed(seed)
     model = CLIP(embed_dim=24, vision_cfg={**VISION, **vision}, text_cfg={**TEXT, "vocab_size": 64, **(text or {})})
+    std = 0.3 * (VISION["width"] / model.visual.conv1.out_channels) ** 0.5
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "attn" in name and "norm" not in name and "ln" not in name:
-                parameter.normal_(std=0.3)
+                parameter.normal_(std=std)
     return model.requires_grad_(False).eval()
 
 

@@ -38,8 +38,8 @@ PREPROCESS_CONFIG: dict[str, Any] = {
 }
 NUM_SCENES = 24_000
 BATCH = 256
-STEPS = 2_400
-WARM_UP = 150
+STEPS = 1_200
+WARM_UP = 100
 PEAK_RATE = 1.5e-3
 WEIGHT_DECAY = 0.05
 MODEL_FILE = "open_clip_model.safetensors.xz"

@@ -1,0 +1,120 @@
+"""Recalls agree with CLIP_benchmark's functions and with a sort; ties, duplicates and constants are pessimistic."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from clip_benchmark.metrics.zeroshot_retrieval import batchify, recall_at_k
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers import metrics
+from workers.metrics import METRICS, RECALLS, objective_weights, outcome_tables, retrieval_ranks
+
+# N images, Q captions, E embedding, C clusters, K metrics
+
+
+def random_pairs(seed, num_images, num_captions, levels=None):
+    """Return embeddings and targets; with `levels`, small integers, so that scores tie exactly."""
+    rng = np.random.default_rng(seed)
+    if levels:
+        image_NE, text_QE = (rng.integers(levels, size=(count, 4)) for count in (num_images, num_captions))
+    else:
+        image_NE, text_QE = (rng.normal(size=(count, 16)) for count in (num_images, num_captions))
+    targets_Q = np.sort(np.concatenate([np.arange(num_images), rng.integers(num_images, size=num_captions)]))
+    targets_Q = targets_Q[:num_captions] if num_captions >= num_images else targets_Q[:num_captions]
+    return torch.tensor(image_NE).float(), torch.tensor(text_QE).float(), torch.tensor(targets_Q)
+
+
+def brute_force(image_NE, text_QE, targets_Q):
+    """Return ranks by looking at every pair, in Python."""
+    scores_QN = (text_QE @ image_NE.T).tolist()
+    t2i = [
+        sum(score >= row[target] for image, score in enumerate(row) if image != target)
+        for row, target in zip(scores_QN, targets_Q.tolist(), strict=True)
+    ]
+    i2t = []
+    for image in range(len(image_NE)):
+        own = [q for q, target in enumerate(targets_Q.tolist()) if target == image]
+        best = max(scores_QN[q][image] for q in own)
+        i2t.append(sum(scores_QN[q][image] >= best for q in range(len(scores_QN)) if q not in own))
+    return t2i, i2t
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(0, 20), st.sampled_from([None, 2, 3]))
+@settings(max_examples=80, deadline=None)
+def test_ranks_equal_brute_force_ties_included(seed, num_images, extra_captions, levels):
+    image_NE, text_QE, _ = random_pairs(seed, num_images, num_images + extra_captions, levels)
+    rng = np.random.default_rng(seed)
+    targets = np.concatenate([np.arange(num_images), rng.integers(num_images, size=extra_captions)])
+    targets_Q = torch.from_numpy(np.sort(targets))
+    ranks = retrieval_ranks(image_NE, text_QE, targets_Q)
+    t2i, i2t = brute_force(image_NE, text_QE, targets_Q)
+    assert ranks.t2i_Q.tolist() == t2i
+    assert ranks.i2t_N.tolist() == i2t
+
+
+@pytest.mark.parametrize("captions_per_image", [1, 5])
+def test_recalls_equal_clip_benchmark(captions_per_image):
+    """Its recall functions, on its own score matrix, with continuous scores and therefore no ties."""
+    generator = torch.Generator().manual_seed(0)
+    image_NE = F.normalize(torch.randn(60, 8, generator=generator), dim=-1)
+    targets_Q = torch.arange(60).repeat_interleave(captions_per_image)
+    noise = torch.randn(len(targets_Q), 8, generator=generator)
+    text_QE = F.normalize(image_NE[targets_Q] + 0.5 * noise, dim=-1)
+    ours = retrieval_ranks(image_NE, text_QE, targets_Q).metrics()
+    scores_QN = text_QE @ image_NE.T
+    positive_QN = torch.zeros_like(scores_QN, dtype=torch.bool)
+    positive_QN[torch.arange(len(targets_Q)), targets_Q] = True
+    for k in (1, 5, 10):
+        t2i = (batchify(recall_at_k, scores_QN, positive_QN, 64, "cpu", k=k) > 0).float().mean()
+        i2t = (batchify(recall_at_k, scores_QN.T, positive_QN.T, 64, "cpu", k=k) > 0).float().mean()
+        assert ours[f"t2i_r{k}"] == pytest.approx(t2i.item(), abs=1e-7)
+        assert ours[f"i2t_r{k}"] == pytest.approx(i2t.item(), abs=1e-7)
+    assert ours["mean_recall"] == pytest.approx(np.mean([ours[name] for name in RECALLS]))
+
+
+def test_a_collapsed_model_scores_nothing():
+    constant_NE = F.normalize(torch.ones(40, 8), dim=-1)
+    values = retrieval_ranks(constant_NE, constant_NE, torch.arange(40)).metrics()
+    assert values == dict.fromkeys(METRICS, 0.0)
+
+
+def test_identical_images_count_against_each_other():
+    image_NE = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), dim=-1)
+    ranks = retrieval_ranks(image_NE, image_NE, torch.arange(3))
+    assert ranks.t2i_Q.tolist() == [1, 1, 0]
+    assert ranks.i2t_N.tolist() == [1, 1, 0]
+
+
+def test_the_tile_size_does_not_change_ranks(monkeypatch):
+    image_NE, text_QE, _ = random_pairs(3, 20, 20, levels=3)
+    targets_Q = torch.arange(20)
+    whole = retrieval_ranks(image_NE, text_QE, targets_Q)
+    monkeypatch.setattr(metrics, "_TILE_SCORES", 60)
+    tiled = retrieval_ranks(image_NE, text_QE, targets_Q)
+    assert (whole.t2i_Q == tiled.t2i_Q).all()
+    assert (whole.i2t_N == tiled.i2t_N).all()
+
+
+def test_ranks_beyond_255_are_clipped():
+    image_NE = F.normalize(torch.ones(300, 4), dim=-1)
+    ranks = retrieval_ranks(image_NE, image_NE, torch.arange(300))
+    assert ranks.t2i_Q.dtype == np.uint8
+    assert set(ranks.t2i_Q.tolist()) == {255}
+
+
+@given(st.integers(0, 1000), st.integers(2, 12), st.integers(0, 12))
+@settings(max_examples=30, deadline=None)
+def test_the_ratio_of_summed_outcomes_is_the_recall(seed, num_images, extra_captions):
+    rng = np.random.default_rng(seed)
+    targets_Q = np.sort(np.concatenate([np.arange(num_images), rng.integers(num_images, size=extra_captions)]))
+    image_NE, text_QE, _ = random_pairs(seed, num_images, len(targets_Q), levels=3)
+    ranks = retrieval_ranks(image_NE, text_QE, torch.from_numpy(targets_Q))
+    clusters_N = np.unique(rng.integers(num_images, size=num_images), return_inverse=True)[1]
+    hits_CK, queries_CK = outcome_tables(ranks, targets_Q, clusters_N)
+    values = ranks.metrics()
+    recalls_K = hits_CK.sum(0) / queries_CK.sum(0)
+    assert recalls_K.tolist() == pytest.approx([values[name] for name in RECALLS])
+    for objective in METRICS:
+        assert recalls_K @ objective_weights(objective) == pytest.approx(values[objective])

@@ -1,0 +1,94 @@
+"""Batches are neighbours of the trie, and the inline pool returns every mask once."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headmask.mask import HeadGrid, HeadMask
+from workers.pool import MAX_BATCH, BatchQueue, InlinePool
+from workers.replica import Stage
+from workers.scorer import MaskScore
+
+GRID = HeadGrid(3, 4)
+SEARCH, CONFIRM = Stage("search"), Stage("confirm", ranks=True)
+
+
+def some_masks(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [HeadMask(GRID, tuple(rng.integers(16, size=3).tolist())) for _ in range(count)]
+
+
+def drained(queue, num_replicas=2):
+    batches = []
+    while (batch := queue.take(num_replicas)) is not None:
+        batches.append(batch)
+    return batches
+
+
+@given(st.integers(0, 200), st.integers(1, 8), st.floats(0.001, 5))
+def test_batches_hold_every_mask_once_in_order_of_words(count, num_replicas, seconds):
+    queue = BatchQueue()
+    queue.learn(SEARCH, [MaskScore({}, seconds)])
+    masks = some_masks(count)
+    queue.put(SEARCH, masks)
+    batches = drained(queue, num_replicas)
+    assert [mask for _, batch in batches for mask in batch] == sorted(masks)
+    assert all(1 <= len(batch) <= MAX_BATCH for _, batch in batches)
+    assert len(queue) == 0
+
+
+def test_slow_masks_come_in_small_batches():
+    slow, fast = BatchQueue(), BatchQueue()
+    for queue, seconds in ((slow, 1.0), (fast, 0.01)):
+        queue.learn(SEARCH, [MaskScore({}, seconds)])
+        queue.put(SEARCH, some_masks(400))
+    assert len(slow.take(1)[1]) == 1
+    assert len(fast.take(1)[1]) == 30
+
+
+def test_the_last_masks_are_shared_among_replicas():
+    queue = BatchQueue()
+    queue.learn(SEARCH, [MaskScore({}, 0.001)])
+    queue.put(SEARCH, some_masks(16))
+    assert len(queue.take(4)[1]) == 2
+
+
+def test_masks_to_be_alone_come_first_and_one_by_one():
+    queue = BatchQueue()
+    waiting, alone = some_masks(8), some_masks(3, seed=1)
+    queue.put(SEARCH, waiting)
+    queue.put_alone(CONFIRM, alone)
+    assert [queue.take(2) for _ in alone] == [(CONFIRM, [mask]) for mask in alone]
+    assert queue.take(2)[0] == SEARCH
+
+
+@pytest.fixture
+def pool(tiny_session):
+    pool = InlinePool(tiny_session.payload)
+    yield pool
+    pool.close()
+
+
+def collected(pool):
+    results = []
+    while more := pool.collect(1.0):
+        results += more
+    return results
+
+
+def test_the_inline_pool_scores_every_stage(pool):
+    masks = sorted(set(some_masks(20)))
+    pool.submit(SEARCH, masks)
+    pool.submit(CONFIRM, masks[:3])
+    results = collected(pool)
+    assert [result.mask for result in results if result.stage == SEARCH] == masks
+    confirm = [result for result in results if result.stage == CONFIRM]
+    assert [result.mask for result in confirm] == masks[:3]
+    assert all(len(result.score.ranks.i2t_N) == 20 for result in confirm)
+
+
+def test_a_closed_inline_pool_forgets_its_queue(pool):
+    pool.submit(SEARCH, some_masks(5))
+    pool.close()
+    assert pool.collect(0.1) == []

@@ -1,0 +1,155 @@
+"""A mask's score is a function of the mask alone, and it is the score of the stock model with edited weights."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from headmask.errors import GridError, ModelError
+from headmask.mask import HeadGrid, HeadMask, stack
+from headmask.oracle import stock_ablation
+from headmask.towers import attentions
+from tests.tiny import tiny_clip
+from workers.engine import Engine, Normalisation, num_nodes
+from workers.metrics import retrieval_ranks
+from workers.pixels import Pixels
+from workers.replica import PackedTower
+from workers.scorer import Scorer, ScorerSettings, SplitArrays, embed_texts
+
+# Realistic shapes: matrix kernels choose other paths for small ones.
+WIDE = {"image_size": 64, "patch_size": 8, "width": 256, "layers": 3, "head_width": 64}
+NORMALISATION = Normalisation(np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
+
+
+def random_split(size, num_images=40, seed=0):
+    rng = np.random.default_rng(seed)
+    pixels_NCYX = rng.integers(256, size=(num_images, 3, size, size), dtype=np.uint8)
+    text_QE = rng.normal(size=(2 * num_images, 24)).astype(np.float32)
+    text_QE /= np.linalg.norm(text_QE, axis=1, keepdims=True)
+    return SplitArrays(Pixels(pixels_NCYX, np.arange(num_images)), text_QE, np.arange(num_images).repeat(2))
+
+
+def random_masks(grid, count, seed=0):
+    rng = np.random.default_rng(seed)
+    words = {tuple(rng.integers(1 << grid.heads, size=grid.layers).tolist()) for _ in range(4 * count)}
+    return [HeadMask(grid, word) for word in sorted(words)[:count]]
+
+
+def scorer_of(model, split, precision="float32", **settings):
+    settings = ScorerSettings(**{"image_chunk": 16, **settings})
+    return Scorer(model.visual, split, NORMALISATION, settings, precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_embeddings_are_bit_equal_alone_and_in_any_batch(precision):
+    model, split = tiny_clip(**WIDE), random_split(64, num_images=20)
+    scorer = scorer_of(model, split, precision)
+    masks = random_masks(scorer.grid, 64)
+    alone = {mask: scorer._engine.embed([mask])[0] for mask in masks[:8]}
+    rng = np.random.default_rng(1)
+    for size in (1, 7, 64):
+        order = [masks[index] for index in rng.permutation(len(masks))]
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            for mask, embedding_NE in zip(batch, scorer._engine.embed(batch), strict=True):
+                if mask in alone:
+                    assert torch.equal(embedding_NE, alone[mask])
+
+
+def test_scores_are_those_of_stock_open_clip_with_edited_weights():
+    model, split = tiny_clip(), random_split(28)
+    scorer = scorer_of(model, split)
+    images = NORMALISATION(split.pixels[:], torch.device("cpu"))
+    masks = random_masks(scorer.grid, 6)
+    for mask, score in zip(masks, scorer.score(stack(masks)), strict=True):
+        with torch.no_grad(), stock_ablation(attentions(model.visual), mask):
+            image_NE = F.normalize(model.encode_image(images), dim=-1)
+        expected = retrieval_ranks(
+            image_NE, torch.from_numpy(split.text_QE), torch.from_numpy(split.image_of_caption_Q)
+        ).metrics()
+        assert score.metrics == pytest.approx(expected, abs=1e-9)
+        assert score.failure is None
+
+
+def test_scores_come_in_the_order_given():
+    scorer = scorer_of(tiny_clip(), random_split(28))
+    masks = random_masks(scorer.grid, 9)
+    forward = [score.metrics for score in scorer.score(stack(masks))]
+    backward = [score.metrics for score in scorer.score(stack(masks[::-1]))]
+    assert forward == backward[::-1]
+    assert len({tuple(metrics.items()) for metrics in forward}) > 1
+
+
+def test_ranks_are_kept_when_asked_for():
+    scorer = scorer_of(tiny_clip(), random_split(28))
+    (score,) = scorer.score(stack([HeadMask.empty(scorer.grid)]), ranks=True)
+    assert score.ranks.metrics() == score.metrics
+    assert scorer.score(stack([HeadMask.empty(scorer.grid)]))[0].ranks is None
+
+
+def test_no_masks_give_no_scores():
+    assert scorer_of(tiny_clip(), random_split(28)).score(np.zeros((0, 3, 4), bool)) == []
+
+
+def test_masks_of_another_grid_are_refused():
+    scorer = scorer_of(tiny_clip(), random_split(28))
+    with pytest.raises(GridError, match=r"must be \(masks, 3, 4\) for this tower; got \(1, 12, 12\)"):
+        scorer.score(np.zeros((1, 12, 12), bool))
+
+
+def test_non_finite_embeddings_fail_the_mask_and_no_other():
+    """Weights that overflow only once the first head of layer 0 is gone."""
+    model, split = tiny_clip(), random_split(28)
+    scorer = scorer_of(model, split)
+    bad = HeadMask.from_heads(scorer.grid, [(0, 0)])
+    finish = scorer._engine.view.finish
+
+    def overflowing(layer, x_BTD, z_BHTd):
+        out_BTD = finish(layer, x_BTD, z_BHTd)
+        return out_BTD * torch.inf if layer == 0 and not z_BHTd[:, 0].any() else out_BTD
+
+    scorer._engine.view.finish = overflowing
+    failed, good = scorer.score(stack([bad, HeadMask.empty(scorer.grid)]))
+    assert failed.failure == "non-finite embeddings"
+    assert failed.metrics == {}
+    assert good.failure is None
+
+
+def test_a_tower_whose_view_is_not_the_model_is_refused():
+    model = tiny_clip()
+    forward = model.visual.forward
+    model.visual.forward = lambda images: forward(images) + 1
+    with pytest.raises(ModelError, match="is not the model"):
+        scorer_of(model, random_split(28))
+
+
+def test_shared_prefixes_are_computed_once(monkeypatch):
+    calls = []
+    finish = Engine._descend
+    monkeypatch.setattr(
+        Engine, "_descend", lambda self, layer, *rest: (calls.append(layer), finish(self, layer, *rest))[1]
+    )
+    scorer = scorer_of(tiny_clip(), random_split(28, num_images=16))
+    masks = [HeadMask(HeadGrid(3, 4), words) for words in [(0, 0, 1), (0, 0, 2), (0, 3, 0), (5, 0, 0)]]
+    calls.clear()
+    scorer.score(stack(masks))
+    assert sum(layer > 0 for layer in calls) == num_nodes(masks) == 2 + 3 + 4
+
+
+def test_a_packed_tower_is_the_tower():
+    visual = tiny_clip().visual
+    unpacked = PackedTower.pack(visual).unpack()
+    assert visual.state_dict().keys() == unpacked.state_dict().keys()
+    images = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(visual(images), unpacked(images))
+
+
+def test_caption_embeddings_do_not_depend_on_how_many_there_are():
+    model = tiny_clip()
+    tokens_QT = torch.randint(1, 60, (300, 12), generator=torch.Generator().manual_seed(0))
+    many, few = embed_texts(model, tokens_QT, threads=1), embed_texts(model, tokens_QT[:5], threads=1)
+    assert (many[:5] == few).all()
+    with torch.no_grad():
+        stock = F.normalize(model.encode_text(tokens_QT[:5]), dim=-1).numpy()
+    assert np.abs(few - stock).max() < 1e-6
