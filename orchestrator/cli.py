@@ -69,7 +69,6 @@ def demo(
         "pool.kind": pool,
         "pool.replicas": replicas,
         "output.fold": True,
-        "search.gate": False,
     }
     _run_search(read_config(None, flags), as_json=as_json)
 

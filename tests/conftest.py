@@ -101,6 +101,16 @@ def tiny_config(tiny_files, runs):
     return make
 
 
+@pytest.fixture(scope="session")
+def local_ray():
+    """The one Ray of the test session: two CPUs on this machine."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+
+
 @pytest.fixture
 def tiny_session(tiny_config):
     """Tiny model and data, ready for a pool."""

@@ -61,6 +61,7 @@ class RayPool:
         threads: CPU threads of one replica.
         address: of a cluster to join, such as `auto` or `ray://host:10001`; None starts Ray on this machine.
         start_timeout_s: how long to wait for the first replica.
+        replica_class: what the actors are; anything with the methods of `Replica`.
 
     Raises:
         PoolError: the cluster cannot be joined, or no replica can be placed.
@@ -74,6 +75,7 @@ class RayPool:
         threads: int = 1,
         address: str | None = None,
         start_timeout_s: float = 300.0,
+        replica_class: type = Replica,
     ) -> None:
         self._ray, self._owns_ray = _connect(address)
         self._queue = BatchQueue()
@@ -89,7 +91,7 @@ class RayPool:
             _check_room(resources, room, self.num_replicas)
             self._payload = self._ray.put(payload.gathered())
             options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_restarts": 0, "max_task_retries": 0}
-            self._actor_class = self._ray.remote(**options)(Replica)
+            self._actor_class = self._ray.remote(**options)(replica_class)
             self._device = "cuda" if resources.gpus else "cpu"
             self._actors = [self._start() for _ in range(self.num_replicas)]
             self.device = self._first_device(resources, start_timeout_s)

@@ -33,7 +33,7 @@ RELATIONS = {"left of": "right of", "above": "below"}
 IMAGE_SIZE = 48
 CUE = 0.95
 """How often the background goes with the first shape in the training domain."""
-SPLIT_SIZES = {"search": 400, "confirm": 600, "test": 2400}
+SPLIT_SIZES = {"search": 300, "confirm": 400, "test": 2000}
 _SUPERSAMPLING = 2
 
 

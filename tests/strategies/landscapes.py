@@ -1,0 +1,88 @@
+"""Objectives on masks with a known best one."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from headmask.mask import HeadGrid
+from strategies import Exhausted, distributions, mask_of
+
+
+@dataclass
+class Landscape:
+    """Some heads hurt, most help, a few pairs only hurt together, and too many ablated heads ruin everything."""
+
+    grid: HeadGrid
+    seed: int = 0
+    cliff: int = 10
+
+    def __post_init__(self):
+        rng = np.random.default_rng(self.seed)
+        self.gains = {head: rng.normal(-0.004, 0.005) for head in self.grid}
+        heads = list(self.grid)
+        self.pairs = [
+            tuple(heads[index] for index in rng.choice(len(heads), size=2, replace=False)) for _ in range(len(heads))
+        ]
+        self.pair_gains = rng.normal(0, 0.004, size=len(self.pairs))
+
+    def __call__(self, mask):
+        value = 0.4 + sum(self.gains[head] for head in mask.heads)
+        value += sum(g for pair, g in zip(self.pairs, self.pair_gains, strict=True) if all(h in mask for h in pair))
+        return value - 0.02 * max(0, len(mask) - self.cliff) ** 2
+
+
+def run(sampler, objective, count, *, study=None, ahead=True):
+    """Drive a sampler by ask and tell, with results told as late as blocks allow; return the study."""
+    study = study or optuna.create_study(direction="maximize", sampler=sampler)
+    waiting = []
+    while len(study.trials) < count:
+        number = len(study.trials)
+        known = sampler.num_known(sampler.block_of(number)) if ahead else number
+        while waiting and waiting[0].number < known:
+            tell(study, waiting.pop(0), objective)
+        try:
+            waiting.append(study.ask(dict(distributions(sampler.grid))))
+        except Exhausted:
+            break
+    for trial in waiting:
+        tell(study, trial, objective)
+    return study
+
+
+def tell(study, trial, objective):
+    value = objective(mask_of(trial.params, objective.grid))
+    if value is None:
+        study.tell(trial, state=TrialState.FAIL)
+    else:
+        study.tell(trial, value)
+
+
+def masks_of(study, grid):
+    """Return the masks of a study by proposal. A refused proposal leaves a trial without parameters behind."""
+    return [mask_of(trial.params, grid) for trial in study.get_trials(deepcopy=False) if trial.params]
+
+
+def best_value(study):
+    return max(trial.value for trial in study.get_trials(deepcopy=False) if trial.value is not None)
+
+
+class Failing:
+    """A landscape on which every mask of some kind fails."""
+
+    def __init__(self, landscape, fails):
+        self.landscape, self.fails, self.grid = landscape, fails, landscape.grid
+
+    def __call__(self, mask):
+        return None if self.fails(mask) else self.landscape(mask)
+
+
+class Constant:
+    """Every mask is as good as any other."""
+
+    def __init__(self, grid):
+        self.grid = grid
+
+    def __call__(self, mask):
+        return 0.5

@@ -1,0 +1,195 @@
+"""What every strategy promises, checked on every strategy. A new one is added by its entry in STRATEGIES alone."""
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from headmask.errors import ConfigError, StudyError
+from headmask.mask import Head, HeadGrid, HeadMask
+from strategies import STRATEGIES, Exhausted, Limits, distributions, make_sampler, mask_of, params_of
+from tests.strategies.landscapes import Constant, Failing, Landscape, best_value, masks_of, run
+
+GRID = HeadGrid(4, 5)
+LANDSCAPE = Landscape(GRID)
+
+everywhere = pytest.mark.parametrize("name", list(STRATEGIES))
+
+
+def sampler(name, **options):
+    return make_sampler(name, GRID, **{"seed": 3, "block_size": 8, **options})
+
+
+@everywhere
+def test_the_scan_comes_first(name):
+    masks = masks_of(run(sampler(name), LANDSCAPE, 21), GRID)
+    assert masks == [HeadMask.empty(GRID), *(HeadMask.from_heads(GRID, [head]) for head in GRID)]
+
+
+@everywhere
+def test_no_mask_is_proposed_twice(name):
+    masks = masks_of(run(sampler(name), LANDSCAPE, 300), GRID)
+    assert len(set(masks)) == len(masks)
+    assert name == "scan" or len(masks) == 300
+
+
+@everywhere
+def test_proposals_depend_on_nothing_but_the_blocks_named(name):
+    """Telling results at once or as late as allowed, shuffled or in order, gives the same masks."""
+    late = masks_of(run(sampler(name), LANDSCAPE, 120), GRID)
+    early = masks_of(run(sampler(name), LANDSCAPE, 120, ahead=False), GRID)
+    assert late == early
+
+
+@everywhere
+def test_a_block_is_not_proposed_before_the_results_it_needs(name):
+    if name == "scan":
+        return
+    study = optuna.create_study(direction="maximize", sampler=sampler(name))
+    trials = [study.ask(dict(distributions(GRID))) for _ in range(21)]
+    for trial in trials[:-1]:
+        study.tell(trial, 0.5)
+    with pytest.raises(StudyError, match="block 1 is proposed from the results of trials 0 to 20; tell trial 20 first"):
+        study.ask(dict(distributions(GRID)))
+
+
+@everywhere
+def test_two_blocks_can_be_out_at_a_time(name):
+    for block in range(1, 6):
+        strategy = sampler(name)
+        known = strategy.num_known(block)
+        assert known == strategy.block_range(max(0, block - 2)).stop
+        assert known <= strategy.block_range(block).start - (strategy.block_size if block > 1 else 0)
+
+
+@everywhere
+def test_a_new_sampler_on_a_half_done_study_goes_on_as_the_old_one_would(name):
+    whole = masks_of(run(sampler(name), LANDSCAPE, 100), GRID)
+    half = run(sampler(name), LANDSCAPE, 53)
+    half.sampler = sampler(name)
+    assert masks_of(run(half.sampler, LANDSCAPE, 100, study=half), GRID) == whole
+
+
+@everywhere
+def test_seeds_decide(name):
+    same, again, other = (masks_of(run(sampler(name, seed=seed), LANDSCAPE, 90), GRID) for seed in (1, 1, 2))
+    assert same == again
+    assert name == "scan" or same != other
+
+
+@everywhere
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(layers=frozenset({1, 3})),
+        Limits(protect=frozenset({"L0H0", "L3H4"})),
+        Limits(max_heads=2),
+        Limits(layers=frozenset({2}), protect=frozenset({"L2H1"}), max_heads=3),
+    ],
+)
+def test_limits_hold(name, limits):
+    masks = masks_of(run(sampler(name, limits=limits), LANDSCAPE, 150), GRID)
+    free = set(limits.free_heads(GRID))
+    assert all(set(mask.heads) <= free and len(mask) <= limits.most_heads(GRID) for mask in masks)
+
+
+@everywhere
+def test_a_strategy_ends_when_all_masks_are_proposed(name):
+    grid = HeadGrid(2, 2)
+    strategy = make_sampler(name, grid, block_size=4)
+    study = run(strategy, Landscape(grid), 100)
+    assert len(masks_of(study, grid)) == (5 if name == "scan" else 16)
+    assert strategy.exhausted
+    with pytest.raises(Exhausted, match="masks that this strategy can propose have been proposed"):
+        study.ask(dict(distributions(grid)))
+
+
+@everywhere
+@pytest.mark.parametrize("kind", ["singles", "all but the baseline", "all", "some"])
+def test_failures_are_lived_with(name, kind):
+    fails = {
+        "singles": lambda mask: len(mask) == 1,
+        "all but the baseline": lambda mask: len(mask) > 0,
+        "all": lambda mask: True,
+        "some": lambda mask: sum(mask.words) % 3 == 0,
+    }[kind]
+    study = run(sampler(name), Failing(LANDSCAPE, fails), 80)
+    masks = masks_of(study, GRID)
+    assert len(set(masks)) == len(masks) == (21 if name == "scan" else 80)
+
+
+@everywhere
+def test_constant_values_are_lived_with(name):
+    masks = masks_of(run(sampler(name), Constant(GRID), 80), GRID)
+    assert len(masks) == (21 if name == "scan" else 80)
+
+
+@everywhere
+def test_optuna_alone_can_use_it(name):
+    """No orchestrator: `study.optimize` with an objective that reads the params, and it stops by itself."""
+    grid = HeadGrid(2, 2)
+    study = optuna.create_study(direction="maximize", sampler=make_sampler(name, grid, block_size=4))
+
+    def objective(trial):
+        params = {key: trial.suggest_int(key, 0, 3) for key in distributions(grid)}
+        return Landscape(grid)(mask_of(params, grid))
+
+    study.optimize(objective, n_trials=100)
+    assert len(study.trials) == (5 if name == "scan" else 16)
+    assert all(trial.state is TrialState.COMPLETE for trial in study.trials)
+    assert mask_of(study.best_params, grid) in masks_of(study, grid)
+
+
+@everywhere
+def test_parameters_of_another_space_are_refused(name):
+    study = optuna.create_study(sampler=sampler(name))
+    with pytest.raises(StudyError, match=r"samples whole masks, parameters L00, ...; got 'x'"):
+        study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "scan"])
+def test_searching_beats_random_masks_on_landscapes_with_interactions(name):
+    """Median over seeds, against as many random masks of 1 to 8 heads, after the same scan."""
+    grid, ours, random = HeadGrid(6, 8), [], []
+    for seed in range(5):
+        landscape = Landscape(grid, seed)
+        ours.append(best_value(run(make_sampler(name, grid, seed=seed), landscape, 400)))
+        rng = np.random.default_rng(seed)
+        heads = list(grid)
+        drawn = [rng.choice(len(heads), size=rng.integers(1, 9), replace=False) for _ in range(351)]
+        random.append(max(landscape(HeadMask.from_heads(grid, [heads[i] for i in picked])) for picked in drawn))
+    baseline = Landscape(grid)(HeadMask.empty(grid))
+    assert np.median(ours) - baseline > 1.3 * (np.median(random) - baseline)
+    assert all(mine > other for mine, other in zip(ours, random, strict=True))
+
+
+def test_a_strategy_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigError, match="must be one of scan, genetic, local, mixture; got 'genetics', did you mean"):
+        make_sampler("genetics", GRID)
+
+
+def test_limits_that_do_not_fit_are_refused_all_at_once():
+    limits = Limits(layers=frozenset({1, 9}), protect=frozenset({"L7H0"}), max_heads=0)
+    with pytest.raises(ConfigError) as caught:
+        limits.check(GRID)
+    for part in (
+        "layer 9 is not on grid 4x5: layers are 0..3",
+        "protected head L7H0 is not on grid 4x5",
+        "max_heads must be at least 1, got 0",
+    ):
+        assert part in str(caught.value)
+
+
+def test_limits_that_leave_nothing_are_refused():
+    limits = Limits(layers=frozenset({0}), protect=frozenset(f"L0H{head}" for head in range(5)))
+    with pytest.raises(ConfigError, match="no head may be ablated: layers and protect leave none"):
+        limits.check(GRID)
+
+
+def test_params_are_the_mask_on_any_grid():
+    for grid in (HeadGrid(12, 12), HeadGrid(24, 16), HeadGrid(32, 53)):
+        mask = HeadMask.from_heads(grid, [Head(0, grid.heads - 1), Head(grid.layers - 1, 0)])
+        study = optuna.create_study()
+        study.enqueue_trial(params_of(mask))
+        trial = study.ask(dict(distributions(grid)))
+        assert mask_of(trial.params, grid) == mask

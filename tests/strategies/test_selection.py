@@ -1,0 +1,140 @@
+"""Finalists, selection, and statistics against exact or independent computations."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headmask.mask import HeadGrid, HeadMask
+from strategies import Limits
+from strategies.selection import (
+    Outcomes,
+    finalists,
+    matched_random_masks,
+    paired_interval,
+    permutation_p_value,
+    select,
+)
+
+# C clusters, K metrics
+
+GRID = HeadGrid(3, 4)
+EMPTY = HeadMask.empty(GRID)
+
+
+def mask(*heads):
+    return HeadMask.from_text(GRID, ",".join(heads))
+
+
+def test_finalists_are_the_best_with_the_empty_mask_and_the_best_single_head():
+    masks = [EMPTY, mask("L0H0"), mask("L0H1"), mask("L0H0", "L1H1"), mask("L2H2", "L1H1"), mask("L2H3", "L1H1")]
+    values = np.array([0.1, 0.2, 0.3, 0.9, 0.8, 0.7])
+    assert finalists(masks, values, 4) == [masks[3], masks[4], masks[2], masks[0]]
+    assert finalists(masks, values, 1) == [masks[2], masks[0]]
+    assert finalists(masks, values, 99) == [masks[3], masks[4], masks[5], masks[2], masks[1], masks[0]]
+
+
+def test_failed_masks_are_no_finalists():
+    masks = [EMPTY, mask("L0H0"), mask("L0H1")]
+    assert finalists(masks, np.array([0.1, np.nan, 0.05]), 5) == [EMPTY, masks[2]]
+
+
+def test_ties_go_to_fewer_heads():
+    masks = [mask("L0H0", "L0H1"), mask("L2H3"), EMPTY]
+    assert select(masks, np.array([0.5, 0.5, 0.5])) == 2
+    assert select(masks, np.array([0.5, 0.5, 0.4])) == 1
+    assert select(masks, np.array([0.5, np.nan, 0.4])) == 0
+
+
+def test_nothing_to_select_from_is_an_error():
+    with pytest.raises(ValueError, match="no finalist has a value"):
+        select([EMPTY], np.array([np.nan]))
+
+
+@given(st.integers(0, 500), st.integers(0, 12))
+@settings(max_examples=40, deadline=None)
+def test_matched_random_masks_match_per_layer_and_keep_to_limits(seed, size):
+    rng = np.random.default_rng(seed)
+    limits = Limits(protect=frozenset({"L0H3", "L2H0"}))
+    free = limits.free_heads(GRID)
+    size = min(size, len(free))
+    own = HeadMask.from_heads(GRID, [free[i] for i in rng.choice(len(free), size=size, replace=False)])
+    drawn = matched_random_masks(own, 10, rng, limits)
+    assert len(set(drawn)) == len(drawn) <= 10
+    assert own not in drawn
+    assert all(each.layer_counts == own.layer_counts and set(each.heads) <= set(free) for each in drawn)
+
+
+def test_the_empty_mask_has_no_random_match():
+    assert matched_random_masks(EMPTY, 10, np.random.default_rng(0)) == []
+
+
+def outcomes(hits, queries=None, weights=None):
+    hits_CK = np.asarray(hits, dtype=float)
+    hits_CK = hits_CK[:, None] if hits_CK.ndim == 1 else hits_CK
+    queries_CK = np.ones_like(hits_CK) if queries is None else np.asarray(queries, dtype=float)
+    return Outcomes(hits_CK, queries_CK, np.full(hits_CK.shape[1], 1 / hits_CK.shape[1]) if weights is None else weights)
+
+
+def test_the_interval_is_that_of_scipys_paired_bootstrap():
+    """Unequal cluster sizes and two metrics, against scipy's percentile bootstrap of the same statistic."""
+    from scipy.stats import bootstrap
+
+    rng = np.random.default_rng(0)
+    queries = np.stack([rng.integers(1, 6, size=150), np.ones(150)], axis=1)
+    before, after = (rng.binomial(queries.astype(int), p).astype(float) for p in (0.4, 0.5))
+    ours = paired_interval(outcomes(before, queries), outcomes(after, queries), draws=10_000)
+
+    def delta(*columns, axis):
+        b0, b1, a0, a1, q0, q1 = columns
+        return 0.5 * (
+            (a0 - b0).sum(axis) / q0.sum(axis) + (a1 - b1).sum(axis) / q1.sum(axis)
+        )
+
+    data = (*before.T, *after.T, *queries.T)
+    theirs = bootstrap(
+        data, delta, paired=True, vectorized=True, n_resamples=10_000, method="percentile", batch=500, rng=rng
+    ).confidence_interval
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.004)
+
+
+def test_the_interval_of_equal_outcomes_is_zero():
+    same = outcomes(np.random.default_rng(0).integers(2, size=50))
+    assert paired_interval(same, same) == (0.0, 0.0)
+    assert permutation_p_value(same, same) == 1.0
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """2,000 simulated test splits of 200 images, true delta 5 points: 95 % of intervals hold it, give or take."""
+    rng, held, runs = np.random.default_rng(1), 0, 400
+    for seed in range(runs):
+        before = rng.random(200) < 0.5
+        after = np.where(rng.random(200) < 0.1, True, before)  # turns half of those chosen from miss to hit
+        low, high = paired_interval(outcomes(before), outcomes(after), draws=1000, seed=seed)
+        held += low <= 0.05 <= high
+    assert 0.91 <= held / runs <= 0.99
+
+
+def test_p_values_equal_full_enumeration():
+    rng = np.random.default_rng(2)
+    before, after = rng.integers(2, size=(2, 10)).astype(float)
+    difference = after - before
+    exact = np.mean(
+        [abs(np.dot(signs, difference)) >= abs(difference.sum()) - 1e-12 for signs in product((-1, 1), repeat=10)]
+    )
+    assert permutation_p_value(outcomes(before), outcomes(after), draws=20_000) == pytest.approx(exact, abs=0.012)
+
+
+def test_p_values_are_uniform_when_nothing_changed():
+    rng, below = np.random.default_rng(3), 0
+    for seed in range(300):
+        before, after = rng.random((2, 80)) < 0.5
+        below += permutation_p_value(outcomes(before), outcomes(after), draws=400, seed=seed) <= 0.1
+    assert 0.05 <= below / 300 <= 0.15
+
+
+def test_the_objective_is_the_weighted_sum_of_ratios():
+    value = outcomes([[1, 2], [0, 3]], [[1, 4], [1, 4]], np.array([0.25, 0.75])).objective()
+    assert value == pytest.approx(0.25 * 0.5 + 0.75 * 5 / 8)

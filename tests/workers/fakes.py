@@ -1,0 +1,47 @@
+"""A replica without a model, whose masks can hang it, kill it or make it fail."""
+
+import os
+import time
+
+from headmask.errors import DataError
+from workers.scorer import MaskScore
+
+DEADLY, FAILING, REFUSED = (15, 0, 0), (0, 15, 0), (0, 0, 15)
+
+
+class FakePayload:
+    """Travels in place of a payload."""
+
+    def gathered(self):
+        return self
+
+
+class FakeReplica:
+    """Scores a mask with its number of heads, 50 ms each."""
+
+    def __init__(self, payload, device):
+        self.device = device
+
+    def device_kind(self):
+        return "fake"
+
+    def pid(self):
+        return os.getpid()
+
+    def score(self, stage, grid, words):
+        for word in words:
+            time.sleep(0.05)
+            if word == DEADLY:
+                os._exit(1)
+            if word == FAILING:
+                raise RuntimeError("CUDA out of memory")
+            if word == REFUSED:
+                raise DataError("the data are not as they must be")
+        return [MaskScore({"mean_recall": sum(w.bit_count() for w in word)}, 0.05) for word in words]
+
+
+class UnbornReplica(FakeReplica):
+    """Dies while it is made."""
+
+    def __init__(self, payload, device):
+        raise RuntimeError("no such device")

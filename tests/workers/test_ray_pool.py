@@ -1,0 +1,162 @@
+"""Ray replicas may die, hang and fail: every mask is scored once or given up with a reason."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from headmask.errors import DataError, PoolError
+from headmask.mask import HeadGrid, HeadMask
+from tests.workers.fakes import DEADLY, FAILING, REFUSED, FakePayload, FakeReplica, UnbornReplica
+from workers import ray_pool
+from workers.pool import InlinePool
+from workers.ray_pool import RayPool
+from workers.replica import Stage
+
+GRID = HeadGrid(3, 4)
+SEARCH = Stage("search")
+MASKS = [HeadMask(GRID, (a, b, 0)) for a in range(8) for b in range(8)]
+
+
+@pytest.fixture
+def make_pool(local_ray):
+    pools = []
+
+    def make(**options):
+        options = {"replicas": 2, "replica_class": FakeReplica, **options}
+        pools.append(RayPool(options.pop("payload", FakePayload()), **options))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def collected(pool, count, *, on_batch=lambda: None, timeout_s=60):
+    results, deadline = [], time.monotonic() + timeout_s
+    while len(results) < count and time.monotonic() < deadline:
+        more = pool.collect(0.5)
+        results += more
+        if more:
+            on_batch()
+    return results
+
+
+def assert_each_scored_once(results, masks):
+    assert sorted(result.mask for result in results) == sorted(masks)
+    assert all(result.score.metrics == {"mean_recall": len(result.mask)} for result in results)
+
+
+def pids(pool):
+    return [pool._ray.get(actor.pid.remote()) for actor in pool._actors]
+
+
+def test_every_mask_is_scored_once(make_pool):
+    pool = make_pool()
+    pool.submit(SEARCH, MASKS)
+    assert_each_scored_once(collected(pool, len(MASKS)), MASKS)
+    assert pool.collect(0.1) == []
+    assert pool.device == "fake"
+    assert pool.status == "2 replicas"
+
+
+def test_a_killed_replica_is_replaced_and_its_masks_are_scored_again(make_pool):
+    pool = make_pool()
+    victims = iter(pids(pool))
+    pool.submit(SEARCH, MASKS)
+
+    def kill_one():
+        if (pid := next(victims, None)) is not None:
+            os.kill(pid, signal.SIGKILL)
+
+    assert_each_scored_once(collected(pool, len(MASKS), on_batch=kill_one), MASKS)
+    assert pool.num_replaced == 2
+    assert pool.status == "2 replicas, 2 replaced"
+
+
+def test_a_hung_replica_is_replaced(make_pool, monkeypatch):
+    monkeypatch.setattr(ray_pool, "HANG_S", 15.0)
+    pool = make_pool(replicas=1)
+    pool.submit(SEARCH, MASKS[:12])
+    first = collected(pool, 1)
+    os.kill(pids(pool)[0], signal.SIGSTOP)
+    assert_each_scored_once(first + collected(pool, 12 - len(first)), MASKS[:12])
+    assert pool.num_replaced == 1
+
+
+def test_a_mask_that_kills_replicas_is_given_up_and_no_other(make_pool):
+    pool = make_pool()
+    deadly, others = HeadMask(GRID, DEADLY), MASKS[:10]
+    pool.submit(SEARCH, [deadly, *others])
+    results = collected(pool, 11)
+    assert_each_scored_once([result for result in results if result.mask != deadly], others)
+    (failed,) = [result for result in results if result.mask == deadly]
+    assert failed.score.failure.startswith("failed on 3 replicas:")
+    assert failed.score.metrics == {}
+
+
+def test_a_mask_that_fails_is_given_up_with_its_reason(make_pool):
+    pool = make_pool()
+    failing, others = HeadMask(GRID, FAILING), MASKS[:10]
+    pool.submit(SEARCH, [failing, *others])
+    results = collected(pool, 11)
+    assert_each_scored_once([result for result in results if result.mask != failing], others)
+    (failed,) = [result for result in results if result.mask == failing]
+    assert failed.score.failure == "failed on 3 replicas: RuntimeError: CUDA out of memory"
+    assert pool.num_replaced == 0
+
+
+def test_bad_input_found_by_a_replica_reaches_the_caller(make_pool):
+    pool = make_pool()
+    pool.submit(SEARCH, [HeadMask(GRID, REFUSED)])
+    with pytest.raises(DataError, match="the data are not as they must be"):
+        collected(pool, 1)
+
+
+def test_more_replicas_than_fit_are_refused(make_pool):
+    with pytest.raises(PoolError, match=r"3 replicas cannot be placed: each needs 1 CPU, which fits 2 times. Ask for 2"):
+        make_pool(replicas=3)
+
+
+def test_a_replica_that_fits_nowhere_is_refused(make_pool):
+    with pytest.raises(PoolError, match="no replica can be placed: each needs 64 CPU"):
+        make_pool(threads=64)
+
+
+def test_replicas_that_cannot_start_are_one_clear_message(make_pool):
+    with pytest.raises(PoolError, match=r"the first replica did not start: .*no such device"):
+        make_pool(replica_class=UnbornReplica)
+
+
+def test_a_busy_cluster_is_one_clear_message(make_pool):
+    make_pool()
+    with pytest.raises(PoolError, match=r"no replica started within 1 s: each needs 1 CPU, the cluster has 0 CPU"):
+        make_pool(start_timeout_s=1)
+
+
+def test_a_cluster_that_is_not_there_is_one_clear_message(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def refuse(**_):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(PoolError, match="cannot join Ray at auto: Could not find any running Ray instance"):
+        RayPool(FakePayload(), address="auto")
+
+
+def test_ray_gives_the_same_scores_as_the_inline_pool(make_pool, tiny_session):
+    masks = MASKS[::4]
+    pool, inline = make_pool(payload=tiny_session.payload, replica_class=ray_pool.Replica), InlinePool(tiny_session.payload)
+    values = []
+    for each in (pool, inline):
+        each.submit(SEARCH, masks)
+        each.submit(Stage("confirm", "bfloat16"), masks[:4])
+        results = collected(each, len(masks) + 4)
+        values.append({(result.stage, result.mask): result.score.metrics for result in results})
+    assert values[0] == values[1]
+    assert len(values[0]) == len(masks) + 4
+    assert pool.device == inline.device
