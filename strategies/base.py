@@ -6,6 +6,7 @@ A strategy is an Optuna sampler, so `optuna.create_study(sampler=ScanSampler(gri
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -162,8 +163,11 @@ class MaskSampler(BaseSampler):
             self.__dict__.update(_masks=[], _taken=set(), _history=None)
         if len(self._masks) < number:
             trials = study.get_trials(deepcopy=False)[len(self._masks) : number]
-            self._masks += [mask_of(trial.params, self.grid) for trial in trials]
+            # A proposal that was refused leaves a trial without params behind, after all masks.
+            self._masks += [mask_of(trial.params, self.grid) for trial in takewhile(lambda t: t.params, trials)]
             self._taken.update(mask.words for mask in self._masks)
+        if len(self._masks) < number and not self.exhausted:
+            raise StudyError(f"trial {len(self._masks)} holds no mask, so trials after it cannot be proposed")
 
     def _history_for(self, study: Study, block: int) -> History:
         if self._history is None or self._history[0] != block:

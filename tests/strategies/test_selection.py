@@ -75,7 +75,9 @@ def outcomes(hits, queries=None, weights=None):
     hits_CK = np.asarray(hits, dtype=float)
     hits_CK = hits_CK[:, None] if hits_CK.ndim == 1 else hits_CK
     queries_CK = np.ones_like(hits_CK) if queries is None else np.asarray(queries, dtype=float)
-    return Outcomes(hits_CK, queries_CK, np.full(hits_CK.shape[1], 1 / hits_CK.shape[1]) if weights is None else weights)
+    return Outcomes(
+        hits_CK, queries_CK, np.full(hits_CK.shape[1], 1 / hits_CK.shape[1]) if weights is None else weights
+    )
 
 
 def test_the_interval_is_that_of_scipys_paired_bootstrap():
@@ -89,9 +91,7 @@ def test_the_interval_is_that_of_scipys_paired_bootstrap():
 
     def delta(*columns, axis):
         b0, b1, a0, a1, q0, q1 = columns
-        return 0.5 * (
-            (a0 - b0).sum(axis) / q0.sum(axis) + (a1 - b1).sum(axis) / q1.sum(axis)
-        )
+        return 0.5 * ((a0 - b0).sum(axis) / q0.sum(axis) + (a1 - b1).sum(axis) / q1.sum(axis))
 
     data = (*before.T, *after.T, *queries.T)
     theirs = bootstrap(

@@ -115,7 +115,9 @@ def test_bad_input_found_by_a_replica_reaches_the_caller(make_pool):
 
 
 def test_more_replicas_than_fit_are_refused(make_pool):
-    with pytest.raises(PoolError, match=r"3 replicas cannot be placed: each needs 1 CPU, which fits 2 times. Ask for 2"):
+    with pytest.raises(
+        PoolError, match=r"3 replicas cannot be placed: each needs 1 CPU, which fits 2 times. Ask for 2"
+    ):
         make_pool(replicas=3)
 
 
@@ -150,7 +152,10 @@ def test_a_cluster_that_is_not_there_is_one_clear_message(monkeypatch):
 
 def test_ray_gives_the_same_scores_as_the_inline_pool(make_pool, tiny_session):
     masks = MASKS[::4]
-    pool, inline = make_pool(payload=tiny_session.payload, replica_class=ray_pool.Replica), InlinePool(tiny_session.payload)
+    pool, inline = (
+        make_pool(payload=tiny_session.payload, replica_class=ray_pool.Replica),
+        InlinePool(tiny_session.payload),
+    )
     values = []
     for each in (pool, inline):
         each.submit(SEARCH, masks)
