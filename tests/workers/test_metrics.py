@@ -15,15 +15,19 @@ from workers.metrics import METRICS, RECALLS, objective_weights, outcome_tables,
 
 
 def random_pairs(seed, num_images, num_captions, levels=None):
-    """Return embeddings and targets; with `levels`, small integers, so that scores tie exactly."""
+    """Return embeddings; with `levels`, of small integers, so that scores tie exactly."""
     rng = np.random.default_rng(seed)
     if levels:
         image_NE, text_QE = (rng.integers(levels, size=(count, 4)) for count in (num_images, num_captions))
     else:
         image_NE, text_QE = (rng.normal(size=(count, 16)) for count in (num_images, num_captions))
-    targets_Q = np.sort(np.concatenate([np.arange(num_images), rng.integers(num_images, size=num_captions)]))
-    targets_Q = targets_Q[:num_captions] if num_captions >= num_images else targets_Q[:num_captions]
-    return torch.tensor(image_NE).float(), torch.tensor(text_QE).float(), torch.tensor(targets_Q)
+    return torch.tensor(image_NE).float(), torch.tensor(text_QE).float()
+
+
+def random_targets(seed, num_images, extra_captions):
+    """Return which image each caption belongs to, in order; every image has one."""
+    rng = np.random.default_rng(seed)
+    return np.sort(np.concatenate([np.arange(num_images), rng.integers(num_images, size=extra_captions)]))
 
 
 def brute_force(image_NE, text_QE, targets_Q):
@@ -44,10 +48,8 @@ def brute_force(image_NE, text_QE, targets_Q):
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(0, 20), st.sampled_from([None, 2, 3]))
 @settings(max_examples=80, deadline=None)
 def test_ranks_equal_brute_force_ties_included(seed, num_images, extra_captions, levels):
-    image_NE, text_QE, _ = random_pairs(seed, num_images, num_images + extra_captions, levels)
-    rng = np.random.default_rng(seed)
-    targets = np.concatenate([np.arange(num_images), rng.integers(num_images, size=extra_captions)])
-    targets_Q = torch.from_numpy(np.sort(targets))
+    image_NE, text_QE = random_pairs(seed, num_images, num_images + extra_captions, levels)
+    targets_Q = torch.from_numpy(random_targets(seed, num_images, extra_captions))
     ranks = retrieval_ranks(image_NE, text_QE, targets_Q)
     t2i, i2t = brute_force(image_NE, text_QE, targets_Q)
     assert ranks.t2i_Q.tolist() == t2i
@@ -88,7 +90,7 @@ def test_identical_images_count_against_each_other():
 
 
 def test_the_tile_size_does_not_change_ranks(monkeypatch):
-    image_NE, text_QE, _ = random_pairs(3, 20, 20, levels=3)
+    image_NE, text_QE = random_pairs(3, 20, 20, levels=3)
     targets_Q = torch.arange(20)
     whole = retrieval_ranks(image_NE, text_QE, targets_Q)
     monkeypatch.setattr(metrics, "_TILE_SCORES", 60)
@@ -108,8 +110,8 @@ def test_ranks_beyond_255_are_clipped():
 @settings(max_examples=30, deadline=None)
 def test_the_ratio_of_summed_outcomes_is_the_recall(seed, num_images, extra_captions):
     rng = np.random.default_rng(seed)
-    targets_Q = np.sort(np.concatenate([np.arange(num_images), rng.integers(num_images, size=extra_captions)]))
-    image_NE, text_QE, _ = random_pairs(seed, num_images, len(targets_Q), levels=3)
+    targets_Q = random_targets(seed, num_images, extra_captions)
+    image_NE, text_QE = random_pairs(seed, num_images, len(targets_Q), levels=3)
     ranks = retrieval_ranks(image_NE, text_QE, torch.from_numpy(targets_Q))
     clusters_N = np.unique(rng.integers(num_images, size=num_images), return_inverse=True)[1]
     hits_CK, queries_CK = outcome_tables(ranks, targets_Q, clusters_N)

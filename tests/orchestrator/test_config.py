@@ -1,0 +1,76 @@
+"""Every mistake of a configuration is reported at once, with the rule, the value and the way out."""
+
+import pytest
+
+from headmask.errors import ConfigError
+from orchestrator.config import parse_config, read_config
+
+FLAGS = {"model.name": "ViT-B-32", "data.path": "d.parquet", "output.folder": "runs/x"}
+
+
+def test_flags_override_the_file(tmp_path):
+    path = tmp_path / "search.toml"
+    path.write_text('[model]\nname = "ViT-L-14"\n[budget]\nmasks = 7\n[search]\nseed = 3\n')
+    config = read_config(path, {**FLAGS, "budget.masks": 9, "search.seed": None})
+    assert (config.model.name, config.budget.masks, config.search.seed) == ("ViT-B-32", 9, 3)
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path):
+    path = tmp_path / "search.toml"
+    path.write_text(
+        '[model]\nname = "m"\n[data]\npath = "d"\n[output]\nfolder = "o"\n'
+        '[pool]\nreplica = 2\nkind = "cloud"\n[budget]\nmasks = 0\n[search]\nobjective = "recall"\nprotect = ["L1"]\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        read_config(path, {})
+    message = str(caught.value)
+    assert message.startswith(f"{path} has 5 mistakes:")
+    for line in (
+        "pool.replica: unknown key, did you mean pool.replicas?",
+        "pool.kind: must be 'ray' or 'inline', got 'cloud'",
+        "budget.masks: must be greater than or equal to 1, got 0",
+        "search.objective: must be one of mean_recall, t2i_r1",
+        "search.protect: ",
+    ):
+        assert line in message, message
+
+
+def test_what_is_missing_is_named_by_its_flag():
+    with pytest.raises(ConfigError) as caught:
+        read_config(None, {})
+    assert str(caught.value).splitlines() == [
+        "the search has 3 mistakes:",
+        "  model: say which model, with --model",
+        "  data: say which data, with --data",
+        "  output: say where results go, with --out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[model", "cannot read .*search.toml: "), (None, r"cannot read .*search.toml: .*No such file")],
+)
+def test_files_that_are_no_toml_are_refused(tmp_path, content, message):
+    path = tmp_path / "search.toml"
+    if content:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        read_config(path, FLAGS)
+
+
+def test_a_section_that_is_no_table_is_a_mistake(tmp_path):
+    path = tmp_path / "search.toml"
+    path.write_text('model = "ViT-B-32"\n')
+    with pytest.raises(ConfigError, match="model: must be"):
+        read_config(path, FLAGS)
+
+
+def test_a_configuration_survives_json():
+    config = read_config(None, {**FLAGS, "search.protect": ["L1H2"], "search.layers": [1, 2], "budget.seconds": 5.0})
+    assert parse_config(config.model_dump(mode="json"), "again") == config
+
+
+def test_the_study_is_named_after_the_folder():
+    assert read_config(None, FLAGS).study_name == "x"
+    assert read_config(None, {**FLAGS, "output.study": "mine"}).study_name == "mine"
+    assert read_config(None, FLAGS).storage == "runs/x/study.journal"

@@ -1,0 +1,184 @@
+"""The loop: a study is a function of its fingerprint, whatever order results come in, stopped and resumed or not."""
+
+import time
+
+import numpy as np
+import pytest
+
+from headmask.errors import HeadmaskError
+from headmask.mask import HeadGrid, HeadMask
+from orchestrator.search import Budget, Interrupted, Search, score_all
+from orchestrator.store import StudyStore, TrialRecord
+from strategies import make_sampler
+from tests.strategies.landscapes import Landscape
+from workers.pool import Result
+from workers.replica import Stage
+from workers.scorer import MaskScore
+
+GRID = HeadGrid(4, 5)
+LANDSCAPE = Landscape(GRID)
+SEARCH = Stage("search")
+
+
+class ShuffledPool:
+    """Scores masks of a landscape, a few at a time, in random order."""
+
+    device = "fake"
+    status = "fake"
+
+    def __init__(self, seed=0, landscape=LANDSCAPE):
+        self.rng = np.random.default_rng(seed)
+        self.landscape = landscape
+        self.waiting = []
+        self.scored = []
+        self.most_waiting = 0
+
+    def submit(self, stage, masks):
+        self.waiting += [(stage, mask) for mask in masks]
+        self.most_waiting = max(self.most_waiting, len(self.waiting))
+
+    def collect(self, timeout_s):
+        picked = [
+            self.waiting.pop(self.rng.integers(len(self.waiting)))
+            for _ in range(min(len(self.waiting), int(self.rng.integers(1, 9))))
+        ]
+        self.scored += [mask for _, mask in picked]
+        return [Result(stage, mask, self.score(mask)) for stage, mask in picked]
+
+    def score(self, mask):
+        return MaskScore({"mean_recall": self.landscape(mask)}, 0.01)
+
+    def close(self):
+        self.waiting = []
+
+
+@pytest.fixture
+def make_search(tmp_path):
+    opened = []
+
+    def make(pool, *, name="study", strategy="mixture", **options):
+        path = tmp_path / f"{name}.journal"
+        store = StudyStore.open(str(path), name) if path.exists() else StudyStore.create(str(path), name, {})
+        opened.append(store)
+        sampler = make_sampler(strategy, GRID, seed=1, block_size=8)
+        options = {"grid": GRID, "stage": SEARCH, "objective": "mean_recall", **options}
+        search = Search(sampler, store, pool, **options)
+        return search, store
+
+    yield make
+    for store in opened:
+        store.close()
+
+
+def table(records):
+    return [(record.proposal, record.mask.words, record.value, record.failure, record.strategy) for record in records]
+
+
+def run(make_search, pool, masks, **options):
+    return run_for(make_search, pool, Budget(masks), **options)
+
+
+def run_for(make_search, pool, budget, **options):
+    search, store = make_search(pool, **options)
+    records = search.run(budget)
+    store.close()
+    return records
+
+
+def test_the_order_of_results_changes_nothing(make_search):
+    tables = [table(run(make_search, ShuffledPool(seed), 150, name=f"s{seed}")) for seed in range(4)]
+    assert tables[0] == tables[1] == tables[2] == tables[3]
+    assert [row[0] for row in tables[0]] == list(range(150))
+
+
+@pytest.mark.parametrize("first", [1, 20, 21, 25, 60, 100])
+def test_a_budget_that_grows_gives_the_study_of_the_larger_one(make_search, first):
+    whole = table(run(make_search, ShuffledPool(1), 200, name="whole"))
+    begun = table(run(make_search, ShuffledPool(2), first))
+    pool = ShuffledPool(3)
+    assert table(run(make_search, pool, 200)) == whole
+    assert begun == whole[:first]
+    assert len(pool.scored) == 200 - first
+
+
+def test_two_blocks_are_out_at_a_time(make_search):
+    pool = ShuffledPool()
+    run(make_search, pool, 150)
+    assert 8 < pool.most_waiting <= 21
+
+
+def test_an_interrupted_search_goes_on_where_it_stopped(make_search):
+    whole = table(run(make_search, ShuffledPool(1), 120, name="whole"))
+    scored = 0
+    for attempt in range(100):
+        pool, asked = ShuffledPool(attempt), iter(range(3))
+        search, store = make_search(pool, is_stopping=lambda asked=asked: next(asked, None) is None)
+        try:
+            records = search.run(Budget(120))
+            break
+        except Interrupted:
+            pass
+        finally:
+            scored += len(pool.scored)
+            store.close()
+    assert attempt > 1
+    assert table(records) == whole
+    assert scored == 120
+
+
+def test_failures_are_recorded_and_never_scored_again(make_search):
+    class Failing(ShuffledPool):
+        def score(self, mask):
+            return MaskScore({}, 0.0, "non-finite embeddings") if len(mask) == 2 else super().score(mask)
+
+    records = run(make_search, Failing(), 80)
+    failed = [record for record in records if record.value is None]
+    assert failed
+    assert all(record.failure == "non-finite embeddings" and len(record.mask) == 2 for record in failed)
+    pool = Failing()
+    assert table(run(make_search, pool, 80)) == table(records)
+    assert pool.scored == []
+
+
+def test_a_search_ends_when_no_mask_is_left(make_search):
+    records = run(make_search, ShuffledPool(), 500, strategy="scan")
+    assert len(records) == 21
+
+
+def test_a_budget_in_seconds_ends_at_a_block_boundary(make_search):
+    class Slow(ShuffledPool):
+        def collect(self, timeout_s):
+            time.sleep(0.02)
+            return super().collect(timeout_s)
+
+    records = run_for(make_search, Slow(), Budget(10_000, seconds=0.3))
+    assert 21 <= len(records) < 10_000
+    assert (len(records) - 21) % 8 == 0
+
+
+def test_progress_says_what_was_served_and_what_is_best(make_search):
+    run(make_search, ShuffledPool(), 60)
+    seen = []
+    search, _ = make_search(ShuffledPool(), on_progress=seen.append)
+    records = search.run(Budget(90))
+    progress = seen[-1]
+    assert progress.served == 60
+    assert progress.baseline.mask.is_empty
+    assert progress.best.value == max(record.value for record in records)
+
+
+def test_a_stored_study_that_replay_contradicts_is_refused(make_search):
+    search, store = make_search(ShuffledPool())
+    store.append(TrialRecord(5, HeadMask.empty(GRID), 0.5))
+    store.close()
+    search, _ = make_search(ShuffledPool())
+    with pytest.raises(HeadmaskError, match=r"as proposal 5, replay proposes it as 0: it was made by another version"):
+        search.run(Budget(30))
+
+
+def test_score_all_returns_each_mask_once_and_can_be_stopped():
+    masks = [HeadMask(GRID, (word, 0, 0, 0)) for word in range(20)]
+    results = score_all(ShuffledPool(), SEARCH, masks)
+    assert set(results) == set(masks)
+    with pytest.raises(Interrupted):
+        score_all(ShuffledPool(), SEARCH, masks, is_stopping=lambda: True)
