@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,25 +123,43 @@ def export(model: LoadedModel, mask: MaskFile, out: str | os.PathLike[str], *, o
     """
     mask.check_model(str(model), model.reference.weights_sha256)
     target = Path(out)
-    if target.exists() and not overwrite:
-        raise MaskFileError(f"{target} exists; choose another name or pass --overwrite")
+    is_file = target.suffix == ".safetensors"
+    _check_target(target, is_file=is_file, overwrite=overwrite)
     folded = fold(model.clip, mask)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        is_file = target.suffix == ".safetensors"
-        checkpoint = Path(scratch) / ("open_clip_model.safetensors" if not is_file else target.name)
+    with _scratch_folder(target) as scratch:
+        checkpoint = scratch / ("open_clip_model.safetensors" if not is_file else target.name)
         save_file({key: tensor.contiguous().clone() for key, tensor in folded.state_dict().items()}, checkpoint)
         config = {"model_cfg": model_config(model.reference.name), "preprocess_cfg": model.clip.visual.preprocess_cfg}
-        (Path(scratch) / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (scratch / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
         proof = _prove(model, mask, checkpoint, as_folder=not is_file)
         if is_file:
             checkpoint.replace(target)
         else:
             shutil.rmtree(target, ignore_errors=True)
-            target.mkdir()
-            for file in Path(scratch).iterdir():
-                file.replace(target / file.name)
+            scratch.rename(target)
     return replace(proof, how_to_load=_how_to_load(model.reference.name, target))
+
+
+def _check_target(target: Path, *, is_file: bool, overwrite: bool) -> None:
+    """Refuse to replace anything unasked, and anything but a checkpoint when asked."""
+    if not target.exists():
+        return
+    if not overwrite:
+        raise MaskFileError(f"{target} exists; choose another name or pass --overwrite")
+    if not (target.is_file() if is_file else (target / "open_clip_config.json").is_file()):
+        raise MaskFileError(f"{target} is no {'file' if is_file else 'model folder'}; choose another name")
+
+
+@contextmanager
+def _scratch_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside the target; what a dead export left there goes, and so does what this one leaves."""
+    scratch = target.with_name(f".{target.name}.part")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @torch.no_grad()

@@ -332,8 +332,9 @@ def _track(tracker: Tracker, verdict: Verdict, result: results.SearchResult, obj
 
 
 def _public(config: SearchConfig) -> dict[str, Any]:
-    """Return the configuration as JSON values, without passwords."""
+    """Return the configuration as JSON values, without passwords. The study's name stays when its folder is moved."""
     content: dict[str, Any] = config.model_dump(mode="json")
+    content["output"]["study"] = config.study_name
     for key in ("storage", "tracking_uri"):
         if content["output"][key] is not None:
             content["output"][key] = redacted(content["output"][key])

@@ -31,6 +31,14 @@ def tiny_files(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def wide_files(tmp_path_factory):
+    """A model of width 256 with 65 tokens, 3 layers x 4 heads, and a few images: realistic shapes for bit equality."""
+    folder = tmp_path_factory.mktemp("wide")
+    model = write_tiny_model(folder / "model", width=256, head_width=64, image_size=64, patch_size=8)
+    return model, write_tiny_dataset(folder / "data.parquet", search=10, confirm=6, test=8)
+
+
+@pytest.fixture(scope="session")
 def pixel_cache(tmp_path_factory):
     """The pixel cache of the whole test session."""
     folder = tmp_path_factory.mktemp("pixels")
@@ -82,12 +90,12 @@ def tiny_config(tiny_files, runs):
     """Makes the configuration of a small inline search, with changes by key: `budget__masks=20`."""
     from orchestrator.config import read_config
 
-    def make(**changes):
-        model, data = tiny_files
+    def make(name="tiny", files=tiny_files, **changes):
+        model, data = files
         flags = {
             "model.name": f"local-dir:{model}",
             "data.path": str(data),
-            "output.folder": str(runs / "tiny"),
+            "output.folder": str(runs / name),
             "search.gate": False,
             "search.image_chunk": 16,
             "search.random_masks": 4,

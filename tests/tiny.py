@@ -36,7 +36,8 @@ def write_tiny_model(folder: Path, seed: int = 0, **vision) -> Path:
     folder.mkdir(parents=True)
     model = tiny_clip(seed, text=TEXT, **vision)
     config = {"embed_dim": 24, "vision_cfg": {**VISION, **vision}, "text_cfg": TEXT}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS}))
+    preprocess = {**PREPROCESS, "size": config["vision_cfg"]["image_size"]}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder
 

@@ -121,3 +121,25 @@ def test_an_existing_target_is_kept(loaded, tmp_path):
     (tmp_path / "folded").mkdir()
     with pytest.raises(MaskFileError, match="exists; choose another name or pass --overwrite"):
         export(loaded, mask_file(loaded), tmp_path / "folded")
+
+
+def test_only_a_checkpoint_is_replaced(loaded, tmp_path):
+    """`--overwrite` with the name of some other folder must not cost that folder."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(MaskFileError, match="photos is no model folder; choose another name"):
+        export(loaded, mask_file(loaded), tmp_path / "photos", overwrite=True)
+    for _ in range(2):
+        export(loaded, mask_file(loaded), tmp_path / "folded", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folded", "photos"]
+    assert (tmp_path / "photos" / "a.jpg").exists()
+
+
+def test_what_a_dead_export_left_is_cleared_away(loaded, tmp_path):
+    (tmp_path / ".folded.part").mkdir()
+    (tmp_path / ".folded.part" / "junk").touch()
+    export(loaded, mask_file(loaded), tmp_path / "folded")
+    assert sorted(path.name for path in (tmp_path / "folded").iterdir()) == [
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    ]

@@ -142,7 +142,7 @@ def test_two_studies_of_one_storage_run_side_by_side(location):
 
 def test_a_study_that_exists_is_not_created_again(location):
     StudyStore.create(location, "s", {}).close()
-    with pytest.raises(StudyError, match="study 's' exists in .*: resume it with `headmask resume`"):
+    with pytest.raises(StudyError, match=r"study 's' exists in .*: resume it with `headmask resume`"):
         StudyStore.create(location, "s", {})
 
 

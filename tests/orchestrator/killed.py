@@ -1,0 +1,85 @@
+"""Runs a search in a child process that kills itself at a chosen moment, as kill -9 would.
+
+python -m tests.orchestrator.killed CONFIG.json MOMENT=FOLDER ...
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import mlflow  # noqa: F401  imported once, before the children fork
+
+from headmask import folding
+from orchestrator import result, store, verdict
+from orchestrator.config import parse_config
+from tests.orchestrator.studies import start
+from workers.pool import InlinePool
+from workers.ray_pool import RayPool  # noqa: F401
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def after(calls, owner, name, first=lambda *_: None):
+    """Let a method run a number of times; the next call is the end."""
+    method, count = getattr(owner, name), iter(range(calls))
+
+    def counting(*args, **kwargs):
+        if next(count, None) is None:
+            first(*args)
+            die()
+        return method(*args, **kwargs)
+
+    setattr(owner, name, counting)
+
+
+def half_a_line(backend, logs):
+    line = json.dumps(logs[0])
+    with open(backend._file_path, "a") as journal:
+        journal.write(line[: len(line) // 2])
+
+
+def at_stage(split):
+    """Die with some masks of a stage scored."""
+    collect = InlinePool.collect
+
+    def watching(pool, timeout_s):
+        results = collect(pool, timeout_s)
+        if any(each.stage.split == split for each in results):
+            die()
+        return results
+
+    InlinePool.collect = watching
+
+
+MOMENTS = {
+    "scoring": lambda: after(6, InlinePool, "collect"),
+    "storage": lambda: after(30, store._GroupCommitBackend, "append_logs", half_a_line),
+    "confirm": lambda: at_stage("confirm"),
+    "test": lambda: at_stage("test"),
+    "export": lambda: after(0, folding, "_prove"),
+    "result": lambda: after(0, result.SearchResult, "write"),
+}
+
+
+def main(config_file, *runs):
+    for run in runs:
+        moment, folder = run.split("=")
+        child = os.fork()
+        if child == 0:
+            config = json.loads(Path(config_file).read_text())
+            config["output"]["folder"] = folder
+            MOMENTS[moment]()
+            # Random weights never improve reliably; the export is to be reached all the same.
+            verdict.Verdict.is_reliable = True
+            start(parse_config(config, "test"))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(moment, os.WTERMSIG(status) if os.WIFSIGNALED(status) else f"exit {status}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

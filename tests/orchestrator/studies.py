@@ -1,0 +1,45 @@
+"""Running searches in tests, and comparing what they leave behind."""
+
+import json
+
+import pyarrow.parquet as pq
+
+from orchestrator import runner
+
+CLOCKS = ("seconds",)
+
+
+class Silent:
+    """A display that keeps what it is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+    def update(self, progress, pool_status):
+        pass
+
+    def stop(self):
+        pass
+
+
+def start(config):
+    return runner.start(config, Silent())
+
+
+def resume(config):
+    return runner.resume(config, Silent())
+
+
+def trials(folder):
+    """Return the trial table of a run folder: proposal, words, values, state, everything but clocks."""
+    table = pq.read_table(folder / "trials.parquet")
+    return table.drop_columns([*CLOCKS]).to_pylist()
+
+
+def outcome(folder):
+    """Return what result.json says, but for clocks and names."""
+    result = json.loads((folder / "result.json").read_text())
+    return {key: result[key] for key in ("verdict", "selected", "recommended", "splits", "best_single", "random_masks")}

@@ -1,0 +1,188 @@
+"""The same study from one replica or two, in one go or in pieces, killed at any moment and resumed.
+
+Compared are proposal number, words, values and state of every trial, on matrix shapes as real models have them.
+"""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from headmask.errors import StudyError
+from orchestrator.config import SearchConfig
+from orchestrator.search import Interrupted
+from orchestrator.verdict import Verdict
+from tests.orchestrator.killed import MOMENTS
+from tests.orchestrator.studies import outcome, resume, start, trials
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+@pytest.fixture
+def wide_config(tiny_config, wide_files):
+    def make(name, **changes):
+        return tiny_config(name, wide_files, **{"search__image_chunk": 8, "search__finalists": 3, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def kept():
+    """Undisturbed studies, run once and compared with by several tests."""
+    return {}
+
+
+@pytest.fixture
+def undisturbed(wide_config, kept):
+    def run(precision, masks):
+        if (precision, masks) not in kept:
+            config = wide_config("undisturbed", search__precision=precision, budget__masks=masks)
+            start(config)
+            kept[precision, masks] = trials(config.folder), outcome(config.folder)
+        return kept[precision, masks]
+
+    return run
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_100_masks_extended_to_200_equal_200_at_once(wide_config, undisturbed, precision):
+    config = wide_config("grown", search__precision=precision, budget__masks=100)
+    start(config)
+    table, _ = undisturbed(precision, 200)
+    assert trials(config.folder) == table[:100]
+    resume(wide_config("grown", search__precision=precision, budget__masks=200))
+    assert trials(config.folder) == table
+    assert len({row["mean_recall"] for row in table}) > 5
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_ray_with_any_number_of_replicas_equals_inline(wide_config, undisturbed, local_ray, precision, replicas):
+    config = wide_config(
+        "ray", search__precision=precision, budget__masks=60, pool__kind="ray", pool__replicas=replicas
+    )
+    start(config)
+    table, result = undisturbed(precision, 60)
+    assert trials(config.folder) == table
+    assert outcome(config.folder) == result
+
+
+def test_a_search_killed_at_any_moment_goes_on_as_if_nothing_had_been(wide_config, undisturbed, monkeypatch):
+    monkeypatch.setattr(Verdict, "is_reliable", True)
+    whole = wide_config("whole", budget__masks=60, output__fold=True)
+    start(whole)
+    configs = {moment: wide_config(moment, budget__masks=60, output__fold=True) for moment in MOMENTS}
+    config_file = whole.folder.parent / "config.json"
+    config_file.write_text(json.dumps(whole.model_dump(mode="json")))
+    runs = [f"{moment}={config.folder}" for moment, config in configs.items()]
+    command = [sys.executable, "-m", "tests.orchestrator.killed", str(config_file), *runs]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.stdout.split("\n")[:-1] == [f"{moment} 9" for moment in MOMENTS], done.stderr
+    for moment, config in configs.items():
+        assert not (config.folder / "result.json").exists()
+        resume(config)
+        assert trials(config.folder) == trials(whole.folder), moment
+        assert outcome(config.folder) == outcome(whole.folder), moment
+        left = {path.name for path in config.folder.iterdir() if path.suffix not in (".driver", ".flock")}
+        assert left == {path.name for path in whole.folder.iterdir() if path.suffix not in (".driver", ".flock")}
+
+
+def test_an_interrupted_search_can_be_resumed(wide_config, undisturbed, monkeypatch):
+    from orchestrator import runner
+
+    config = wide_config("stopped", budget__masks=60)
+    make_pool = runner.make_pool
+
+    def impatient(session, display):
+        import os
+        import signal
+
+        pool = make_pool(session, display)
+        collect, count = pool.collect, iter(range(4))
+
+        def collecting(timeout_s):
+            if next(count, None) is None:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return collect(timeout_s)
+
+        pool.collect = collecting
+        return pool
+
+    monkeypatch.setattr(runner, "make_pool", impatient)
+    with pytest.raises(Interrupted):
+        start(config)
+    monkeypatch.undo()
+    resume(config)
+    assert trials(config.folder) == undisturbed("float32", 60)[0]
+
+
+def test_other_threads_are_another_study(wide_config):
+    config = wide_config("threads", budget__masks=5, search__strategy="scan")
+    start(config)
+    with pytest.raises(StudyError, match=r"what it searches has changed:\n  threads: 1 -> 2\nBring back what it was"):
+        resume(wide_config("threads", budget__masks=9, search__threads=2, search__strategy="scan"))
+
+
+def test_everything_that_changed_is_named(tiny_config, tiny_files, tmp_path):
+    from tests.tiny import write_tiny_dataset, write_tiny_model
+
+    start(tiny_config(budget__masks=14, search__strategy="scan"))
+    other = write_tiny_model(tmp_path / "other", seed=5), write_tiny_dataset(tmp_path / "other.parquet", seed=5)
+    with pytest.raises(StudyError) as caught:
+        resume(tiny_config(files=other, search__strategy="scan", search__seed=4, search__precision="bfloat16"))
+    changed = re.findall(r"^  (\w+): .* -> .*$", str(caught.value), re.MULTILINE)
+    assert changed == ["data", "model", "precision", "seed"]
+
+
+def test_another_device_is_refused(tiny_config, monkeypatch):
+    start(tiny_config(budget__masks=14))
+    monkeypatch.setattr("workers.replica.device_kind", lambda device: "another processor")
+    from headmask.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="this machine is another processor: scores would differ in their last bits"):
+        resume(tiny_config(budget__masks=20))
+
+
+def test_a_study_that_exists_is_not_started_again(tiny_config):
+    config = tiny_config(budget__masks=14)
+    start(config)
+    before = trials(config.folder)
+    with pytest.raises(StudyError, match=r"holds a study already: resume it with `headmask resume .*tiny`"):
+        start(config)
+    assert trials(config.folder) == before
+
+
+def test_a_study_in_a_database_is_resumed_by_its_name_alone(tiny_config, tmp_path):
+    """On a machine that has never seen the run folder: the storage holds the configuration."""
+    from orchestrator.runner import stored_config
+
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    start(tiny_config(budget__masks=20, output__storage=url, output__study="mine"))
+    content = stored_config("mine", url).model_dump()
+    content["output"]["folder"] = str(tmp_path / "runs" / "elsewhere")
+    content["budget"]["masks"] = 30
+    resume(SearchConfig.model_validate(content))
+    start(tiny_config("whole", budget__masks=30))
+    assert trials(tmp_path / "runs" / "elsewhere") == trials(tmp_path / "runs" / "whole")
+
+
+def test_a_moved_run_folder_can_be_resumed(tiny_config, runs):
+    from orchestrator.runner import stored_config
+
+    start(tiny_config(budget__masks=20))
+    (runs / "tiny").rename(runs / "moved")
+    config = stored_config(str(runs / "moved"), None)
+    assert config.folder == runs / "moved"
+    resume(config)
+    assert len(trials(runs / "moved")) == 20
+
+
+def test_no_study_is_one_clear_message(runs):
+    from orchestrator.runner import stored_config
+
+    with pytest.raises(
+        StudyError, match=r"there is no run folder at .*nothing: name one, or a study with --storage URL"
+    ):
+        stored_config(str(runs / "nothing"), None)
