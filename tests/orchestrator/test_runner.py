@@ -1,0 +1,227 @@
+"""What a search leaves behind: files by their schema, MLflow runs, a checkpoint that gives what the report says."""
+
+import json
+import logging
+
+import numpy as np
+import open_clip
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from mlflow import MlflowClient
+from PIL import Image
+
+from headmask.mask import HeadMask
+from headmask.maskfile import MaskFile
+from orchestrator import runner, tracking
+from orchestrator.ledger import count_looks
+from orchestrator.result import SearchResult
+from orchestrator.tables import sentences
+from orchestrator.verdict import Verdict
+from tests.orchestrator.studies import Silent, resume, start, trials
+from workers.dataset import Dataset
+from workers.metrics import retrieval_ranks
+
+
+@pytest.fixture
+def reliable(monkeypatch):
+    """Random weights never improve reliably; take whatever wins on confirm for an improvement."""
+    monkeypatch.setattr(Verdict, "is_reliable", True)
+
+
+def test_the_run_folder_holds_everything(tiny_config):
+    config = tiny_config()
+    start(config)
+    assert {path.name for path in config.folder.iterdir()} >= {
+        "study.journal",
+        "config.json",
+        "trials.parquet",
+        "mask.json",
+        "result.json",
+        "heatmap.png",
+    }
+    with Image.open(config.folder / "heatmap.png") as picture:
+        assert min(picture.size) > 200
+    table = pq.read_table(config.folder / "trials.parquet")
+    assert table.num_rows == 40
+    assert table["mask"].to_pylist()[:3] == ["", "L0H0", "L0H1"]
+    assert table["words"].to_pylist()[:2] == [[0, 0, 0], [1, 0, 0]]
+
+
+def test_the_result_follows_its_schema_and_adds_up(tiny_config):
+    config = tiny_config()
+    outcome = start(config)
+    content = json.loads((config.folder / "result.json").read_text())
+    assert SearchResult.model_validate(content) == outcome.result
+    assert set(content) >= {
+        "verdict", "objective", "splits", "best_single", "random_masks", "num_masks", "seconds", "study",
+        "fingerprint", "mlflow_run_id",
+    }  # fmt: skip
+    for split in content["splits"].values():
+        for metric, value in split["delta"].items():
+            assert value == split["selected"][metric] - split["baseline"][metric]
+    low, high = content["splits"]["test"]["interval"]
+    assert low <= content["splits"]["test"]["delta"]["mean_recall"] <= high
+    assert content["num_masks"] == 40
+    assert (content["verdict"] == "reliable improvement") == (low > 0)
+
+
+def test_random_weights_give_no_reliable_improvement(tiny_config):
+    """And then the empty mask is recommended, the candidate kept apart, and the sentence says so."""
+    config = tiny_config(search__seed=1)
+    outcome = start(config)
+    assert outcome.result.verdict == "no reliable improvement"
+    assert outcome.result.recommended == []
+    assert MaskFile.read(config.folder / "mask.json").mask.is_empty
+    assert list(MaskFile.read(config.folder / "candidate.json").heads) == outcome.result.selected
+    assert sentences(outcome.result)[0].startswith("No reliable improvement: the best mask on confirm")
+    assert "Recommended: the empty mask, the model as it is." in sentences(outcome.result)[0]
+    assert outcome.exit_code == 0
+
+
+def test_the_folded_checkpoint_gives_the_reported_test_recall(tiny_config, reliable):
+    """Stock open_clip alone: its loader, its preprocessing, its tokenizer."""
+    config = tiny_config(output__fold=True)
+    result = start(config).result
+    assert result.selected
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{config.folder / 'folded'}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{config.folder / 'folded'}")
+    assert recall_of(model.eval(), preprocess, tokenizer, config.data.path) == pytest.approx(
+        result.splits.test.selected["mean_recall"], abs=1e-9
+    )
+
+
+def recall_of(model, preprocess, tokenizer, data):
+    dataset = Dataset(data)
+    rows = [row for row, split in enumerate(dataset.splits()) if split == "test"]
+    encoded, captions = list(dataset.images()), dataset.captions()
+    images = torch.stack([preprocess(_open(encoded[row])) for row in rows])
+    texts = [caption for row in rows for caption in captions[row]]
+    targets = np.repeat(np.arange(len(rows)), [len(captions[row]) for row in rows])
+    with torch.no_grad():
+        image_NE = F.normalize(model.encode_image(images), dim=-1)
+        text_QE = F.normalize(model.encode_text(tokenizer(texts)), dim=-1)
+    return retrieval_ranks(image_NE, text_QE, torch.from_numpy(targets)).metrics()["mean_recall"]
+
+
+def _open(content):
+    import io
+
+    return Image.open(io.BytesIO(content))
+
+
+def test_every_ablation_can_be_searched(tiny_config):
+    for ablation in ("mean", "uniform", "cls"):
+        config = tiny_config(ablation, search__ablation=ablation, budget__masks=16)
+        start(config)
+        mask = MaskFile.read(config.folder / "candidate.json")
+        assert mask.ablation == ablation
+        assert (mask.means is not None) == (ablation == "mean")
+
+
+def test_failed_masks_end_with_exit_code_1(tiny_config, monkeypatch):
+    from workers.scorer import MaskScore, Scorer
+
+    score = Scorer.score
+
+    def failing(self, masks_MLH, *, ranks=False):
+        scores = score(self, masks_MLH, ranks=ranks)
+        bad = [HeadMask.from_bools(mask_LH).words == (1, 0, 0) for mask_LH in masks_MLH]
+        return [MaskScore({}, 0.0, "non-finite embeddings") if b else s for b, s in zip(bad, scores, strict=True)]
+
+    monkeypatch.setattr(Scorer, "score", failing)
+    config = tiny_config(budget__masks=20)
+    outcome = start(config)
+    assert outcome.exit_code == 1
+    assert outcome.result.num_failed == 1
+    assert "1 masks could not be scored; trials.parquet says why." in sentences(outcome.result)
+    (row,) = [row for row in trials(config.folder) if row["state"] == "FAIL"]
+    assert (row["mask"], row["failure"], row["value"]) == ("L0H0", "non-finite embeddings", None)
+
+
+def test_looks_at_a_test_split_are_counted_over_a_storage(tiny_config, tmp_path):
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    looks = []
+    for seed in (1, 2, 3):
+        config = tiny_config(f"s{seed}", output__storage=url, search__seed=seed, budget__masks=16)
+        looks.append(start(config).result.test_looks)
+    assert looks == [1, 2, 3]
+    outcome = resume(config)
+    assert outcome.result.test_looks == 3
+    assert count_looks(url, "another split") == 0
+    assert "looked at 3 times; every look makes the next claim weaker." in "".join(sentences(outcome.result))
+
+
+# --- MLflow ---
+
+
+def client(runs):
+    return MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}")
+
+
+def test_one_parent_run_per_search_and_one_child_per_finalist(tiny_config, runs):
+    config = tiny_config()
+    outcome = start(config)
+    mlflow = client(runs)
+    experiment = mlflow.get_experiment_by_name("headmask")
+    assert experiment.artifact_location == (runs / "mlartifacts").as_uri()
+    everything = mlflow.search_runs([experiment.experiment_id])
+    parent = mlflow.get_run(outcome.result.mlflow_run_id)
+    children = [run for run in everything if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(everything) == 1 + len(children)
+    assert len(children) == len(outcome.verdict.finalists)
+    assert {run.info.status for run in everything} == {"FINISHED"}
+    assert parent.data.tags["headmask.verdict"] == outcome.result.verdict
+    assert parent.data.params["fingerprint"] == outcome.result.fingerprint
+    assert parent.data.params["search.strategy"] == "mixture"
+    assert parent.data.metrics["test.delta.mean_recall"] == outcome.result.splits.test.delta["mean_recall"]
+    assert {item.path for item in mlflow.list_artifacts(parent.info.run_id)} == {
+        "trials.parquet", "heatmap.png", "mask.json", "result.json", "config.json",
+    }  # fmt: skip
+    curve = mlflow.get_metric_history(parent.info.run_id, "best_by_masks")
+    assert curve
+    assert mlflow.get_metric_history(parent.info.run_id, "best_by_seconds")
+    (selected,) = [run for run in children if run.data.tags["headmask.is_selected"] == "true"]
+    assert selected.data.tags["headmask.mask"] == ",".join(outcome.result.selected)
+    confirm = outcome.result.splits.confirm.selected["mean_recall"]
+    assert selected.data.metrics["confirm.mean_recall"] == confirm
+
+
+def test_resuming_continues_the_same_runs(tiny_config, runs):
+    first = start(tiny_config(budget__masks=20))
+    again = resume(tiny_config(budget__masks=40))
+    assert again.result.mlflow_run_id == first.result.mlflow_run_id
+    mlflow = client(runs)
+    everything = mlflow.search_runs([mlflow.get_experiment_by_name("headmask").experiment_id])
+    parents = [run for run in everything if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    assert parents[0].data.metrics["num_masks"] == 40
+    words = [run.data.tags[tracking.WORDS_TAG] for run in everything if run not in parents]
+    assert len(words) == len(set(words))
+
+
+def test_a_dead_server_never_stops_a_search(tiny_config, monkeypatch, caplog):
+    monkeypatch.setattr(runner, "RUN_WAIT_S", 0.5)
+    monkeypatch.setattr(tracking, "CLOSE_S", 5.0)
+    config = tiny_config(output__tracking_uri="http://127.0.0.1:9", budget__masks=16)
+    with caplog.at_level(logging.WARNING):
+        outcome = start(config)
+    assert outcome.result.num_masks == 16
+    assert outcome.result.mlflow_run_id is None
+    assert "tracking at http://127.0.0.1:9 is incomplete: it did not answer" in caplog.text
+
+
+def test_a_server_decides_where_its_artifacts_go(tmp_path):
+    assert tracking.default_target(tmp_path / "a", "e", "n", "http://host:5000", None).artifact_location is None
+    own = tracking.default_target(tmp_path / "a", "e", "n", f"sqlite:///{tmp_path}/other.db", None)
+    assert own.artifact_location == (tmp_path / "mlartifacts").as_uri()
+
+
+def test_the_display_is_told_what_goes_on(tiny_config):
+    display = Silent()
+    config = tiny_config(budget__masks=16)
+    runner.start(config, display)
+    assert display.lines[0].startswith("Loading local-dir:")
+    assert "re-scoring 4 finalists on the confirm split" in display.lines
+    assert display.lines[-1] == f"Results are in {config.folder}"
