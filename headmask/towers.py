@@ -148,7 +148,7 @@ def prove(view: VisionTowerView, images_BCYX: Tensor, *, tolerance: float, seed:
         seed: of the random masks.
 
     Raises:
-        ModelError: the view differs from the model.
+        ModelError: the view differs from the model, or the model's own embeddings are not finite.
     """
     rng = np.random.default_rng(seed)
     masks = [HeadMask.empty(view.grid)]
@@ -159,6 +159,10 @@ def prove(view: VisionTowerView, images_BCYX: Tensor, *, tolerance: float, seed:
     for mask in masks:
         with stock_ablation(view.attentions, mask):
             stock_BE = _stock_embeddings(view.visual, images_BCYX)
+        if mask.is_empty and not bool(stock_BE.isfinite().all()):
+            raise ModelError(
+                f"{_kind(view.visual)} gives non-finite embeddings with nothing ablated; check its weights"
+            )
         difference = (_normalised(view.encode(images_BCYX, mask, "zero", None)) - stock_BE).abs().max().item()
         if not difference <= tolerance:
             raise ModelError(

@@ -310,7 +310,7 @@ def main() -> None:
     """Run the command line; every error that the caller can mend is one message and exit code 2."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        app(standalone_mode=False)
+        app(prog_name="headmask", standalone_mode=False)
     except HeadmaskError as error:
         print(f"headmask: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from headmask.errors import ConfigError, HeadmaskError
 from headmask.mask import Head
+from orchestrator.store import check_location
+from strategies import check_strategy
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -75,6 +77,12 @@ class SearchSection(_Section):
     def _heads_parse(cls, heads: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(Head.parse(head)) for head in heads)
 
+    @field_validator("strategy")
+    @classmethod
+    def _exists(cls, strategy: str) -> str:
+        check_strategy(strategy)
+        return strategy
+
     @field_validator("objective")
     @classmethod
     def _is_metric(cls, objective: str) -> str:
@@ -114,6 +122,13 @@ class OutputSection(_Section):
     experiment: str = "headmask"
     fold: bool = False
     """Fold a reliable mask into `folded`, a model folder, at the end."""
+
+    @field_validator("storage")
+    @classmethod
+    def _is_known(cls, storage: str | None) -> str | None:
+        if storage is not None:
+            check_location(storage)
+        return storage
 
 
 class SearchConfig(_Section):

@@ -59,7 +59,7 @@ class PlainDisplay:
 
     def __init__(self, console: Console, objective: str) -> None:
         self._console, self._objective = console, objective
-        self._next = 0.0
+        self._next, self._shown = 0.0, -1
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -68,8 +68,8 @@ class PlainDisplay:
     def update(self, progress: loop.Progress, pool_status: str) -> None:
         """Print the state, every ten seconds and at the end."""
         done = len(progress.records) == progress.budget.masks
-        if time.monotonic() >= self._next or done:
-            self._next = time.monotonic() + PLAIN_EVERY_S
+        if (time.monotonic() >= self._next or done) and len(progress.records) != self._shown:
+            self._next, self._shown = time.monotonic() + PLAIN_EVERY_S, len(progress.records)
             count = f"{len(progress.records)}/{progress.budget.masks} masks"
             self.say(f"{count}, {summary(progress, self._objective, pool_status)}")
 

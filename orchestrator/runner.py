@@ -66,7 +66,6 @@ def start(config: SearchConfig, display: Display) -> Outcome:
     if config.search.gate:
         check_baseline(session)
     attrs = {"config": _public(config), "fingerprint": dict(session.fingerprint), "versions": versions()}
-    config.folder.mkdir(parents=True, exist_ok=True)
     with StudyStore.create(config.storage, config.study_name, attrs) as store:
         return _run(session, store, display)
 
@@ -113,7 +112,6 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
         session = prepare(config)
         _check_fingerprint(store, session)
         store.set_attr("config", _public(config))
-        config.folder.mkdir(parents=True, exist_ok=True)
         return _run(session, store, display)
 
 
@@ -136,6 +134,7 @@ def _short(value: Any) -> str:
 def _run(session: Session, store: StudyStore, display: Display) -> Outcome:
     config = session.config
     started = time.monotonic()
+    config.folder.mkdir(parents=True, exist_ok=True)
     write_json(config.folder / "config.json", _public(config))
     target = default_target(
         config.folder, config.output.experiment, store.name, config.output.tracking_uri, store.attr("mlflow_run_id")

@@ -292,6 +292,18 @@ def is_url(location: str) -> bool:
     return "://" in location
 
 
+def check_location(location: str) -> str:
+    """Return the kind of database that a storage is; empty for a journal file.
+
+    Raises:
+        StudyError: it is a URL of a kind that is not understood.
+    """
+    scheme = location.split("://")[0].split("+")[0] if is_url(location) else ""
+    if scheme and scheme not in SCHEMES:
+        raise StudyError(f"--storage must be a file or a URL of {', '.join(SCHEMES)}; got {redacted(location)}")
+    return scheme
+
+
 def redacted(location: str) -> str:
     """Return a storage location fit for the screen: without a password."""
     if not is_url(location):
@@ -315,9 +327,7 @@ def open_storage(location: str, *, must_exist: bool = False) -> tuple[BaseStorag
         path.parent.mkdir(parents=True, exist_ok=True)
         backend = _GroupCommitBackend(str(path))
         return JournalStorage(backend), backend
-    scheme = location.split("://")[0].split("+")[0]
-    if scheme not in SCHEMES:
-        raise StudyError(f"--storage must be a file or a URL of {', '.join(SCHEMES)}; got {redacted(location)}")
+    scheme = check_location(location)
     try:
         return RDBStorage(location, engine_kwargs={"pool_pre_ping": True}), None
     except ImportError:

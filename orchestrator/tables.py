@@ -50,12 +50,12 @@ def metrics_table(title: str, baseline: dict[str, float], masked: dict[str, floa
 def show_result(console: Console, result: SearchResult) -> None:
     """Print what a search found: a table over the splits, then the verdict in words."""
     table = Table(title=f"{result.objective} in points", title_justify="left")
-    for column in ("split", "images", "baseline", "selected mask", "change", "what it tells"):
-        table.add_column(column, justify="left" if column in ("split", "what it tells") else "right")
+    for column in ("split", "images", "baseline", "selected", "change", ""):
+        table.add_column(column, justify="left" if column in ("split", "") else "right")
     tells = {
-        "search": "optimistic: masks were proposed by it",
-        "confirm": "the mask was chosen on it",
-        "test": "looked at once",
+        "search": "optimistic",
+        "confirm": "chosen here",
+        "test": "never chosen on",
     }
     for name, tell in tells.items():
         split = getattr(result.splits, name)

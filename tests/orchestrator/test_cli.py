@@ -1,0 +1,264 @@
+"""The command line: what it prints, one clear message for bad input, and exit codes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import open_clip
+import pytest
+from PIL import Image
+
+from orchestrator import cli
+from orchestrator.result import SearchResult
+
+HEAVY = (
+    "torch",
+    "open_clip",
+    "ray",
+    "optuna",
+    "mlflow",
+    "pyarrow",
+    "matplotlib",
+    "PIL",
+    "pandas",
+    "numpy",
+    "sqlalchemy",
+)
+
+
+@pytest.fixture
+def headmask(monkeypatch, capsys):
+    """Runs a command in this process, and returns exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["headmask", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    monkeypatch.setenv("COLUMNS", "100")
+    return run
+
+
+@pytest.fixture
+def search_flags(tiny_files, runs):
+    model, data = tiny_files
+    return ["search", "--model", f"local-dir:{model}", "--data", data, "--out", runs / "first", "--no-gate",
+            "--pool", "inline", "--masks", "16", "--image-chunk", "16"]  # fmt: skip
+
+
+def test_help_imports_nothing_heavy():
+    """What makes `headmask --help` answer at once."""
+    program = (
+        "import sys; sys.argv = ['headmask', '--help']\n"
+        "from orchestrator.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+    assert "Find the attention heads that hurt a CLIP model" in done.stdout
+
+
+def test_importing_headmask_imports_nothing_heavy():
+    program = f"import sys, headmask; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_main_job_from_photos_to_a_checkpoint(headmask, tiny_files, runs, tmp_path, search_flags):
+    data = tiny_files[1]
+    code, out, err = headmask(*search_flags)
+    assert code == 0, err
+    assert "mean_recall in points" in out
+    assert "No reliable improvement" in out
+    assert "16/16 masks" in out
+
+    code, out, _ = headmask("resume", runs / "first", "--masks", 24)
+    assert code == 0
+    assert "24 masks in" in out
+
+    code, out, _ = headmask("eval", "--mask", runs / "first" / "candidate.json", "--data", data, "--split", "test")
+    assert code == 0
+    assert "mean_recall changes by" in out
+    assert "95 % interval" in out
+
+    target = tmp_path / "refined"
+    code, out, _ = headmask("export", "--mask", runs / "first" / "candidate.json", "--out", target)
+    assert code == 0
+    assert f'open_clip.create_model("local-dir:{target}")' in out
+    open_clip.create_model(f"local-dir:{target}")
+
+
+def test_json_is_all_there_is_on_standard_output(headmask, search_flags, runs, tiny_files):
+    code, out, err = headmask(*search_flags, "--json")
+    assert code == 0
+    result = SearchResult.model_validate_json(out)
+    assert result.num_masks == 16
+    assert "Loading local-dir:" in err
+    mask = runs / "first" / "candidate.json"
+    code, out, _ = headmask("eval", "--mask", mask, "--data", tiny_files[1], "--split", "test", "--json")
+    evaluation = json.loads(out)
+    assert evaluation["delta"] == pytest.approx(result.splits.test.delta)
+    assert evaluation["interval"] == pytest.approx(list(result.splits.test.interval))
+    assert evaluation["p_value"] == result.splits.test.p_value
+
+
+def test_eval_scores_a_whole_file_by_default(headmask, search_flags, runs, tiny_files):
+    headmask(*search_flags)
+    _, out, _ = headmask("eval", "--mask", runs / "first" / "mask.json", "--data", tiny_files[1], "--json")
+    evaluation = json.loads(out)
+    assert (evaluation["split"], evaluation["num_images"], evaluation["num_captions"]) == ("all", 74, 148)
+
+
+def test_a_plan_says_what_would_be_done_and_writes_nothing(headmask, search_flags, runs):
+    before = sorted(runs.iterdir())
+    code, out, _ = headmask(*search_flags, "--plan", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert (plan["masks"], plan["grid"]) == (16, "3 layers x 4 heads")
+    assert plan["image_forwards_at_most"] == 16 * 24 + (16 + 40) * 20 + 2 * 30
+    assert plan["images_per_second_of_one_replica_here"] > 0
+    assert sorted(runs.iterdir()) == before
+
+
+def test_the_schema_of_the_result_is_printed(headmask):
+    code, out, _ = headmask("schema")
+    assert code == 0
+    assert json.loads(out) == SearchResult.model_json_schema()
+
+
+def test_a_toml_file_is_a_search(headmask, tiny_files, runs, tmp_path):
+    model, data = tiny_files
+    (tmp_path / "search.toml").write_text(
+        f'[model]\nname = "local-dir:{model}"\n[data]\npath = "{data}"\n[output]\nfolder = "{runs / "toml"}"\n'
+        '[search]\nstrategy = "scan"\ngate = false\n[pool]\nkind = "inline"\n'
+    )
+    code, out, err = headmask("search", tmp_path / "search.toml", "--json")
+    assert code == 0, err
+    assert SearchResult.model_validate_json(out).num_masks == 13
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--model", "ViT-B-33"], "open_clip has no architecture 'ViT-B-33', did you mean ViT-B-32?"),
+        (["--model", "ViT-B-32"], "ViT-B-32 needs weights: pass pretrained, a tag (openai,"),
+        (["--data", "none.parquet"], "there is no data file at none.parquet; make one with `headmask data build`"),
+        (["--objective", "recall"], "search.objective: must be one of mean_recall, t2i_r1,"),
+        (["--strategy", "annealing"], "strategy must be one of scan, genetic, local, mixture; got 'annealing'"),
+        (["--layers", "1,x"], "--layers must be numbers separated by commas; got '1,x'"),
+        (["--layers", "7"], "layer 7 is not on grid 3x4: layers are 0..2"),
+        (["--protect", "L1H9"], "protected head L1H9 is not on grid 3x4"),
+        (["--protect", "first"], "search.protect"),
+        (["--masks", "0"], "budget.masks: must be greater than or equal to 1, got 0"),
+        (["--masks", "many"], "Invalid value for '--masks'"),
+        (["--pool", "cloud"], "Invalid value for '--pool'"),
+        (["--storage", "mongodb://x"], "--storage must be a file or a URL of sqlite, postgresql, mysql; got mongodb://x"),
+        (["--nonsense"], "No such option: --nonsense"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_message_and_exit_code_2(headmask, search_flags, runs, changes, message):
+    code, out, err = headmask(*search_flags, *changes)
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert "Traceback" not in out + err
+    assert not (runs / "first").exists()
+
+
+def test_chance_level_is_refused_without_no_gate(headmask, search_flags):
+    code, _, err = headmask(*(flag for flag in search_flags if flag != "--no-gate"))
+    assert code == 2
+    assert "scores at chance level" in err
+    assert "or pass --no-gate" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["resume", "nowhere"], "there is no run folder at nowhere"),
+        (["resume", "mine", "--storage", "nowhere.journal"], "there is no study at nowhere.journal"),
+        (["eval", "--mask", "none.json", "--data", "d.parquet"], "cannot read mask file none.json"),
+        (["export", "--mask", "none.json", "--out", "x"], "cannot read mask file none.json"),
+        (["search", "none.toml"], "cannot read none.toml"),
+        (["data", "build", "--images", "none", "--captions", "none.csv", "--out", "o.parquet"], "none"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+    ],
+)
+def test_what_is_not_there_is_one_message_and_exit_code_2(headmask, tmp_path, monkeypatch, command, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = headmask(*command)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mask_of_another_model_is_refused(headmask, search_flags, runs, tmp_path, tiny_files):
+    from tests.tiny import write_tiny_model
+
+    headmask(*search_flags)
+    other = write_tiny_model(tmp_path / "other", seed=9)
+    for command in (["eval", "--data", tiny_files[1]], ["export", "--out", tmp_path / "out"]):
+        code, _, err = headmask(*command, "--mask", runs / "first" / "mask.json", "--model", f"local-dir:{other}")
+        assert code == 2
+        assert "this mask was made for" in err
+
+
+def test_photos_of_all_kinds_become_a_data_set(headmask, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    colours = Image.fromarray(rng.integers(256, size=(40, 60, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colours.save(folder / "turned.jpg", exif=exif)
+    colours.convert("CMYK").save(folder / "cmyk.jpg")
+    colours.convert("L").save(folder / "grey.png")
+    colours.quantize(16).save(folder / "palette.png")
+    colours.convert("RGBA").save(folder / "alpha.webp", lossless=True)
+    Image.fromarray((np.arange(2400).reshape(40, 60) * 27).astype(np.uint16)).save(folder / "deep.png")
+    (folder / "torn.jpg").write_bytes((folder / "turned.jpg").read_bytes()[:400])
+    names = ["turned.jpg", "cmyk.jpg", "grey.png", "palette.png", "alpha.webp", "deep.png", "torn.jpg", "missing.png"]
+    with open(tmp_path / "captions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "caption"])
+        writer.writerows([name, f"a picture called {name}"] for name in names)
+    command = ["data", "build", "--from", "folder", "--images", folder, "--captions", tmp_path / "captions.csv",
+               "--out", tmp_path / "my.parquet"]  # fmt: skip
+    code, _, err = headmask(*command)
+    assert code == 2
+    assert "captions.csv has 2 bad rows; mend them, or pass --on-bad-row skip:" in err
+    assert "line 8 (torn.jpg): cannot be read as an image" in err
+    assert "line 9 (missing.png): cannot read 'missing.png'" in err
+    assert not (tmp_path / "my.parquet").exists()
+    code, out, _ = headmask(*command, "--on-bad-row", "skip")
+    assert code == 0
+    assert "my.parquet: 6 images, 6 captions" in out
+    assert out.count("left out: line") == 2
+
+
+def test_ctrl_c_stops_saves_and_says_how_to_go_on(search_flags, runs, tmp_path):
+    """In a process of its own, by the signal itself."""
+    command = [sys.executable, "-m", "orchestrator.cli", *map(str, search_flags)]
+    command[command.index("--masks") + 1] = "4000"
+    with open(tmp_path / "out", "wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    journal, deadline = runs / "first" / "study.journal", time.monotonic() + 120
+    while time.monotonic() < deadline and not (journal.exists() and journal.read_bytes().count(b"\n") > 40):
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(90) == 130
+    printed = (tmp_path / "out").read_text()
+    assert "Interrupted; everything scored is saved. Continue with: headmask resume" in printed
+    assert "Traceback" not in printed
