@@ -8,7 +8,8 @@
         ...
     headmask.export(model, mask, "refined.safetensors")
 
-Names are loaded when first used: `import headmask` brings in neither torch nor Ray.
+`headmask.search(...)` is the search itself. Names are loaded when first used: `import headmask` brings in neither torch
+nor Ray.
 """
 
 from __future__ import annotations

@@ -55,22 +55,15 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline on the built-in model and data. No download."""
-    from orchestrator.config import read_config
+    from orchestrator.config import flags_of, read_config
     from orchestrator.demo import STORY, unpack_demo
 
     if not as_json:
         _console().print(STORY, highlight=False)
     paths = unpack_demo(out)
-    flags = {
-        "model.name": f"local-dir:{paths.model}",
-        "data.path": str(paths.data),
-        "output.folder": str(out),
-        "budget.masks": masks,
-        "pool.kind": pool,
-        "pool.replicas": replicas,
-        "output.fold": True,
-    }
-    _run_search(read_config(None, flags), as_json=as_json)
+    options = {"out": out, "masks": masks, "pool": pool, "replicas": replicas, "fold": True}
+    options |= {"model": f"local-dir:{paths.model}", "data": paths.data}
+    _run_search(read_config(None, flags_of(options)), as_json=as_json)
 
 
 @app.command()
@@ -116,41 +109,13 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search for a mask that helps, and report it on data that selection never saw."""
-    from orchestrator.config import read_config
+    from orchestrator.config import OPTIONS, flags_of, read_config
 
-    flags = {
-        "model.name": model,
-        "model.pretrained": pretrained,
-        "data.path": data,
-        "data.image_column": image_column,
-        "data.caption_column": caption_column,
-        "data.split_column": split_column,
-        "data.draw_splits": draw_splits,
-        "data.split_seed": split_seed,
-        "search.objective": objective,
-        "search.ablation": ablation,
-        "search.precision": precision,
-        "search.strategy": strategy,
-        "search.seed": seed,
-        "search.layers": None if layers is None else _numbers(layers, "--layers"),
-        "search.protect": None if protect is None else protect.replace(",", " ").split(),
-        "search.max_heads": max_heads,
-        "search.threads": threads,
-        "search.image_chunk": image_chunk,
-        "search.gate": False if no_gate else None,
-        "budget.masks": masks,
-        "budget.seconds": seconds,
-        "pool.kind": pool,
-        "pool.replicas": replicas,
-        "pool.address": address,
-        "output.folder": None if out is None else str(out),
-        "output.study": study,
-        "output.storage": storage,
-        "output.tracking_uri": tracking_uri,
-        "output.experiment": experiment,
-        "output.fold": fold,
-    }
-    settings = read_config(config, flags)
+    options = {name: value for name, value in locals().items() if name in OPTIONS}
+    options["layers"] = None if layers is None else _numbers(layers, "--layers")
+    options["protect"] = None if protect is None else protect.replace(",", " ").split()
+    options["gate"] = False if no_gate else None
+    settings = read_config(config, flags_of(options))
     if plan:
         from orchestrator.plan import make_plan
 

@@ -182,6 +182,54 @@ def read_config(path: Path | None, flags: Mapping[str, Any]) -> SearchConfig:
     return parse_config(content, str(path) if path else "the search")
 
 
+OPTIONS = {
+    "model": "model.name",
+    "pretrained": "model.pretrained",
+    "data": "data.path",
+    "image_column": "data.image_column",
+    "caption_column": "data.caption_column",
+    "split_column": "data.split_column",
+    "draw_splits": "data.draw_splits",
+    "split_seed": "data.split_seed",
+    "objective": "search.objective",
+    "ablation": "search.ablation",
+    "precision": "search.precision",
+    "strategy": "search.strategy",
+    "seed": "search.seed",
+    "layers": "search.layers",
+    "protect": "search.protect",
+    "max_heads": "search.max_heads",
+    "threads": "search.threads",
+    "image_chunk": "search.image_chunk",
+    "gate": "search.gate",
+    "masks": "budget.masks",
+    "seconds": "budget.seconds",
+    "pool": "pool.kind",
+    "replicas": "pool.replicas",
+    "address": "pool.address",
+    "out": "output.folder",
+    "study": "output.study",
+    "storage": "output.storage",
+    "tracking_uri": "output.tracking_uri",
+    "experiment": "output.experiment",
+    "fold": "output.fold",
+}
+"""The short names of settings, as the command line and `headmask.search` have them."""
+
+
+def flags_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by short name as dotted keys, paths as text.
+
+    Raises:
+        ConfigError: a name is unknown; the message has the nearest one.
+    """
+    for name in options:
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, n=1)
+            raise ConfigError(f"{name}: unknown option" + (f", did you mean {near[0]}?" if near else ""))
+    return {OPTIONS[name]: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+
+
 def parse_config(content: Mapping[str, Any], source: str) -> SearchConfig:
     """Return the configuration that a mapping of sections holds.
 

@@ -54,6 +54,19 @@ def summary(progress: loop.Progress, objective: str, pool_status: str) -> str:
     return ", ".join([*parts, pool_status])
 
 
+class Quiet:
+    """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Do nothing."""
+
+    def update(self, progress: loop.Progress, pool_status: str) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
 class PlainDisplay:
     """Plain lines, one every ten seconds."""
 

@@ -5,32 +5,17 @@ import json
 import pyarrow.parquet as pq
 
 from orchestrator import runner
+from orchestrator.progress import Quiet
 
 CLOCKS = ("seconds",)
 
 
-class Silent:
-    """A display that keeps what it is told."""
-
-    def __init__(self):
-        self.lines = []
-
-    def say(self, text):
-        self.lines.append(text)
-
-    def update(self, progress, pool_status):
-        pass
-
-    def stop(self):
-        pass
-
-
 def start(config):
-    return runner.start(config, Silent())
+    return runner.start(config, Quiet())
 
 
 def resume(config):
-    return runner.resume(config, Silent())
+    return runner.resume(config, Quiet())
 
 
 def trials(folder):

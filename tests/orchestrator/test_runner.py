@@ -16,10 +16,11 @@ from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from orchestrator import runner, tracking
 from orchestrator.ledger import count_looks
+from orchestrator.progress import Quiet
 from orchestrator.result import SearchResult
 from orchestrator.tables import sentences
 from orchestrator.verdict import Verdict
-from tests.orchestrator.studies import Silent, resume, start, trials
+from tests.orchestrator.studies import resume, start, trials
 from workers.dataset import Dataset
 from workers.metrics import retrieval_ranks
 
@@ -219,9 +220,26 @@ def test_a_server_decides_where_its_artifacts_go(tmp_path):
 
 
 def test_the_display_is_told_what_goes_on(tiny_config):
-    display = Silent()
+    class Listening(Quiet):
+        lines: list[str] = []  # noqa: RUF012
+
+        def say(self, text):
+            self.lines.append(text)
+
     config = tiny_config(budget__masks=16)
-    runner.start(config, display)
-    assert display.lines[0].startswith("Loading local-dir:")
-    assert "re-scoring 4 finalists on the confirm split" in display.lines
-    assert display.lines[-1] == f"Results are in {config.folder}"
+    runner.start(config, Listening())
+    assert Listening.lines[0].startswith("Loading local-dir:")
+    assert "re-scoring 4 finalists on the confirm split" in Listening.lines
+    assert Listening.lines[-1] == f"Results are in {config.folder}"
+
+
+def test_a_search_from_python_is_the_search_of_the_command_line(tiny_config, tiny_files, runs):
+    import headmask
+
+    result = headmask.search(
+        model=f"local-dir:{tiny_files[0]}", data=tiny_files[1], out=runs / "api", pool="inline", masks=20, gate=False
+    )
+    assert result.num_masks == 20
+    assert SearchResult.model_validate_json((runs / "api" / "result.json").read_text()) == result
+    with pytest.raises(headmask.HeadmaskError, match="mask: unknown option, did you mean masks"):
+        headmask.search(mask=20)
