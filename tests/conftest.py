@@ -39,6 +39,20 @@ def wide_files(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def demo_run(tmp_path_factory, empty_mlflow, pixel_cache):
+    """A folder with `runs/demo` as `headmask demo` leaves it, after a short search."""
+    from orchestrator.api import search
+    from orchestrator.demo import unpack_demo
+
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "runs").mkdir()
+    shutil.copyfile(empty_mlflow, folder / "runs" / "mlflow.db")
+    paths, out = unpack_demo(folder / "runs" / "demo"), folder / "runs" / "demo"
+    search(model=f"local-dir:{paths.model}", data=paths.data, out=out, pool="inline", masks=90, fold=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def pixel_cache(tmp_path_factory):
     """The pixel cache of the whole test session."""
     folder = tmp_path_factory.mktemp("pixels")

@@ -1,0 +1,73 @@
+"""What the README and the other pages say is true: examples run, commands parse, links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from orchestrator.cli import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMAND = re.compile(r"^ {4}(headmask .*)$", re.MULTILINE)
+COMMANDS = sorted({line for page in PAGES for line in COMMAND.findall(page.read_text())})
+
+
+def test_the_python_example_runs(demo_run, monkeypatch, capsys):
+    monkeypatch.chdir(demo_run)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    assert "heads to ablate: L" in capsys.readouterr().out
+    assert Path("refined.safetensors").stat().st_size > 1e6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command):
+    _, name, *arguments = shlex.split(command, comments=True)
+    parser = typer.main.get_command(app).commands[name]
+    if name == "data":
+        parser, arguments = parser.commands[arguments[0]], arguments[1:]
+    parser.make_context(name, arguments)
+
+
+def test_the_readme_shows_every_command_of_the_main_job():
+    shown = {shlex.split(command)[1] for command in COMMANDS}
+    assert shown >= {"data", "search", "resume", "eval", "export"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_readme_names_only_make_targets_that_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        assert set(re.findall(r"^ {4}make ([a-z-]+)", page.read_text(), re.MULTILINE)) <= targets
+
+
+def test_the_result_page_names_every_field():
+    from orchestrator.result import SearchResult
+
+    page = (ROOT / "docs" / "result.md").read_text()
+    assert [field for field in SearchResult.model_fields if f"`{field}" not in page] == []
+
+
+def test_the_demo_improves_reliably_and_its_folded_model_gives_the_reported_recall(demo_run):
+    """With stock open_clip: its loader, its preprocessing, its tokenizer."""
+    import json
+
+    import open_clip
+
+    from tests.orchestrator.test_runner import recall_of
+
+    result = json.loads((demo_run / "runs" / "demo" / "result.json").read_text())
+    assert result["verdict"] == "reliable improvement"
+    folder = f"local-dir:{demo_run / 'runs' / 'demo' / 'folded'}"
+    model, _, preprocess = open_clip.create_model_and_transforms(folder)
+    data = demo_run / "runs" / "demo" / "scenes.parquet"
+    recall = recall_of(model.eval(), preprocess, open_clip.get_tokenizer(folder), data)
+    assert recall == pytest.approx(result["splits"]["test"]["selected"]["mean_recall"], abs=2e-4)
