@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestrator.config import SearchConfig
+    from orchestrator.result import SearchResult
 
 app = typer.Typer(
     help="Find the attention heads that hurt a CLIP model, prove it on unseen data, and fold them away.",
@@ -56,14 +57,16 @@ def demo(
 ) -> None:
     """Run the whole pipeline on the built-in model and data. No download."""
     from orchestrator.config import flags_of, read_config
-    from orchestrator.demo import STORY, unpack_demo
+    from orchestrator.demo import STORY, epilogue, unpack_demo
 
     if not as_json:
         _console().print(STORY, highlight=False)
     paths = unpack_demo(out)
     options = {"out": out, "masks": masks, "pool": pool, "replicas": replicas, "fold": True}
     options |= {"model": f"local-dir:{paths.model}", "data": paths.data}
-    _run_search(read_config(None, flags_of(options)), as_json=as_json)
+    result = _run_search(read_config(None, flags_of(options)), as_json=as_json)
+    if not as_json:
+        _console().print(epilogue(result, out), highlight=False)
 
 
 @app.command()
@@ -290,7 +293,7 @@ def main() -> None:
         sys.exit(EXIT_BAD_INPUT)
 
 
-def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) -> None:
+def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) -> SearchResult:
     from orchestrator import runner
     from orchestrator.progress import make_display
     from orchestrator.search import Interrupted
@@ -317,6 +320,7 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
         show_result(console, outcome.result)
     if outcome.exit_code:
         sys.exit(outcome.exit_code)
+    return outcome.result
 
 
 def _show(content: dict[str, Any], *, as_json: bool) -> None:

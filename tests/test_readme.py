@@ -8,6 +8,8 @@ import pytest
 import typer
 
 from orchestrator.cli import app
+from orchestrator.demo import epilogue
+from orchestrator.result import SearchResult
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -50,8 +52,6 @@ def test_the_readme_names_only_make_targets_that_exist():
 
 
 def test_the_result_page_names_every_field():
-    from orchestrator.result import SearchResult
-
     page = (ROOT / "docs" / "result.md").read_text()
     assert [field for field in SearchResult.model_fields if f"`{field}" not in page] == []
 
@@ -66,6 +66,7 @@ def test_the_demo_improves_reliably_and_its_folded_model_gives_the_reported_reca
 
     result = json.loads((demo_run / "runs" / "demo" / "result.json").read_text())
     assert result["verdict"] == "reliable improvement"
+    assert "captions" in epilogue(SearchResult.model_validate(result), Path("runs/demo"))
     folder = f"local-dir:{demo_run / 'runs' / 'demo' / 'folded'}"
     model, _, preprocess = open_clip.create_model_and_transforms(folder)
     data = demo_run / "runs" / "demo" / "scenes.parquet"

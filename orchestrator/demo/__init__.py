@@ -7,6 +7,10 @@ import shutil
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.result import SearchResult
 
 STORY = (
     "The demo's model is a small CLIP that learned from 24,000 drawn scenes such as \"a small red circle left "
@@ -14,6 +18,12 @@ STORY = (
     "the model learned to look there. On the demo's data the backgrounds are random: what those attention "
     "heads say is misleading now. The search ablates heads, scores what is left on the search split, picks a "
     "mask on the confirm split, and reports it on the test split once."
+)
+
+_EPILOGUE = (
+    "In other words: of 100 captions, {before:.0f} used to find their image first among {images:,}, now {after:.0f} "
+    "do, and no weight was trained. {folder}/heatmap.png shows what each head does alone; {folder}/folded is an "
+    "ordinary open_clip model with the mask in its weights."
 )
 
 _CONFIG, _WEIGHTS, _DATA = "open_clip_config.json", "open_clip_model.safetensors", "scenes.parquet"
@@ -27,6 +37,15 @@ class DemoPaths:
     """A folder that `open_clip.create_model("local-dir:FOLDER")` loads."""
     data: Path
     """An image-caption Parquet file with search, confirm and test splits."""
+
+
+def epilogue(result: SearchResult, folder: Path) -> str:
+    """Return what the demo found, in words that need no knowledge of metrics; empty without an improvement."""
+    if result.verdict != "reliable improvement":
+        return ""
+    test = result.splits.test
+    before, after = (100 * side["t2i_r1"] for side in (test.baseline, test.selected))
+    return _EPILOGUE.format(before=before, after=after, images=test.num_images, folder=folder)
 
 
 def unpack_demo(folder: Path) -> DemoPaths:
