@@ -42,7 +42,7 @@ def check_baseline(session: Session) -> None:
             "or pass --no-gate"
         )
     with _other_gelu(session.model.clip) as (before, after):
-        swapped = _ranks(session, split) if before else score
+        swapped = _ranks(session, _with_texts_again(session, split)) if before else score
     gain = swapped.metrics()["mean_recall"] - score.metrics()["mean_recall"]
     if gain > 0.02:
         raise ModelError(
@@ -59,11 +59,16 @@ def _first_images(session: Session) -> SplitArrays:
     return SplitArrays(pixels, split.text_QE[:num_captions], split.image_of_caption_Q[:num_captions])
 
 
-def _ranks(session: Session, split: SplitArrays) -> Ranks:
+def _with_texts_again(session: Session, split: SplitArrays) -> SplitArrays:
+    """Return a split with its captions embedded by the model as it is now."""
     texts = list(session.splits["search"].captions[: len(split.text_QE)])
     text_QE = embed_texts(session.model.clip, session.model.tokenizer(texts), threads=session.payload.settings.threads)
+    return replace(split, text_QE=text_QE)
+
+
+def _ranks(session: Session, split: SplitArrays) -> Ranks:
     settings = replace(session.payload.settings, ablation="zero")
-    scorer = Scorer(session.model.clip.visual, replace(split, text_QE=text_QE), session.payload.normalisation, settings)
+    scorer = Scorer(session.model.clip.visual, split, session.payload.normalisation, settings, view=session.view)
     score = scorer.score(HeadMask.empty(session.grid).to_bools()[None], ranks=True)[0]
     if score.ranks is None:
         raise ModelError(f"{session.model} gives {score.failure} on the search split; nothing can be searched on it")

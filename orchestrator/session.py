@@ -17,14 +17,14 @@ from headmask.ablation import check_ablation
 from headmask.live import calibrate_means
 from headmask.mask import HeadGrid
 from headmask.models import LoadedModel, load_model
-from headmask.towers import VisionTowerView, prove
+from headmask.towers import VisionTowerView
 from orchestrator.config import SearchConfig
 from strategies import Limits
 from workers.engine import Normalisation
 from workers.preprocess import UInt8Preprocess
 from workers.replica import PackedTower, Payload
 from workers.retrieval import RetrievalSplit, load_retrieval
-from workers.scorer import PROOF_TOLERANCE, ScorerSettings, SplitArrays, embed_texts
+from workers.scorer import ScorerSettings, SplitArrays, embed_texts, proven_view
 
 SPLITS = ("search", "confirm", "test")
 _log = logging.getLogger(__name__)
@@ -36,11 +36,17 @@ class Session:
 
     config: SearchConfig
     model: LoadedModel
-    grid: HeadGrid
+    view: VisionTowerView
+    """Of the model's image tower, proven."""
     limits: Limits
     splits: Mapping[str, RetrievalSplit]
     payload: Payload
     fingerprint: Mapping[str, Any]
+
+    @property
+    def grid(self) -> HeadGrid:
+        """Layers and heads of the image tower."""
+        return self.view.grid
 
     @property
     def digest(self) -> str:
@@ -79,8 +85,8 @@ def prepare(config: SearchConfig) -> Session:
     splits = load_splits(config, preprocess)
     settings = ScorerSettings(config.search.ablation, config.search.image_chunk, config.search.threads)
     payload = make_payload(model, preprocess, splits, settings, calibrate_on="search")
-    probe = payload.normalisation(splits["search"].pixels[:4], torch.device("cpu"))
-    prove(view, probe, tolerance=PROOF_TOLERANCE["float32"])
+    torch.set_num_threads(settings.threads)
+    view = proven_view(model.clip.visual, splits["search"].pixels, payload.normalisation)
     fingerprint = {
         "model": model.reference.weights_sha256,
         "tower": "image",
@@ -101,7 +107,7 @@ def prepare(config: SearchConfig) -> Session:
         "seed": config.search.seed,
         "finalists": config.search.finalists,
     }
-    return Session(config, model, view.grid, limits, splits, payload, fingerprint)
+    return Session(config, model, view, limits, splits, payload, fingerprint)
 
 
 def load_splits(config: SearchConfig, preprocess: UInt8Preprocess) -> Mapping[str, RetrievalSplit]:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from headmask.mask import HeadGrid, HeadMask, stack
+from headmask.towers import VisionTowerView
 from workers.engine import Normalisation
-from workers.scorer import DTYPES, MaskScore, Precision, Scorer, ScorerSettings, SplitArrays, device_kind
+from workers.scorer import MaskScore, Precision, Scorer, ScorerSettings, SplitArrays, device_kind
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Replica:
     payload: Payload
     device: str = "cpu"
     _tower: nn.Module = field(init=False, repr=False)
-    _towers: dict[str, nn.Module] = field(init=False, default_factory=dict, repr=False)
+    _views: dict[str, VisionTowerView] = field(init=False, default_factory=dict, repr=False)
+    """The proven view of each precision."""
     _scorers: dict[tuple[str, str], Scorer] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -99,17 +101,17 @@ class Replica:
     def _scorer(self, stage: Stage) -> Scorer:
         key = stage.split, stage.precision
         if key not in self._scorers:
-            if stage.precision not in self._towers:
-                tower = deepcopy(self._tower).to(self.device, DTYPES[stage.precision])
-                self._towers[stage.precision] = tower
             means_LHd = self.payload.means_LHd
-            self._scorers[key] = Scorer(
-                self._towers[stage.precision],
+            scorer = Scorer(
+                self._tower,
                 self.payload.splits[stage.split],
                 self.payload.normalisation,
                 self.payload.settings,
                 precision=stage.precision,
                 means_LHd=None if means_LHd is None else torch.from_numpy(np.array(means_LHd)),
                 device=self.device,
+                view=self._views.get(stage.precision),
             )
+            self._views[stage.precision] = scorer.view
+            self._scorers[key] = scorer
         return self._scorers[key]

@@ -7,7 +7,9 @@ and nothing that is computed for a mask depends on what else is in the batch.
 from __future__ import annotations
 
 import math
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
@@ -77,6 +79,7 @@ class Scorer:
         precision: of the tower; similarities are always float32.
         means_LHd: calibrated mean outputs, for ablation `mean` only.
         device: such as `cpu` or `cuda`.
+        view: of the very same tower, proven before; scorers of several splits share one.
 
     Raises:
         ModelError: the tower is not supported, or its view differs from the model.
@@ -92,16 +95,15 @@ class Scorer:
         precision: Precision = "float32",
         means_LHd: Tensor | None = None,
         device: str = "cpu",
+        view: VisionTowerView | None = None,
     ) -> None:
         torch.set_num_threads(settings.threads)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.device = torch.device(device)
-        dtype = DTYPES[precision]
-        if next(visual.parameters()).dtype != dtype or next(visual.parameters()).device != self.device:
-            visual = deepcopy(visual).to(self.device, dtype)
-        view = VisionTowerView(visual)
-        prove(view, self._probe(split.pixels, normalisation).to(dtype), tolerance=PROOF_TOLERANCE[precision])
+        if view is None:
+            view = proven_view(visual, split.pixels, normalisation, precision=precision, device=self.device)
+        self.view = view
         self.grid = view.grid
         self._engine = Engine(
             view,
@@ -113,10 +115,6 @@ class Scorer:
         )
         self._text_QE = torch.from_numpy(np.array(split.text_QE)).to(self.device)
         self._image_of_caption_Q = torch.from_numpy(np.array(split.image_of_caption_Q)).to(self.device)
-
-    def _probe(self, pixels: Pixels, normalisation: Normalisation) -> Tensor:
-        """Return four images of the split's, repeated when it has fewer."""
-        return normalisation(np.resize(pixels[:4], (4, *pixels[:1].shape[1:])), self.device)
 
     def score(self, masks_MLH: BoolArray, *, ranks: bool = False) -> list[MaskScore]:
         """Return the metrics with the marked heads ablated, one entry per mask, in the order given.
@@ -150,20 +148,48 @@ class Scorer:
         return metrics, failure, found if keep else None
 
 
-@torch.inference_mode()
-def embed_texts(clip: nn.Module, tokens_QT: Tensor, *, threads: int, batch: int = 256) -> NDArray[np.float32]:
+def proven_view(
+    visual: nn.Module,
+    pixels: Pixels,
+    normalisation: Normalisation,
+    *,
+    precision: Precision = "float32",
+    device: torch.device | str = "cpu",
+) -> VisionTowerView:
+    """Return the view of a tower, copied where precision or device differ, after it has proven itself on four images.
+
+    Raises:
+        ModelError: the tower is not supported, or its view differs from the model.
+    """
+    device, dtype = torch.device(device), DTYPES[precision]
+    parameter = next(visual.parameters())
+    if parameter.dtype != dtype or parameter.device != device:
+        visual = deepcopy(visual).to(device, dtype)
+    view = VisionTowerView(visual)
+    probe = normalisation(np.resize(pixels[:4], (4, *pixels[:1].shape[1:])), device)
+    prove(view, probe.to(dtype), tolerance=PROOF_TOLERANCE[precision])
+    return view
+
+
+def embed_texts(clip: nn.Module, tokens_QT: Tensor, *, threads: int, batch: int = 32) -> NDArray[np.float32]:
     """Return L2-normalised caption embeddings (Q, E) float32 of the stock text tower.
 
-    The batch is padded to one shape and the threads are fixed, so that a resumed search sees the same bits.
+    Batches are padded to one shape, and each is computed by a fixed number of threads, several side by side: a resumed
+    search sees the same bits, however many cores there are.
     """
+
+    @torch.inference_mode()
+    def embed(start: int) -> Tensor:
+        part = tokens_QT[start : start + batch]
+        padded = F.pad(part, (0, 0, 0, batch - len(part)))
+        text_BE: Tensor = F.normalize(clip.encode_text(padded).float(), dim=-1)  # type: ignore[operator]
+        return text_BE[: len(part)]
+
     previous = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        parts = []
-        for start in range(0, len(tokens_QT), batch):
-            part = tokens_QT[start : start + batch]
-            padded = F.pad(part, (0, 0, 0, batch - len(part)))
-            parts.append(F.normalize(clip.encode_text(padded).float(), dim=-1)[: len(part)])  # type: ignore[operator]
+        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // threads)) as executor:
+            parts = list(executor.map(embed, range(0, len(tokens_QT), batch)))
     finally:
         torch.set_num_threads(previous)
     text_QE: NDArray[np.float32] = torch.cat(parts).numpy()
