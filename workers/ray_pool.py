@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -27,6 +28,9 @@ MAX_LOSSES = 12
 """Replicas lost in a row, for each of the pool's, after which the pool gives up: more than one bad mask can cost."""
 HANG_S = 300.0
 """Seconds beyond thirty times the expected ones after which a silent replica is replaced."""
+
+CONNECT_S = 10.0
+"""Seconds that a cluster may take to answer at its address."""
 
 _log = logging.getLogger(__name__)
 
@@ -229,13 +233,25 @@ def _connect(address: str | None) -> tuple[Any, bool]:
         if address is None:
             ray.init(address="local", include_dashboard=False, **options)
         else:
+            _check_answers(address)
             ray.init(address=address, **options)
-    # Ray raises ConnectionError, ValueError, RuntimeError and its own kinds for an address it cannot join.
+    # Ray raises ConnectionError, ValueError, RuntimeError and its own kinds for an address that it cannot join.
     except Exception as error:
         raise PoolError(
             f"cannot {'start Ray' if address is None else f'join Ray at {address}'}: {_reason(error)}"
         ) from None
     return ray, address is None
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray itself waits for many minutes there.
+
+    Raises:
+        OSError: no connection within a few seconds.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def _room(cluster: dict[str, float], threads: int) -> tuple[Resources, int]:

@@ -150,6 +150,15 @@ def test_a_cluster_that_is_not_there_is_one_clear_message(monkeypatch):
         RayPool(FakePayload(), address="auto")
 
 
+def test_an_address_at_which_nothing_listens_is_refused_at_once(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for address in ("127.0.0.1:9", "ray://127.0.0.1:9"):
+        with pytest.raises(PoolError, match=f"cannot join Ray at {address}: .*Connection refused"):
+            RayPool(FakePayload(), address=address)
+
+
 def test_ray_gives_the_same_scores_as_the_inline_pool(make_pool, tiny_session):
     masks = MASKS[::4]
     pool, inline = (
