@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from headmask.errors import ConfigError, HeadmaskError
 from headmask.mask import Head
-from orchestrator.store import check_location
+from orchestrator.store import check_location, redacted
 from strategies import check_strategy
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -155,6 +155,15 @@ class SearchConfig(_Section):
     def storage(self) -> str:
         """Journal file or database URL."""
         return self.output.storage or str(self.folder / "study.journal")
+
+    def public(self) -> dict[str, Any]:
+        """Return everything as JSON values, without passwords. The study's name stays when its folder is moved."""
+        content: dict[str, Any] = self.model_dump(mode="json")
+        content["output"]["study"] = self.study_name
+        for key in ("storage", "tracking_uri"):
+            if content["output"][key] is not None:
+                content["output"][key] = redacted(content["output"][key])
+        return content
 
 
 def read_config(path: Path | None, flags: Mapping[str, Any]) -> SearchConfig:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from headmask.maskfile import write_json
 from orchestrator import result as results
 from orchestrator.config import SearchConfig, parse_config
 from orchestrator.gate import check_baseline
+from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.ledger import count_looks, look_at_test
 from orchestrator.plots import write_heat_map
 from orchestrator.progress import Display
@@ -25,8 +23,9 @@ from orchestrator.search import Budget, Interrupted, Progress, Search
 from orchestrator.session import Session, prepare, versions
 from orchestrator.store import StudyStore, TrialRecord, is_url, load_study, open_storage, redacted
 from orchestrator.tables import write_trials
-from orchestrator.tracking import MlflowRun, Tracker, default_target
-from orchestrator.verdict import Finalist, Verdict, decide
+from orchestrator.tracked import BestCurve, params_of_run, tags_of_run, track_verdict
+from orchestrator.tracking import Tracker, default_target
+from orchestrator.verdict import Verdict, decide
 from strategies import make_sampler
 from workers.pool import InlinePool, Pool
 from workers.replica import Stage
@@ -65,7 +64,7 @@ def start(config: SearchConfig, display: Display) -> Outcome:
     session = prepare(config)
     if config.search.gate:
         check_baseline(session)
-    attrs = {"config": _public(config), "fingerprint": dict(session.fingerprint), "versions": versions()}
+    attrs = {"config": config.public(), "fingerprint": dict(session.fingerprint), "versions": versions()}
     with StudyStore.create(config.storage, config.study_name, attrs) as store:
         return _run(session, store, display)
 
@@ -111,7 +110,7 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
         display.say(f"Loading {config.model.name} and {config.data.path}")
         session = prepare(config)
         _check_fingerprint(store, session)
-        store.set_attr("config", _public(config))
+        store.set_attr("config", config.public())
         return _run(session, store, display)
 
 
@@ -135,16 +134,16 @@ def _run(session: Session, store: StudyStore, display: Display) -> Outcome:
     config = session.config
     started = time.monotonic()
     config.folder.mkdir(parents=True, exist_ok=True)
-    write_json(config.folder / "config.json", _public(config))
+    write_json(config.folder / "config.json", config.public())
     target = default_target(
         config.folder, config.output.experiment, store.name, config.output.tracking_uri, store.attr("mlflow_run_id")
     )
     with (
-        _stop_signals() as stopping,
-        Tracker(target, _tags(session, store), lambda run_id: store.set_attr("mlflow_run_id", run_id)) as tracker,
+        stop_signals() as stopping,
+        Tracker(target, tags_of_run(session), lambda run_id: store.set_attr("mlflow_run_id", run_id)) as tracker,
         contextlib.closing(make_pool(session, display)) as pool,
     ):
-        tracker.log(lambda run: run.params(_params(session)))
+        tracker.log(lambda run: run.params(params_of_run(session)))
         try:
             _check_device(store, pool)
             records = _search(session, store, pool, tracker, display, stopping)
@@ -199,22 +198,6 @@ def _search(
         return search.run(Budget(config.budget.masks, config.budget.seconds))
     finally:
         display.stop()
-
-
-class BestCurve:
-    """The best value so far, tracked against masks and against seconds, at most every two seconds."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self._tracker = tracker
-        self._next = 0.0
-
-    def update(self, progress: Progress) -> None:
-        """Log a point if one is due."""
-        if time.monotonic() < self._next or progress.best is None or progress.best.value is None:
-            return
-        self._next = time.monotonic() + 2.0
-        best, masks, seconds = progress.best.value, len(progress.records), int(progress.seconds)
-        self._tracker.log(lambda run: run.metrics([("best_by_masks", best, masks), ("best_by_seconds", best, seconds)]))
 
 
 def make_pool(session: Session, display: Display) -> Pool:
@@ -295,107 +278,5 @@ def _conclude(
             f"{proof.max_difference:.1e}"
         )
     result.write(folder / "result.json")
-    _track(tracker, verdict, result, objective, folder)
+    track_verdict(tracker, verdict, result, folder)
     return Outcome(session, verdict, result)
-
-
-def _track(tracker: Tracker, verdict: Verdict, result: results.SearchResult, objective: str, folder: Path) -> None:
-    def conclude(run: MlflowRun) -> None:
-        test = result.splits.test
-        run.metrics(
-            [
-                (f"{split}.delta.{objective}", getattr(result.splits, split).delta[objective], 0)
-                for split in ("search", "confirm", "test")
-            ]
-            + [
-                ("test.interval_low", test.interval[0], 0),
-                ("test.interval_high", test.interval[1], 0),
-                ("test.p_value", test.p_value, 0),
-                ("num_masks", result.num_masks, 0),
-            ]
-        )
-        run.tags(
-            {
-                "headmask.verdict": result.verdict,
-                "headmask.selected": ",".join(result.selected) or "(none)",
-                "headmask.strategy": "search",
-            }
-        )
-        for name in ("trials.parquet", "heatmap.png", "mask.json", "result.json", "config.json"):
-            run.artifact(folder / name)
-        run.end("FINISHED")
-
-    for finalist in verdict.finalists:
-        tracker.log(partial(_track_finalist, finalist, finalist.mask == verdict.selected))
-    tracker.log(conclude)
-
-
-def _public(config: SearchConfig) -> dict[str, Any]:
-    """Return the configuration as JSON values, without passwords. The study's name stays when its folder is moved."""
-    content: dict[str, Any] = config.model_dump(mode="json")
-    content["output"]["study"] = config.study_name
-    for key in ("storage", "tracking_uri"):
-        if content["output"][key] is not None:
-            content["output"][key] = redacted(content["output"][key])
-    return content
-
-
-def _track_finalist(finalist: Finalist, is_selected: bool, run: MlflowRun) -> None:
-    metrics = {
-        f"{split}.{metric}": value
-        for split, values in (("search", finalist.search.metrics), ("confirm", finalist.confirm.metrics))
-        for metric, value in values.items()
-    }
-    text = str(finalist.mask)
-    tags = {"headmask.mask": text or "(empty)", "headmask.is_selected": str(is_selected).lower()}
-    run.child(text[:200] or "baseline", ".".join(map(str, finalist.mask.words)), metrics, tags)
-
-
-def _params(session: Session) -> dict[str, Any]:
-    """Return the configuration, flat, and the fingerprint."""
-    flat = {
-        f"{section}.{key}": value for section, part in _public(session.config).items() for key, value in part.items()
-    }
-    return {**flat, "fingerprint": session.digest}
-
-
-def _tags(session: Session, store: StudyStore) -> dict[str, str]:
-    return {
-        "headmask.study": store.name,
-        "headmask.model": str(session.model),
-        "headmask.data": session.config.data.path,
-        "headmask.strategy": session.config.search.strategy,
-        "headmask.fingerprint": session.digest,
-    }
-
-
-class StopFlag:
-    """Set by SIGINT or SIGTERM."""
-
-    def __init__(self) -> None:
-        self._set = False
-
-    def set(self, *_: object) -> None:
-        """Ask for an orderly end; a second signal ends at once."""
-        if self._set:
-            raise KeyboardInterrupt
-        self._set = True
-
-    def is_set(self) -> bool:
-        """Return whether the search was asked to stop."""
-        return self._set
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[StopFlag]:
-    flag = StopFlag()
-    try:
-        previous = {number: signal.signal(number, flag.set) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # Not the main thread: whoever runs us there handles signals.
-        yield flag
-        return
-    try:
-        yield flag
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -7,10 +7,7 @@ again.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
-import os
 import queue
 import threading
 import time
@@ -21,12 +18,12 @@ from typing import Any, Self
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.driverlock import DriverLock, lock_driver
+from orchestrator.journal import GroupCommitBackend, truncate_torn_line
 from strategies import distributions, mask_of, params_of
 
 GROUP = 64
@@ -101,7 +98,7 @@ class StudyStore:
     Make one with `create` or `open`.
     """
 
-    def __init__(self, study: optuna.Study, backend: _GroupCommitBackend | None, lock: DriverLock) -> None:
+    def __init__(self, study: optuna.Study, backend: GroupCommitBackend | None, lock: DriverLock) -> None:
         self.study = study
         self.name = study.study_name
         self._backend = backend
@@ -149,7 +146,8 @@ class StudyStore:
         """
         lock = lock_driver(location, name)
         try:
-            _truncate_torn_line(location)
+            if not is_url(location):
+                truncate_torn_line(Path(location))
             storage, backend = open_storage(location, must_exist=True)
             return cls(load_study(storage, location, name), backend, lock)
         except BaseException:
@@ -241,52 +239,6 @@ class StudyStore:
         return group, item, item is None
 
 
-class _KernelLock:
-    """Serialises writers of a journal. The kernel gives it back when its holder dies, however it dies."""
-
-    def __init__(self, journal: str) -> None:
-        self._path = f"{journal}.flock"
-        self._file: int | None = None
-
-    def acquire(self) -> bool:
-        self._file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o644)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-class _GroupCommitBackend(JournalFileBackend):
-    """A journal whose lines are visible at once and forced to disk once per group."""
-
-    def __init__(self, path: str) -> None:
-        self._kernel_lock = _KernelLock(path)
-        super().__init__(path, lock_obj=self._kernel_lock)  # type: ignore[arg-type]
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append without forcing the disk; `commit` does that."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self._kernel_lock, open(self._file_path, "ab") as journal:
-            journal.write(lines.encode())
-
-    def commit(self) -> None:
-        """Force everything appended to disk."""
-        descriptor = os.open(self._file_path, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def is_url(location: str) -> bool:
     """Return whether a storage is a database URL; else it is a journal file."""
     return "://" in location
@@ -313,7 +265,7 @@ def redacted(location: str) -> str:
     return make_url(location).render_as_string(hide_password=True)
 
 
-def open_storage(location: str, *, must_exist: bool = False) -> tuple[BaseStorage, _GroupCommitBackend | None]:
+def open_storage(location: str, *, must_exist: bool = False) -> tuple[BaseStorage, GroupCommitBackend | None]:
     """Return the Optuna storage at a location, and its journal backend where it is a journal.
 
     Raises:
@@ -325,7 +277,7 @@ def open_storage(location: str, *, must_exist: bool = False) -> tuple[BaseStorag
         if must_exist and not path.is_file():
             raise StudyError(f"there is no study at {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        backend = _GroupCommitBackend(str(path))
+        backend = GroupCommitBackend(str(path))
         return JournalStorage(backend), backend
     scheme = check_location(location)
     try:
@@ -350,15 +302,3 @@ def load_study(storage: BaseStorage, location: str, name: str) -> optuna.Study:
         names = optuna.get_all_study_names(storage)
         listed = f"it has {', '.join(sorted(names)[:10])}" if names else "it has none"
         raise StudyError(f"there is no study {name!r} in {redacted(location)}: {listed}") from None
-
-
-def _truncate_torn_line(location: str) -> None:
-    """Cut off a last line that a dying driver left half-written: Optuna reads past it only while it is last."""
-    if is_url(location) or not Path(location).is_file():
-        return
-    with open(location, "rb+") as journal:
-        content = journal.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            _log.warning("%s ended in a half-written line, which is cut off; its result is scored again", location)
-            journal.truncate(whole)

@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow  # noqa: F401  imported once, before the children fork
 
 from headmask import folding
-from orchestrator import result, store, verdict
+from orchestrator import journal, result, verdict
 from orchestrator.config import parse_config
 from tests.orchestrator.studies import start
 from workers.pool import InlinePool
@@ -38,8 +38,8 @@ def after(calls, owner, name, first=lambda *_: None):
 
 def half_a_line(backend, logs):
     line = json.dumps(logs[0])
-    with open(backend._file_path, "a") as journal:
-        journal.write(line[: len(line) // 2])
+    with open(backend._file_path, "a") as file:
+        file.write(line[: len(line) // 2])
 
 
 def at_stage(split):
@@ -57,7 +57,7 @@ def at_stage(split):
 
 MOMENTS = {
     "scoring": lambda: after(6, InlinePool, "collect"),
-    "storage": lambda: after(30, store._GroupCommitBackend, "append_logs", half_a_line),
+    "storage": lambda: after(30, journal.GroupCommitBackend, "append_logs", half_a_line),
     "confirm": lambda: at_stage("confirm"),
     "test": lambda: at_stage("test"),
     "export": lambda: after(0, folding, "_prove"),

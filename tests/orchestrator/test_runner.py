@@ -175,7 +175,7 @@ def test_one_parent_run_per_search_and_one_child_per_finalist(tiny_config, runs)
     assert {run.info.status for run in everything} == {"FINISHED"}
     assert parent.data.tags["headmask.verdict"] == outcome.result.verdict
     assert parent.data.params["fingerprint"] == outcome.result.fingerprint
-    assert parent.data.params["search.strategy"] == "mixture"
+    assert parent.data.params["search.strategy"] == parent.data.tags["headmask.strategy"] == "mixture"
     assert parent.data.metrics["test.delta.mean_recall"] == outcome.result.splits.test.delta["mean_recall"]
     assert {item.path for item in mlflow.list_artifacts(parent.info.run_id)} == {
         "trials.parquet", "heatmap.png", "mask.json", "result.json", "config.json",

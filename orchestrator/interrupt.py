@@ -1,0 +1,40 @@
+"""SIGINT and SIGTERM as a flag: whoever works asks it between two steps."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+
+class StopFlag:
+    """Set by SIGINT or SIGTERM."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self, *_: object) -> None:
+        """Ask for an orderly end; a second signal ends at once."""
+        if self._set:
+            raise KeyboardInterrupt
+        self._set = True
+
+    def is_set(self) -> bool:
+        """Return whether the search was asked to stop."""
+        return self._set
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[StopFlag]:
+    """Yield a flag that SIGINT and SIGTERM set; the handlers of before come back on leaving."""
+    flag = StopFlag()
+    try:
+        previous = {number: signal.signal(number, flag.set) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # Not the main thread: whoever runs us there handles signals.
+        yield flag
+        return
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

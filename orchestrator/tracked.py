@@ -1,0 +1,94 @@
+"""What a search logs to MLflow: its configuration, how the best value grew, its finalists, its verdict."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from orchestrator.result import SearchResult
+from orchestrator.search import Progress
+from orchestrator.session import Session
+from orchestrator.tracking import MlflowRun, Tracker
+from orchestrator.verdict import Finalist, Verdict
+
+ARTIFACTS = ("trials.parquet", "heatmap.png", "mask.json", "result.json", "config.json")
+
+
+def params_of_run(session: Session) -> dict[str, Any]:
+    """Return the configuration, flat, and the fingerprint."""
+    flat = {
+        f"{section}.{key}": value for section, part in session.config.public().items() for key, value in part.items()
+    }
+    return {**flat, "fingerprint": session.digest}
+
+
+def tags_of_run(session: Session) -> dict[str, str]:
+    """Return what runs are found by."""
+    return {
+        "headmask.study": session.config.study_name,
+        "headmask.model": str(session.model),
+        "headmask.data": session.config.data.path,
+        "headmask.strategy": session.config.search.strategy,
+        "headmask.fingerprint": session.digest,
+    }
+
+
+class BestCurve:
+    """The best value so far, tracked against masks and against seconds, at most every two seconds."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._next = 0.0
+
+    def update(self, progress: Progress) -> None:
+        """Log a point if one is due."""
+        if time.monotonic() < self._next or progress.best is None or progress.best.value is None:
+            return
+        self._next = time.monotonic() + 2.0
+        best, masks, seconds = progress.best.value, len(progress.records), int(progress.seconds)
+        self._tracker.log(lambda run: run.metrics([("best_by_masks", best, masks), ("best_by_seconds", best, seconds)]))
+
+
+def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, folder: Path) -> None:
+    """Log the finalists as child runs, the verdict and the files of a run folder, and end the run."""
+
+    def conclude(run: MlflowRun) -> None:
+        test = result.splits.test
+        run.metrics(
+            [
+                (f"{split}.delta.{result.objective}", getattr(result.splits, split).delta[result.objective], 0)
+                for split in ("search", "confirm", "test")
+            ]
+            + [
+                ("test.interval_low", test.interval[0], 0),
+                ("test.interval_high", test.interval[1], 0),
+                ("test.p_value", test.p_value, 0),
+                ("num_masks", result.num_masks, 0),
+            ]
+        )
+        run.tags(
+            {
+                "headmask.verdict": result.verdict,
+                "headmask.selected": ",".join(result.selected) or "(none)",
+            }
+        )
+        for name in ARTIFACTS:
+            run.artifact(folder / name)
+        run.end("FINISHED")
+
+    for finalist in verdict.finalists:
+        tracker.log(partial(_track_finalist, finalist, finalist.mask == verdict.selected))
+    tracker.log(conclude)
+
+
+def _track_finalist(finalist: Finalist, is_selected: bool, run: MlflowRun) -> None:
+    metrics = {
+        f"{split}.{metric}": value
+        for split, values in (("search", finalist.search.metrics), ("confirm", finalist.confirm.metrics))
+        for metric, value in values.items()
+    }
+    text = str(finalist.mask)
+    tags = {"headmask.mask": text or "(empty)", "headmask.is_selected": str(is_selected).lower()}
+    run.child(text[:200] or "baseline", ".".join(map(str, finalist.mask.words)), metrics, tags)
