@@ -302,7 +302,7 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
     display = make_display(console, config.search.objective)
     try:
         outcome = runner.resume(config, display) if resuming else runner.start(config, display)
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         display.stop()
         console.print(
             f"Interrupted; everything scored is saved. Continue with: headmask resume {config.folder}",

@@ -139,9 +139,9 @@ def _run(session: Session, store: StudyStore, display: Display) -> Outcome:
         config.folder, config.output.experiment, store.name, config.output.tracking_uri, store.attr("mlflow_run_id")
     )
     with (
-        stop_signals() as stopping,
         Tracker(target, tags_of_run(session), lambda run_id: store.set_attr("mlflow_run_id", run_id)) as tracker,
         contextlib.closing(make_pool(session, display)) as pool,
+        stop_signals() as stopping,  # After Ray, which installs handlers of its own.
     ):
         tracker.log(lambda run: run.params(params_of_run(session)))
         try:

@@ -248,16 +248,18 @@ def test_photos_of_all_kinds_become_a_data_set(headmask, tmp_path):
     assert out.count("left out: line") == 2
 
 
-def test_ctrl_c_stops_saves_and_says_how_to_go_on(search_flags, runs, tmp_path):
+@pytest.mark.parametrize(("pool", "number"), [("inline", signal.SIGINT), ("ray", signal.SIGTERM)])
+def test_a_signal_stops_saves_and_says_how_to_go_on(search_flags, runs, tmp_path, pool, number):
     """In a process of its own, by the signal itself."""
     command = [sys.executable, "-m", "orchestrator.cli", *map(str, search_flags)]
     command[command.index("--masks") + 1] = "4000"
+    command[command.index("--pool") + 1] = pool
     with open(tmp_path / "out", "wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
     journal, deadline = runs / "first" / "study.journal", time.monotonic() + 120
     while time.monotonic() < deadline and not (journal.exists() and journal.read_bytes().count(b"\n") > 40):
         time.sleep(0.1)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     assert process.wait(90) == 130
     printed = (tmp_path / "out").read_text()
     assert "Interrupted; everything scored is saved. Continue with: headmask resume" in printed
