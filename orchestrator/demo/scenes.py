@@ -156,21 +156,21 @@ def _draw_shape(
         )
 
 
-def downstream_rows(seed: int) -> Iterator[tuple[bytes, tuple[str, str], str]]:
-    """Yield (WebP bytes, captions, split) of the downstream domain, where the cue is broken."""
+def downstream_rows(seed: int, *, cue: float = 0.0) -> Iterator[tuple[bytes, tuple[str, str], str]]:
+    """Yield (WebP bytes, captions, split) of the downstream domain, where the cue is broken unless one is given."""
     for index, (split, count) in enumerate(SPLIT_SIZES.items()):
         rng = np.random.default_rng((seed, index))
-        for scene in unique_scenes(rng, count, cue=0.0):
+        for scene in unique_scenes(rng, count, cue=cue):
             encoded = io.BytesIO()
             render(scene, rng).save(encoded, "WEBP", quality=88, method=6)
             yield encoded.getvalue(), scene.captions, split
 
 
-def write_downstream(path: Path, seed: int) -> None:
+def write_downstream(path: Path, seed: int, *, cue: float = 0.0) -> None:
     """Write a downstream data set in the Hugging Face image-caption layout."""
     from workers.dataset import Row, write_dataset
 
-    rows = downstream_rows(seed)
+    rows = downstream_rows(seed, cue=cue)
     write_dataset(
         path, (Row(f"{i:05d}.webp", image, captions, split) for i, (image, captions, split) in enumerate(rows))
     )
@@ -180,5 +180,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write a downstream data set of scenes.")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--cue", type=float, default=0.0, help=f"how often the background gives the shape away ({CUE} in training)"
+    )
     arguments = parser.parse_args()
-    write_downstream(arguments.out, arguments.seed)
+    write_downstream(arguments.out, arguments.seed, cue=arguments.cue)

@@ -85,10 +85,11 @@ def test_captions_say_where_the_shapes_are():
 
 def test_the_same_seed_draws_the_same_scenes(tmp_path, monkeypatch):
     monkeypatch.setattr(scenes, "SPLIT_SIZES", {"search": 5, "confirm": 5, "test": 5})
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        scenes.write_downstream(tmp_path / name, seed)
-    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
-    assert a == b != c
+    for name, seed, cue in (("a", 1, 0.0), ("b", 1, 0.0), ("c", 2, 0.0), ("d", 1, 1.0)):
+        scenes.write_downstream(tmp_path / name, seed, cue=cue)
+    a, b, c, d = ((tmp_path / name).read_bytes() for name in "abcd")
+    assert a == b
+    assert len({a, c, d}) == 3
 
 
 def test_training_writes_a_model_that_open_clip_loads(tmp_path, monkeypatch):
