@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from headmask.errors import ConfigError, HeadmaskError
 from headmask.mask import Head
-from orchestrator.store import check_location, redacted
+from orchestrator.location import check_location, redacted
 from strategies import check_strategy
 
 PositiveInt = Annotated[int, Field(ge=1)]

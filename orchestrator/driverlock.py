@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from headmask.errors import StudyError
+from orchestrator.location import scheme_of
 
 
 class DriverLock(Protocol):
@@ -28,7 +29,7 @@ def lock_driver(location: str, name: str) -> DriverLock:
     Raises:
         StudyError: another driver holds it.
     """
-    scheme = location.split("://")[0].split("+")[0] if "://" in location else ""
+    scheme = scheme_of(location)
     if scheme in ("postgresql", "mysql"):
         return _DatabaseLock(location, scheme, name)
     path = Path(location.split("///", 1)[1] if scheme == "sqlite" else location)

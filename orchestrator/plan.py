@@ -9,8 +9,8 @@ import torch
 
 from headmask.mask import HeadMask
 from orchestrator.config import SearchConfig
+from orchestrator.location import redacted
 from orchestrator.session import Session, prepare
-from orchestrator.store import redacted
 from strategies import make_sampler
 from workers.engine import Engine
 from workers.replica import Payload

@@ -17,11 +17,12 @@ from orchestrator.config import SearchConfig, parse_config
 from orchestrator.gate import check_baseline
 from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.ledger import count_looks, look_at_test
+from orchestrator.location import is_url, redacted
 from orchestrator.plots import write_heat_map
 from orchestrator.progress import Display
 from orchestrator.search import Budget, Interrupted, Progress, Search
 from orchestrator.session import Session, prepare, versions
-from orchestrator.store import StudyStore, TrialRecord, is_url, load_study, open_storage, redacted
+from orchestrator.store import StudyStore, TrialRecord, load_study, open_storage
 from orchestrator.tables import write_trials
 from orchestrator.tracked import BestCurve, params_of_run, tags_of_run, track_verdict
 from orchestrator.tracking import Tracker, default_target

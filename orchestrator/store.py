@@ -24,14 +24,13 @@ from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.driverlock import DriverLock, lock_driver
 from orchestrator.journal import GroupCommitBackend, truncate_torn_line
+from orchestrator.location import SCHEMES, check_location, is_url, redacted
 from strategies import distributions, mask_of, params_of
 
 GROUP = 64
 GROUP_S = 2.0
 FLUSH_S = 30.0
 """Seconds that closing waits for a storage that is away."""
-SCHEMES = {"sqlite": "", "postgresql": "postgresql", "mysql": "mysql"}
-"""Database URLs that are understood, and the extra that each needs."""
 
 _log = logging.getLogger(__name__)
 
@@ -237,32 +236,6 @@ class StudyStore:
             except queue.Empty:
                 return group, None, False
         return group, item, item is None
-
-
-def is_url(location: str) -> bool:
-    """Return whether a storage is a database URL; else it is a journal file."""
-    return "://" in location
-
-
-def check_location(location: str) -> str:
-    """Return the kind of database that a storage is; empty for a journal file.
-
-    Raises:
-        StudyError: it is a URL of a kind that is not understood.
-    """
-    scheme = location.split("://")[0].split("+")[0] if is_url(location) else ""
-    if scheme and scheme not in SCHEMES:
-        raise StudyError(f"--storage must be a file or a URL of {', '.join(SCHEMES)}; got {redacted(location)}")
-    return scheme
-
-
-def redacted(location: str) -> str:
-    """Return a storage location fit for the screen: without a password."""
-    if not is_url(location):
-        return location
-    from sqlalchemy.engine import make_url
-
-    return make_url(location).render_as_string(hide_password=True)
 
 
 def open_storage(location: str, *, must_exist: bool = False) -> tuple[BaseStorage, GroupCommitBackend | None]:

@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from orchestrator.location import scheme_of
+
 _log = logging.getLogger(__name__)
 
 Operation = Callable[["MlflowRun"], None]
@@ -47,7 +49,7 @@ def default_target(folder: Path, experiment: str, run_name: str, uri: str | None
     """
     parent = folder.resolve().parent
     uri = uri or f"sqlite:///{parent / 'mlflow.db'}"
-    artifacts = (parent / "mlartifacts").as_uri() if uri.split(":")[0].split("+")[0] in DATABASES else None
+    artifacts = (parent / "mlartifacts").as_uri() if scheme_of(uri) in DATABASES else None
     return TrackingTarget(uri, artifacts, experiment, run_name, run_id)
 
 

@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator import store as store_module
-from orchestrator.store import StudyStore, TrialRecord, open_storage, redacted
+from orchestrator.location import redacted
+from orchestrator.store import StudyStore, TrialRecord, open_storage
 from strategies import mask_of
 
 GRID = HeadGrid(3, 4)
