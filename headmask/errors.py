@@ -4,6 +4,17 @@ The command line turns every `HeadmaskError` into that message and exit code 2. 
 Python exceptions.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `, did you mean X?` with the known name nearest to a wrong one; empty when none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]}?" if near else ""
+
 
 class HeadmaskError(ValueError):
     """Base of all errors caused by input: a file, a flag, a model, a data set or a study."""

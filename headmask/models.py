@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import logging
 import warnings
@@ -16,7 +15,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from headmask.errors import ModelError
+from headmask.errors import ModelError, did_you_mean
 from headmask.maskfile import ModelReference
 
 SCHEMES = ("local-dir:", "hf-hub:")
@@ -95,8 +94,7 @@ def _check_names(name: str, pretrained: str | None) -> None:
             raise ModelError(f"{name}: the folder must hold open_clip_config.json and a checkpoint; it does not")
         return
     if name not in open_clip.list_models():
-        near = difflib.get_close_matches(name, open_clip.list_models(), n=1)
-        hint = f", did you mean {near[0]}?" if near else "; `open_clip.list_models()` lists them"
+        hint = did_you_mean(name, open_clip.list_models()) or "; `open_clip.list_models()` lists them"
         raise ModelError(f"open_clip has no architecture {name!r}{hint}")
     if pretrained is None:
         raise ModelError(

@@ -238,10 +238,11 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Make a Parquet data set of a folder of images and a file of captions."""
+    from orchestrator.progress import counting
     from workers.build import build_folder
 
     console = _console()
-    with _counter(console, "images") as on_progress:
+    with counting(console, "images") as on_progress:
         report = build_folder(
             images, captions, out, on_bad_row=on_bad_row, overwrite=overwrite, on_progress=on_progress
         )
@@ -343,22 +344,6 @@ def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr)
-
-
-def _counter(console: Console, what: str) -> Any:
-    """Return a context that gives a progress callback (done, total)."""
-    from contextlib import contextmanager
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    @contextmanager
-    def counting() -> Any:
-        columns = TextColumn(what), BarColumn(), MofNCompleteColumn()
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(what, total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
-
-    return counting()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Every mistake is reported at once, unknown keys with the nearest known name.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from headmask.errors import ConfigError, HeadmaskError
+from headmask.errors import ConfigError, HeadmaskError, did_you_mean
 from headmask.mask import Head
 from orchestrator.location import check_location, redacted
 from strategies import check_strategy
@@ -234,8 +233,7 @@ def flags_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name in options:
         if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, n=1)
-            raise ConfigError(f"{name}: unknown option" + (f", did you mean {near[0]}?" if near else ""))
+            raise ConfigError(f"{name}: unknown option{did_you_mean(name, OPTIONS)}")
     return {OPTIONS[name]: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
@@ -257,8 +255,7 @@ def _mistakes(error: ValidationError) -> Iterator[str]:
     for item in error.errors():
         key = ".".join(map(str, item["loc"]))
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, _known_keys(), n=1)
-            yield f"{key}: unknown key" + (f", did you mean {near[0]}?" if near else "")
+            yield f"{key}: unknown key{did_you_mean(key, _known_keys())}"
         elif item["type"] == "missing":
             yield f"{key}: {_MISSING.get(key, 'is required')}"
         else:

@@ -68,7 +68,7 @@ def _with_texts_again(session: Session, split: SplitArrays) -> SplitArrays:
 
 def _ranks(session: Session, split: SplitArrays) -> Ranks:
     settings = replace(session.payload.settings, ablation="zero")
-    scorer = Scorer(session.model.clip.visual, split, session.payload.normalisation, settings, view=session.view)
+    scorer = Scorer(session.view, split, session.payload.normalisation, settings)
     score = scorer.score(HeadMask.empty(session.grid).to_bools()[None], ranks=True)[0]
     if score.ranks is None:
         raise ModelError(f"{session.model} gives {score.failure} on the search split; nothing can be searched on it")

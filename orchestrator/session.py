@@ -85,7 +85,6 @@ def prepare(config: SearchConfig) -> Session:
     splits = load_splits(config, preprocess)
     settings = ScorerSettings(config.search.ablation, config.search.image_chunk, config.search.threads)
     payload = make_payload(model, preprocess, splits, settings, calibrate_on="search")
-    torch.set_num_threads(settings.threads)
     view = proven_view(model.clip.visual, splits["search"].pixels, payload.normalisation)
     fingerprint = {
         "model": model.reference.weights_sha256,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from headmask.errors import ConfigError
+from headmask.errors import ConfigError, did_you_mean
 from headmask.mask import HeadGrid
 from strategies.base import Exhausted, MaskSampler
 from strategies.genetic import GeneticSampler
@@ -54,6 +52,6 @@ def check_strategy(name: str) -> None:
         ConfigError: it does not; the message lists those that do.
     """
     if name not in STRATEGIES:
-        near = difflib.get_close_matches(name, STRATEGIES, n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"strategy must be one of {', '.join(STRATEGIES)}; got {name!r}{hint}")
+        raise ConfigError(
+            f"strategy must be one of {', '.join(STRATEGIES)}; got {name!r}{did_you_mean(name, STRATEGIES)}"
+        )

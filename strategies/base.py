@@ -5,6 +5,7 @@ A strategy is an Optuna sampler, so `optuna.create_study(sampler=ScanSampler(gri
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
@@ -60,6 +61,7 @@ class MaskSampler(BaseSampler):
         self._taken: set[tuple[int, ...]] = set()
         self._history: tuple[int, History] | None = None
 
+    @abstractmethod
     def propose(self, number: int, history: History, rng: np.random.Generator) -> HeadMask | None:
         """Return a new mask for a trial after the scan, or None when the strategy has none.
 
@@ -68,7 +70,6 @@ class MaskSampler(BaseSampler):
             history: what may be known.
             rng: the trial's own random state.
         """
-        raise NotImplementedError
 
     def block_of(self, number: int) -> int:
         """Return the block that a trial belongs to."""

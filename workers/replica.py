@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from headmask.mask import HeadGrid, HeadMask, stack
 from headmask.towers import VisionTowerView
 from workers.engine import Normalisation
-from workers.scorer import MaskScore, Precision, Scorer, ScorerSettings, SplitArrays, device_kind
+from workers.scorer import MaskScore, Precision, Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
 
 
 @dataclass(frozen=True)
@@ -101,17 +101,20 @@ class Replica:
     def _scorer(self, stage: Stage) -> Scorer:
         key = stage.split, stage.precision
         if key not in self._scorers:
-            means_LHd = self.payload.means_LHd
-            scorer = Scorer(
-                self._tower,
-                self.payload.splits[stage.split],
+            split, means_LHd = self.payload.splits[stage.split], self.payload.means_LHd
+            if stage.precision not in self._views:
+                self._views[stage.precision] = proven_view(
+                    self._tower,
+                    split.pixels,
+                    self.payload.normalisation,
+                    precision=stage.precision,
+                    device=self.device,
+                )
+            self._scorers[key] = Scorer(
+                self._views[stage.precision],
+                split,
                 self.payload.normalisation,
                 self.payload.settings,
-                precision=stage.precision,
                 means_LHd=None if means_LHd is None else torch.from_numpy(np.array(means_LHd)),
-                device=self.device,
-                view=self._views.get(stage.precision),
             )
-            self._views[stage.precision] = scorer.view
-            self._scorers[key] = scorer
         return self._scorers[key]

@@ -72,38 +72,27 @@ class Scorer:
     """Scores masks for one split.
 
     Args:
-        visual: the image tower in float32; it is copied when the precision differs.
+        view: of the image tower on its device, in the precision of the search, proven: see `proven_view`. Scorers of
+            several splits share one.
         split: pixels, caption embeddings and which caption belongs to which image.
         normalisation: of the model's preprocessing.
         settings: constants of the study.
-        precision: of the tower; similarities are always float32.
         means_LHd: calibrated mean outputs, for ablation `mean` only.
-        device: such as `cpu` or `cuda`.
-        view: of the very same tower, proven before; scorers of several splits share one.
-
-    Raises:
-        ModelError: the tower is not supported, or its view differs from the model.
     """
 
     def __init__(
         self,
-        visual: nn.Module,
+        view: VisionTowerView,
         split: SplitArrays,
         normalisation: Normalisation,
         settings: ScorerSettings,
         *,
-        precision: Precision = "float32",
         means_LHd: Tensor | None = None,
-        device: str = "cpu",
-        view: VisionTowerView | None = None,
     ) -> None:
         torch.set_num_threads(settings.threads)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        self.device = torch.device(device)
-        if view is None:
-            view = proven_view(visual, split.pixels, normalisation, precision=precision, device=self.device)
-        self.view = view
+        self.device = next(view.visual.parameters()).device
         self.grid = view.grid
         self._engine = Engine(
             view,

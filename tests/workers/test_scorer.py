@@ -14,7 +14,7 @@ from workers.engine import Engine, Normalisation, num_nodes
 from workers.metrics import retrieval_ranks
 from workers.pixels import Pixels
 from workers.replica import PackedTower
-from workers.scorer import Scorer, ScorerSettings, SplitArrays, embed_texts
+from workers.scorer import Scorer, ScorerSettings, SplitArrays, embed_texts, proven_view
 
 # Realistic shapes: matrix kernels choose other paths for small ones.
 WIDE = {"image_size": 64, "patch_size": 8, "width": 256, "layers": 3, "head_width": 64}
@@ -37,7 +37,8 @@ def random_masks(grid, count, seed=0):
 
 def scorer_of(model, split, precision="float32", **settings):
     settings = ScorerSettings(**{"image_chunk": 16, **settings})
-    return Scorer(model.visual, split, NORMALISATION, settings, precision=precision)
+    view = proven_view(model.visual, split.pixels, NORMALISATION, precision=precision)
+    return Scorer(view, split, NORMALISATION, settings)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
