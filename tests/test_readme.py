@@ -1,15 +1,18 @@
 """What the README and the other pages say is true: examples run, commands parse, links lead somewhere."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
+import open_clip
 import pytest
 import typer
 
 from orchestrator.cli import app
 from orchestrator.demo import epilogue
 from orchestrator.result import SearchResult
+from tests.orchestrator.test_runner import recall_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -58,12 +61,6 @@ def test_the_result_page_names_every_field():
 
 def test_the_demo_improves_reliably_and_its_folded_model_gives_the_reported_recall(demo_run):
     """With stock open_clip: its loader, its preprocessing, its tokenizer."""
-    import json
-
-    import open_clip
-
-    from tests.orchestrator.test_runner import recall_of
-
     result = json.loads((demo_run / "runs" / "demo" / "result.json").read_text())
     assert result["verdict"] == "reliable improvement"
     assert "captions" in epilogue(SearchResult.model_validate(result), Path("runs/demo"))

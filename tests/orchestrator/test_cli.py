@@ -15,6 +15,7 @@ from PIL import Image
 
 from orchestrator import cli
 from orchestrator.result import SearchResult
+from tests.tiny import write_tiny_model
 
 HEAVY = (
     "torch",
@@ -205,8 +206,6 @@ def test_what_is_not_there_is_one_message_and_exit_code_2(headmask, tmp_path, mo
 
 
 def test_a_mask_of_another_model_is_refused(headmask, search_flags, runs, tmp_path, tiny_files):
-    from tests.tiny import write_tiny_model
-
     headmask(*search_flags)
     other = write_tiny_model(tmp_path / "other", seed=9)
     for command in (["eval", "--data", tiny_files[1]], ["export", "--out", tmp_path / "out"]):

@@ -1,16 +1,19 @@
 """The demo's scenes and assets."""
 
 import io
+import lzma
 import os
 import signal
 import subprocess
 import sys
+from importlib.resources import files
 
 import numpy as np
+import open_clip
 import pytest
 from PIL import Image
 
-from orchestrator.demo import scenes, unpack_demo
+from orchestrator.demo import scenes, train, unpack_demo
 from orchestrator.demo.scenes import KINDS, SPLIT_SIZES, downstream_rows, draw_scene, render, unique_scenes
 from tests.orchestrator.studies import outcome, trials
 from workers.dataset import Dataset
@@ -47,8 +50,6 @@ def test_captions_are_unique_within_a_split(shipped):
 
 
 def test_the_assets_are_small():
-    from importlib.resources import files
-
     folder = files("orchestrator.demo") / "assets"
     assert sum(len(path.read_bytes()) for path in folder.iterdir()) < 8e6
 
@@ -94,16 +95,10 @@ def test_the_same_seed_draws_the_same_scenes(tmp_path, monkeypatch):
 
 def test_training_writes_a_model_that_open_clip_loads(tmp_path, monkeypatch):
     """A few steps of the real script."""
-    import open_clip
-
-    from orchestrator.demo import train
-
     monkeypatch.setattr(train, "NUM_SCENES", 64)
     monkeypatch.setattr(train, "STEPS", 3)
     monkeypatch.setattr(train, "BATCH", 16)
     train.write_model(train.train(0), tmp_path)
-    import lzma
-
     (tmp_path / "open_clip_model.safetensors").write_bytes(lzma.decompress((tmp_path / train.MODEL_FILE).read_bytes()))
     model = open_clip.create_model(f"local-dir:{tmp_path}")
     assert len(model.visual.transformer.resblocks) == 8

@@ -4,18 +4,23 @@ Compared are proposal number, words, values and state of every trial, on matrix 
 """
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from headmask.errors import StudyError
+from headmask.errors import ConfigError, StudyError
+from orchestrator import runner
 from orchestrator.config import SearchConfig
+from orchestrator.runner import stored_config
 from orchestrator.search import Interrupted
 from orchestrator.verdict import Verdict
 from tests.orchestrator.killed import MOMENTS
 from tests.orchestrator.studies import outcome, resume, start, trials
+from tests.tiny import write_tiny_dataset, write_tiny_model
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -90,15 +95,10 @@ def test_a_search_killed_at_any_moment_goes_on_as_if_nothing_had_been(wide_confi
 
 
 def test_an_interrupted_search_can_be_resumed(wide_config, undisturbed, monkeypatch):
-    from orchestrator import runner
-
     config = wide_config("stopped", budget__masks=60)
     make_pool = runner.make_pool
 
     def impatient(session, display):
-        import os
-        import signal
-
         pool = make_pool(session, display)
         collect, count = pool.collect, iter(range(4))
 
@@ -126,8 +126,6 @@ def test_other_threads_are_another_study(wide_config):
 
 
 def test_everything_that_changed_is_named(tiny_config, tiny_files, tmp_path):
-    from tests.tiny import write_tiny_dataset, write_tiny_model
-
     start(tiny_config(budget__masks=14, search__strategy="scan"))
     other = write_tiny_model(tmp_path / "other", seed=5), write_tiny_dataset(tmp_path / "other.parquet", seed=5)
     with pytest.raises(StudyError) as caught:
@@ -139,8 +137,6 @@ def test_everything_that_changed_is_named(tiny_config, tiny_files, tmp_path):
 def test_another_device_is_refused(tiny_config, monkeypatch):
     start(tiny_config(budget__masks=14))
     monkeypatch.setattr("workers.replica.device_kind", lambda device: "another processor")
-    from headmask.errors import ConfigError
-
     with pytest.raises(ConfigError, match="this machine is another processor: scores would differ in their last bits"):
         resume(tiny_config(budget__masks=20))
 
@@ -156,8 +152,6 @@ def test_a_study_that_exists_is_not_started_again(tiny_config):
 
 def test_a_study_in_a_database_is_resumed_by_its_name_alone(tiny_config, tmp_path):
     """On a machine that has never seen the run folder: the storage holds the configuration."""
-    from orchestrator.runner import stored_config
-
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     start(tiny_config(budget__masks=20, output__storage=url, output__study="mine"))
     content = stored_config("mine", url).model_dump()
@@ -169,8 +163,6 @@ def test_a_study_in_a_database_is_resumed_by_its_name_alone(tiny_config, tmp_pat
 
 
 def test_a_moved_run_folder_can_be_resumed(tiny_config, runs):
-    from orchestrator.runner import stored_config
-
     start(tiny_config(budget__masks=20))
     (runs / "tiny").rename(runs / "moved")
     config = stored_config(str(runs / "moved"), None)
@@ -180,8 +172,6 @@ def test_a_moved_run_folder_can_be_resumed(tiny_config, runs):
 
 
 def test_no_study_is_one_clear_message(runs):
-    from orchestrator.runner import stored_config
-
     with pytest.raises(
         StudyError, match=r"there is no run folder at .*nothing: name one, or a study with --storage URL"
     ):

@@ -1,5 +1,6 @@
 """What a search leaves behind: files by their schema, MLflow runs, a checkpoint that gives what the report says."""
 
+import io
 import json
 import logging
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from mlflow import MlflowClient
 from PIL import Image
 
+import headmask
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from orchestrator import runner, tracking
@@ -23,6 +25,7 @@ from orchestrator.verdict import Verdict
 from tests.orchestrator.studies import resume, start, trials
 from workers.dataset import Dataset
 from workers.metrics import retrieval_ranks
+from workers.scorer import MaskScore, Scorer
 
 
 @pytest.fixture
@@ -97,19 +100,13 @@ def recall_of(model, preprocess, tokenizer, data):
     dataset = Dataset(data)
     rows = [row for row, split in enumerate(dataset.splits()) if split == "test"]
     encoded, captions = list(dataset.images()), dataset.captions()
-    images = torch.stack([preprocess(_open(encoded[row])) for row in rows])
+    images = torch.stack([preprocess(Image.open(io.BytesIO(encoded[row]))) for row in rows])
     texts = [caption for row in rows for caption in captions[row]]
     targets = np.repeat(np.arange(len(rows)), [len(captions[row]) for row in rows])
     with torch.no_grad():
         image_NE = F.normalize(model.encode_image(images), dim=-1)
         text_QE = F.normalize(model.encode_text(tokenizer(texts)), dim=-1)
     return retrieval_ranks(image_NE, text_QE, torch.from_numpy(targets)).metrics()["mean_recall"]
-
-
-def _open(content):
-    import io
-
-    return Image.open(io.BytesIO(content))
 
 
 def test_every_ablation_can_be_searched(tiny_config):
@@ -122,8 +119,6 @@ def test_every_ablation_can_be_searched(tiny_config):
 
 
 def test_failed_masks_end_with_exit_code_1(tiny_config, monkeypatch):
-    from workers.scorer import MaskScore, Scorer
-
     score = Scorer.score
 
     def failing(self, masks_MLH, *, ranks=False):
@@ -234,8 +229,6 @@ def test_the_display_is_told_what_goes_on(tiny_config):
 
 
 def test_a_search_from_python_is_the_search_of_the_command_line(tiny_config, tiny_files, runs):
-    import headmask
-
     result = headmask.search(
         model=f"local-dir:{tiny_files[0]}", data=tiny_files[1], out=runs / "api", pool="inline", masks=20, gate=False
     )

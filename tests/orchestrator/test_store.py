@@ -10,6 +10,7 @@ from wsgiref.util import setup_testing_defaults
 import optuna
 import pytest
 from optuna.trial import TrialState
+from optuna_dashboard import wsgi
 
 from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
@@ -66,8 +67,6 @@ def test_optuna_reads_the_study_and_params_are_the_mask(location):
 
 
 def test_optuna_dashboard_opens_the_journal(tmp_path):
-    from optuna_dashboard import wsgi
-
     with StudyStore.create(str(tmp_path / "study.journal"), "s", {}) as store:
         for number in range(5):
             store.append(record(number))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 
 from headmask.mask import HeadGrid, HeadMask
 from strategies import Limits
@@ -82,8 +83,6 @@ def outcomes(hits, queries=None, weights=None):
 
 def test_the_interval_is_that_of_scipys_paired_bootstrap():
     """Unequal cluster sizes and two metrics, against scipy's percentile bootstrap of the same statistic."""
-    from scipy.stats import bootstrap
-
     rng = np.random.default_rng(0)
     queries = np.stack([rng.integers(1, 6, size=150), np.ones(150)], axis=1)
     before, after = (rng.binomial(queries.astype(int), p).astype(float) for p in (0.4, 0.5))

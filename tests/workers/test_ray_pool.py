@@ -85,25 +85,26 @@ def test_a_hung_replica_is_replaced(make_pool, monkeypatch):
     assert pool.num_replaced == 1
 
 
-def test_a_mask_that_kills_replicas_is_given_up_and_no_other(make_pool):
-    pool = make_pool()
-    deadly, others = HeadMask(GRID, DEADLY), MASKS[:10]
-    pool.submit(SEARCH, [deadly, *others])
+def given_up(pool, bad):
+    """Score a bad mask among good ones, and return its score; the good ones must be scored once each."""
+    others = MASKS[:10]
+    pool.submit(SEARCH, [bad, *others])
     results = collected(pool, 11)
-    assert_each_scored_once([result for result in results if result.mask != deadly], others)
-    (failed,) = [result for result in results if result.mask == deadly]
-    assert failed.score.failure.startswith("failed on 3 replicas:")
-    assert failed.score.metrics == {}
+    assert_each_scored_once([result for result in results if result.mask != bad], others)
+    (failed,) = [result for result in results if result.mask == bad]
+    return failed.score
+
+
+def test_a_mask_that_kills_replicas_is_given_up_and_no_other(make_pool):
+    score = given_up(make_pool(), HeadMask(GRID, DEADLY))
+    assert score.failure.startswith("failed on 3 replicas:")
+    assert score.metrics == {}
 
 
 def test_a_mask_that_fails_is_given_up_with_its_reason(make_pool):
     pool = make_pool()
-    failing, others = HeadMask(GRID, FAILING), MASKS[:10]
-    pool.submit(SEARCH, [failing, *others])
-    results = collected(pool, 11)
-    assert_each_scored_once([result for result in results if result.mask != failing], others)
-    (failed,) = [result for result in results if result.mask == failing]
-    assert failed.score.failure == "failed on 3 replicas: RuntimeError: CUDA out of memory"
+    score = given_up(pool, HeadMask(GRID, FAILING))
+    assert score.failure == "failed on 3 replicas: RuntimeError: CUDA out of memory"
     assert pool.num_replaced == 0
 
 
