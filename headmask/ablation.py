@@ -22,10 +22,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from headmask.attention import Attended, edited_clone
+from headmask.attention import Attended, HeadAttention, take_heads
 from headmask.errors import AblationError
 
-# B batch, H heads, T tokens, d width of one head
+# B batch, H heads, Q queries, D width, d width of one head
 
 Ablation = Literal["zero", "mean", "uniform", "cls"]
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
@@ -46,32 +46,57 @@ def check_ablation(ablation: str, *, has_class_token: bool, means: object | None
 
 
 def replace_heads(attended: Attended, word: int, ablation: Ablation, means_Hd: Tensor | None = None) -> Tensor:
-    """Return z (B, H, T, d) with the heads of a word replaced; z itself when the word is 0.
+    """Return z (B, H, Q, d) with the heads of a word replaced; z itself when the word is 0.
 
     Args:
-        attended: z, v and the additive attention mask of one layer.
+        attended: z and what takes its place, of one layer.
         word: bit h set ablates head h.
-        ablation: the rule.
+        ablation: the rule; the one that `attended` was made for.
         means_Hd: mean output of each head of this layer, for `mean` only.
     """
-    heads = [head for head in range(attended.z_BHTd.shape[1]) if word >> head & 1]
+    heads = heads_of(word)
     if not heads:
-        return attended.z_BHTd
-    return edited_clone(attended.z_BHTd, heads, _replacement(attended, heads, ablation, means_Hd))
+        return attended.z_BHQd
+    edited_BHQd = attended.z_BHQd.clone()
+    instead = _instead(attended, heads, ablation, means_Hd)
+    edited_BHQd[:, torch.tensor(heads, device=edited_BHQd.device)] = 0.0 if instead is None else instead
+    return edited_BHQd
 
 
-def _replacement(attended: Attended, heads: list[int], ablation: Ablation, means_Hd: Tensor | None) -> Tensor | float:
+def corrected_output(
+    attention: HeadAttention,
+    y_BQD: Tensor,
+    attended: Attended,
+    word: int,
+    ablation: Ablation,
+    means_Hd: Tensor | None = None,
+) -> Tensor:
+    """Return the attention output with the heads of a word replaced, from the one with none replaced.
+
+    It costs a product of the ablated heads' columns of W_O instead of all: a node of the trie does the whole product
+    once for all its children. Not for towers that normalise z before W_O.
+    """
+    heads = heads_of(word)
+    if not heads:
+        return y_BQD
+    instead = _instead(attended, heads, ablation, means_Hd)
+    change = None if instead is None else instead - take_heads(attended.z_BHQd, heads)
+    return attention.corrected(y_BQD, heads, change, attended.z_BHQd)
+
+
+def heads_of(word: int) -> list[int]:
+    """Return the heads whose bit is set."""
+    return [head for head in range(word.bit_length()) if word >> head & 1]
+
+
+def _instead(attended: Attended, heads: list[int], ablation: Ablation, means_Hd: Tensor | None) -> Tensor | None:
+    """Return what takes the place of some heads' z, to be broadcast; None for zero."""
     if ablation == "zero":
-        return 0.0
+        return None
     if ablation == "mean":
         if means_Hd is None:
             raise AblationError("ablation mean needs the heads' mean outputs; make them with headmask.calibrate_means")
-        return means_Hd[heads][None, :, None].to(attended.z_BHTd)
-    v_BhTd = attended.v_BHTd[:, heads]
-    if ablation == "cls":
-        return v_BhTd[:, :, :1]
-    if attended.bias_TT is None:
-        return v_BhTd.mean(dim=2, keepdim=True)
-    # Every visible token has the same additive mask, so the softmax of the mask alone is the uniform weight.
-    visible_TT = attended.bias_TT.isfinite().to(v_BhTd)
-    return torch.matmul(visible_TT / visible_TT.sum(-1, keepdim=True), v_BhTd)
+        return means_Hd[heads][None, :, None].to(attended.z_BHQd)
+    if attended.instead_BHQd is None:
+        raise AblationError(f"what ablation {ablation} puts in place of a head was not kept")
+    return take_heads(attended.instead_BHQd, heads)

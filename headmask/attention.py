@@ -1,124 +1,345 @@
 """One attention module of a tower, opened at z: the heads' outputs before the output projection.
 
-open_clip builds its blocks on `torch.nn.MultiheadAttention` or, with custom options, on its own `Attention`. Both are
-read here through the same three steps, so that an ablation is written once, on z, and fused attention stays on.
+open_clip builds its blocks on `torch.nn.MultiheadAttention` or on its own `Attention`, timm on an `Attention`, a rotary
+one and EVA's. They differ in where their weights lie and in what they normalise; each adapter here says only that. What
+attention does is written once, on z, so that fused attention stays on and no ablation needs the T x T weights.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from open_clip.transformer import Attention as OpenClipAttention
+from timm.layers import Attention as TimmAttention
+from timm.layers import AttentionRope as TimmAttentionRope
+from timm.layers import apply_rot_embed_cat
+from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
-from headmask.errors import ModelError
+from headmask.errors import AblationError, ModelError
 
-# B batch, H heads, T tokens, D width, d width of one head
+# B batch, H heads, h ablated heads, T tokens, Q queries (all tokens, or one), D width, d head width
+
+Linear = tuple[Tensor, Tensor | None]
+"""Weight (out, in) and bias (out,)."""
+SeeZ = Callable[["Attended"], Tensor]
+"""Given what attention read, returns the z to go on with."""
+SUPPORTED = "torch.nn.MultiheadAttention, open_clip's Attention, timm's Attention, AttentionRope and EvaAttention"
 
 
 class Attended(NamedTuple):
     """What attention read for every head, before any ablation."""
 
-    z_BHTd: Tensor
+    z_BHQd: Tensor
     """Outputs of the heads: softmax(q k^T / sqrt(d)) v."""
-    v_BHTd: Tensor
-    """Values, from which `uniform` and `cls` make their replacements."""
-    bias_TT: Tensor | None
-    """Additive attention mask: 0 where a query may see a token, -inf where not; None when it sees all."""
+    instead_BHQd: Tensor | None
+    """What takes the place of an ablated head's z under `uniform` and `cls` (broadcasts over Q); else None."""
 
 
-class HeadAttention(Protocol):
-    """The steps of one self-attention module."""
+class HeadAttention(ABC):
+    """The steps of one self-attention module, for all heads at once.
 
-    module: Any
-    """The attention module itself."""
-    num_heads: int
-    normalises_query: bool
-    """q is normalised per head, so a zero query row does not give uniform attention."""
-    normalises_heads: bool
-    """The concatenated z is normalised before the output projection, so zero z is not zero columns."""
+    Args:
+        module: the attention module.
+        out_proj: its output projection W_O, one block of columns per head.
+        query_norm: norm of q per head, if any.
+        key_norm: norm of k per head, if any.
+        inner_norm: norm of the concatenated z before W_O, if any.
+    """
 
-    def attend(self, x_BTD: Tensor, bias_TT: Tensor | None = None) -> Attended:
-        """Return z and v of all heads for the normalised residual stream."""
-        ...
+    num_prefix_tokens = 0
+    """Tokens that rotary embeddings leave alone."""
 
-    def project(self, z_BHTd: Tensor) -> Tensor:
-        """Return the attention output (B, T, D) of the heads' outputs."""
-        ...
+    def __init__(
+        self,
+        module: nn.Module,
+        out_proj: nn.Module,
+        *,
+        query_norm: nn.Module | None = None,
+        key_norm: nn.Module | None = None,
+        inner_norm: nn.Module | None = None,
+    ) -> None:
+        if not isinstance(out_proj, nn.Linear):
+            raise ModelError(f"the output projection is a {type(out_proj).__name__}, not a linear layer")
+        opened: Any = module
+        self.module = opened
+        self.num_heads: int = opened.num_heads
+        self.out_proj = out_proj
+        self.query_norm, self.key_norm, self.inner_norm = map(_unless_identity, (query_norm, key_norm, inner_norm))
 
+    @property
+    def normalises_query(self) -> bool:
+        """Whether q is normalised per head, so that a zero query row does not give uniform attention."""
+        return self.query_norm is not None
+
+    @property
+    def normalises_heads(self) -> bool:
+        """Whether the concatenated z is normalised before W_O, so that zero z is not zero columns."""
+        return self.inner_norm is not None
+
+    @property
     def head_scale_H(self) -> Tensor | None:
-        """Return the factor that the module puts on z per head, or None where it has none."""
-        ...
+        """The factor that the module puts on z per head, or None where it has none."""
+        return None
+
+    @abstractmethod
+    def projections(self) -> tuple[Linear, Linear, Linear]:
+        """Return the q, k and v projections, one block of rows per head; views of the weights, not copies."""
+
+    @abstractmethod
+    def packed_projection(self) -> Linear | None:
+        """Return the three projections as one, where they lie in one tensor."""
+
+    @abstractmethod
+    def forward(self, see: SeeZ, ablation: str, *args: Any, **kwargs: Any) -> Any:
+        """Do what the module's own `forward` does, with z passed through `see`."""
+
+    def query_parameters(self) -> list[Tensor]:
+        """Return weight and bias of the q projection, to be edited in place."""
+        weight, bias = self.projections()[0]
+        return [weight] if bias is None else [weight, bias]
+
+    def columns(self, head: int) -> slice:
+        """Return the columns of W_O, and the rows of each of q, k and v, that belong to a head."""
+        width = self.out_proj.in_features // self.num_heads
+        return slice(head * width, (head + 1) * width)
+
+    def attend(
+        self, x_BTD: Tensor, *, bias: Tensor | None = None, rope: Tensor | None = None, ablation: str = "zero"
+    ) -> Attended:
+        """Return z at every token.
+
+        Args:
+            x_BTD: what the module is given: the residual stream, normalised by the block.
+            bias: additive attention mask (T, T) or (B, H, T, T): 0 where a query may see a token, -inf where not.
+            rope: rotary embedding of the tokens after the prefix.
+            ablation: for which the replacement of an ablated head is wanted.
+        """
+        q, k, v = self._queries_keys_values(x_BTD)
+        if rope is not None:
+            q, k = self._rotated(q, rope), self._rotated(k, rope)
+        return Attended(scaled_attention(q, k, v, bias), _instead(v, bias, ablation))
+
+    def attend_at(
+        self,
+        x_BTD: Tensor,
+        token_B: Tensor,
+        *,
+        bias: Tensor | None = None,
+        rope: Tensor | None = None,
+        ablation: str = "zero",
+    ) -> Attended:
+        """Return z at one token of each sequence (Q = 1), without the keys and values of the others where possible.
+
+        With scores q.k = (W_K^T q).x + q.b_K, the last term is the same for all tokens and cancels in the softmax, and
+        the weighted sum of values is W_V applied to the weighted sum of x, plus b_V once: neither k nor v is needed.
+        That fails where k is normalised or rotated.
+        """
+        rows_B = torch.arange(len(x_BTD), device=x_BTD.device)
+        bias_row = None if bias is None else _rows_of_bias(bias, rows_B, token_B)
+        (w_q, b_q), (w_k, b_k), (w_v, b_v) = self.projections()
+        q_BH1d = _split_heads(F.linear(x_BTD[rows_B, token_B][:, None], w_q, b_q), self.num_heads)
+        if self.query_norm is not None:
+            q_BH1d = self.query_norm(q_BH1d)
+        if self.key_norm is None and rope is None:
+            absorbed_BHD = torch.einsum("bhd,hdw->bhw", q_BH1d[:, :, 0], torch.unflatten(w_k, 0, (self.num_heads, -1)))
+            scores_BHT = torch.matmul(absorbed_BHD, x_BTD.transpose(1, 2)) * q_BH1d.shape[-1] ** -0.5
+            if bias_row is not None:
+                scores_BHT = scores_BHT + bias_row[:, :, 0]
+            mixed_BHD = torch.matmul(scores_BHT.softmax(-1), x_BTD)
+            z_BH1d = self._values_of(mixed_BHD, w_v, b_v)
+            instead = None
+            if ablation == "cls":
+                instead = self._values_of(x_BTD[:, :1].expand(-1, self.num_heads, -1), w_v, b_v)
+            if ablation == "uniform":
+                seen_B1T = x_BTD.new_full((1, 1, x_BTD.shape[1]), 1 / x_BTD.shape[1])
+                seen_B1T = seen_B1T if bias_row is None else _uniform_weights(bias_row[:, 0]).to(x_BTD)
+                mixed_B1D = torch.matmul(seen_B1T.expand(len(x_BTD), -1, -1), x_BTD)
+                instead = self._values_of(mixed_B1D.expand(-1, self.num_heads, -1), w_v, b_v)
+            return Attended(z_BH1d, instead)
+        k_BHTd, v_BHTd = (_split_heads(F.linear(x_BTD, w, b), self.num_heads) for w, b in ((w_k, b_k), (w_v, b_v)))
+        if self.key_norm is not None:
+            k_BHTd = self.key_norm(k_BHTd)
+        if rope is not None:
+            # Pooling reads a prefix token, which is not rotated.
+            k_BHTd = self._rotated(k_BHTd, rope)
+        return Attended(scaled_attention(q_BH1d, k_BHTd, v_BHTd, bias_row), _instead(v_BHTd, bias_row, ablation))
+
+    def project(self, z_BHQd: Tensor) -> Tensor:
+        """Return the attention output (B, Q, D) of the heads' outputs."""
+        if self.head_scale_H is not None:
+            z_BHQd = z_BHQd * self.head_scale_H[:, None, None]
+        z_BQD = z_BHQd.transpose(1, 2).flatten(2)
+        if self.inner_norm is not None:
+            z_BQD = self.inner_norm(z_BQD)
+        return F.linear(z_BQD, self.out_proj.weight, self.out_proj.bias)
+
+    def corrected(self, y_BQD: Tensor, heads: list[int], change_BhQd: Tensor | None, z_BHQd: Tensor) -> Tensor:
+        """Return the attention output after the z of some heads has changed: a product of their columns alone.
+
+        Args:
+            y_BQD: the output with no head ablated. Only where nothing is normalised between z and W_O.
+            heads: whose z changes.
+            change_BhQd: what is added to their z; None takes them away.
+            z_BHQd: z of all heads.
+        """
+        factor = -1.0 if change_BhQd is None else 1.0
+        change_BhQd = take_heads(z_BHQd, heads) if change_BhQd is None else change_BhQd
+        if self.head_scale_H is not None:
+            change_BhQd = change_BhQd * self.head_scale_H[heads][:, None, None]
+        width = self.out_proj.in_features // self.num_heads
+        columns_Dhd = take_heads(torch.unflatten(self.out_proj.weight, 1, (self.num_heads, width)), heads)
+        product = torch.addmm(
+            y_BQD.flatten(0, 1),
+            change_BhQd.transpose(1, 2).reshape(-1, len(heads) * width),
+            columns_Dhd.reshape(len(y_BQD[0, 0]), -1).T,
+            alpha=factor,
+        )
+        return product.view_as(y_BQD)
+
+    def _queries_keys_values(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        packed = self.packed_projection()
+        if packed is not None:
+            parts = F.linear(x_BTD, *packed).chunk(3, dim=-1)
+        else:
+            parts = tuple(F.linear(x_BTD, weight, bias) for weight, bias in self.projections())
+        q, k, v = (_split_heads(part, self.num_heads) for part in parts)
+        if self.query_norm is not None:
+            q = self.query_norm(q)
+        if self.key_norm is not None:
+            k = self.key_norm(k)
+        return q, k, v
+
+    def _values_of(self, mixed_BHD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return values (B, H, 1, d) of one mixture of inputs per head."""
+        values_BHd = torch.einsum("bhw,hdw->bhd", mixed_BHD, torch.unflatten(weight, 0, (self.num_heads, -1)))
+        if bias is not None:
+            values_BHd = values_BHd + torch.unflatten(bias, 0, (self.num_heads, -1))
+        return values_BHd[:, :, None]
+
+    def _rotated(self, x_BHTd: Tensor, rope: Tensor) -> Tensor:
+        prefix, rest = x_BHTd[:, :, : self.num_prefix_tokens], x_BHTd[:, :, self.num_prefix_tokens :]
+        half = bool(getattr(self.module, "rotate_half", False))
+        return torch.cat([prefix, apply_rot_embed_cat(rest, rope, half=half)], dim=2).type_as(x_BHTd)
 
 
-def _split_heads(x_BTD: Tensor, num_heads: int) -> Tensor:
-    batch, tokens, _ = x_BTD.shape
-    return x_BTD.view(batch, tokens, num_heads, -1).transpose(1, 2)
-
-
-def _join_heads(z_BHTd: Tensor) -> Tensor:
-    return z_BHTd.transpose(1, 2).flatten(2)
-
-
-class MultiheadAttention:
+class MultiheadAttention(HeadAttention):
     """`torch.nn.MultiheadAttention` with packed projections, as in open_clip's standard blocks."""
-
-    normalises_query = False
-    normalises_heads = False
 
     def __init__(self, module: nn.MultiheadAttention) -> None:
         if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
             raise ModelError("nn.MultiheadAttention with separate projections or extra key tokens is not supported")
-        self.module: Any = module
-        self.num_heads: int = module.num_heads
+        super().__init__(module, module.out_proj)
 
-    def attend(self, x_BTD: Tensor, bias_TT: Tensor | None = None) -> Attended:
-        """Return z and v of all heads for the normalised residual stream."""
-        qkv_BTD = F.linear(x_BTD, self.module.in_proj_weight, self.module.in_proj_bias)
-        q, k, v = (_split_heads(part, self.num_heads) for part in qkv_BTD.chunk(3, dim=-1))
-        return Attended(F.scaled_dot_product_attention(q, k, v, attn_mask=bias_TT), v, bias_TT)
+    def projections(self) -> tuple[Linear, Linear, Linear]:
+        """Return the q, k and v projections."""
+        return _thirds(self.module.in_proj_weight, self.module.in_proj_bias)
 
-    def project(self, z_BHTd: Tensor) -> Tensor:
-        """Return the attention output (B, T, D) of the heads' outputs."""
-        projection = self.module.out_proj
-        return F.linear(_join_heads(z_BHTd), projection.weight, projection.bias)
+    def packed_projection(self) -> Linear | None:
+        """Return the three projections as one."""
+        return self.module.in_proj_weight, self.module.in_proj_bias
 
-    def head_scale_H(self) -> Tensor | None:
-        """Return None: this module scales no heads."""
-        return None
+    def forward(self, see: SeeZ, ablation: str, *args: Any, **kwargs: Any) -> Any:
+        """Do what `nn.MultiheadAttention.forward` does for self-attention."""
+        query, key, value = args
+        if key is not query or value is not query:
+            raise AblationError(
+                "ablation acts on self-attention only; this module was called with other keys or values"
+            )
+        x_BTD = query if self.module.batch_first else query.transpose(0, 1)
+        bias = _additive(kwargs.get("attn_mask"), x_BTD, self.num_heads)
+        y_BTD = self.project(see(self.attend(x_BTD, bias=bias, ablation=ablation)))
+        return (y_BTD if self.module.batch_first else y_BTD.transpose(0, 1)), None
 
 
-class CustomAttention:
+class CustomAttention(HeadAttention):
     """open_clip's own `Attention`: query and key norms, a factor per head, an inner norm."""
 
     def __init__(self, module: OpenClipAttention) -> None:
         if module.logit_scale is not None:
             raise ModelError("scaled-cosine attention is not supported: open_clip's own forward pass fails on it")
-        self.module: Any = module
-        self.num_heads: int = module.num_heads
-        self.normalises_query = not isinstance(module.ln_q, nn.Identity)
-        self.normalises_heads = not isinstance(module.ln_inner, nn.Identity)
+        super().__init__(
+            module, module.out_proj, query_norm=module.ln_q, key_norm=module.ln_k, inner_norm=module.ln_inner
+        )
 
-    def attend(self, x_BTD: Tensor, bias_TT: Tensor | None = None) -> Attended:
-        """Return z and v of all heads for the normalised residual stream."""
-        qkv_BTD = F.linear(x_BTD, self.module.in_proj_weight, self.module.in_proj_bias)
-        q, k, v = (_split_heads(part, self.num_heads) for part in qkv_BTD.chunk(3, dim=-1))
-        z_BHTd = F.scaled_dot_product_attention(self.module.ln_q(q), self.module.ln_k(k), v, attn_mask=bias_TT)
-        return Attended(z_BHTd, v, bias_TT)
-
-    def project(self, z_BHTd: Tensor) -> Tensor:
-        """Return the attention output (B, T, D) of the heads' outputs."""
-        if self.module.head_scale is not None:
-            z_BHTd = z_BHTd * self.module.head_scale
-        projected: Tensor = self.module.out_proj(self.module.ln_inner(_join_heads(z_BHTd)))
-        return projected
-
+    @property
     def head_scale_H(self) -> Tensor | None:
-        """Return the factor that the module puts on z per head, or None where it has none."""
+        """The factor that the module puts on z per head, or None where it has none."""
         scale_H11: Tensor | None = self.module.head_scale
         return None if scale_H11 is None else scale_H11.flatten()
+
+    def projections(self) -> tuple[Linear, Linear, Linear]:
+        """Return the q, k and v projections."""
+        return _thirds(self.module.in_proj_weight, self.module.in_proj_bias)
+
+    def packed_projection(self) -> Linear | None:
+        """Return the three projections as one."""
+        return self.module.in_proj_weight, self.module.in_proj_bias
+
+    def forward(self, see: SeeZ, ablation: str, x: Tensor, attn_mask: Tensor | None = None) -> Any:
+        """Do what open_clip's `Attention.forward` does."""
+        return self.project(see(self.attend(x, bias=_additive(attn_mask, x, self.num_heads), ablation=ablation)))
+
+
+class TimmHeadAttention(HeadAttention):
+    """timm's `Attention` and `AttentionRope`, as in SigLIP's and PE's towers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        opened: Any = module
+        if getattr(opened, "gate", None) is not None:
+            raise ModelError("gated attention is not supported: its output is no sum over heads of what was attended")
+        if getattr(opened, "num_kv_groups", 1) > 1:
+            raise ModelError("attention with fewer key and value heads than query heads is not supported")
+        super().__init__(module, opened.proj, query_norm=opened.q_norm, key_norm=opened.k_norm, inner_norm=opened.norm)
+        self.num_prefix_tokens = getattr(opened, "num_prefix_tokens", 0)
+
+    def projections(self) -> tuple[Linear, Linear, Linear]:
+        """Return the q, k and v projections."""
+        packed = self.packed_projection()
+        if packed is not None:
+            return _thirds(*packed)
+        q, k, v = self.module.q_proj, self.module.k_proj, self.module.v_proj
+        return (q.weight, q.bias), (k.weight, k.bias), (v.weight, v.bias)
+
+    def packed_projection(self) -> Linear | None:
+        """Return the three projections as one, where they lie in one tensor."""
+        return None if self.module.qkv is None else (self.module.qkv.weight, self.module.qkv.bias)
+
+    def forward(self, see: SeeZ, ablation: str, x: Tensor, rope: Tensor | None = None, **kwargs: Any) -> Any:
+        """Do what timm's `forward` does, without an attention mask."""
+        if kwargs.get("attn_mask") is not None or kwargs.get("is_causal"):
+            raise AblationError("attention masks are not supported in timm's image towers")
+        return self.project(see(self.attend(x, rope=rope, ablation=ablation)))
+
+
+class EvaHeadAttention(TimmHeadAttention):
+    """timm's `EvaAttention`: biases kept apart from the packed weight, none on k; EVA02 normalises z."""
+
+    def packed_projection(self) -> Linear | None:
+        """Return the three projections as one, where they lie in one tensor; the bias is put together."""
+        module = self.module
+        if module.qkv is None:
+            return None
+        bias = None if module.q_bias is None else torch.cat((module.q_bias, module.k_bias, module.v_bias))
+        return module.qkv.weight, bias
+
+    def query_parameters(self) -> list[Tensor]:
+        """Return weight and bias of the q projection, to be edited in place."""
+        weight, *bias = super().query_parameters()
+        return [weight, *([self.module.q_bias] if self.module.q_bias is not None else bias)]
+
+
+_ADAPTERS: dict[type, Callable[[Any], HeadAttention]] = {
+    nn.MultiheadAttention: MultiheadAttention,
+    OpenClipAttention: CustomAttention,
+    TimmAttention: TimmHeadAttention,
+    TimmAttentionRope: TimmHeadAttention,
+    EvaAttention: EvaHeadAttention,
+}
 
 
 def open_attention(module: nn.Module) -> HeadAttention:
@@ -127,32 +348,68 @@ def open_attention(module: nn.Module) -> HeadAttention:
     Raises:
         ModelError: the module is of another kind.
     """
-    if isinstance(module, nn.MultiheadAttention):
-        return MultiheadAttention(module)
-    if isinstance(module, OpenClipAttention):
-        return CustomAttention(module)
-    raise ModelError(
-        f"attention of type {type(module).__name__} is not supported; "
-        "supported are torch.nn.MultiheadAttention and open_clip's Attention"
-    )
+    if type(module) not in _ADAPTERS:
+        raise ModelError(f"attention of type {type(module).__name__} is not supported; supported are {SUPPORTED}")
+    return _ADAPTERS[type(module)](module)
 
 
-def output_weight(attention: HeadAttention) -> tuple[Tensor, Tensor | None]:
-    """Return W_O (D, H*d), one block of columns per head, and b_O (D,)."""
-    projection = attention.module.out_proj
-    if not isinstance(projection, nn.Linear):
-        raise ModelError(f"the output projection is a {type(projection).__name__}, not a linear layer")
-    return projection.weight, projection.bias
+def scaled_attention(q_BHQd: Tensor, k_BHTd: Tensor, v_BHTd: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return softmax(q k^T / sqrt(d) + bias) v, by the fused kernel or, where it is slower, by two products."""
+    if q_BHQd.device.type == "cpu" and q_BHQd.dtype != torch.float32:
+        # Torch's fused kernel takes twice the time of two products there (benchmarks/results).
+        scores_BHQT = torch.matmul(q_BHQd, k_BHTd.transpose(-2, -1)).mul_(q_BHQd.shape[-1] ** -0.5)
+        return torch.matmul((scores_BHQT if bias is None else scores_BHQT + bias).softmax(-1), v_BHTd)
+    return F.scaled_dot_product_attention(q_BHQd, k_BHTd, v_BHTd, attn_mask=bias)
 
 
-def head_columns(attention: HeadAttention, head: int) -> slice:
-    """Return the columns of W_O (and the rows of each third of the packed projection) that belong to a head."""
-    width = output_weight(attention)[0].shape[1] // attention.num_heads
-    return slice(head * width, (head + 1) * width)
+def take_heads(x: Tensor, heads: list[int]) -> Tensor:
+    """Return some heads of a tensor whose second dimension is heads: a view where they are neighbours."""
+    if heads == list(range(heads[0], heads[0] + len(heads))):
+        return x[:, heads[0] : heads[0] + len(heads)]
+    return x[:, torch.tensor(heads, device=x.device)]
 
 
-def edited_clone(z_BHTd: Tensor, heads: list[int], replacement: Tensor | float) -> Tensor:
-    """Return a copy of z with the given heads replaced, by a number or by a tensor that broadcasts."""
-    edited_BHTd = z_BHTd.clone()
-    edited_BHTd[:, torch.tensor(heads, device=z_BHTd.device)] = replacement
-    return edited_BHTd
+def _instead(v_BHTd: Tensor, bias: Tensor | None, ablation: str) -> Tensor | None:
+    """Return what takes the place of an ablated head's z; a tensor of its own, so that v can go."""
+    if ablation == "cls":
+        return v_BHTd[:, :, :1].clone()
+    if ablation != "uniform":
+        return None
+    if bias is None:
+        return v_BHTd.mean(dim=2, keepdim=True)
+    return torch.matmul(_uniform_weights(bias).to(v_BHTd), v_BHTd)
+
+
+def _uniform_weights(bias: Tensor) -> Tensor:
+    """Return equal weights on the tokens that an additive mask lets a query see, summing to 1."""
+    visible = bias.isfinite().float()
+    return visible / visible.sum(-1, keepdim=True)
+
+
+def _rows_of_bias(bias: Tensor, rows_B: Tensor, token_B: Tensor) -> Tensor:
+    """Return an additive mask's rows for one query of each sequence, (B, 1 or H, 1, T)."""
+    return bias[token_B][:, None, None] if bias.ndim == 2 else bias[rows_B, :, token_B][:, :, None]
+
+
+def _additive(attn_mask: Tensor | None, x_BTD: Tensor, num_heads: int) -> Tensor | None:
+    """Return a mask of `nn.MultiheadAttention` (True or -inf: not seen) as an additive one, (T, T) or (B, H, T, T)."""
+    if attn_mask is None:
+        return None
+    if attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=x_BTD.dtype).masked_fill(attn_mask, -torch.inf)
+    attn_mask = attn_mask.to(x_BTD.dtype)
+    return attn_mask if attn_mask.ndim == 2 else torch.unflatten(attn_mask, 0, (-1, num_heads))
+
+
+def _split_heads(x_BTD: Tensor, num_heads: int) -> Tensor:
+    return torch.unflatten(x_BTD, -1, (num_heads, -1)).transpose(1, 2)
+
+
+def _thirds(weight: Tensor, bias: Tensor | None) -> tuple[Linear, Linear, Linear]:
+    weights = weight.chunk(3)
+    biases = (None, None, None) if bias is None else bias.chunk(3)
+    return tuple(zip(weights, biases, strict=True))  # type: ignore[return-value]
+
+
+def _unless_identity(norm: nn.Module | None) -> Any:
+    return None if norm is None or isinstance(norm, nn.Identity) else norm

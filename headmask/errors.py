@@ -50,3 +50,7 @@ class StudyError(HeadmaskError):
 
 class PoolError(HeadmaskError):
     """No replica can be placed on the machines at hand."""
+
+
+class DeviceMemoryError(HeadmaskError):
+    """Not even one node of the scoring engine fits in a device's memory."""

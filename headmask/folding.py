@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from headmask.ablation import Ablation, check_ablation
-from headmask.attention import HeadAttention, head_columns, output_weight
+from headmask.attention import HeadAttention
 from headmask.errors import AblationError, MaskFileError
 from headmask.live import ablate
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models import SCHEMES, LoadedModel, model_config
-from headmask.towers import TowerName, attentions, check_grid, grid_of
+from headmask.towers import TowerName, check_grid, view_of
 
 # B batch, L layers, H heads, d width of one head
 
@@ -65,14 +65,14 @@ def fold(
     """
     if isinstance(mask, MaskFile):
         ablation, tower, means_LHd, mask = mask.ablation, mask.tower, mask.means_tensor(), mask.mask
-    check_grid(mask, grid_of(model, tower), f"this model's {tower} tower")
-    check_ablation(ablation, has_class_token=tower == "image", means=means_LHd)
     folded: nn.Module = deepcopy(model)
-    layers = attentions(folded, tower)
+    view = view_of(folded, tower)
+    check_grid(mask, view.grid, f"this model's {tower} tower")
+    check_ablation(ablation, has_class_token=view.has_class_token, means=means_LHd)
     with torch.no_grad():
         for layer, head in mask.heads:
             mean_d = means_LHd[layer, head] if means_LHd is not None else None
-            _fold_head(layers[layer], head, ablation, tower, mean_d)
+            _fold_head(view.attentions[layer], head, ablation, tower, mean_d)
     return folded
 
 
@@ -83,16 +83,15 @@ def _fold_head(
         raise AblationError(
             "this tower normalises the heads' outputs before W_O: no weights equal an ablated head there"
         )
-    columns = head_columns(attention, head)
-    weight, bias = output_weight(attention)
+    columns = attention.columns(head)
+    weight, bias = attention.out_proj.weight, attention.out_proj.bias
     if ablation == "uniform":
         if tower != "image":
             raise AblationError("ablation uniform folds into image towers only; a causal mask needs z itself")
         if attention.normalises_query:
             raise AblationError("this tower normalises its queries: a zero query row does not give uniform attention")
-        attention.module.in_proj_weight[columns] = 0
-        if attention.module.in_proj_bias is not None:
-            attention.module.in_proj_bias[columns] = 0
+        for parameter in attention.query_parameters():
+            parameter[columns] = 0
     elif ablation == "cls":
         raise AblationError(
             "ablation cls does not fold into weights; use it live, or search with zero, mean or uniform"
@@ -101,9 +100,9 @@ def _fold_head(
         if ablation == "mean" and mean_d is not None:
             if bias is None:
                 raise AblationError("ablation mean folds into the output bias, and this tower has none")
-            scale_H = attention.head_scale_H()
+            scale_H = attention.head_scale_H
             scaled_d = mean_d.to(weight) * (1 if scale_H is None else scale_H[head])
-            bias += weight[:, columns] @ scaled_d
+            bias.add_(weight[:, columns] @ scaled_d)
         weight[:, columns] = 0
 
 

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from headmask.ablation import Ablation, check_ablation, replace_heads
-from headmask.attention import Attended, HeadAttention
+from headmask.attention import Attended, HeadAttention, SeeZ
 from headmask.errors import AblationError
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from headmask.towers import TowerName, attentions, check_grid, grid_of
+from headmask.towers import TowerName, attentions, check_grid, view_of
 
 # B batch, T tokens, D width, L layers, H heads, d width of one head
-
-See = Callable[[Attended], Tensor]
 
 
 @contextmanager
@@ -54,57 +52,33 @@ def ablate(
         ablation, tower = mask.ablation, mask.tower
         means_LHd = mask.means_tensor()
         mask = mask.mask
-    check_grid(mask, grid_of(model, tower), f"this model's {tower} tower")
-    check_ablation(ablation, has_class_token=tower == "image", means=means_LHd)
+    view = view_of(model, tower)
+    check_grid(mask, view.grid, f"this model's {tower} tower")
+    check_ablation(ablation, has_class_token=view.has_class_token, means=means_LHd)
     with ExitStack() as stack:
-        for layer, attention in enumerate(attentions(model, tower)):
+        for layer, attention in enumerate(view.attentions):
             if word := mask.words[layer]:
                 means_Hd = None if means_LHd is None else means_LHd[layer]
-                stack.enter_context(_forward(attention, _replacing(word, ablation, means_Hd)))
+                stack.enter_context(_forward(attention, ablation, _replacing(word, ablation, means_Hd)))
         yield model
 
 
-def _replacing(word: int, ablation: Ablation, means_Hd: Tensor | None) -> See:
+def _replacing(word: int, ablation: Ablation, means_Hd: Tensor | None) -> SeeZ:
     return lambda attended: replace_heads(attended, word, ablation, means_Hd)
 
 
 @contextmanager
-def _forward(attention: HeadAttention, see: See) -> Iterator[None]:
+def _forward(attention: HeadAttention, ablation: Ablation, see: SeeZ) -> Iterator[None]:
     """Route the module's forward pass through `see`, which is given z and returns the z to go on with."""
     module = attention.module
     previous = module.__dict__.get("forward")
-    is_multihead = isinstance(module, nn.MultiheadAttention)
-
-    def forward(x: Tensor, *args: Any, attn_mask: Tensor | None = None, **kwargs: Any) -> Any:
-        if args and is_multihead and (args[0] is not x or args[1] is not x):
-            raise AblationError(
-                "ablation acts on self-attention only; this module was called with other keys or values"
-            )
-        if args and not is_multihead:
-            attn_mask = args[0]
-        batch_first = not is_multihead or module.batch_first
-        x_BTD = x if batch_first else x.transpose(0, 1)
-        y_BTD = attention.project(see(attention.attend(x_BTD, _additive(attn_mask, x_BTD))))
-        y = y_BTD if batch_first else y_BTD.transpose(0, 1)
-        return (y, None) if is_multihead else y
-
-    module.forward = forward
+    module.forward = partial(attention.forward, see, ablation)
     try:
         yield
     finally:
         del module.forward
         if previous is not None:
             module.forward = previous
-
-
-def _additive(attn_mask: Tensor | None, x_BTD: Tensor) -> Tensor | None:
-    if attn_mask is None:
-        return None
-    if attn_mask.ndim != 2:
-        raise AblationError("padding masks per sequence are not supported: the attention mask must be (tokens, tokens)")
-    if attn_mask.dtype == torch.bool:
-        attn_mask = torch.zeros_like(attn_mask, dtype=x_BTD.dtype).masked_fill(attn_mask, -torch.inf)
-    return attn_mask.to(x_BTD.dtype)
 
 
 @torch.no_grad()
@@ -124,9 +98,9 @@ def calibrate_means(model: nn.Module, encode: Callable[[], object], *, tower: To
     sums: list[Tensor | None] = [None] * len(layers)
     counts = [0] * len(layers)
 
-    def watching(layer: int) -> See:
+    def watching(layer: int) -> SeeZ:
         def see(attended: Attended) -> Tensor:
-            z_BHTd = attended.z_BHTd
+            z_BHTd = attended.z_BHQd
             total_Hd = z_BHTd.double().sum(dim=(0, 2))
             previous = sums[layer]
             sums[layer] = total_Hd if previous is None else previous + total_Hd
@@ -137,7 +111,7 @@ def calibrate_means(model: nn.Module, encode: Callable[[], object], *, tower: To
 
     with ExitStack() as stack:
         for layer, attention in enumerate(layers):
-            stack.enter_context(_forward(attention, watching(layer)))
+            stack.enter_context(_forward(attention, "zero", watching(layer)))
         encode()
     if any(total is None for total in sums):
         raise AblationError(f"calibration ran nothing through the {tower} tower")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from headmask.attention import HeadAttention, head_columns, output_weight
+from headmask.attention import HeadAttention
 from headmask.mask import HeadMask
 
 
@@ -16,39 +17,43 @@ from headmask.mask import HeadMask
 def stock_ablation(attentions: Sequence[HeadAttention], mask: HeadMask) -> Iterator[None]:
     """Zero the ablated heads of a live model through its weights, and restore them on leaving.
 
-    W_O columns are zeroed; where the tower normalises the concatenated heads before W_O, open_clip's `head_scale` is
-    set instead, which acts before that norm.
+    W_O columns are zeroed; where the tower normalises the concatenated heads before W_O, they are zeroed as they enter
+    that norm.
     """
-    saved: list[tuple[Tensor, Tensor]] = []
-    scaled: list[HeadAttention] = []
-    try:
+    with ExitStack() as stack:
         for layer in {head.layer for head in mask.heads}:
             attention = attentions[layer]
-            ablated = [head.head for head in mask.heads if head.layer == layer]
-            if attention.normalises_heads and attention.head_scale_H() is None:
-                attention.module.head_scale = _scale_without(attention, ablated)
-                scaled.append(attention)
-                continue
-            weight = attention.module.head_scale if attention.normalises_heads else output_weight(attention)[0]
-            assert isinstance(weight, Tensor)
-            saved.append((weight, weight.detach().clone()))
-            with torch.no_grad():
-                for head in ablated:
-                    if attention.normalises_heads:
-                        weight[head] = 0
-                    else:
-                        weight[:, head_columns(attention, head)] = 0
+            columns = [attention.columns(head.head) for head in mask.heads if head.layer == layer]
+            if attention.inner_norm is not None:
+                stack.enter_context(_zeroed_input(attention.inner_norm, columns))
+            else:
+                stack.enter_context(_zeroed_columns(attention.out_proj.weight, columns))
+        yield
+
+
+@contextmanager
+def _zeroed_columns(weight: Tensor, columns: list[slice]) -> Iterator[None]:
+    original = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            for part in columns:
+                weight[:, part] = 0
         yield
     finally:
-        for weight, original in saved:
-            with torch.no_grad():
-                weight.copy_(original)
-        for attention in scaled:
-            attention.module.head_scale = None
+        with torch.no_grad():
+            weight.copy_(original)
 
 
-def _scale_without(attention: HeadAttention, ablated: list[int]) -> torch.nn.Parameter:
-    weight = output_weight(attention)[0]
-    scale_H11 = torch.ones(attention.num_heads, 1, 1, dtype=weight.dtype, device=weight.device)
-    scale_H11[ablated] = 0
-    return torch.nn.Parameter(scale_H11, requires_grad=False)
+@contextmanager
+def _zeroed_input(norm: nn.Module, columns: list[slice]) -> Iterator[None]:
+    def zero(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        z_BTD = inputs[0].clone()
+        for part in columns:
+            z_BTD[..., part] = 0
+        return (z_BTD, *inputs[1:])
+
+    handle = norm.register_forward_pre_hook(zero)
+    try:
+        yield
+    finally:
+        handle.remove()

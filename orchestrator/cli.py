@@ -57,13 +57,14 @@ def demo(
 ) -> None:
     """Run the whole pipeline on the built-in model and data. No download."""
     from orchestrator.config import flags_of, read_config
-    from orchestrator.demo import STORY, epilogue, unpack_demo
+    from orchestrator.demo import DEMO_CHUNK, STORY, epilogue, unpack_demo
 
     if not as_json:
         _console().print(STORY, highlight=False)
     paths = unpack_demo(out)
     options = {"out": out, "masks": masks, "pool": pool, "replicas": replicas, "fold": True}
-    options |= {"model": f"local-dir:{paths.model}", "data": paths.data}
+    # A fixed chunk, where a search would measure one: everyone's demo is the same to the last digit.
+    options |= {"model": f"local-dir:{paths.model}", "data": paths.data, "image_chunk": DEMO_CHUNK}
     result = _run_search(read_config(None, flags_of(options)), as_json=as_json)
     if not as_json:
         _console().print(epilogue(result, out), highlight=False)
@@ -78,16 +79,17 @@ def search(
     out: Out = None,
     masks: Masks = None,
     seconds: Seconds = None,
+    tower: Annotated[str | None, typer.Option(help="Whose heads are searched: image (default) or text.")] = None,
     objective: Annotated[str | None, typer.Option(help="Metric to improve: mean_recall, t2i_r1, i2t_r5, ...")] = None,
     ablation: Annotated[str | None, typer.Option(help="What replaces a head: zero, mean, uniform or cls.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Of the search: float32 or bfloat16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the search: float32, bfloat16, float16, auto.")] = None,
     strategy: Annotated[str | None, typer.Option(help="scan, genetic, local or mixture.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the strategy.")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers whose heads may be ablated, such as 4,5,6.")] = None,
     protect: Annotated[str | None, typer.Option(help="Heads that are never ablated, such as L11H3,L0H1.")] = None,
     max_heads: Annotated[int | None, typer.Option(help="Most heads in a mask.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of one replica; a constant of the study.")] = None,
-    image_chunk: Annotated[int | None, typer.Option(help="Images computed together; a constant of the study.")] = None,
+    image_chunk: Annotated[int | None, typer.Option(help="Images computed together; measured by default.")] = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
     split_column: SplitColumn = None,

@@ -49,9 +49,12 @@ class DataSection(_Section):
 class SearchSection(_Section):
     """What is searched, and how."""
 
+    tower: Literal["image", "text"] = "image"
+    """Whose heads are searched."""
     objective: str = "mean_recall"
     ablation: Literal["zero", "mean", "uniform", "cls"] = "zero"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Of the search; `auto` is bfloat16 where the hardware computes in it. Finalists are always scored in float32."""
     strategy: str = "mixture"
     seed: Annotated[int, Field(ge=0)] = 0
     block_size: PositiveInt = 32
@@ -60,8 +63,8 @@ class SearchSection(_Section):
     protect: tuple[str, ...] = ()
     """Heads that are never ablated, such as L11H3."""
     max_heads: PositiveInt | None = None
-    image_chunk: PositiveInt = 64
-    """Images computed together; a constant of the study."""
+    image_chunk: PositiveInt | None = None
+    """Images (or texts) computed together; a constant of the study, measured when it is created by default."""
     threads: PositiveInt = 1
     """CPU threads of one replica; a constant of the study."""
     finalists: Annotated[int, Field(ge=1)] = 16
@@ -199,6 +202,7 @@ OPTIONS = {
     "split_column": "data.split_column",
     "draw_splits": "data.draw_splits",
     "split_seed": "data.split_seed",
+    "tower": "search.tower",
     "objective": "search.objective",
     "ablation": "search.ablation",
     "precision": "search.precision",

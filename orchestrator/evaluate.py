@@ -14,11 +14,15 @@ from headmask.models import load_model
 from orchestrator.session import make_payload
 from orchestrator.verdict import DRAWS, outcomes_of
 from strategies.selection import paired_interval, permutation_p_value
+from workers.constants import Constants
 from workers.metrics import Ranks
 from workers.preprocess import UInt8Preprocess
 from workers.replica import Replica, Stage
 from workers.retrieval import ALL, load_retrieval, take_split
 from workers.scorer import ScorerSettings
+
+CHUNK = 32
+"""Images computed together."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,11 @@ def evaluate_mask(
         split_column=split_column,
     )
     chosen = take_split(splits, name)
-    payload = make_payload(loaded, preprocess, {name: chosen}, ScorerSettings(content.ablation, threads=threads))
-    if (means_LHd := content.means_tensor()) is not None:
-        payload = payload.with_means(means_LHd.numpy())
-    replica = Replica(payload, "cuda" if torch.cuda.is_available() else "cpu")
+    settings = ScorerSettings(content.ablation, threads)
+    payload = make_payload(loaded, preprocess, {name: chosen}, settings, content.tower)
+    means_LHd = content.means_tensor()
+    constants = Constants("float32", CHUNK, None if means_LHd is None else means_LHd.numpy())
+    replica = Replica(payload, "cuda" if torch.cuda.is_available() else "cpu", constants)
     masks = [HeadMask.empty(content.head_grid), content.mask]
     before, after = replica.score(Stage(name, ranks=True), content.head_grid, [each.words for each in masks])
     objective = content.objective or "mean_recall"

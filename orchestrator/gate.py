@@ -14,12 +14,15 @@ from torch import nn
 from headmask.errors import ModelError
 from headmask.mask import HeadMask
 from orchestrator.session import Session
+from workers.embedding import embed_images, embed_texts
 from workers.metrics import Ranks
 from workers.pixels import Pixels
-from workers.scorer import Scorer, SplitArrays, embed_texts
+from workers.scorer import Scorer, SplitArrays
 
 NUM_IMAGES = 128
 SIGMAS = 4.0
+CHUNK = 32
+"""Images computed together."""
 
 
 def check_baseline(session: Session) -> None:
@@ -42,7 +45,7 @@ def check_baseline(session: Session) -> None:
             "or pass --no-gate"
         )
     with _other_gelu(session.model.clip) as (before, after):
-        swapped = _ranks(session, _with_texts_again(session, split)) if before else score
+        swapped = _ranks(session, _embedded_again(session, split)) if before else score
     gain = swapped.metrics()["mean_recall"] - score.metrics()["mean_recall"]
     if gain > 0.02:
         raise ModelError(
@@ -55,20 +58,25 @@ def check_baseline(session: Session) -> None:
 def _first_images(session: Session) -> SplitArrays:
     split = session.payload.splits["search"]
     num_captions = int(np.searchsorted(split.image_of_caption_Q, NUM_IMAGES))
-    pixels = Pixels(split.pixels.cache_NCYX, split.pixels.rows_N[:NUM_IMAGES])
-    return SplitArrays(pixels, split.text_QE[:num_captions], split.image_of_caption_Q[:num_captions])
+    num_others = num_captions if isinstance(split.inputs, Pixels) else NUM_IMAGES
+    num_inputs = NUM_IMAGES if isinstance(split.inputs, Pixels) else num_captions
+    inputs = split.inputs.first(num_inputs) if isinstance(split.inputs, Pixels) else split.inputs[:num_inputs]
+    return SplitArrays(inputs, split.other_E[:num_others], split.image_of_caption_Q[:num_captions])
 
 
-def _with_texts_again(session: Session, split: SplitArrays) -> SplitArrays:
-    """Return a split with its captions embedded by the model as it is now."""
-    texts = list(session.splits["search"].captions[: len(split.text_QE)])
-    text_QE = embed_texts(session.model.clip, session.model.tokenizer(texts), threads=session.payload.settings.threads)
-    return replace(split, text_QE=text_QE)
+def _embedded_again(session: Session, split: SplitArrays) -> SplitArrays:
+    """Return a split with its other side embedded by the model as it is now."""
+    clip, threads = session.model.clip, session.payload.settings.threads
+    if isinstance(split.inputs, Pixels):
+        texts = list(session.splits["search"].captions[: len(split.other_E)])
+        return replace(split, other_E=embed_texts(clip, session.model.tokenizer(texts), threads=threads))
+    pixels = session.splits["search"].pixels.first(len(split.other_E))
+    return replace(split, other_E=embed_images(clip.visual, pixels, session.payload.normalisation, threads=threads))
 
 
 def _ranks(session: Session, split: SplitArrays) -> Ranks:
     settings = replace(session.payload.settings, ablation="zero")
-    scorer = Scorer(session.view, split, session.payload.normalisation, settings)
+    scorer = Scorer(session.view, split, session.payload.normalisation, settings, chunk=CHUNK)
     score = scorer.score(HeadMask.empty(session.grid).to_bools()[None], ranks=True)[0]
     if score.ranks is None:
         raise ModelError(f"{session.model} gives {score.failure} on the search split; nothing can be searched on it")

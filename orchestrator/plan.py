@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from headmask.mask import HeadMask
@@ -12,15 +13,15 @@ from orchestrator.config import SearchConfig
 from orchestrator.location import redacted
 from orchestrator.session import Session, prepare
 from strategies import make_sampler
-from workers.engine import Engine
-from workers.replica import Payload
-from workers.scorer import DTYPES
+from workers.replica import Payload, Replica
 
+TYPICAL_HEADS = 6
+"""Heads of a mask after the scan, where the cost of a search is predicted."""
 _GIB = 2**30
 
 
 def make_plan(config: SearchConfig) -> dict[str, Any]:
-    """Return what a search would do: masks, image-forwards, seconds at this machine's measured speed, memory, places.
+    """Return what a search would do: masks, forward passes, hours at this machine's measured speed, memory, places.
 
     Model and data are loaded and checked; no replica is started and nothing is written.
 
@@ -29,23 +30,30 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     """
     session = prepare(config)
     make_sampler(config.search.strategy, session.grid, limits=session.limits)
-    sizes = {name: len(split.pixels) for name, split in session.splits.items()}
+    replica = Replica(session.payload, "cuda" if torch.cuda.is_available() else "cpu")
+    session = session.settled(replica.settle(session.wanted))
+    search = session.config.search
+    sizes = {
+        name: len(split.pixels if search.tower == "image" else split.captions) for name, split in session.splits.items()
+    }
     num_masks = min(config.budget.masks, session.limits.num_masks(session.grid))
-    forwards = (
-        num_masks * sizes["search"]
-        + (config.search.finalists + config.search.random_masks) * sizes["confirm"]
-        + 2 * sizes["test"]
+    num_forwards = search_cost(session, num_masks)
+    inputs_per_s = measured_speed(session, replica)
+    num_inputs = round(
+        num_forwards * sizes["search"] + (search.finalists + search.random_masks) * sizes["confirm"] + 2 * sizes["test"]
     )
-    images_per_s = measured_speed(session)
     payload_gib = payload_bytes(session.payload) / _GIB
     return {
         "model": str(session.model),
-        "grid": f"{session.grid.layers} layers x {session.grid.heads} heads",
-        "images": ", ".join(f"{size} {name}" for name, size in sizes.items()),
+        "grid": f"{session.grid.layers} layers x {session.grid.heads} heads of the {search.tower} tower",
+        "inputs": ", ".join(f"{size} {name}" for name, size in sizes.items()),
+        "precision": search.precision,
+        "image_chunk": search.image_chunk,
         "masks": num_masks,
-        "image_forwards_at_most": forwards,
-        "images_per_second_of_one_replica_here": round(images_per_s, 1),
-        "replica_hours_at_most": round(forwards / images_per_s / 3600, 3),
+        "search_in_plain_forward_passes": round(num_forwards, 1),
+        "forwards": num_inputs,
+        "forwards_per_second_of_one_replica_here": round(inputs_per_s, 1),
+        "replica_hours": round(num_inputs / inputs_per_s / 3600, 3),
         "memory_per_replica_gib": round(payload_gib + 0.5, 2),
         "object_store_gib": round(payload_gib, 3),
         "run_folder": str(config.folder),
@@ -55,35 +63,40 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
-def measured_speed(session: Session) -> float:
-    """Return images per second of one plain forward pass here, with the study's chunk, precision and threads."""
-    search = session.config.search
-    torch.set_num_threads(search.threads)
-    from headmask.towers import VisionTowerView
+def search_cost(session: Session, num_masks: int) -> float:
+    """Return the predicted cost of a search's masks, in plain forward passes over the search split.
 
-    tower = session.payload.tower.unpack().to(DTYPES[search.precision])
-    pixels = session.splits["search"].pixels
-    engine = Engine(
-        VisionTowerView(tower),
-        type(pixels)(pixels.cache_NCYX, pixels.rows_N[: search.image_chunk]),
-        session.payload.normalisation,
-        ablation="zero",
-        means_LHd=None,
-        image_chunk=search.image_chunk,
-    )
+    The scan is counted mask by mask; what comes after it is taken for blocks of random masks of a few heads.
+    """
+    singles = [HeadMask.empty(session.grid), *(HeadMask.from_heads(session.grid, [head]) for head in session.grid)]
+    scan, block_size = singles[:num_masks], session.config.search.block_size
+    rng, heads = np.random.default_rng(0), list(session.grid)
+    size = min(TYPICAL_HEADS, len(heads))
+    drawn = [rng.choice(len(heads), size, replace=False) for _ in range(block_size)]
+    block = [HeadMask.from_heads(session.grid, [heads[index] for index in chosen]) for chosen in drawn]
+    return session.cost(scan) + (num_masks - len(scan)) / block_size * session.cost(block)
+
+
+@torch.inference_mode()
+def measured_speed(session: Session, replica: Replica) -> float:
+    """Return plain forward passes per second of one replica here, by predicted cost, with the study's constants."""
+    constants = session.constants
+    if constants is None:
+        raise RuntimeError("speed is measured with the constants of the study")
+    engine = replica.engine("search", constants.precision, constants.chunk)
+    engine.inputs = engine.inputs.first(constants.chunk)
     baseline = [HeadMask.empty(session.grid)]
     engine.embed(baseline)
     started = time.perf_counter()
     engine.embed(baseline)
-    return len(engine.pixels) / (time.perf_counter() - started)
+    return len(engine.inputs) * session.cost(baseline) / (time.perf_counter() - started)
 
 
 def payload_bytes(payload: Payload) -> int:
     """Return the size of what goes to every node."""
     tower = sum(array.nbytes for array in payload.tower.arrays.values())
     splits = sum(
-        len(split.pixels) * split.pixels[:1].nbytes + split.text_QE.nbytes + split.image_of_caption_Q.nbytes
+        len(split.inputs) * split.inputs[:1].nbytes + split.other_E.nbytes + split.image_of_caption_Q.nbytes
         for split in payload.splits.values()
     )
     return tower + splits

@@ -47,12 +47,8 @@ def summary(progress: loop.Progress, objective: str, pool_status: str) -> str:
         if progress.baseline and progress.baseline.value is not None:
             text += f" (baseline {100 * progress.baseline.value:.2f})"
         parts.append(text)
-    left = progress.budget.masks - len(progress.records)
-    if rate and left > 0:
-        left_s = left / rate
-        if progress.budget.seconds is not None:
-            left_s = min(left_s, max(0.0, progress.budget.seconds - progress.seconds))
-        parts.append(f"{_duration(left_s)} left")
+    if rate and len(progress.records) < progress.budget.masks and progress.seconds_left is not None:
+        parts.append(f"{_duration(progress.seconds_left)} left")
     return ", ".join([*parts, pool_status])
 
 

@@ -142,9 +142,10 @@ def mask_file(session: Session, mask: HeadMask, verdict: Verdict, *, study: str,
         "test": (verdict.test[verdict.baseline], verdict.test[mask]),
     }
     interval = verdict.interval if mask == verdict.selected else (0.0, 0.0)
-    means_LHd = session.payload.means_LHd
+    means_LHd = session.constants.means_LHd if session.constants else None
     return MaskFile(
         model=session.model.reference,
+        tower=session.config.search.tower,
         grid=Grid(layers=session.grid.layers, heads=session.grid.heads),
         ablation=session.config.search.ablation,
         heads=tuple(map(str, mask.heads)),

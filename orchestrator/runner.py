@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,12 @@ def start(config: SearchConfig, display: Display) -> Outcome:
     session = prepare(config)
     if config.search.gate:
         check_baseline(session)
-    attrs = {"config": config.public(), "fingerprint": dict(session.fingerprint), "versions": versions()}
-    with StudyStore.create(config.storage, config.study_name, attrs) as store:
-        return _run(session, store, display)
+    with contextlib.closing(make_pool(session, display)) as pool:
+        session = session.settled(pool.settle(session.wanted))
+        display.say(_settled_sentence(config, session))
+        attrs = {"config": session.config.public(), "fingerprint": session.fingerprint, "versions": versions()}
+        with StudyStore.create(config.storage, config.study_name, attrs) as store:
+            return _run(session, store, pool, display)
 
 
 def stored_config(study: str, storage: str | None) -> SearchConfig:
@@ -109,14 +113,36 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
     """
     with StudyStore.open(config.storage, config.study_name) as store:
         display.say(f"Loading {config.model.name} and {config.data.path}")
-        session = prepare(config)
+        session = prepare(_with_constants(config, store.attr("fingerprint") or {}))
         _check_fingerprint(store, session)
-        store.set_attr("config", config.public())
-        return _run(session, store, display)
+        store.set_attr("config", session.config.public())
+        with contextlib.closing(make_pool(session, display)) as pool:
+            session = session.settled(pool.settle(session.wanted))
+            return _run(session, store, pool, display)
+
+
+def _with_constants(config: SearchConfig, fingerprint: Mapping[str, Any]) -> SearchConfig:
+    """Return a configuration in which what it leaves to be measured is what the study has measured."""
+    known = {key: fingerprint[key] for key in ("precision", "image_chunk") if key in fingerprint}
+    open_keys = {"precision": config.search.precision == "auto", "image_chunk": config.search.image_chunk is None}
+    update = {key: value for key, value in known.items() if open_keys[key]}
+    return config.model_copy(update={"search": config.search.model_copy(update=update)})
+
+
+def _settled_sentence(config: SearchConfig, session: Session) -> str:
+    search = session.config.search
+    what = "images" if search.tower == "image" else "captions"
+    why = [
+        *(["the fastest precision of this hardware"] if config.search.precision == "auto" else []),
+        *(["measured"] if config.search.image_chunk is None else []),
+    ]
+    return f"Searching in {search.precision}, {search.image_chunk} {what} at a time" + (
+        f" ({', '.join(why)})" if why else ""
+    )
 
 
 def _check_fingerprint(store: StudyStore, session: Session) -> None:
-    before, now = store.attr("fingerprint") or {}, dict(session.fingerprint)
+    before, now = store.attr("fingerprint") or {}, session.fingerprint
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         lines = "\n".join(f"  {key}: {_short(before.get(key))} -> {_short(now.get(key))}" for key in changed)
@@ -131,7 +157,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _run(session: Session, store: StudyStore, display: Display) -> Outcome:
+def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> Outcome:
     config = session.config
     started = time.monotonic()
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +167,6 @@ def _run(session: Session, store: StudyStore, display: Display) -> Outcome:
     )
     with (
         Tracker(target, tags_of_run(session), lambda run_id: store.set_attr("mlflow_run_id", run_id)) as tracker,
-        contextlib.closing(make_pool(session, display)) as pool,
         stop_signals() as stopping,  # After Ray, which installs handlers of its own.
     ):
         tracker.log(lambda run: run.params(params_of_run(session)))
@@ -171,7 +196,9 @@ def _search(
     session: Session, store: StudyStore, pool: Pool, tracker: Tracker, display: Display, stopping: StopFlag
 ) -> list[TrialRecord]:
     config = session.config
-    stage = Stage("search", config.search.precision)
+    if session.constants is None:
+        raise RuntimeError("the constants of the study are settled before masks are scored")
+    stage = Stage("search", session.constants.precision)
     sampler = make_sampler(
         config.search.strategy,
         session.grid,
@@ -192,6 +219,7 @@ def _search(
         grid=session.grid,
         stage=stage,
         objective=config.search.objective,
+        cost=session.cost,
         on_progress=on_progress,
         is_stopping=stopping.is_set,
     )
@@ -205,11 +233,17 @@ def make_pool(session: Session, display: Display) -> Pool:
     """Return the pool that a configuration asks for."""
     pool = session.config.pool
     if pool.kind == "inline":
-        return InlinePool(session.payload)
+        return InlinePool(session.payload, steps=session.cost.steps)
     from workers.ray_pool import RayPool
 
     display.say("Starting replicas" + (f" on {pool.address}" if pool.address else " with Ray on this machine"))
-    return RayPool(session.payload, replicas=pool.replicas, threads=session.config.search.threads, address=pool.address)
+    return RayPool(
+        session.payload,
+        replicas=pool.replicas,
+        threads=session.config.search.threads,
+        steps=session.cost.steps,
+        address=pool.address,
+    )
 
 
 def _check_device(store: StudyStore, pool: Pool) -> None:

@@ -49,6 +49,22 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     baseline: TrialRecord | None = None
     best: TrialRecord | None = None
+    num_asked: int = 0
+    cost_asked: float = 0.0
+    """Predicted cost of the masks sent to be scored, in plain forward passes over the split."""
+    cost_done: float = 0.0
+    """Of those that came back."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What the rest of the budget should take, by predicted cost and the speed so far; None before any result."""
+        num_sent = self.num_asked - self.served
+        if not self.cost_done or not num_sent:
+            return None
+        num_unasked = max(0, self.budget.masks - self.num_asked)
+        cost_left = max(0.0, self.cost_asked - self.cost_done) + num_unasked * self.cost_asked / num_sent
+        left_s = cost_left * self.seconds / self.cost_done
+        return left_s if self.budget.seconds is None else min(left_s, max(0.0, self.budget.seconds - self.seconds))
 
     @property
     def seconds(self) -> float:
@@ -79,6 +95,7 @@ class Search:
         pool: scores masks.
         stage: what masks are scored on.
         objective: metric that is the trials' value.
+        cost: predicted cost of masks that are scored together; their number by default.
         on_progress: called after every batch of results.
         is_stopping: asked before every proposal; True ends the search early.
     """
@@ -92,11 +109,12 @@ class Search:
         grid: HeadGrid,
         stage: Stage,
         objective: str,
+        cost: Callable[[list[HeadMask]], float] = len,
         on_progress: Callable[[Progress], None] = lambda _: None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sampler, self.store, self.pool, self.grid = sampler, store, pool, grid
-        self.stage, self.objective = stage, objective
+        self.stage, self.objective, self.cost = stage, objective, cost
         self.on_progress, self.is_stopping = on_progress, is_stopping
         self.working = optuna.create_study(direction="maximize", sampler=sampler)
         self._stored = store.records(grid)
@@ -153,6 +171,8 @@ class Search:
                 self._tell(stored, progress)
             else:
                 missing.append(mask)
+        progress.num_asked = len(self._asked)
+        progress.cost_asked += self.cost(missing) if missing else 0.0
         self.pool.submit(self.stage, missing)
 
     def _take(self, results: list[Result], progress: Progress) -> None:
@@ -161,6 +181,7 @@ class Search:
             self.store.append(record)
             self._tell(record, progress)
         if results:
+            progress.cost_done += self.cost([result.mask for result in results])
             self.on_progress(progress)
 
     def _record(self, result: Result) -> TrialRecord:

@@ -1,33 +1,33 @@
-"""What a search works on, made ready once: model, data, caption embeddings, the replicas' payload, the fingerprint."""
+"""What a search works on, made ready once: model, data, the other side's embeddings, the payload, the fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
 import json
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from headmask.ablation import check_ablation
-from headmask.live import calibrate_means
 from headmask.mask import HeadGrid
 from headmask.models import LoadedModel, load_model
-from headmask.towers import VisionTowerView
+from headmask.towers import TowerName, tower_of, view_of
+from headmask.views import TowerView
 from orchestrator.config import SearchConfig
 from strategies import Limits
-from workers.engine import Normalisation
+from workers.constants import Constants
+from workers.embedding import embed_images, embed_texts
+from workers.engine import REVISION
+from workers.inputs import Normalisation
 from workers.preprocess import UInt8Preprocess
-from workers.replica import PackedTower, Payload
+from workers.replica import PackedTower, Payload, Wanted
 from workers.retrieval import RetrievalSplit, load_retrieval
-from workers.scorer import ScorerSettings, SplitArrays, embed_texts, proven_view
+from workers.scorer import ScorerSettings, SplitArrays, probe_inputs, proven_view
+from workers.trie import TowerCost
 
 SPLITS = ("search", "confirm", "test")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,64 @@ class Session:
 
     config: SearchConfig
     model: LoadedModel
-    view: VisionTowerView
-    """Of the model's image tower, proven."""
+    view: TowerView
+    """Of the searched tower, proven, in float32."""
+    cost: TowerCost
+    """What masks cost on that tower."""
     limits: Limits
     splits: Mapping[str, RetrievalSplit]
     payload: Payload
-    fingerprint: Mapping[str, Any]
+    preprocessing: str
+    constants: Constants | None = None
+    """Of the study, once a pool has settled them."""
 
     @property
     def grid(self) -> HeadGrid:
-        """Layers and heads of the image tower."""
+        """Layers and heads of the searched tower."""
         return self.view.grid
 
     @property
+    def wanted(self) -> Wanted:
+        """What the configuration says of the constants of the study."""
+        return Wanted(self.config.search.precision, self.config.search.image_chunk)
+
+    def settled(self, constants: Constants) -> Session:
+        """Return the session with the constants of the study, which its configuration names from then on."""
+        search = self.config.search.model_copy(
+            update={"precision": constants.precision, "image_chunk": constants.chunk}
+        )
+        return replace(self, config=self.config.model_copy(update={"search": search}), constants=constants)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """All that decides a study, as JSON values; the budget does not."""
+        search = self.config.search
+        return {
+            "model": self.model.reference.weights_sha256,
+            "tower": search.tower,
+            "grid": str(self.grid),
+            "data": {name: split.digest for name, split in self.splits.items()},
+            "preprocess": self.preprocessing,
+            "task": "retrieval",
+            "objective": search.objective,
+            "ablation": search.ablation,
+            "engine": REVISION,
+            "precision": search.precision,
+            "image_chunk": search.image_chunk,
+            "threads": search.threads,
+            "strategy": search.strategy,
+            "layers": list(search.layers) if search.layers is not None else None,
+            "protect": sorted(search.protect),
+            "max_heads": search.max_heads,
+            "block_size": search.block_size,
+            "seed": search.seed,
+            "finalists": search.finalists,
+        }
+
+    @property
     def digest(self) -> str:
-        """The fingerprint as one short digest."""
-        return fingerprint_digest(self.fingerprint)
-
-
-def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits of a fingerprint's SHA-256."""
-    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+        """The fingerprint as one short digest: 16 hexadecimal digits of its SHA-256."""
+        return hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
@@ -72,41 +109,24 @@ def versions() -> dict[str, str]:
 
 
 def prepare(config: SearchConfig) -> Session:
-    """Return the session of a configuration: load, decode, embed captions, prove the tower.
+    """Return the session of a configuration: load, decode, embed the other side, prove the tower.
 
     Raises:
         HeadmaskError: the model, its tower, the data or the limits do not fit; raised before any replica is started.
     """
+    search = config.search
     model = load_model(config.model.name, config.model.pretrained)
-    view = VisionTowerView(model.clip.visual)
-    check_ablation(config.search.ablation, has_class_token=view.has_class_token, means=())
+    view = view_of(model.clip, search.tower)
+    check_ablation(search.ablation, has_class_token=view.has_class_token, means=())
     limits = _limits(config, view.grid)
     preprocess = UInt8Preprocess(model.preprocess)
     splits = load_splits(config, preprocess)
-    settings = ScorerSettings(config.search.ablation, config.search.image_chunk, config.search.threads)
-    payload = make_payload(model, preprocess, splits, settings, calibrate_on="search")
-    view = proven_view(model.clip.visual, splits["search"].pixels, payload.normalisation)
-    fingerprint = {
-        "model": model.reference.weights_sha256,
-        "tower": "image",
-        "grid": str(view.grid),
-        "data": {name: split.digest for name, split in splits.items()},
-        "preprocess": preprocess.description,
-        "task": "retrieval",
-        "objective": config.search.objective,
-        "ablation": config.search.ablation,
-        "precision": config.search.precision,
-        "image_chunk": config.search.image_chunk,
-        "threads": config.search.threads,
-        "strategy": config.search.strategy,
-        "layers": list(config.search.layers) if config.search.layers is not None else None,
-        "protect": sorted(config.search.protect),
-        "max_heads": config.search.max_heads,
-        "block_size": config.search.block_size,
-        "seed": config.search.seed,
-        "finalists": config.search.finalists,
-    }
-    return Session(config, model, view, limits, splits, payload, fingerprint)
+    settings = ScorerSettings(search.ablation, search.threads)
+    payload = make_payload(model, preprocess, splits, settings, search.tower)
+    first = payload.splits["search"]
+    view = proven_view(tower_of(model.clip, search.tower), first, payload.normalisation, name=search.tower)
+    cost = TowerCost.of(view, probe_inputs(first, view, payload.normalisation))
+    return Session(config, model, view, cost, limits, splits, payload, preprocess.description)
 
 
 def load_splits(config: SearchConfig, preprocess: UInt8Preprocess) -> Mapping[str, RetrievalSplit]:
@@ -128,36 +148,21 @@ def make_payload(
     preprocess: UInt8Preprocess,
     splits: Mapping[str, RetrievalSplit],
     settings: ScorerSettings,
-    *,
-    calibrate_on: str | None = None,
+    tower: TowerName,
 ) -> Payload:
-    """Return what replicas need: the packed image tower, pixels, caption embeddings, calibrated means."""
+    """Return what replicas need: the packed tower, its inputs, the other side's embeddings."""
     normalisation = Normalisation(preprocess.mean, preprocess.std)
-    arrays = {
-        name: SplitArrays(
-            split.pixels,
-            embed_texts(model.clip, model.tokenizer(list(split.captions)), threads=settings.threads),
-            split.image_of_caption_Q,
-        )
-        for name, split in splits.items()
-    }
-    means_LHd = None
-    if settings.ablation == "mean" and calibrate_on is not None:
-        means_LHd = _means(model, splits[calibrate_on], normalisation, settings).numpy()
-    return Payload(PackedTower.pack(model.clip.visual), arrays, normalisation, settings, means_LHd)
 
+    def arrays(split: RetrievalSplit) -> SplitArrays:
+        tokens_QT = model.tokenizer(list(split.captions))
+        if tower == "text":
+            image_NE = embed_images(model.clip.visual, split.pixels, normalisation, threads=settings.threads)
+            return SplitArrays(tokens_QT.numpy(), image_NE, split.image_of_caption_Q)
+        text_QE = embed_texts(model.clip, tokens_QT, threads=settings.threads)
+        return SplitArrays(split.pixels, text_QE, split.image_of_caption_Q)
 
-def _means(
-    model: LoadedModel, split: RetrievalSplit, normalisation: Normalisation, settings: ScorerSettings
-) -> torch.Tensor:
-    torch.set_num_threads(settings.threads)
-
-    def encode() -> None:
-        for start in range(0, len(split.pixels), settings.image_chunk):
-            pixels = split.pixels[start : start + settings.image_chunk]
-            model.clip.visual(normalisation(pixels, torch.device("cpu")))
-
-    return calibrate_means(model.clip, encode)
+    packed = PackedTower.pack(tower_of(model.clip, tower))
+    return Payload(packed, tower, {name: arrays(split) for name, split in splits.items()}, normalisation, settings)
 
 
 def _limits(config: SearchConfig, grid: HeadGrid) -> Limits:

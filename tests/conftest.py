@@ -42,13 +42,21 @@ def wide_files(tmp_path_factory):
 def demo_run(tmp_path_factory, empty_mlflow, pixel_cache):
     """A folder with `runs/demo` as `headmask demo` leaves it, after a short search."""
     from orchestrator.api import search
-    from orchestrator.demo import unpack_demo
+    from orchestrator.demo import DEMO_CHUNK, unpack_demo
 
     folder = tmp_path_factory.mktemp("demo")
     (folder / "runs").mkdir()
     shutil.copyfile(empty_mlflow, folder / "runs" / "mlflow.db")
     paths, out = unpack_demo(folder / "runs" / "demo"), folder / "runs" / "demo"
-    search(model=f"local-dir:{paths.model}", data=paths.data, out=out, pool="inline", masks=90, fold=True)
+    search(
+        model=f"local-dir:{paths.model}",
+        data=paths.data,
+        out=out,
+        pool="inline",
+        masks=90,
+        fold=True,
+        image_chunk=DEMO_CHUNK,
+    )
     return folder
 
 

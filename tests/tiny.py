@@ -19,11 +19,11 @@ TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "lay
 PREPROCESS = {"size": 28, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic"}
 
 
-def tiny_clip(seed: int = 0, text: dict | None = None, **vision) -> CLIP:
-    """Return a CLIP with random weights in which every head matters."""
+def tiny_clip(seed: int = 0, text: dict | None = None, std: float = 0.3, **vision) -> CLIP:
+    """Return a CLIP with random weights in which every head matters, the more the larger `std`."""
     torch.manual_seed(seed)
     model = CLIP(embed_dim=24, vision_cfg={**VISION, **vision}, text_cfg={**TEXT, "vocab_size": 64, **(text or {})})
-    std = 0.3 * (VISION["width"] / model.visual.conv1.out_channels) ** 0.5
+    std = std * (VISION["width"] / model.visual.conv1.out_channels) ** 0.5
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "attn" in name and "norm" not in name and "ln" not in name:

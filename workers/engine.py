@@ -1,101 +1,197 @@
-"""The engine: masks in, image embeddings out, each distinct prefix of masks computed once.
+"""The engine: masks in, embeddings out, nothing computed twice.
 
 Masks that agree on layers 0..l share the residual stream after layer l, so a set of masks is a trie over their words,
-walked depth-first for one chunk of images at a time. Every node is computed with the same shapes whatever else is in
+walked depth-first for one chunk of inputs at a time. Every node is computed with the same shapes whatever else is in
 the batch: an embedding is a function of its mask alone, to the last bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from headmask.ablation import Ablation, replace_heads
+from headmask.ablation import Ablation
+from headmask.errors import DeviceMemoryError
 from headmask.mask import HeadMask
-from headmask.towers import VisionTowerView
-from workers.pixels import Pixels
+from headmask.views import Entered, Sequences, TowerView
+from workers.inputs import Inputs
+from workers.trie import shared_layers
 
-# M masks, N images, n images in a chunk, E embedding, B batch, T tokens, D width, L layers, H heads, d head width
+REVISION = 2
+"""Raised whenever an embedding's last bits may change: scores of two revisions are never mixed in one study."""
 
-
-@dataclass(frozen=True)
-class Normalisation:
-    """The last step of a model's preprocessing: (uint8 / 255 - mean) / std per channel."""
-
-    mean_3: NDArray[np.float32]
-    std_3: NDArray[np.float32]
-
-    def __call__(self, pixels_NCYX: NDArray[np.uint8], device: torch.device) -> Tensor:
-        """Return normalised float32 images on a device."""
-        images = torch.from_numpy(np.ascontiguousarray(pixels_NCYX)).to(device).float().div_(255)
-        mean, std = (torch.from_numpy(part).to(device).view(1, 3, 1, 1) for part in (self.mean_3, self.std_3))
-        return images.sub_(mean).div_(std)
+# M masks, N inputs, E embedding, L layers, H heads, d head width, B inputs of a chunk
 
 
 class Engine:
-    """Image embeddings under masks, for one tower and one set of images.
+    """Embeddings under masks, for one tower and one set of inputs.
 
     Args:
-        view: the tower, already in the precision of the computation.
-        pixels: the images, uint8 after the model's crop.
-        normalisation: of the model's preprocessing.
+        view: the tower, already on its device in the precision of the computation.
+        inputs: images or texts.
         ablation: what replaces an ablated head.
         means_LHd: calibrated mean outputs, for `mean` only.
-        image_chunk: images computed together; a constant of the study.
+        chunk: inputs computed together; a constant of the study.
+        max_nodes: nodes of the trie that may be kept at a time; short of memory, the engine lowers it by itself.
     """
 
     def __init__(
         self,
-        view: VisionTowerView,
-        pixels: Pixels,
-        normalisation: Normalisation,
+        view: TowerView,
+        inputs: Inputs,
         *,
-        ablation: Ablation,
-        means_LHd: Tensor | None,
-        image_chunk: int,
+        ablation: Ablation = "zero",
+        means_LHd: Tensor | None = None,
+        chunk: int,
+        max_nodes: int | None = None,
     ) -> None:
         self.view = view
-        self.pixels = pixels
-        self.normalisation = normalisation
-        self.ablation = ablation
+        self.inputs = inputs
+        self.ablation: Ablation = ablation
         self.means_LHd = means_LHd
-        self.image_chunk = image_chunk
-        parameter = next(view.visual.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
+        self.chunk = chunk
+        self.max_nodes = max_nodes or view.grid.layers
 
     @torch.inference_mode()
     def embed(self, masks: Sequence[HeadMask]) -> Tensor:
-        """Return the embeddings (M, N, E) in float32, not normalised, in the order of the masks."""
-        order = sorted(range(len(masks)), key=lambda index: masks[index].words)
-        chunks_MnE = []
-        for start in range(0, len(self.pixels), self.image_chunk):
-            images = self.normalisation(self.pixels[start : start + self.image_chunk], self.device).to(self.dtype)
-            leaves: dict[int, Tensor] = {}
-            self._descend(0, self.view.embed(images), order, masks, leaves)
-            chunks_MnE.append(torch.stack([leaves[index] for index in range(len(masks))]))
-        return torch.cat(chunks_MnE, dim=1)
+        """Return the embeddings (M, N, E) in float32, not normalised, in the order of the masks.
 
-    def _descend(
-        self, layer: int, x_BTD: Tensor, group: list[int], masks: Sequence[HeadMask], leaves: dict[int, Tensor]
-    ) -> None:
-        """Compute the subtree of the masks in `group`, which share all words before `layer`."""
-        if layer == self.view.grid.layers:
-            embedding_BE = self.view.pool(x_BTD).float()
-            leaves.update((index, embedding_BE) for index in group)
+        Raises:
+            DeviceMemoryError: not even one node fits; the message says which chunk would.
+        """
+        order = sorted(range(len(masks)), key=lambda index: masks[index])
+        embeddings_MNE: Tensor | None = None
+        for part in self._parts():
+            rows_B = torch.from_numpy(self.inputs.order_N[part]).to(self.view.device)
+            walked = self._walk(part, [masks[index] for index in order])
+            for index, embedding_BE in zip(order, walked, strict=True):
+                if embeddings_MNE is None:
+                    shape = len(masks), len(self.inputs), embedding_BE.shape[1]
+                    embeddings_MNE = torch.empty(shape, device=embedding_BE.device)
+                embeddings_MNE[index, rows_B] = embedding_BE.float()
+        if embeddings_MNE is None:
+            raise ValueError("there is nothing to embed")
+        return embeddings_MNE
+
+    @torch.inference_mode()
+    def means(self) -> Tensor:
+        """Return each head's mean output (L, H, d) in float32, over all tokens of all inputs: the `mean` ablation's."""
+        sums_LHd: Tensor | float = 0.0
+        num_tokens = 0
+        for part in self._parts():
+            # Without a token to read, the last layer is computed in full like the others.
+            sequences = self._taken(part)._replace(token_B=None)
+            x_BTD, sums = sequences.x_BTD, []
+            for layer in range(self.view.grid.layers):
+                entered = self.view.enter(layer, sequences, x_BTD, "zero")
+                sums.append(entered.attended.z_BHQd.double().sum(dim=(0, 2)))
+                x_BTD = self.view.leave(layer, entered, 0, "zero")
+            sums_LHd = torch.stack(sums) + sums_LHd
+            num_tokens += x_BTD.shape[0] * x_BTD.shape[1]
+        return torch.as_tensor(sums_LHd / num_tokens).float()
+
+    def _parts(self) -> list[slice]:
+        return [slice(start, start + self.chunk) for start in range(0, len(self.inputs), self.chunk)]
+
+    def _taken(self, part: slice) -> Sequences:
+        return self.view.embed(self.inputs.take(part))
+
+    def _walk(self, part: slice, masks: Sequence[HeadMask]) -> Iterator[Tensor]:
+        """Yield the embeddings (B, E) of sorted masks for one chunk."""
+        try:
+            yield from _Path(self, self._taken(part)).walk(masks)
+        except (RuntimeError, MemoryError, _NothingFitsError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
             return
-        attended = self.view.attend(layer, x_BTD)
-        means_Hd = None if self.means_LHd is None else self.means_LHd[layer]
-        for word, children in groupby(group, key=lambda index: masks[index].words[layer]):
-            z_BHTd = replace_heads(attended, word, self.ablation, means_Hd)
-            self._descend(layer + 1, self.view.finish(layer, x_BTD, z_BHTd), list(children), masks, leaves)
+        fitting = self._fitting_chunk()
+        raise DeviceMemoryError(
+            f"one node of {self.chunk} inputs does not fit in the memory of {self.view.device}; "
+            + (f"--image-chunk {fitting} does" if fitting else "not even one input does: use a larger device")
+        )
+
+    def _fitting_chunk(self) -> int:
+        """Return the largest fraction of the chunk, by halves, of which one node fits in memory; 0 if none does."""
+        chunk = self.chunk // 2
+        while chunk:
+            try:
+                path = _Path(self, self._taken(slice(0, chunk)))
+                next(path.walk([HeadMask.empty(self.view.grid)]))
+            except (RuntimeError, MemoryError, _NothingFitsError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                chunk //= 2
+            else:
+                break
+        return chunk
 
 
-def num_nodes(masks: Sequence[HeadMask]) -> int:
-    """Return how many blocks a set of masks costs per image chunk: the nodes of its trie. One pass costs L."""
-    return sum(len({mask.words[: layer + 1] for mask in masks}) for layer in range(masks[0].grid.layers))
+class _Path:
+    """The nodes from the root to one mask, for one chunk of inputs; what later masks need of them is kept."""
+
+    def __init__(self, engine: Engine, sequences: Sequences) -> None:
+        self._engine = engine
+        self._sequences = sequences
+        self._nodes: dict[int, Entered] = {}
+        """By layer. The node of layer l stands for the words of layers 0..l-1."""
+
+    def walk(self, masks: Sequence[HeadMask]) -> Iterator[Tensor]:
+        """Yield the embeddings (B, E) of masks that are sorted by words."""
+        shared = [0, *(shared_layers(first, second) for first, second in pairwise(masks)), -1]
+        embedding_BE: Tensor | None = None
+        for mask, before, after in zip(masks, shared, shared[1:], strict=False):
+            if embedding_BE is None or before < len(mask.words):
+                embedding_BE = self._squeezed(mask, before, after)
+            yield embedding_BE
+
+    def _squeezed(self, mask: HeadMask, shared: int, needed: int) -> Tensor:
+        """Descend to a mask, with fewer nodes kept whenever memory runs out: what is missing is computed again."""
+        while True:
+            try:
+                return self._descend(mask, shared, needed)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler, whose traceback holds on to what did not fit.
+            self._release()
+
+    def _release(self) -> None:
+        engine = self._engine
+        if engine.max_nodes == 1:
+            raise _NothingFitsError
+        engine.max_nodes = max(1, min(engine.max_nodes, len(self._nodes)) // 2)
+        self._nodes.clear()
+        if engine.view.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _descend(self, mask: HeadMask, shared: int, needed: int) -> Tensor:
+        engine, nodes = self._engine, self._nodes
+        view, ablation, means_LHd = engine.view, engine.ablation, engine.means_LHd
+        for layer in [layer for layer in nodes if layer > shared]:
+            del nodes[layer]
+        if not nodes:
+            nodes[0] = view.enter(0, self._sequences, self._sequences.x_BTD, ablation)
+        for layer in range(max(nodes), view.grid.layers):
+            node = nodes[layer] if layer <= needed else nodes.pop(layer)
+            x_BQD = view.leave(layer, node, mask.words[layer], ablation, means_LHd)
+            del node
+            if layer + 1 < view.grid.layers:
+                nodes[layer + 1] = view.enter(layer + 1, self._sequences, x_BQD, ablation)
+                while len(nodes) > engine.max_nodes:
+                    # The one nearest to the root is needed again last.
+                    del nodes[min(nodes)]
+        return view.pool(x_BQD)
+
+
+class _NothingFitsError(Exception):
+    """One node does not fit, with no other kept."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that a device, or this machine, has no memory left."""
+    kinds = torch.OutOfMemoryError | MemoryError | _NothingFitsError
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)

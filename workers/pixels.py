@@ -49,6 +49,10 @@ class Pixels:
         gathered: NDArray[np.uint8] = self.cache_NCYX[self.rows_N[part]]
         return gathered
 
+    def first(self, count: int) -> Pixels:
+        """Return the first images."""
+        return Pixels(self.cache_NCYX, self.rows_N[:count])
+
     def gathered(self) -> Pixels:
         """Return the same images in an array of their own, fit to travel."""
         return Pixels(np.asarray(self[:]), np.arange(len(self)))

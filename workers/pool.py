@@ -6,19 +6,24 @@ waiting masks into batches in the same way, and both give the same results, beca
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
+import torch
+
 from headmask.mask import HeadMask
-from workers.replica import Payload, Replica, Stage
+from workers.constants import Constants
+from workers.replica import Payload, Replica, Stage, Wanted
 from workers.scorer import MaskScore
 
 BATCH_S = 0.3
 """Seconds that a batch should take: long against the cost of a call, short against the work between two saves."""
 MAX_BATCH = 64
+FIRST_BATCH = 4
+"""Masks in a batch as long as nothing is known of their speed."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,10 @@ class Pool(Protocol):
         """A few words for the progress display."""
         ...
 
+    def settle(self, wanted: Wanted) -> Constants:
+        """Find out the constants of the study on the pool's kind of device, and use them; before the first score."""
+        ...
+
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks for scoring."""
         ...
@@ -56,20 +65,30 @@ class Pool(Protocol):
         ...
 
 
-@dataclass
-class BatchQueue:
-    """Waiting masks, cut into batches that are neighbours in the trie and take about `BATCH_S` seconds."""
+Steps = Callable[[Sequence[HeadMask]], Sequence[float]]
+"""What each of some sorted masks costs after those before it."""
 
-    _waiting: dict[Stage, list[HeadMask]] = field(default_factory=dict)
-    _alone: deque[tuple[Stage, HeadMask]] = field(default_factory=deque)
-    _seconds: dict[Stage, float] = field(default_factory=dict)
+
+class BatchQueue:
+    """Waiting masks, cut into batches that are neighbours in the trie and take about `BATCH_S` seconds.
+
+    Args:
+        steps: the predicted cost of masks, such as `TowerCost.steps`; without it, all cost the same.
+    """
+
+    def __init__(self, steps: Steps | None = None) -> None:
+        self._steps: Steps = steps or (lambda masks: [1.0] * len(masks))
+        self._waiting: dict[Stage, list[HeadMask]] = {}
+        self._alone: deque[tuple[Stage, HeadMask]] = deque()
+        self._seconds: dict[Stage, float] = {}
+        """Of one unit of predicted cost."""
 
     def __len__(self) -> int:
         return len(self._alone) + sum(map(len, self._waiting.values()))
 
     def put(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Add masks, sorted by words so that neighbours share prefixes."""
-        self._waiting.setdefault(stage, []).extend(sorted(masks))
+        self._waiting[stage] = sorted([*self._waiting.get(stage, []), *masks])
 
     def put_alone(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Add masks in front of all others, each to be a batch of its own."""
@@ -78,28 +97,41 @@ class BatchQueue:
     def take(self, num_replicas: int) -> tuple[Stage, list[HeadMask]] | None:
         """Return the next batch and its stage, or None when nothing waits.
 
-        Two batches are in flight for each replica, so no batch is larger than that share of what waits.
+        Two batches are in flight for each replica, so no batch costs more than that share of what waits.
         """
         if self._alone:
             stage, mask = self._alone.popleft()
             return stage, [mask]
         for stage, masks in self._waiting.items():
             if masks:
-                fitting = round(BATCH_S / self._seconds[stage]) if self._seconds.get(stage) else 4
-                share = math.ceil(len(masks) / (2 * num_replicas))
-                size = max(1, min(fitting, share, MAX_BATCH))
+                size = self._size(stage, masks, num_replicas)
                 self._waiting[stage] = masks[size:]
                 return stage, masks[:size]
         return None
 
-    def expected_s(self, stage: Stage, num_masks: int) -> float:
-        """Return the seconds that a batch should take by the batches before it; 0 before the first."""
-        return self._seconds.get(stage, 0.0) * num_masks
+    def expected_s(self, stage: Stage, masks: Sequence[HeadMask]) -> float:
+        """Return the seconds that masks should take together by the batches before them; 0 before the first."""
+        return self._seconds.get(stage, 0.0) * sum(self._steps(masks))
 
-    def learn(self, stage: Stage, scores: list[MaskScore]) -> None:
+    def learn(self, stage: Stage, masks: Sequence[HeadMask], scores: Sequence[MaskScore]) -> None:
         """Take note of how long a batch took."""
-        seconds = sum(score.seconds for score in scores) / len(scores)
+        seconds = sum(score.seconds for score in scores) / sum(self._steps(masks))
         self._seconds[stage] = 0.7 * self._seconds.get(stage, seconds) + 0.3 * seconds
+
+    def _size(self, stage: Stage, masks: list[HeadMask], num_replicas: int) -> int:
+        """Return how many of the waiting masks the next batch takes."""
+        steps = self._steps(masks)
+        limit = sum(steps) / (2 * num_replicas)
+        most = FIRST_BATCH
+        if stage in self._seconds:
+            limit, most = min(limit, BATCH_S / self._seconds[stage]), MAX_BATCH
+        # The small margin is for rounding: an exact share is a share.
+        size = max(1, min(most, sum(total <= limit * (1 + 1e-9) for total in accumulate(steps))))
+        if size == len(masks):
+            return size
+        # What a cut costs is the nodes that the next mask shares with the last one: they are computed twice.
+        cuts = range(max(1, size - size // 4), size + 1)
+        return min(reversed(cuts), key=lambda cut: self._steps(masks[cut : cut + 1])[0] - steps[cut])
 
 
 class InlinePool:
@@ -107,14 +139,18 @@ class InlinePool:
 
     status = "inline"
 
-    def __init__(self, payload: Payload, device: str = "cpu") -> None:
-        self._replica = Replica(payload, device)
-        self._queue = BatchQueue()
+    def __init__(self, payload: Payload, device: str | None = None, *, steps: Steps | None = None) -> None:
+        self._replica = Replica(payload, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._queue = BatchQueue(steps)
 
     @property
     def device(self) -> str:
         """Kind of device and version, which decide the last bits of a score."""
         return self._replica.device_kind()
+
+    def settle(self, wanted: Wanted) -> Constants:
+        """Find out the constants of the study on the pool's kind of device, and use them; before the first score."""
+        return self._replica.settle(wanted)
 
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks for scoring."""
@@ -127,7 +163,7 @@ class InlinePool:
             return []
         stage, masks = batch
         scores = self._replica.score(stage, masks[0].grid, [mask.words for mask in masks])
-        self._queue.learn(stage, scores)
+        self._queue.learn(stage, masks, scores)
         return [Result(stage, mask, score) for mask, score in zip(masks, scores, strict=True)]
 
     def close(self) -> None:

@@ -18,8 +18,9 @@ from typing import Any
 
 from headmask.errors import HeadmaskError, PoolError
 from headmask.mask import HeadMask
-from workers.pool import BatchQueue, Result
-from workers.replica import Payload, Replica, Stage
+from workers.constants import Constants
+from workers.pool import BatchQueue, Result, Steps
+from workers.replica import Payload, Replica, Stage, Wanted
 from workers.scorer import MaskScore
 
 IN_FLIGHT = 2
@@ -63,6 +64,7 @@ class RayPool:
         payload: goes into the object store once, and from there to every node once.
         replicas: how many; None for as many as the cluster has room for.
         threads: CPU threads of one replica.
+        steps: predicted cost of masks; see `BatchQueue`.
         address: of a cluster to join, such as `auto` or `ray://host:10001`; None starts Ray on this machine.
         start_timeout_s: how long to wait for the first replica.
         replica_class: what the actors are; anything with the methods of `Replica`.
@@ -77,12 +79,14 @@ class RayPool:
         *,
         replicas: int | None = None,
         threads: int = 1,
+        steps: Steps | None = None,
         address: str | None = None,
         start_timeout_s: float = 300.0,
         replica_class: type = Replica,
     ) -> None:
         self._ray, self._owns_ray = _connect(address)
-        self._queue = BatchQueue()
+        self._queue = BatchQueue(steps)
+        self._constants: Constants | None = None
         self._running: dict[Any, _Running] = {}
         self._strikes: Counter[tuple[Stage, HeadMask]] = Counter()
         self._given_up: list[Result] = []
@@ -108,6 +112,22 @@ class RayPool:
         """A few words for the progress display."""
         replaced = f", {self.num_replaced} replaced" if self.num_replaced else ""
         return f"{len(self._actors)} replica{'s' * (len(self._actors) != 1)}{replaced}"
+
+    def settle(self, wanted: Wanted) -> Constants:
+        """Find out the constants of the study on the pool's kind of device, and use them; before the first score."""
+        first, *others = self._actors
+        try:
+            constants: Constants = self._ray.get(first.settle.remote(wanted))
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, HeadmaskError):
+                raise error.cause from None
+            raise PoolError(f"the first replica could not be measured: {_reason(error)}") from None
+        except self._ray.exceptions.RayError as error:
+            raise PoolError(f"the first replica died while it was measured: {_reason(error)}") from None
+        self._constants = constants
+        for actor in others:
+            actor.adopt.remote(constants)
+        return constants
 
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks for scoring."""
@@ -136,7 +156,7 @@ class RayPool:
             self._ray.shutdown()
 
     def _start(self) -> Any:
-        return self._actor_class.remote(self._payload, self._device)
+        return self._actor_class.remote(self._payload, self._device, self._constants)
 
     def _first_device(self, resources: Resources, timeout_s: float) -> str:
         """Return the kind of device of the first replica that is up."""
@@ -180,7 +200,7 @@ class RayPool:
             return []
         del self._running[reference]
         self._losses = 0
-        self._queue.learn(running.stage, scores)
+        self._queue.learn(running.stage, running.masks, scores)
         return [Result(running.stage, mask, score) for mask, score in zip(running.masks, scores, strict=True)]
 
     def _replace(self, actor: Any, reason: str) -> None:
@@ -211,7 +231,7 @@ class RayPool:
     def _replace_hung(self) -> None:
         now = time.monotonic()
         for reference, running in list(self._running.items()):
-            expected_s = self._queue.expected_s(running.stage, len(running.masks))
+            expected_s = self._queue.expected_s(running.stage, running.masks)
             if reference in self._running and now - running.started > HANG_S + 30 * IN_FLIGHT * expected_s:
                 self._replace(running.actor, f"no answer for {now - running.started:.0f} s")
 

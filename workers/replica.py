@@ -15,9 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from headmask.mask import HeadGrid, HeadMask, stack
-from headmask.towers import VisionTowerView
-from workers.engine import Normalisation
-from workers.scorer import MaskScore, Precision, Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
+from headmask.towers import TowerName
+from headmask.views import TowerView
+from workers.constants import AnyPrecision, Constants, Precision, measured_chunk, resolved_precision
+from workers.engine import Engine
+from workers.inputs import Normalisation, make_inputs
+from workers.pixels import Pixels
+from workers.scorer import MaskScore, Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
+
+CALIBRATION_CHUNK = 32
+"""Inputs computed together when the means of ablation `mean` are taken: the same for every study."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +55,30 @@ def _tensors(tower: nn.Module) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Payload:
-    """All that a replica needs to score masks."""
+    """All that a replica needs to score masks, but the constants of the study."""
 
     tower: PackedTower
+    tower_name: TowerName
     splits: Mapping[str, SplitArrays]
     normalisation: Normalisation
     settings: ScorerSettings
-    means_LHd: NDArray[np.float32] | None = None
-
-    def with_means(self, means_LHd: NDArray[np.float32]) -> Payload:
-        """Return the payload with calibrated mean outputs, for ablation `mean`."""
-        return replace(self, means_LHd=means_LHd)
 
     def gathered(self) -> Payload:
         """Return the payload with its pixels in arrays of their own, fit to travel."""
-        splits = {name: replace(split, pixels=split.pixels.gathered()) for name, split in self.splits.items()}
+        splits = {
+            name: replace(split, inputs=split.inputs.gathered()) if isinstance(split.inputs, Pixels) else split
+            for name, split in self.splits.items()
+        }
         return replace(self, splits=splits)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a configuration says of the constants of a study; the rest is measured."""
+
+    precision: AnyPrecision = "float32"
+    chunk: int | None = None
+    """Inputs computed together; None measures."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +96,10 @@ class Replica:
 
     payload: Payload
     device: str = "cpu"
+    constants: Constants | None = None
+    """Of the study; settled or adopted before the first score."""
     _tower: nn.Module = field(init=False, repr=False)
-    _views: dict[str, VisionTowerView] = field(init=False, default_factory=dict, repr=False)
+    _views: dict[str, TowerView] = field(init=False, default_factory=dict, repr=False)
     """The proven view of each precision."""
     _scorers: dict[tuple[str, str], Scorer] = field(init=False, default_factory=dict, repr=False)
 
@@ -93,28 +110,62 @@ class Replica:
         """Return the kind of device and version that decide the last bits of a score."""
         return device_kind(self.device)
 
+    def settle(self, wanted: Wanted) -> Constants:
+        """Return the constants of a study on this kind of device, by the search split, and use them from now on.
+
+        Raises:
+            ConfigError: the device cannot compute in the precision.
+        """
+        torch.set_num_threads(self.payload.settings.threads)
+        precision = resolved_precision(wanted.precision, torch.device(self.device))
+        chunk = wanted.chunk or measured_chunk(self.engine("search", precision, chunk=1))
+        means_LHd = None
+        if self.payload.settings.ablation == "mean":
+            means_LHd = self.engine("search", "float32", CALIBRATION_CHUNK).means().cpu().numpy()
+        self.adopt(Constants(precision, chunk, means_LHd))
+        return Constants(precision, chunk, means_LHd)
+
+    def adopt(self, constants: Constants) -> None:
+        """Use constants that another replica has settled."""
+        self.constants = constants
+        self._scorers.clear()
+
     def score(self, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[MaskScore]:
         """Return the scores of masks given by their words, in the order given."""
         scorer = self._scorer(stage)
         return scorer.score(stack(HeadMask(grid, word) for word in words), ranks=stage.ranks)
 
     def _scorer(self, stage: Stage) -> Scorer:
+        if self.constants is None:
+            raise RuntimeError("a replica settles or adopts the constants of the study before it scores")
         key = stage.split, stage.precision
         if key not in self._scorers:
-            split, means_LHd = self.payload.splits[stage.split], self.payload.means_LHd
-            if stage.precision not in self._views:
-                self._views[stage.precision] = proven_view(
-                    self._tower,
-                    split.pixels,
-                    self.payload.normalisation,
-                    precision=stage.precision,
-                    device=self.device,
-                )
+            means_LHd = self.constants.means_LHd
+            split = self.payload.splits[stage.split]
             self._scorers[key] = Scorer(
-                self._views[stage.precision],
+                self._view(split, stage.precision),
                 split,
                 self.payload.normalisation,
                 self.payload.settings,
+                chunk=self.constants.chunk,
                 means_LHd=None if means_LHd is None else torch.from_numpy(np.array(means_LHd)),
             )
         return self._scorers[key]
+
+    def engine(self, split_name: str, precision: Precision, chunk: int) -> Engine:
+        """Return an engine over a split, ablation `zero`."""
+        split = self.payload.splits[split_name]
+        view = self._view(split, precision)
+        return Engine(view, make_inputs(split.inputs, view, self.payload.normalisation), chunk=chunk)
+
+    def _view(self, split: SplitArrays, precision: Precision) -> TowerView:
+        if precision not in self._views:
+            self._views[precision] = proven_view(
+                self._tower,
+                split,
+                self.payload.normalisation,
+                name=self.payload.tower_name,
+                precision=precision,
+                device=self.device,
+            )
+        return self._views[precision]

@@ -26,6 +26,8 @@ _EPILOGUE = (
     "ordinary open_clip model with the mask in its weights."
 )
 
+DEMO_CHUNK = 64
+"""Images computed together in the demo."""
 _CONFIG, _WEIGHTS, _DATA = "open_clip_config.json", "open_clip_model.safetensors", "scenes.parquet"
 
 

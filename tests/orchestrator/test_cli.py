@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import open_clip
 import pytest
 from PIL import Image
 
+from headmask.maskfile import MaskFile
 from orchestrator import cli
 from orchestrator.result import SearchResult
 from tests.tiny import write_tiny_model
@@ -127,10 +129,44 @@ def test_a_plan_says_what_would_be_done_and_writes_nothing(headmask, search_flag
     code, out, _ = headmask(*search_flags, "--plan", "--json")
     plan = json.loads(out)
     assert code == 0
-    assert (plan["masks"], plan["grid"]) == (16, "3 layers x 4 heads")
-    assert plan["image_forwards_at_most"] == 16 * 24 + (16 + 40) * 20 + 2 * 30
-    assert plan["images_per_second_of_one_replica_here"] > 0
+    assert (plan["masks"], plan["grid"]) == (16, "3 layers x 4 heads of the image tower")
+    assert (plan["precision"], plan["image_chunk"]) == ("float32", 16)
+    # 13 masks of the scan and 3 others share prefixes; finalists and the two test masks are counted in full.
+    assert 3 < plan["search_in_plain_forward_passes"] < 14
+    in_full = (16 + 40) * 20 + 2 * 30
+    assert plan["forwards"] == pytest.approx(plan["search_in_plain_forward_passes"] * 24 + in_full, abs=2)
+    assert plan["forwards_per_second_of_one_replica_here"] > 0
     assert sorted(runs.iterdir()) == before
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+def test_the_heads_of_the_text_tower_can_be_searched(headmask, search_flags, runs, tiny_files, ablation):
+    code, out, err = headmask(*search_flags, "--tower", "text", "--ablation", ablation, "--json")
+    assert code == 0, err
+    result = SearchResult.model_validate_json(out)
+    mask = MaskFile.read(runs / "first" / "candidate.json")
+    assert (mask.tower, mask.grid.layers, mask.grid.heads) == ("text", 2, 2)
+    code, out, _ = headmask(
+        "eval", "--mask", runs / "first" / "candidate.json", "--data", tiny_files[1], "--split", "test", "--json"
+    )
+    assert json.loads(out)["masked"] == pytest.approx(result.splits.test.selected)
+    code, _, err = headmask("resume", runs / "first", "--masks", "16")
+    assert code == 0, err
+    code, out, _ = headmask("export", "--mask", runs / "first" / "candidate.json", "--out", runs / "folded")
+    assert code == 0
+    open_clip.create_model(f"local-dir:{runs / 'folded'}")
+
+
+def test_a_measured_chunk_and_precision_are_said_and_kept(headmask, search_flags, runs):
+    code, _, err = headmask(*search_flags[: search_flags.index("--image-chunk")], "--precision", "auto")
+    assert code == 0, err
+    said = re.search(
+        r"Searching in (\w+), (\d+) images at a time \(the fastest precision of this hardware, measured\)", err
+    )
+    kept = json.loads((runs / "first" / "config.json").read_text())["search"]
+    assert (kept["precision"], str(kept["image_chunk"])) == said.groups()
+    code, _, err = headmask("resume", runs / "first", "--masks", "20")
+    assert code == 0, err
 
 
 def test_the_schema_of_the_result_is_printed(headmask):

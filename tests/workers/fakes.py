@@ -19,7 +19,7 @@ class FakePayload:
 class FakeReplica:
     """Scores a mask with its number of heads, 50 ms each."""
 
-    def __init__(self, payload, device):
+    def __init__(self, payload, device, constants=None):
         self.device = device
 
     def device_kind(self):
@@ -43,5 +43,5 @@ class FakeReplica:
 class UnbornReplica(FakeReplica):
     """Dies while it is made."""
 
-    def __init__(self, payload, device):
+    def __init__(self, payload, device, constants=None):
         raise RuntimeError("no such device")

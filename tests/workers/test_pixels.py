@@ -9,7 +9,7 @@ from PIL import Image
 from headmask.errors import DataError, ModelError
 from tests.tiny import write_tiny_dataset
 from workers.dataset import Dataset, Row, write_dataset
-from workers.engine import Normalisation
+from workers.inputs import Normalisation
 from workers.pixels import load_pixels
 from workers.preprocess import UInt8Preprocess
 

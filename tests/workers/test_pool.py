@@ -29,7 +29,7 @@ def drained(queue, num_replicas=2):
 @given(st.integers(0, 200), st.integers(1, 8), st.floats(0.001, 5))
 def test_batches_hold_every_mask_once_in_order_of_words(count, num_replicas, seconds):
     queue = BatchQueue()
-    queue.learn(SEARCH, [MaskScore({}, seconds)])
+    queue.learn(SEARCH, some_masks(1), [MaskScore({}, seconds)])
     masks = some_masks(count)
     queue.put(SEARCH, masks)
     batches = drained(queue, num_replicas)
@@ -41,7 +41,7 @@ def test_batches_hold_every_mask_once_in_order_of_words(count, num_replicas, sec
 def test_slow_masks_come_in_small_batches():
     slow, fast = BatchQueue(), BatchQueue()
     for queue, seconds in ((slow, 1.0), (fast, 0.01)):
-        queue.learn(SEARCH, [MaskScore({}, seconds)])
+        queue.learn(SEARCH, some_masks(1), [MaskScore({}, seconds)])
         queue.put(SEARCH, some_masks(400))
     assert len(slow.take(1)[1]) == 1
     assert len(fast.take(1)[1]) == 30
@@ -49,7 +49,7 @@ def test_slow_masks_come_in_small_batches():
 
 def test_the_last_masks_are_shared_among_replicas():
     queue = BatchQueue()
-    queue.learn(SEARCH, [MaskScore({}, 0.001)])
+    queue.learn(SEARCH, some_masks(1), [MaskScore({}, 0.001)])
     queue.put(SEARCH, some_masks(16))
     assert len(queue.take(4)[1]) == 2
 
@@ -66,6 +66,7 @@ def test_masks_to_be_alone_come_first_and_one_by_one():
 @pytest.fixture
 def pool(tiny_session):
     pool = InlinePool(tiny_session.payload)
+    pool.settle(tiny_session.wanted)
     yield pool
     pool.close()
 

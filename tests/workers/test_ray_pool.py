@@ -168,6 +168,7 @@ def test_ray_gives_the_same_scores_as_the_inline_pool(make_pool, tiny_session):
     )
     values = []
     for each in (pool, inline):
+        each.settle(tiny_session.wanted)
         each.submit(SEARCH, masks)
         each.submit(Stage("confirm", "bfloat16"), masks[:4])
         results = collected(each, len(masks) + 4)

@@ -6,18 +6,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from headmask.errors import GridError, ModelError
-from headmask.mask import HeadGrid, HeadMask, stack
+from headmask.mask import HeadMask, stack
 from headmask.oracle import stock_ablation
 from headmask.towers import attentions
 from tests.tiny import tiny_clip
-from workers.engine import Engine, Normalisation, num_nodes
+from workers.embedding import embed_texts
+from workers.inputs import Normalisation
 from workers.metrics import retrieval_ranks
 from workers.pixels import Pixels
 from workers.replica import PackedTower
-from workers.scorer import Scorer, ScorerSettings, SplitArrays, embed_texts, proven_view
+from workers.scorer import Scorer, ScorerSettings, SplitArrays, proven_view
 
-# Realistic shapes: matrix kernels choose other paths for small ones.
-WIDE = {"image_size": 64, "patch_size": 8, "width": 256, "layers": 3, "head_width": 64}
 NORMALISATION = Normalisation(np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
 
 
@@ -35,38 +34,21 @@ def random_masks(grid, count, seed=0):
     return [HeadMask(grid, word) for word in sorted(words)[:count]]
 
 
-def scorer_of(model, split, precision="float32", **settings):
-    settings = ScorerSettings(**{"image_chunk": 16, **settings})
-    view = proven_view(model.visual, split.pixels, NORMALISATION, precision=precision)
-    return Scorer(view, split, NORMALISATION, settings)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_embeddings_are_bit_equal_alone_and_in_any_batch(precision):
-    model, split = tiny_clip(**WIDE), random_split(64, num_images=20)
-    scorer = scorer_of(model, split, precision)
-    masks = random_masks(scorer.grid, 64)
-    alone = {mask: scorer._engine.embed([mask])[0] for mask in masks[:8]}
-    rng = np.random.default_rng(1)
-    for size in (1, 7, 64):
-        order = [masks[index] for index in rng.permutation(len(masks))]
-        for start in range(0, len(order), size):
-            batch = order[start : start + size]
-            for mask, embedding_NE in zip(batch, scorer._engine.embed(batch), strict=True):
-                if mask in alone:
-                    assert torch.equal(embedding_NE, alone[mask])
+def scorer_of(model, split, precision="float32", chunk=16, **settings):
+    view = proven_view(model.visual, split, NORMALISATION, precision=precision)
+    return Scorer(view, split, NORMALISATION, ScorerSettings(**settings), chunk=chunk)
 
 
 def test_scores_are_those_of_stock_open_clip_with_edited_weights():
     model, split = tiny_clip(), random_split(28)
     scorer = scorer_of(model, split)
-    images = NORMALISATION(split.pixels[:], torch.device("cpu"))
+    images = NORMALISATION(split.inputs[:], torch.device("cpu"))
     masks = random_masks(scorer.grid, 6)
     for mask, score in zip(masks, scorer.score(stack(masks)), strict=True):
         with torch.no_grad(), stock_ablation(attentions(model.visual), mask):
             image_NE = F.normalize(model.encode_image(images), dim=-1)
         expected = retrieval_ranks(
-            image_NE, torch.from_numpy(split.text_QE), torch.from_numpy(split.image_of_caption_Q)
+            image_NE, torch.from_numpy(split.other_E), torch.from_numpy(split.image_of_caption_Q)
         ).metrics()
         assert score.metrics == pytest.approx(expected, abs=1e-9)
         assert score.failure is None
@@ -103,13 +85,13 @@ def test_non_finite_embeddings_fail_the_mask_and_no_other():
     model, split = tiny_clip(), random_split(28)
     scorer = scorer_of(model, split)
     bad = HeadMask.from_heads(scorer.grid, [(0, 0)])
-    finish = scorer._engine.view.finish
+    leave = scorer._engine.view.leave
 
-    def overflowing(layer, x_BTD, z_BHTd):
-        out_BTD = finish(layer, x_BTD, z_BHTd)
-        return out_BTD * torch.inf if layer == 0 and not z_BHTd[:, 0].any() else out_BTD
+    def overflowing(layer, entered, word, *rest):
+        left = leave(layer, entered, word, *rest)
+        return left * torch.inf if layer == 0 and word == 1 else left
 
-    scorer._engine.view.finish = overflowing
+    scorer._engine.view.leave = overflowing
     failed, good = scorer.score(stack([bad, HeadMask.empty(scorer.grid)]))
     assert failed.failure == "non-finite embeddings"
     assert failed.metrics == {}
@@ -122,19 +104,6 @@ def test_a_tower_whose_view_is_not_the_model_is_refused():
     model.visual.forward = lambda images: forward(images) + 1
     with pytest.raises(ModelError, match="is not the model"):
         scorer_of(model, random_split(28))
-
-
-def test_shared_prefixes_are_computed_once(monkeypatch):
-    calls = []
-    finish = Engine._descend
-    monkeypatch.setattr(
-        Engine, "_descend", lambda self, layer, *rest: (calls.append(layer), finish(self, layer, *rest))[1]
-    )
-    scorer = scorer_of(tiny_clip(), random_split(28, num_images=16))
-    masks = [HeadMask(HeadGrid(3, 4), words) for words in [(0, 0, 1), (0, 0, 2), (0, 3, 0), (5, 0, 0)]]
-    calls.clear()
-    scorer.score(stack(masks))
-    assert sum(layer > 0 for layer in calls) == num_nodes(masks) == 2 + 3 + 4
 
 
 def test_a_packed_tower_is_the_tower():

@@ -1,0 +1,102 @@
+"""What is found out once, when a study is created, on the kind of device that it runs on: its constants."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from headmask.errors import ConfigError
+from workers.engine import Engine, is_out_of_memory
+
+# L layers, H heads, d head width, B inputs of a chunk, T tokens, D width
+
+Precision = Literal["float32", "bfloat16", "float16"]
+AnyPrecision = Literal["auto", "float32", "bfloat16", "float16"]
+
+CHUNKS = {"cpu": (8, 16, 32, 64), "cuda": (32, 64, 128, 256, 512)}
+WORTH = 0.03
+"""Smallest gain in speed for which a larger chunk is taken: it costs memory."""
+LONG_S = 2.0
+"""A layer that takes so long fills any device."""
+_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What decides the last bits of a study's scores, besides the model and the data."""
+
+    precision: Precision
+    chunk: int
+    """Inputs computed together."""
+    means_LHd: NDArray[np.float32] | None = None
+    """Calibrated mean outputs, for ablation `mean` only."""
+
+
+def resolved_precision(wanted: AnyPrecision, device: torch.device) -> Precision:
+    """Return the precision of a search on a device; `auto` is bfloat16 where the hardware computes in it.
+
+    Raises:
+        ConfigError: float16 on a CPU.
+    """
+    if wanted == "auto":
+        return "bfloat16" if _computes_bfloat16(device) else "float32"
+    if wanted == "float16" and device.type == "cpu":
+        raise ConfigError("precision float16 needs a CUDA device, a CPU is very slow at it; use bfloat16 or float32")
+    return wanted
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def measured_chunk(engine: Engine, candidates: Sequence[int] | None = None) -> int:
+    """Return the smallest chunk at which the engine computes about as many inputs a second as at any larger one.
+
+    One layer in full and the last layer are timed, in the proportion in which single heads need them.
+    """
+    device = engine.view.device
+    fitting = [size for size in candidates or CHUNKS[device.type] if size <= len(engine.inputs)]
+    best, best_s = fitting[0] if fitting else len(engine.inputs), float("inf")
+    for size in fitting:
+        try:
+            seconds = _seconds_per_input(engine, size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            break
+        if seconds < (1 - WORTH) * best_s:
+            best, best_s = size, seconds
+        if seconds * size > LONG_S:
+            break
+    return best
+
+
+@torch.inference_mode()
+def _seconds_per_input(engine: Engine, size: int) -> float:
+    view = engine.view
+    sequences = view.embed(engine.inputs.take(slice(0, size)))
+    last = view.grid.layers - 1
+    layers = [(0, last / 2), (last, 1.0)] if last else [(0, 1.0)]
+
+    def run() -> float:
+        total_s = 0.0
+        for layer, weight in layers:
+            started = time.perf_counter()
+            entered = view.enter(layer, sequences, sequences.x_BTD, engine.ablation)
+            x_BQD = view.leave(layer, entered, 0, engine.ablation)
+            float(x_BQD.flatten()[0])  # Waits for the device.
+            total_s += weight * (time.perf_counter() - started)
+        return total_s / size
+
+    run()
+    return median(run() for _ in range(_REPEATS))

@@ -1,0 +1,62 @@
+"""Embeddings of the side that no mask changes, by the stock tower: of captions when image heads are searched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from workers.inputs import Normalisation
+from workers.pixels import Pixels
+
+# N images, Q captions, T tokens, E embedding, B batch
+
+
+def embed_texts(clip: Any, tokens_QT: Tensor, *, threads: int, batch: int = 32) -> NDArray[np.float32]:
+    """Return L2-normalised caption embeddings (Q, E) float32 of a model's stock text tower."""
+    return _embed(clip.encode_text, lambda part: tokens_QT[part], len(tokens_QT), threads, batch)
+
+
+def embed_images(
+    visual: nn.Module, pixels: Pixels, normalisation: Normalisation, *, threads: int, batch: int = 16
+) -> NDArray[np.float32]:
+    """Return L2-normalised image embeddings (N, E) float32 of a model's stock image tower."""
+
+    def encode(images_BCYX: Tensor) -> Tensor:
+        output = visual(images_BCYX)
+        embedding_BE: Tensor = output[0] if isinstance(output, tuple) else output
+        return embedding_BE
+
+    return _embed(encode, lambda part: normalisation(pixels[part]), len(pixels), threads, batch)
+
+
+def _embed(
+    encode: Callable[[Tensor], Tensor], take: Callable[[slice], Tensor], count: int, threads: int, batch: int
+) -> NDArray[np.float32]:
+    """Embed batches padded to one shape, each by a fixed number of threads, several side by side.
+
+    A resumed search sees the same bits, however many cores there are.
+    """
+
+    @torch.inference_mode()
+    def embed(start: int) -> Tensor:
+        part = take(slice(start, start + batch))
+        padded = F.pad(part, (0, 0) * (part.ndim - 1) + (0, batch - len(part)))
+        return F.normalize(encode(padded).float(), dim=-1)[: len(part)]
+
+    previous = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // threads)) as executor:
+            parts = list(executor.map(embed, range(0, count, batch)))
+    finally:
+        torch.set_num_threads(previous)
+    embedding_E: NDArray[np.float32] = torch.cat(parts).numpy()
+    return embedding_E

@@ -1,0 +1,99 @@
+"""What a tower is given: images or texts of a split, chunk by chunk, ready on its device."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from headmask.views import TextView, TowerView
+from workers.pixels import Pixels
+
+# N images or texts, T tokens, C channels, Y by X pixels
+
+RESIDENT_SHARE = 0.25
+"""Most of a GPU's free memory that a split's pixels may take; larger splits are uploaded chunk by chunk."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """The last step of a model's preprocessing: (uint8 / 255 - mean) / std per channel."""
+
+    mean_3: NDArray[np.float32]
+    std_3: NDArray[np.float32]
+
+    def __call__(self, pixels_NCYX: NDArray[np.uint8] | Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """Return normalised float32 images on a device; only bytes are uploaded."""
+        if not isinstance(pixels_NCYX, Tensor):
+            pixels_NCYX = torch.from_numpy(np.ascontiguousarray(pixels_NCYX))
+        images = pixels_NCYX.to(device, non_blocking=True).float().div_(255)
+        mean, std = (torch.from_numpy(part).to(device).view(1, 3, 1, 1) for part in (self.mean_3, self.std_3))
+        return images.sub_(mean).div_(std)
+
+
+class Inputs(ABC):
+    """The images or texts of a split."""
+
+    order_N: NDArray[np.int64]
+    """The row of each input in the order in which they are computed."""
+
+    def __len__(self) -> int:
+        return len(self.order_N)
+
+    def first(self, count: int) -> Inputs:
+        """Return the inputs that are computed first."""
+        fewer = copy.copy(self)
+        fewer.order_N = self.order_N[:count]
+        return fewer
+
+    @abstractmethod
+    def take(self, part: slice) -> Tensor:
+        """Return a slice of the inputs, in the order of `order_N`, as the tower's `embed` takes them."""
+
+
+class ImageInputs(Inputs):
+    """Images: uint8 until they are on the device, where they stay if there is room."""
+
+    def __init__(self, pixels: Pixels, normalisation: Normalisation, device: torch.device, dtype: torch.dtype) -> None:
+        self.order_N = np.arange(len(pixels))
+        self._pixels, self._normalisation, self._device, self._dtype = pixels, normalisation, device, dtype
+        self._resident: Tensor | None = None
+        if device.type == "cuda":
+            size = len(pixels) * pixels[:1].nbytes
+            if size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+                self._resident = torch.from_numpy(pixels[:]).pin_memory().to(device, non_blocking=True)
+
+    def take(self, part: slice) -> Tensor:
+        """Return normalised images (n, 3, Y, X) in the tower's precision."""
+        pixels = self._pixels[part] if self._resident is None else self._resident[part]
+        return self._normalisation(pixels, self._device).to(self._dtype)
+
+
+class TextInputs(Inputs):
+    """Texts as token ids, the short ones first: a view leaves out what comes after the last token read in a chunk."""
+
+    def __init__(self, tokens_NT: NDArray[np.int64], view: TextView) -> None:
+        tokens = torch.from_numpy(np.array(tokens_NT))
+        order_N = view.read_tokens(tokens).argsort(stable=True)
+        self.order_N = order_N.numpy()
+        self._tokens_NT = tokens[order_N].to(view.device)
+
+    def take(self, part: slice) -> Tensor:
+        """Return token ids (n, T)."""
+        return self._tokens_NT[part]
+
+
+def make_inputs(inputs: Pixels | NDArray[np.int64], view: TowerView, normalisation: Normalisation) -> Inputs:
+    """Return the inputs of a view: pixels for an image tower, token ids (N, T) for a text tower."""
+    if isinstance(view, TextView):
+        if isinstance(inputs, Pixels):
+            raise TypeError("a text tower is given token ids, not pixels")
+        return TextInputs(inputs, view)
+    if not isinstance(inputs, Pixels):
+        raise TypeError("an image tower is given pixels, not token ids")
+    return ImageInputs(inputs, normalisation, view.device, view.dtype)
