@@ -47,7 +47,7 @@ def load_model(name: str, pretrained: str | None = None) -> LoadedModel:
         ModelError: unknown architecture or tag, missing or malformed weights, or an activation that does not match.
     """
     _check_names(name, pretrained)
-    with _quiet_open_clip():
+    with quiet_open_clip():
         try:
             clip, _, preprocess = open_clip.create_model_and_transforms(
                 name, pretrained=pretrained, require_pretrained=True
@@ -93,9 +93,7 @@ def _check_names(name: str, pretrained: str | None) -> None:
         if name.startswith("local-dir:") and not (folder / "open_clip_config.json").is_file():
             raise ModelError(f"{name}: the folder must hold open_clip_config.json and a checkpoint; it does not")
         return
-    if name not in open_clip.list_models():
-        hint = did_you_mean(name, open_clip.list_models()) or "; `open_clip.list_models()` lists them"
-        raise ModelError(f"open_clip has no architecture {name!r}{hint}")
+    check_architecture(name)
     if pretrained is None:
         raise ModelError(
             f"{name} needs weights: pass pretrained, a tag ({', '.join(_tags(name)[:4]) or 'none known'}) or a file"
@@ -107,12 +105,23 @@ def _check_names(name: str, pretrained: str | None) -> None:
         )
 
 
+def check_architecture(name: str) -> None:
+    """Check that open_clip has an architecture of a name.
+
+    Raises:
+        ModelError: it has none; the message has the nearest one.
+    """
+    if name not in open_clip.list_models():
+        hint = did_you_mean(name, open_clip.list_models()) or "; `headmask models` lists them"
+        raise ModelError(f"open_clip has no architecture {name!r}{hint}")
+
+
 def _tags(name: str) -> list[str]:
     return list(open_clip.list_pretrained_tags_by_model(name))
 
 
 @contextlib.contextmanager
-def _quiet_open_clip() -> Iterator[None]:
+def quiet_open_clip() -> Iterator[None]:
     """Silence open_clip's progress log, and make its QuickGELU warning an error: such a model scores too low."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from headmask.errors import HeadmaskError
+from orchestrator.cli_tools import Json, bench_app, models
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Build data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -37,7 +39,6 @@ PoolKind = Annotated[
     Literal["ray", "inline"] | None, typer.Option(help="Where masks are scored: on Ray, or in this process.")
 ]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join; Ray starts on this machine by default.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
 Model = Annotated[str | None, typer.Option(help="open_clip architecture, or local-dir:FOLDER, or hf-hub:ORG/REPO.")]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a checkpoint file.")]
 ImageColumn = Annotated[str | None, typer.Option(help="Name of the image column.")]
@@ -275,6 +276,9 @@ def schema() -> None:
     from orchestrator.result import SearchResult
 
     print(json.dumps(SearchResult.model_json_schema(), indent=2))
+
+
+app.command()(models)
 
 
 def main() -> None:

@@ -129,7 +129,7 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]
     columns = TextColumn(what), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        yield lambda done, total: progress.update(task, completed=done, total=total or None)
 
 
 def _duration(seconds: float) -> str:

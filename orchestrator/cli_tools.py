@@ -1,0 +1,119 @@
+"""The commands that search nothing: which models are supported, and how fast the machine is."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+bench_app = typer.Typer(help="Measure speed, as a ratio against a baseline in the same run.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
+
+
+def models(
+    unsupported: Annotated[bool, typer.Option("--unsupported", help="Only what is not supported, and why.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say for every open_clip architecture whether its towers are supported, and how many are."""
+    from headmask.catalogue import architectures
+    from orchestrator.progress import counting
+
+    console = Console(stderr=as_json)
+    with counting(console, "architectures") as on_progress:
+        found = []
+        for number, architecture in enumerate(architectures(), 1):
+            found.append(architecture)
+            on_progress(number, 0)
+    counts = {tower: sum(each.grid(tower) is not None for each in found) for tower in ("image", "text")}
+    if as_json:
+        rows = [
+            {
+                "name": each.name,
+                "image_grid": str(each.image) if each.grid("image") else None,
+                "image_refusal": None if each.grid("image") else str(each.image),
+                "text_grid": str(each.text) if each.grid("text") else None,
+                "text_refusal": None if each.grid("text") else str(each.text),
+            }
+            for each in found
+        ]
+        content = {"architectures": rows, "total": len(found), "image": counts["image"], "text": counts["text"]}
+        print(json.dumps(content, indent=2))
+        return
+    table = Table("architecture", "image tower", "text tower")
+    for each in found:
+        if not unsupported or not (each.grid("image") and each.grid("text")):
+            cells = (each.image, each.text)
+            table.add_row(each.name, *(str(cell) if not isinstance(cell, str) else f"no: {cell}" for cell in cells))
+    console.print(table)
+    console.print(
+        f"{counts['image']} of {len(found)} image towers and {counts['text']} of {len(found)} text towers are "
+        "supported (layers x heads).",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@bench_app.command()
+def engine(
+    model: Annotated[str, typer.Option(help="open_clip architecture; its weights are random.")] = "ViT-B-32",
+    images: Annotated[int, typer.Option(min=3, help="Random images that every mask is computed on.")] = 16,
+    workload: Annotated[
+        Literal["scan", "population", "single"], typer.Option(help="All single heads, 256 bred masks, or one mask.")
+    ] = "scan",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the engine.")
+    ] = "float32",
+    plain_precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the plain way; the engine's by default."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Repetitions of both ways, alternating.")] = 3,
+    sample: Annotated[int, typer.Option(min=1, help="Masks that the plain way is timed on in a round.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """Time the scoring engine against one stock forward pass per mask."""
+    from headmask.models import check_architecture, quiet_open_clip
+    from orchestrator.bench import bench_engine
+
+    check_architecture(model)
+    console = Console(stderr=as_json)
+
+    def on_round(number: int, plain_s: float, engine_s: float) -> None:
+        text = f"round {number + 1}: plain {plain_s:.4g} s per mask, engine {engine_s:.4g} s, {plain_s / engine_s:.2f}x"
+        console.print(text, highlight=False)
+
+    with quiet_open_clip():
+        found = bench_engine(
+            model,
+            images=images,
+            workload=workload,
+            precision=precision,
+            plain_precision=plain_precision,
+            rounds=rounds,
+            sample=sample,
+            on_round=on_round,
+        )
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+        return
+    table = Table(title=f"{found.workload} of {found.num_masks} masks, {found.num_images} images, {found.model}")
+    table.add_column("")
+    table.add_column("plain", justify="right")
+    table.add_column("engine", justify="right")
+    table.add_row("precision", found.plain_precision, found.precision)
+    table.add_row("seconds per mask", f"{found.plain_s_per_mask:.4g}", f"{found.engine_s_per_mask:.4g}")
+    table.add_row("images at a time", str(found.plain_batch), str(found.image_chunk))
+    console.print(table)
+    console.print(
+        f"{found.speedup:.2f}x as fast; {found.bound:.2f}x by counted multiply-adds, of which that is "
+        f"{100 * found.share_of_bound:.0f} %. The engine runs at {100 * found.share_of_peak:.0f} % of the "
+        f"{found.peak_gflops:,.0f} GFLOP/s of a plain matrix product here; peak memory "
+        f"{found.peak_memory_bytes / 2**30:.2f} GiB; embeddings differ by at most {found.max_abs_difference:.1e}.\n"
+        f"{found.hardware}; plain way on {found.plain_masks_sampled} of the masks; median of {found.rounds} rounds.",
+        highlight=False,
+        soft_wrap=True,
+    )
