@@ -28,6 +28,7 @@ def main() -> None:
     if content["plain_precision"] != content["precision"]:
         precisions += f"-over-{content['plain_precision']}"
     place = "cuda" if "GiB" in content["hardware"] else "cpu"
+    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{today}-engine-{content['workload']}-{content['model']}-{precisions}-{place}.json"
     path.write_text(json.dumps(content, indent=2) + "\n")
     print(path)

@@ -158,10 +158,10 @@ def test_the_heads_of_the_text_tower_can_be_searched(headmask, search_flags, run
 
 
 def test_a_measured_chunk_and_precision_are_said_and_kept(headmask, search_flags, runs):
-    code, _, err = headmask(*search_flags[: search_flags.index("--image-chunk")], "--precision", "auto")
-    assert code == 0, err
+    code, out, _ = headmask(*search_flags[: search_flags.index("--image-chunk")], "--precision", "auto")
+    assert code == 0
     said = re.search(
-        r"Searching in (\w+), (\d+) images at a time \(the fastest precision .*, measured\)", " ".join(err.split())
+        r"Searching in (\w+), (\d+) images at a time \(the fastest precision .*, measured\)", " ".join(out.split())
     )
     kept = json.loads((runs / "first" / "config.json").read_text())["search"]
     assert (kept["precision"], str(kept["image_chunk"])) == said.groups()

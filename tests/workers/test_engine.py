@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import weakref
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,20 @@ def test_embeddings_are_bit_equal_alone_in_any_batch_and_short_of_memory(dtype, 
             for mask, embedding_NE in zip(batch, engine.embed(batch), strict=True):
                 if mask in alone:
                     assert torch.equal(embedding_NE, alone[mask])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_on_cuda_embeddings_are_bit_equal_in_any_batch_and_those_of_the_cpu(dtype):
+    model = tiny_clip(std=0.15, **WIDE)
+    cpu = engine_of(deepcopy(model), 20, chunk=8)
+    cuda = engine_of(model.cuda(), 20, dtype=dtype, chunk=8)
+    chosen = random_masks(cpu.view.grid, 64)
+    together = cuda.embed(chosen)
+    for row in range(0, 64, 8):
+        assert torch.equal(cuda.embed([chosen[row]])[0], together[row])
+    difference = F.normalize(together.cpu(), dim=-1) - F.normalize(cpu.embed(chosen), dim=-1)
+    assert difference.abs().max() < {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 5e-2}[dtype]
 
 
 def test_every_prefix_is_computed_once_in_every_chunk():

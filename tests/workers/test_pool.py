@@ -5,10 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headmask.folding import probe_images
 from headmask.mask import HeadGrid, HeadMask
-from workers.pool import MAX_BATCH, BatchQueue, InlinePool
+from headmask.towers import view_of
+from tests.tiny import tiny_clip
+from workers.pool import BATCH_S, MAX_BATCH, BatchQueue, InlinePool
 from workers.replica import Stage
 from workers.scorer import MaskScore
+from workers.trie import TowerCost
 
 GRID = HeadGrid(3, 4)
 SEARCH, CONFIRM = Stage("search"), Stage("confirm", ranks=True)
@@ -52,6 +56,31 @@ def test_the_last_masks_are_shared_among_replicas():
     queue.learn(SEARCH, some_masks(1), [MaskScore({}, 0.001)])
     queue.put(SEARCH, some_masks(16))
     assert len(queue.take(4)[1]) == 2
+
+
+def test_batches_take_the_same_predicted_cost_and_part_where_little_is_shared():
+    """Ablating an early head costs every layer after it, a late one hardly anything."""
+    model = tiny_clip(layers=6)
+    cost = TowerCost.of(view_of(model), probe_images(model, 2))
+    grid = HeadGrid(6, 4)
+    scan = [HeadMask.empty(grid), *(HeadMask.from_heads(grid, [head]) for head in grid)]
+    queue = BatchQueue(cost.steps)
+    queue.learn(SEARCH, scan[:1], [MaskScore({}, BATCH_S / 3)])
+    queue.put(SEARCH, scan)
+    sizes, batches = [], drained(queue, num_replicas=1)
+    for _, batch in batches:
+        sizes.append(len(batch))
+        assert len(batch) == 1 or sum(cost.steps(batch)) < 3.1 * cost.steps(scan[:1])[0]
+    assert sizes[0] > 2 * sizes[-2]
+    # A cut parts two layers' heads or costs a pass at most.
+    assert sum(sum(cost.steps(batch)) for _, batch in batches) < sum(cost.steps(sorted(scan))) + len(batches)
+
+
+def test_a_batch_is_expected_to_take_its_cost():
+    queue = BatchQueue(lambda masks: [2.0] + [1.0] * (len(masks) - 1))
+    assert queue.expected_s(SEARCH, some_masks(3)) == 0.0
+    queue.learn(SEARCH, some_masks(3), [MaskScore({}, 0.4)] * 3)
+    assert queue.expected_s(SEARCH, some_masks(7)) == pytest.approx(8 * 1.2 / 4)
 
 
 def test_masks_to_be_alone_come_first_and_one_by_one():

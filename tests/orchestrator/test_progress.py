@@ -1,0 +1,36 @@
+"""The time left follows what masks are predicted to cost, not how many there are."""
+
+import pytest
+
+from orchestrator import search
+from orchestrator.search import Budget, Progress
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """Makes a progress 10 seconds after its start."""
+
+    def make(budget, **state):
+        monkeypatch.setattr(search.time, "monotonic", lambda: 110.0)
+        return Progress(budget, started=100.0, **state)
+
+    return make
+
+
+def test_what_was_asked_and_what_was_not_is_counted_at_its_cost(at):
+    progress = at(Budget(100), num_asked=50, cost_asked=20.0, cost_done=10.0)
+    assert progress.seconds_left == pytest.approx(10 + 20)
+
+
+def test_masks_from_the_storage_cost_nothing(at):
+    progress = at(Budget(50), num_asked=50, served=40, cost_asked=20.0, cost_done=10.0)
+    assert progress.seconds_left == pytest.approx(10)
+
+
+def test_a_budget_in_seconds_ends_it_earlier(at):
+    progress = at(Budget(100, seconds=25), num_asked=50, cost_asked=20.0, cost_done=10.0)
+    assert progress.seconds_left == pytest.approx(15)
+
+
+def test_nothing_is_said_before_the_first_result(at):
+    assert at(Budget(100), num_asked=50, cost_asked=20.0).seconds_left is None
