@@ -133,41 +133,44 @@ class HeadAttention(ABC):
         rope: Tensor | None = None,
         ablation: str = "zero",
     ) -> Attended:
-        """Return z at one token of each sequence (Q = 1), without the keys and values of the others where possible.
-
-        With scores q.k = (W_K^T q).x + q.b_K, the last term is the same for all tokens and cancels in the softmax, and
-        the weighted sum of values is W_V applied to the weighted sum of x, plus b_V once: neither k nor v is needed.
-        That fails where k is normalised or rotated.
-        """
+        """Return z at one token of each sequence (Q = 1); the arguments are those of `attend`."""
         rows_B = torch.arange(len(x_BTD), device=x_BTD.device)
         bias_row = None if bias is None else _rows_of_bias(bias, rows_B, token_B)
-        (w_q, b_q), (w_k, b_k), (w_v, b_v) = self.projections()
-        q_BH1d = _split_heads(F.linear(x_BTD[rows_B, token_B][:, None], w_q, b_q), self.num_heads)
+        q_BH1d = self._split(F.linear(x_BTD[rows_B, token_B][:, None], *self.projections()[0]))
         if self.query_norm is not None:
             q_BH1d = self.query_norm(q_BH1d)
         if self.key_norm is None and rope is None:
-            absorbed_BHD = torch.einsum("bhd,hdw->bhw", q_BH1d[:, :, 0], torch.unflatten(w_k, 0, (self.num_heads, -1)))
-            scores_BHT = torch.matmul(absorbed_BHD, x_BTD.transpose(1, 2)) * q_BH1d.shape[-1] ** -0.5
-            if bias_row is not None:
-                scores_BHT = scores_BHT + bias_row[:, :, 0]
-            mixed_BHD = torch.matmul(scores_BHT.softmax(-1), x_BTD)
-            z_BH1d = self._values_of(mixed_BHD, w_v, b_v)
-            instead = None
-            if ablation == "cls":
-                instead = self._values_of(x_BTD[:, :1].expand(-1, self.num_heads, -1), w_v, b_v)
-            if ablation == "uniform":
-                seen_B1T = x_BTD.new_full((1, 1, x_BTD.shape[1]), 1 / x_BTD.shape[1])
-                seen_B1T = seen_B1T if bias_row is None else _uniform_weights(bias_row[:, 0]).to(x_BTD)
-                mixed_B1D = torch.matmul(seen_B1T.expand(len(x_BTD), -1, -1), x_BTD)
-                instead = self._values_of(mixed_B1D.expand(-1, self.num_heads, -1), w_v, b_v)
-            return Attended(z_BH1d, instead)
-        k_BHTd, v_BHTd = (_split_heads(F.linear(x_BTD, w, b), self.num_heads) for w, b in ((w_k, b_k), (w_v, b_v)))
+            return self._absorbed(q_BH1d, x_BTD, bias_row, ablation)
+        _, of_k, of_v = self.projections()
+        k_BHTd, v_BHTd = self._split(F.linear(x_BTD, *of_k)), self._split(F.linear(x_BTD, *of_v))
         if self.key_norm is not None:
             k_BHTd = self.key_norm(k_BHTd)
         if rope is not None:
-            # Pooling reads a prefix token, which is not rotated.
+            # Pooling reads a prefix token, which is not rotated: only the keys are.
             k_BHTd = self._rotated(k_BHTd, rope)
         return Attended(scaled_attention(q_BH1d, k_BHTd, v_BHTd, bias_row), _instead(v_BHTd, bias_row, ablation))
+
+    def _absorbed(self, q_BH1d: Tensor, x_BTD: Tensor, bias_row: Tensor | None, ablation: str) -> Attended:
+        """Return z of one query without any token's key or value.
+
+        In the scores q.k = (W_K^T q).x + q.b_K, the last term is the same for all tokens and cancels in the softmax;
+        the weighted sum of values is W_V applied to the weighted sum of x, plus b_V once. Neither holds where k is
+        normalised or rotated.
+        """
+        weight_HdD = torch.unflatten(self.projections()[1][0], 0, (self.num_heads, -1))
+        absorbed_BHD = torch.einsum("bhd,hdw->bhw", q_BH1d[:, :, 0], weight_HdD)
+        scores_BHT = torch.matmul(absorbed_BHD, x_BTD.transpose(1, 2)) * q_BH1d.shape[-1] ** -0.5
+        if bias_row is not None:
+            scores_BHT = scores_BHT + bias_row[:, :, 0]
+        z_BH1d = self._values_of(torch.matmul(scores_BHT.softmax(-1), x_BTD))
+        if ablation == "cls":
+            return Attended(z_BH1d, self._values_of(x_BTD[:, :1]))
+        if ablation == "uniform":
+            seen = x_BTD.new_full((1, 1, x_BTD.shape[1]), 1 / x_BTD.shape[1])
+            if bias_row is not None:
+                seen = _uniform_weights(bias_row[:, :, 0]).to(x_BTD)
+            return Attended(z_BH1d, self._values_of(torch.matmul(seen.expand(len(x_BTD), -1, -1), x_BTD)))
+        return Attended(z_BH1d, None)
 
     def project(self, z_BHQd: Tensor) -> Tensor:
         """Return the attention output (B, Q, D) of the heads' outputs."""
@@ -207,19 +210,24 @@ class HeadAttention(ABC):
             parts = F.linear(x_BTD, *packed).chunk(3, dim=-1)
         else:
             parts = tuple(F.linear(x_BTD, weight, bias) for weight, bias in self.projections())
-        q, k, v = (_split_heads(part, self.num_heads) for part in parts)
+        q, k, v = (self._split(part) for part in parts)
         if self.query_norm is not None:
             q = self.query_norm(q)
         if self.key_norm is not None:
             k = self.key_norm(k)
         return q, k, v
 
-    def _values_of(self, mixed_BHD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return values (B, H, 1, d) of one mixture of inputs per head."""
+    def _values_of(self, mixed: Tensor) -> Tensor:
+        """Return values (B, H, 1, d) of one mixture of inputs per head (B, H, D), or of one for all heads (B, 1, D)."""
+        weight, bias = self.projections()[2]
+        mixed_BHD = mixed.expand(-1, self.num_heads, -1)
         values_BHd = torch.einsum("bhw,hdw->bhd", mixed_BHD, torch.unflatten(weight, 0, (self.num_heads, -1)))
         if bias is not None:
             values_BHd = values_BHd + torch.unflatten(bias, 0, (self.num_heads, -1))
         return values_BHd[:, :, None]
+
+    def _split(self, x_BTD: Tensor) -> Tensor:
+        return torch.unflatten(x_BTD, -1, (self.num_heads, -1)).transpose(1, 2)
 
     def _rotated(self, x_BHTd: Tensor, rope: Tensor) -> Tensor:
         prefix, rest = x_BHTd[:, :, : self.num_prefix_tokens], x_BHTd[:, :, self.num_prefix_tokens :]
@@ -356,7 +364,7 @@ def open_attention(module: nn.Module) -> HeadAttention:
 def scaled_attention(q_BHQd: Tensor, k_BHTd: Tensor, v_BHTd: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return softmax(q k^T / sqrt(d) + bias) v, by the fused kernel or, where it is slower, by two products."""
     if q_BHQd.device.type == "cpu" and q_BHQd.dtype != torch.float32:
-        # Torch's fused kernel takes twice the time of two products there (benchmarks/results).
+        # Torch's fused kernel takes twice the time of two products there (benchmarks/README.md).
         scores_BHQT = torch.matmul(q_BHQd, k_BHTd.transpose(-2, -1)).mul_(q_BHQd.shape[-1] ** -0.5)
         return torch.matmul((scores_BHQT if bias is None else scores_BHQT + bias).softmax(-1), v_BHTd)
     return F.scaled_dot_product_attention(q_BHQd, k_BHTd, v_BHTd, attn_mask=bias)
@@ -399,10 +407,6 @@ def _additive(attn_mask: Tensor | None, x_BTD: Tensor, num_heads: int) -> Tensor
         attn_mask = torch.zeros_like(attn_mask, dtype=x_BTD.dtype).masked_fill(attn_mask, -torch.inf)
     attn_mask = attn_mask.to(x_BTD.dtype)
     return attn_mask if attn_mask.ndim == 2 else torch.unflatten(attn_mask, 0, (-1, num_heads))
-
-
-def _split_heads(x_BTD: Tensor, num_heads: int) -> Tensor:
-    return torch.unflatten(x_BTD, -1, (num_heads, -1)).transpose(1, 2)
 
 
 def _thirds(weight: Tensor, bias: Tensor | None) -> tuple[Linear, Linear, Linear]:

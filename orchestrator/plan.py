@@ -14,9 +14,12 @@ from orchestrator.location import redacted
 from orchestrator.session import Session, prepare
 from strategies import make_sampler
 from workers.replica import Payload, Replica
+from workers.scorer import DTYPES
 
 TYPICAL_HEADS = 6
 """Heads of a mask after the scan, where the cost of a search is predicted."""
+PROCESS_GIB = 0.5
+"""What a replica takes for itself: Python, torch, the pieces of a layer."""
 _GIB = 2**30
 
 
@@ -43,6 +46,8 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
         num_forwards * sizes["search"] + (search.finalists + search.random_masks) * sizes["confirm"] + 2 * sizes["test"]
     )
     payload_gib = payload_bytes(session.payload) / _GIB
+    node_bytes = session.cost.numbers_per_node * (search.image_chunk or 1) * DTYPES[search.precision].itemsize
+    nodes_gib = session.grid.layers * node_bytes / _GIB
     return {
         "model": str(session.model),
         "grid": f"{session.grid.layers} layers x {session.grid.heads} heads of the {search.tower} tower",
@@ -54,7 +59,7 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
         "forwards": num_inputs,
         "forwards_per_second_of_one_replica_here": round(inputs_per_s, 1),
         "replica_hours": round(num_inputs / inputs_per_s / 3600, 3),
-        "memory_per_replica_gib": round(payload_gib + 0.5, 2),
+        "memory_per_replica_gib": round(payload_gib + nodes_gib + PROCESS_GIB, 2),
         "object_store_gib": round(payload_gib, 3),
         "run_folder": str(config.folder),
         "study": f"{config.study_name} in {redacted(config.storage)}",

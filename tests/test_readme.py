@@ -15,7 +15,10 @@ from orchestrator.result import SearchResult
 from tests.orchestrator.test_runner import recall_of
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 COMMAND = re.compile(r"^ {4}(headmask .*)$", re.MULTILINE)
 COMMANDS = sorted({line for page in PAGES for line in COMMAND.findall(page.read_text())})
 
@@ -32,7 +35,7 @@ def test_the_python_example_runs(demo_run, monkeypatch, capsys):
 def test_commands_parse(command):
     _, name, *arguments = shlex.split(command, comments=True)
     parser = typer.main.get_command(app).commands[name]
-    if name == "data":
+    if name in ("data", "bench"):
         parser, arguments = parser.commands[arguments[0]], arguments[1:]
     parser.make_context(name, arguments)
 
@@ -42,7 +45,7 @@ def test_the_readme_shows_every_command_of_the_main_job():
     assert shown >= {"data", "search", "resume", "eval", "export"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target

@@ -40,6 +40,8 @@ class TowerCost:
     head_L: tuple[float, ...]
     """Added to `leave` for every ablated head."""
     pool: float
+    numbers_per_node: int
+    """Numbers that a node keeps of one input."""
 
     @classmethod
     @torch.no_grad()
@@ -48,16 +50,19 @@ class TowerCost:
         plain = _count(view.stock, inputs)[0]
         embed, sequences = _count(view.embed, inputs)
         last = view.grid.layers - 1
-        pieces = []
+        pieces, numbers = [], 0
         for layer in sorted({0, last}):
             enter, entered = _count(view.enter, layer, sequences, sequences.x_BTD, "zero")
             leave, x_BQD = _count(view.leave, layer, entered, 0, "zero")
             head = _count(view.leave, layer, entered, 1, "zero")[0] - leave
             pieces.append((enter / plain, leave / plain, head / plain))
+            if layer == 0:
+                kept = entered.x_BQD, entered.y_BQD, *entered.attended
+                numbers = sum(tensor.numel() for tensor in kept if tensor is not None) // len(inputs)
         # All layers but the last cost the same.
         enter_L, leave_L, head_L = zip(*[pieces[0]] * last, pieces[-1], strict=True)
         pool = _count(view.pool, x_BQD)[0]
-        return cls(plain / 2 / len(inputs), embed / plain, enter_L, leave_L, head_L, pool / plain)
+        return cls(plain / 2 / len(inputs), embed / plain, enter_L, leave_L, head_L, pool / plain, numbers)
 
     def __call__(self, masks: Iterable[HeadMask]) -> float:
         """Return the cost of a set of masks in plain forward passes of every input."""

@@ -32,6 +32,7 @@ def test_counts_are_those_of_the_textbook(cost):
     assert cost.enter_L[0] * cost.plain_macs == per_plain(4 * T * D**2 + 2 * T**2 * D)
     assert cost.leave_L[0] * cost.plain_macs == per_plain(8 * T * D**2)
     assert cost.head_L[0] * cost.plain_macs == per_plain(T * D * 8)
+    assert cost.numbers_per_node == 3 * T * D
     # The last layer: q, W_K absorbed, W_V of a mixture per head, W_O; scores and mixtures of D per head and token.
     assert cost.enter_L[-1] * cost.plain_macs == per_plain(4 * D**2 + 2 * 4 * T * D)
     assert cost.leave_L[-1] * cost.plain_macs == per_plain(8 * D**2)
