@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import open_clip
@@ -59,7 +58,7 @@ def _text_grid(config: dict[str, Any]) -> HeadGrid | str:
     try:
         with torch.device("meta"):
             tower: nn.Module = _build_text_tower(config["embed_dim"], text, config.get("quick_gelu", False))
-        return grid_of(SimpleNamespace(text=tower), "text")  # type: ignore[arg-type]
+        return grid_of(tower, "text")
     except ModelError as error:
         return _why(error)
 

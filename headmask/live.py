@@ -8,7 +8,7 @@ Only the attention modules of layers with ablated heads are touched: with the em
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -94,7 +94,12 @@ def calibrate_means(model: nn.Module, encode: Callable[[], object], *, tower: To
     Raises:
         AblationError: `encode` ran nothing through the tower.
     """
-    layers = attentions(model, tower)
+    return mean_outputs(attentions(model, tower), encode)
+
+
+@torch.no_grad()
+def mean_outputs(layers: Sequence[HeadAttention], encode: Callable[[], object]) -> Tensor:
+    """Return the means of `calibrate_means` for the attention modules of a tower, given layer by layer."""
     sums: list[Tensor | None] = [None] * len(layers)
     counts = [0] * len(layers)
 
@@ -114,5 +119,5 @@ def calibrate_means(model: nn.Module, encode: Callable[[], object], *, tower: To
             stack.enter_context(_forward(attention, "zero", watching(layer)))
         encode()
     if any(total is None for total in sums):
-        raise AblationError(f"calibration ran nothing through the {tower} tower")
+        raise AblationError("calibration ran nothing through the tower")
     return torch.stack([total / count for total, count in zip(sums, counts, strict=True) if total is not None]).float()

@@ -126,6 +126,11 @@ class HeadMask:
         return cls(grid, tuple(words))
 
     @classmethod
+    def singles(cls, grid: HeadGrid, heads: Iterable[tuple[int, int]] | None = None) -> list[HeadMask]:
+        """Return the masks of a scan: the empty one, then one for each of the heads, all by default."""
+        return [cls.empty(grid), *(cls.from_heads(grid, [head]) for head in (grid if heads is None else heads))]
+
+    @classmethod
     def from_text(cls, grid: HeadGrid, text: str) -> HeadMask:
         """Return the mask written as `L3H7,L5H0`; the empty string is the empty mask.
 

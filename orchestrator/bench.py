@@ -27,7 +27,7 @@ from workers.constants import Precision, measured_chunk, resolved_precision
 from workers.engine import Engine
 from workers.inputs import ImageInputs, Normalisation
 from workers.pixels import Pixels
-from workers.scorer import DTYPES, PROOF_TOLERANCE
+from workers.scorer import DTYPES, PROOF_TOLERANCE, default_device
 from workers.trie import TowerCost
 
 # M masks, N images, E embedding
@@ -106,7 +106,7 @@ def bench_engine(
     Raises:
         HeadmaskError: the tower or the precision is not supported.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(default_device())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     tower = open_clip.create_model(model).visual.requires_grad_(False).eval().to(device)
     of_engine = resolved_precision(precision, device)  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ def bench_engine(
 def make_workload(workload: Workload, grid: HeadGrid, seed: int = 0) -> list[HeadMask]:
     """Return the masks of a workload, the same for a grid and a seed."""
     if workload == "scan":
-        return [HeadMask.empty(grid), *(HeadMask.from_heads(grid, [head]) for head in grid)]
+        return HeadMask.singles(grid)
     rng = np.random.default_rng(seed)
     heads = list(grid)
     shortlist = [heads[index] for index in rng.choice(len(heads), min(NUM_SHORTLISTED, len(heads)), replace=False)]

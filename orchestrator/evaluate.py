@@ -6,23 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models import load_model
 from orchestrator.session import make_payload
 from orchestrator.verdict import DRAWS, outcomes_of
 from strategies.selection import paired_interval, permutation_p_value
-from workers.constants import Constants
+from workers.constants import USUAL_CHUNK, Constants
 from workers.metrics import Ranks
 from workers.preprocess import UInt8Preprocess
 from workers.replica import Replica, Stage
 from workers.retrieval import ALL, load_retrieval, take_split
-from workers.scorer import ScorerSettings
-
-CHUNK = 32
-"""Images computed together."""
+from workers.scorer import ScorerSettings, default_device
 
 
 @dataclass(frozen=True)
@@ -118,8 +113,8 @@ def evaluate_mask(
     settings = ScorerSettings(content.ablation, threads)
     payload = make_payload(loaded, preprocess, {name: chosen}, settings, content.tower)
     means_LHd = content.means_tensor()
-    constants = Constants("float32", CHUNK, None if means_LHd is None else means_LHd.numpy())
-    replica = Replica(payload, "cuda" if torch.cuda.is_available() else "cpu", constants)
+    constants = Constants("float32", USUAL_CHUNK, None if means_LHd is None else means_LHd.numpy())
+    replica = Replica(payload, default_device(), constants)
     masks = [HeadMask.empty(content.head_grid), content.mask]
     before, after = replica.score(Stage(name, ranks=True), content.head_grid, [each.words for each in masks])
     objective = content.objective or "mean_recall"

@@ -14,6 +14,7 @@ from torch import nn
 from headmask.errors import ModelError
 from headmask.mask import HeadMask
 from orchestrator.session import Session
+from workers.constants import USUAL_CHUNK
 from workers.embedding import embed_images, embed_texts
 from workers.metrics import Ranks
 from workers.pixels import Pixels
@@ -21,8 +22,6 @@ from workers.scorer import Scorer, SplitArrays
 
 NUM_IMAGES = 128
 SIGMAS = 4.0
-CHUNK = 32
-"""Images computed together."""
 
 
 def check_baseline(session: Session) -> None:
@@ -58,10 +57,10 @@ def check_baseline(session: Session) -> None:
 def _first_images(session: Session) -> SplitArrays:
     split = session.payload.splits["search"]
     num_captions = int(np.searchsorted(split.image_of_caption_Q, NUM_IMAGES))
-    num_others = num_captions if isinstance(split.inputs, Pixels) else NUM_IMAGES
-    num_inputs = NUM_IMAGES if isinstance(split.inputs, Pixels) else num_captions
-    inputs = split.inputs.first(num_inputs) if isinstance(split.inputs, Pixels) else split.inputs[:num_inputs]
-    return SplitArrays(inputs, split.other_E[:num_others], split.image_of_caption_Q[:num_captions])
+    image_of_caption_Q = split.image_of_caption_Q[:num_captions]
+    if isinstance(split.inputs, Pixels):
+        return SplitArrays(split.inputs.first(NUM_IMAGES), split.other_E[:num_captions], image_of_caption_Q)
+    return SplitArrays(split.inputs[:num_captions], split.other_E[:NUM_IMAGES], image_of_caption_Q)
 
 
 def _embedded_again(session: Session, split: SplitArrays) -> SplitArrays:
@@ -76,7 +75,7 @@ def _embedded_again(session: Session, split: SplitArrays) -> SplitArrays:
 
 def _ranks(session: Session, split: SplitArrays) -> Ranks:
     settings = replace(session.payload.settings, ablation="zero")
-    scorer = Scorer(session.view, split, session.payload.normalisation, settings, chunk=CHUNK)
+    scorer = Scorer(session.view, split, session.payload.normalisation, settings, chunk=USUAL_CHUNK)
     score = scorer.score(HeadMask.empty(session.grid).to_bools()[None], ranks=True)[0]
     if score.ranks is None:
         raise ModelError(f"{session.model} gives {score.failure} on the search split; nothing can be searched on it")

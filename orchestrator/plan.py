@@ -14,7 +14,7 @@ from orchestrator.location import redacted
 from orchestrator.session import Session, prepare
 from strategies import make_sampler
 from workers.replica import Payload, Replica
-from workers.scorer import DTYPES
+from workers.scorer import DTYPES, default_device
 
 TYPICAL_HEADS = 6
 """Heads of a mask after the scan, where the cost of a search is predicted."""
@@ -33,8 +33,8 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     """
     session = prepare(config)
     make_sampler(config.search.strategy, session.grid, limits=session.limits)
-    replica = Replica(session.payload, "cuda" if torch.cuda.is_available() else "cpu")
-    session = session.settled(replica.settle(session.wanted))
+    replica = Replica(session.payload, default_device())
+    session = session.settled(replica.measure(session.wanted))
     search = session.config.search
     sizes = {
         name: len(split.pixels if search.tower == "image" else split.captions) for name, split in session.splits.items()
@@ -73,8 +73,7 @@ def search_cost(session: Session, num_masks: int) -> float:
 
     The scan is counted mask by mask; what comes after it is taken for blocks of random masks of a few heads.
     """
-    singles = [HeadMask.empty(session.grid), *(HeadMask.from_heads(session.grid, [head]) for head in session.grid)]
-    scan, block_size = singles[:num_masks], session.config.search.block_size
+    scan, block_size = HeadMask.singles(session.grid)[:num_masks], session.config.search.block_size
     rng, heads = np.random.default_rng(0), list(session.grid)
     size = min(TYPICAL_HEADS, len(heads))
     drawn = [rng.choice(len(heads), size, replace=False) for _ in range(block_size)]

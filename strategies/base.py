@@ -53,8 +53,7 @@ class MaskSampler(BaseSampler):
         self.grid, self.seed, self.block_size = grid, seed, block_size
         self.limits = limits or Limits()
         self.limits.check(grid)
-        free = self.limits.free_heads(grid)
-        self._scan = [HeadMask.empty(grid), *(HeadMask.from_heads(grid, [head]) for head in free)]
+        self._scan = HeadMask.singles(grid, self.limits.free_heads(grid))
         self._num_masks = self.limits.num_masks(grid)
         self._masks: list[HeadMask] = []
         """Every mask proposed so far, by trial number."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from headmask.ablation import Ablation
 from headmask.errors import DeviceMemoryError
+from headmask.live import mean_outputs
 from headmask.mask import HeadMask
 from headmask.views import Entered, Sequences, TowerView
 from workers.inputs import Inputs
@@ -79,19 +80,12 @@ class Engine:
     @torch.inference_mode()
     def means(self) -> Tensor:
         """Return each head's mean output (L, H, d) in float32, over all tokens of all inputs: the `mean` ablation's."""
-        sums_LHd: Tensor | float = 0.0
-        num_tokens = 0
-        for part in self._parts():
-            # Without a token to read, the last layer is computed in full like the others.
-            sequences = self._taken(part)._replace(token_B=None)
-            x_BTD, sums = sequences.x_BTD, []
-            for layer in range(self.view.grid.layers):
-                entered = self.view.enter(layer, sequences, x_BTD, "zero")
-                sums.append(entered.attended.z_BHQd.double().sum(dim=(0, 2)))
-                x_BTD = self.view.leave(layer, entered, 0, "zero")
-            sums_LHd = torch.stack(sums) + sums_LHd
-            num_tokens += x_BTD.shape[0] * x_BTD.shape[1]
-        return torch.as_tensor(sums_LHd / num_tokens).float()
+
+        def encode() -> None:
+            for part in self._parts():
+                self.view.stock(self.inputs.take(part))
+
+        return mean_outputs(self.view.attentions, encode)
 
     def _parts(self) -> list[slice]:
         return [slice(start, start + self.chunk) for start in range(0, len(self.inputs), self.chunk)]
@@ -103,7 +97,7 @@ class Engine:
         """Yield the embeddings (B, E) of sorted masks for one chunk."""
         try:
             yield from _Path(self, self._taken(part)).walk(masks)
-        except (RuntimeError, MemoryError, _NothingFitsError) as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         else:
@@ -121,7 +115,7 @@ class Engine:
             try:
                 path = _Path(self, self._taken(slice(0, chunk)))
                 next(path.walk([HeadMask.empty(self.view.grid)]))
-            except (RuntimeError, MemoryError, _NothingFitsError) as error:
+            except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 chunk //= 2
@@ -187,11 +181,10 @@ class _Path:
         return view.pool(x_BQD)
 
 
-class _NothingFitsError(Exception):
+class _NothingFitsError(MemoryError):
     """One node does not fit, with no other kept."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that a device, or this machine, has no memory left."""
-    kinds = torch.OutOfMemoryError | MemoryError | _NothingFitsError
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

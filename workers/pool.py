@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
-import torch
-
 from headmask.mask import HeadMask
 from workers.constants import Constants
 from workers.replica import Payload, Replica, Stage, Wanted
-from workers.scorer import MaskScore
+from workers.scorer import MaskScore, default_device
 
 BATCH_S = 0.3
 """Seconds that a batch should take: long against the cost of a call, short against the work between two saves."""
@@ -140,7 +138,7 @@ class InlinePool:
     status = "inline"
 
     def __init__(self, payload: Payload, device: str | None = None, *, steps: Steps | None = None) -> None:
-        self._replica = Replica(payload, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._replica = Replica(payload, device or default_device())
         self._queue = BatchQueue(steps)
 
     @property

@@ -17,14 +17,11 @@ from torch import Tensor, nn
 from headmask.mask import HeadGrid, HeadMask, stack
 from headmask.towers import TowerName
 from headmask.views import TowerView
-from workers.constants import AnyPrecision, Constants, Precision, measured_chunk, resolved_precision
+from workers.constants import USUAL_CHUNK, AnyPrecision, Constants, Precision, measured_chunk, resolved_precision
 from workers.engine import Engine
 from workers.inputs import Normalisation, make_inputs
 from workers.pixels import Pixels
 from workers.scorer import MaskScore, Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
-
-CALIBRATION_CHUNK = 32
-"""Inputs computed together when the means of ablation `mean` are taken: the same for every study."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +113,19 @@ class Replica:
         Raises:
             ConfigError: the device cannot compute in the precision.
         """
+        constants = self.measure(wanted)
+        if self.payload.settings.ablation == "mean":
+            means_LHd = self.engine("search", "float32", USUAL_CHUNK).means().cpu().numpy()
+            constants = replace(constants, means_LHd=means_LHd)
+        self.adopt(constants)
+        return constants
+
+    def measure(self, wanted: Wanted) -> Constants:
+        """Return the constants of a study but for the means, which take a pass over the search split."""
         torch.set_num_threads(self.payload.settings.threads)
         precision = resolved_precision(wanted.precision, torch.device(self.device))
         chunk = wanted.chunk or measured_chunk(self.engine("search", precision, chunk=1))
-        means_LHd = None
-        if self.payload.settings.ablation == "mean":
-            means_LHd = self.engine("search", "float32", CALIBRATION_CHUNK).means().cpu().numpy()
-        self.adopt(Constants(precision, chunk, means_LHd))
-        return Constants(precision, chunk, means_LHd)
+        return Constants(precision, chunk)
 
     def adopt(self, constants: Constants) -> None:
         """Use constants that another replica has settled."""

@@ -171,6 +171,11 @@ def probe_inputs(split: SplitArrays, view: TowerView, normalisation: Normalisati
     return normalisation(probe, view.device).to(view.dtype)
 
 
+def default_device() -> str:
+    """Return the device of this machine that a scorer is best placed on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def device_kind(device: str) -> str:
     """Return what decides the last bits on this machine: kind of device and version of torch."""
     if device.startswith("cuda"):

@@ -52,10 +52,6 @@ def random_masks(grid, count, seed=0):
     return [HeadMask(grid, word) for word in sorted(words)[:count]]
 
 
-def scan(grid):
-    return [HeadMask.empty(grid), *(HeadMask.from_heads(grid, [head]) for head in grid)]
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 @given(
     chosen=st.lists(masks(GRID), min_size=1, max_size=6), ablation=st.sampled_from(["zero", "mean", "uniform", "cls"])
@@ -93,6 +89,13 @@ def test_calibrated_means_are_the_live_models(name):
     images = NORMALISATION(pixels_for(model, 7)[:])
     means = calibrate_means(model, lambda: model.encode_image(images))
     assert (engine_of(model).means() - means).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("name", TEXT_FAMILIES)
+def test_calibrated_means_of_texts_are_the_live_models(name):
+    model, texts = text_family(name), tokens(20)
+    means = calibrate_means(model, lambda: model.encode_text(texts), tower="text")
+    assert (engine_of(model, 20, tower="text", chunk=6).means() - means).abs().max() <= 1e-6
 
 
 @pytest.mark.parametrize("ablation", ["zero", "uniform"])
@@ -162,7 +165,7 @@ class Allocator:
 @pytest.mark.parametrize("room", [2, 3, 4])
 def test_short_of_memory_fewer_nodes_are_kept_and_no_bit_changes(room):
     roomy, tight = (engine_of(tiny_clip(layers=5), 6, chunk=6) for _ in range(2))
-    chosen = scan(roomy.view.grid)
+    chosen = HeadMask.singles(roomy.view.grid)
     expected = roomy.embed(chosen)
     allocator = Allocator(tight, room)
     assert torch.equal(tight.embed(chosen), expected)
@@ -206,12 +209,13 @@ def test_a_memory_limit_of_the_process_is_survived(tmp_path):
 SQUEEZED = """
 import resource, torch
 from pathlib import Path
+from headmask.mask import HeadMask
 from tests.tiny import tiny_clip
-from tests.workers.test_engine import engine_of, scan
+from tests.workers.test_engine import engine_of
 
 torch.set_num_threads(1)
 engine = engine_of(tiny_clip(layers=12, width=64, image_size=56, patch_size=4), 64, chunk=64)
-masks = scan(engine.view.grid)[::16]
+masks = HeadMask.singles(engine.view.grid)[::16]
 expected = engine.embed(masks)
 in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (in_use + 100 * 2**20, -1))

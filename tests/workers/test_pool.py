@@ -63,7 +63,7 @@ def test_batches_take_the_same_predicted_cost_and_part_where_little_is_shared():
     model = tiny_clip(layers=6)
     cost = TowerCost.of(view_of(model), probe_images(model, 2))
     grid = HeadGrid(6, 4)
-    scan = [HeadMask.empty(grid), *(HeadMask.from_heads(grid, [head]) for head in grid)]
+    scan = HeadMask.singles(grid)
     queue = BatchQueue(cost.steps)
     queue.learn(SEARCH, scan[:1], [MaskScore({}, BATCH_S / 3)])
     queue.put(SEARCH, scan)

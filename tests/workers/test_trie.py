@@ -39,7 +39,7 @@ def test_counts_are_those_of_the_textbook(cost):
 
 
 def test_a_scan_costs_what_its_nodes_cost(cost):
-    scan = [HeadMask.empty(GRID), *(HeadMask.from_heads(GRID, [head]) for head in GRID)]
+    scan = HeadMask.singles(GRID)
     path = sum(cost.enter_L) + sum(cost.leave_L)
     nodes = 4 * sum(
         cost.leave_L[layer] + cost.head_L[layer] + sum(cost.enter_L[layer + 1 :]) + sum(cost.leave_L[layer + 1 :])
