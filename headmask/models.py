@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,36 @@ def load_model(name: str, pretrained: str | None = None) -> LoadedModel:
             raise
         # open_clip, torch, safetensors and the hub each raise their own kinds for an unusable checkpoint.
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"cannot load {name}{f' with {pretrained}' if pretrained else ''}: {reason}") from error
+            raise _cannot_load(name, pretrained, error) from error
     clip.requires_grad_(False).eval()
     reference = ModelReference(name=name, pretrained=pretrained, weights_sha256=weights_digest(clip))
     return LoadedModel(clip, preprocess, tokenizer, reference)
+
+
+def tokenizer_of(name: str) -> Callable[..., Tensor]:
+    """Return the tokenizer of a model: texts to token ids (Q, T).
+
+    Raises:
+        ModelError: unknown model, or a tokenizer that cannot be had.
+    """
+    if not name.startswith(SCHEMES):
+        check_architecture(name)
+    try:
+        with quiet_open_clip():
+            tokenizer: Callable[..., Tensor] = open_clip.get_tokenizer(name)
+    except ModelError:
+        raise
+    # The hub and its libraries raise their own kinds.
+    except Exception as error:
+        raise _cannot_load(name, None, error) from error
+    return tokenizer
+
+
+def _cannot_load(name: str, pretrained: str | None, error: Exception) -> ModelError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, ImportError | RuntimeError | AttributeError | TypeError) and not find_spec("transformers"):
+        reason = "its text tower is of Hugging Face: pip install 'headmask[transformers]'"
+    return ModelError(f"cannot load {name}{f' with {pretrained}' if pretrained else ''}: {reason}")
 
 
 def weights_digest(model: nn.Module) -> str:

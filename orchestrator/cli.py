@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -11,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from headmask.errors import HeadmaskError
-from orchestrator.cli_tools import Json, bench_app, models
+from orchestrator.cli_data import (
+    CaptionColumn,
+    ClassNames,
+    GroupColumn,
+    ImageColumn,
+    LabelColumn,
+    Overwrite,
+    SplitColumn,
+    Task,
+    Templates,
+    data_app,
+)
+from orchestrator.cli_tools import Json, bench_app, models, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +36,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Build data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 
@@ -41,10 +51,6 @@ PoolKind = Annotated[
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join; Ray starts on this machine by default.")]
 Model = Annotated[str | None, typer.Option(help="open_clip architecture, or local-dir:FOLDER, or hf-hub:ORG/REPO.")]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a checkpoint file.")]
-ImageColumn = Annotated[str | None, typer.Option(help="Name of the image column.")]
-CaptionColumn = Annotated[str | None, typer.Option(help="Name of the caption column.")]
-SplitColumn = Annotated[str | None, typer.Option(help="Name of the split column.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 MaskPath = Annotated[Path, typer.Option(help="Mask file, as a search writes it.")]
 
 
@@ -76,12 +82,23 @@ def search(
     config: Annotated[Path | None, typer.Argument(help="TOML file; flags override it.", show_default=False)] = None,
     model: Model = None,
     pretrained: Pretrained = None,
-    data: Annotated[str | None, typer.Option(help="Image-caption Parquet file.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Parquet file of `headmask data build`; several are searched on together.")
+    ] = None,
     out: Out = None,
     masks: Masks = None,
     seconds: Seconds = None,
     tower: Annotated[str | None, typer.Option(help="Whose heads are searched: image (default) or text.")] = None,
-    objective: Annotated[str | None, typer.Option(help="Metric to improve: mean_recall, t2i_r1, i2t_r5, ...")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="Metric to improve, or a mix: mean_recall, top1, 0.7*t2i_r1 + 0.3*i2t_r1, ...")
+    ] = None,
+    combine: Annotated[
+        str | None, typer.Option(help="Of several data sets, improve the mean (default) or the worst.")
+    ] = None,
+    max_loss: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=POINTS: a data set that limits the search, by the points that it may lose."),
+    ] = None,
     ablation: Annotated[str | None, typer.Option(help="What replaces a head: zero, mean, uniform or cls.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the search: float32, bfloat16, float16, auto.")] = None,
     strategy: Annotated[str | None, typer.Option(help="scan, genetic, local or mixture.")] = None,
@@ -91,8 +108,13 @@ def search(
     max_heads: Annotated[int | None, typer.Option(help="Most heads in a mask.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of one replica; a constant of the study.")] = None,
     image_chunk: Annotated[int | None, typer.Option(help="Images computed together; measured by default.")] = None,
+    task: Task = None,
+    templates: Templates = None,
+    class_names: ClassNames = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
     split_column: SplitColumn = None,
     draw_splits: Annotated[
         bool | None, typer.Option("--draw-splits", help="Draw the splits, ignoring a column.")
@@ -121,6 +143,7 @@ def search(
     options["layers"] = None if layers is None else _numbers(layers, "--layers")
     options["protect"] = None if protect is None else protect.replace(",", " ").split()
     options["gate"] = False if no_gate else None
+    options["max_loss"] = _limits(max_loss) if max_loss else None
     settings = read_config(config, flags_of(options))
     if plan:
         from orchestrator.plan import make_plan
@@ -165,39 +188,45 @@ def resume(
 
 @app.command(name="eval")
 def evaluate(
-    mask: MaskPath,
-    data: Annotated[Path, typer.Option(help="Image-caption Parquet file.")],
+    mask: Annotated[list[Path], typer.Option(help="Mask file, as a search writes it; several make a table.")],
+    data: Annotated[list[str], typer.Option(help="Parquet file of `headmask data build`; several make a table.")],
     split: Annotated[str | None, typer.Option(help="search, confirm or test; the whole file by default.")] = None,
+    objective: Annotated[str | None, typer.Option(help="Metric or mix; the mask's by default.")] = None,
     model: Model = None,
     pretrained: Pretrained = None,
+    task: Task = None,
+    templates: Templates = None,
+    class_names: ClassNames = None,
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
     split_column: SplitColumn = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Score a mask against the baseline, with the interval of the difference."""
-    from orchestrator.evaluate import evaluate_mask
+    """Score masks against the baseline, with intervals; several masks or data sets give a transfer table."""
+    from orchestrator.config import parse_data
+    from orchestrator.evaluate import evaluate_masks
 
-    evaluation = evaluate_mask(
-        mask,
-        data,
-        split=split,
-        model=model,
-        pretrained=pretrained,
-        threads=threads,
-        image_column=image_column,
-        caption_column=caption_column,
-        split_column=split_column,
-    )
+    names = ("objective", "task", "templates", "class_names")
+    columns = ("image_column", "caption_column", "label_column", "group_column", "split_column")
+    options = {name: value for name, value in locals().items() if name in names + columns and value is not None}
+    sections = parse_data([{"path": path, **options} for path in data])
+    rows = evaluate_masks(mask, sections, split=split, model=model, pretrained=pretrained, threads=threads)
+    found = [evaluation for row in rows for evaluation in row]
     if as_json:
-        print(json.dumps(evaluation.as_json(), indent=2))
+        alone = len(found) == 1
+        print_json(found[0].as_json() if alone else {"evaluations": [each.as_json() for each in found]})
         return
-    from orchestrator.tables import metrics_table
+    from orchestrator.tables import metrics_table, transfer_table
 
     console = _console()
-    console.print(metrics_table(evaluation.title, evaluation.baseline, evaluation.masked))
-    console.print(evaluation.sentence, highlight=False)
+    if len(found) == 1:
+        console.print(metrics_table(found[0].title, found[0].baseline, found[0].masked))
+        console.print(found[0].sentence, highlight=False)
+    else:
+        console.print(transfer_table(rows))
 
 
 @app.command()
@@ -218,7 +247,7 @@ def export(
     loaded = load_model(model or content.model.name, pretrained if model or pretrained else content.model.pretrained)
     proof = fold_and_prove(loaded, content, out, overwrite=overwrite)
     if as_json:
-        print(json.dumps({"checkpoint": str(out), **proof.__dict__}, indent=2))
+        print_json({"checkpoint": str(out), **proof.__dict__})
         return
     console = _console()
     console.print(
@@ -230,52 +259,12 @@ def export(
     console.print(f"Load it with: {proof.how_to_load}", highlight=False, soft_wrap=True, markup=False)
 
 
-@data_app.command()
-def build(
-    images: Annotated[Path, typer.Option(help="Folder of images.")],
-    captions: Annotated[Path, typer.Option(help="CSV, JSON or JSONL with image paths and captions.")],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    source: Annotated[Literal["folder"], typer.Option("--from", help="Kind of source.")] = "folder",
-    on_bad_row: Annotated[Literal["fail", "skip"], typer.Option(help="What a bad row does.")] = "fail",
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """Make a Parquet data set of a folder of images and a file of captions."""
-    from orchestrator.progress import counting
-    from workers.build import build_folder
-
-    console = _console()
-    with counting(console, "images") as on_progress:
-        report = build_folder(
-            images, captions, out, on_bad_row=on_bad_row, overwrite=overwrite, on_progress=on_progress
-        )
-    if as_json:
-        content = {
-            "path": str(report.path),
-            "num_images": report.num_images,
-            "num_captions": report.num_captions,
-            "bad_rows": [str(row) for row in report.bad_rows],
-            "num_unnamed": report.num_unnamed,
-        }
-        print(json.dumps(content, indent=2))
-        return
-    console.print(f"{out}: {report.num_images} images, {report.num_captions} captions", highlight=False, soft_wrap=True)
-    for row in report.bad_rows:
-        console.print(f"left out: {row}", highlight=False, soft_wrap=True, markup=False)
-    if report.num_unnamed:
-        console.print(
-            f"{report.num_unnamed} image files in {images} have no caption and were left out",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-
 @app.command()
 def schema() -> None:
     """Print the JSON schema of result.json."""
     from orchestrator.result import SearchResult
 
-    print(json.dumps(SearchResult.model_json_schema(), indent=2))
+    print_json(SearchResult.model_json_schema())
 
 
 app.command()(models)
@@ -306,7 +295,7 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
     from orchestrator.search import Interrupted
 
     console = _console(stderr=as_json)
-    display = make_display(console, config.search.objective)
+    display = make_display(console)
     try:
         outcome = runner.resume(config, display) if resuming else runner.start(config, display)
     except (Interrupted, KeyboardInterrupt):
@@ -332,11 +321,22 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
 
 def _show(content: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(content, indent=2))
+        print_json(content)
         return
     console = _console()
     for key, value in content.items():
         console.print(f"{key.replace('_', ' ')}: {value}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _limits(texts: list[str]) -> dict[str, float]:
+    limits = {}
+    for text in texts:
+        name, _, points = text.rpartition("=")
+        try:
+            limits[name] = float(points)
+        except ValueError:
+            raise HeadmaskError(f"--max-loss must be NAME=POINTS, such as coco=0.5; got {text!r}") from None
+    return limits
 
 
 def _numbers(text: str, option: str) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -12,6 +12,11 @@ from rich.table import Table
 bench_app = typer.Typer(help="Measure speed, as a ratio against a baseline in the same run.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
+
+
+def print_json(content: Any) -> None:
+    """Print JSON, and nothing else, on standard output."""
+    print(json.dumps(content, indent=2))
 
 
 def models(
@@ -41,7 +46,7 @@ def models(
             for each in found
         ]
         content = {"architectures": rows, "total": len(found), "image": counts["image"], "text": counts["text"]}
-        print(json.dumps(content, indent=2))
+        print_json(content)
         return
     table = Table("architecture", "image tower", "text tower")
     for each in found:
@@ -98,7 +103,7 @@ def engine(
             on_round=on_round,
         )
     if as_json:
-        print(json.dumps(found.as_json(), indent=2))
+        print_json(found.as_json())
         return
     table = Table(title=f"{found.workload} of {found.num_masks} masks, {found.num_images} images, {found.model}")
     table.add_column("")

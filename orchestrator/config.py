@@ -6,16 +6,35 @@ Every mistake is reported at once, unknown keys with the nearest known name.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from headmask.errors import ConfigError, HeadmaskError, did_you_mean
 from headmask.mask import Head
 from orchestrator.location import check_location, redacted
 from strategies import check_strategy
+from workers.tasks import Mix
+
+if TYPE_CHECKING:
+    from workers.loading import Reading
+
+
+def _checked_mix(objective: str | None) -> str | None:
+    """Return an objective that can be parsed; a mistake counts as one among others."""
+    try:
+        if objective is not None:
+            Mix.parse(objective)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return objective
+
+
+def _twice(names: Sequence[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)
+
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -37,13 +56,52 @@ class DataSection(_Section):
     """Which data it is searched on."""
 
     path: str
-    """Parquet file in the Hugging Face image-caption layout."""
+    """Parquet file, as `headmask data build` writes it."""
+    name: Annotated[str, Field(pattern=r"^[\w. -]+$")] | None = None
+    """What its metrics begin with where there are several data sets; the file's name without its ending by default."""
+    task: Literal["retrieval", "classification", "matching"] | None = None
+    """Found by the columns by default."""
+    objective: str | None = None
+    """Metric or mix of metrics; the search's by default."""
+    max_loss: Annotated[float, Field(ge=0)] | None = None
+    """Points that the objective may lose here; the data set then limits the search instead of guiding it."""
     image_column: str | None = None
     caption_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
     split_column: str | None = None
     draw_splits: bool = False
     """Draw the splits even where the file has a split column."""
     split_seed: int = 0
+    templates: str | None = None
+    """`imagenet`, `simple` or a file; those that came with the data, or `imagenet`, by default."""
+    class_names: str | None = None
+    """File of class names; those of the data by default."""
+
+    @field_validator("objective")
+    @classmethod
+    def _is_mix(cls, objective: str | None) -> str | None:
+        return _checked_mix(objective)
+
+    def reading(self) -> Reading:
+        """Return how the file is read."""
+        from workers.dataset import Columns
+        from workers.loading import Reading
+
+        return Reading(
+            task=self.task,
+            columns=Columns(
+                image=self.image_column,
+                caption=self.caption_column,
+                label=self.label_column,
+                group=self.group_column,
+                split=self.split_column,
+            ),
+            draw_splits=self.draw_splits,
+            split_seed=self.split_seed,
+            templates=self.templates,
+            class_names=self.class_names,
+        )
 
 
 class SearchSection(_Section):
@@ -51,7 +109,10 @@ class SearchSection(_Section):
 
     tower: Literal["image", "text"] = "image"
     """Whose heads are searched."""
-    objective: str = "mean_recall"
+    objective: str | None = None
+    """Metric, or mix such as 0.7*t2i_r1 + 0.3*i2t_r1; mean_recall, top1 or group_score by the task by default."""
+    combine: Literal["mean", "worst"] = "mean"
+    """Of several data sets, the mean of their objectives is maximised, or the smallest of them."""
     ablation: Literal["zero", "mean", "uniform", "cls"] = "zero"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Of the search; `auto` is bfloat16 where the hardware computes in it. Finalists are always scored in float32."""
@@ -87,11 +148,8 @@ class SearchSection(_Section):
 
     @field_validator("objective")
     @classmethod
-    def _is_metric(cls, objective: str) -> str:
-        metrics = ("mean_recall", *(f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in (1, 5, 10)))
-        if objective not in metrics:
-            raise ValueError(f"must be one of {', '.join(metrics)}, got {objective!r}")
-        return objective
+    def _is_mix(cls, objective: str | None) -> str | None:
+        return _checked_mix(objective)
 
 
 class BudgetSection(_Section):
@@ -137,11 +195,31 @@ class SearchConfig(_Section):
     """Everything a search needs to know."""
 
     model: ModelSection
-    data: DataSection
+    data: Annotated[tuple[DataSection, ...], Field(min_length=1)]
+    """One data set, or several that are searched on together."""
     output: OutputSection
     search: SearchSection = SearchSection()
     budget: BudgetSection = BudgetSection()
     pool: PoolSection = PoolSection()
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_or_several(cls, data: Any) -> Any:
+        return [data] if isinstance(data, dict | DataSection) else data
+
+    @model_validator(mode="after")
+    def _data_sets_fit(self) -> Self:
+        names = [section.name or Path(section.path).stem for section in self.data]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two data sets are called {_twice(names)}; give them a name each")
+        if all(section.max_loss is not None for section in self.data):
+            raise ValueError("every data set has a max_loss, so there is nothing to improve; leave one without")
+        return self
+
+    @property
+    def data_sets(self) -> dict[str, DataSection]:
+        """The data sets by name."""
+        return {section.name or Path(section.path).stem: section for section in self.data}
 
     @property
     def folder(self) -> Path:
@@ -187,10 +265,34 @@ def read_config(path: Path | None, flags: Mapping[str, Any]) -> SearchConfig:
     for key, value in flags.items():
         if value is not None:
             section, name = key.split(".")
-            part = content.setdefault(section, {})
-            if isinstance(part, dict):
+            if section == "data":
+                _set_data(content, name, value)
+            elif isinstance(part := content.setdefault(section, {}), dict):
                 part[name] = value
     return parse_config(content, str(path) if path else "the search")
+
+
+def _set_data(content: dict[str, Any], name: str, value: Any) -> None:
+    """Set a key of all data sets; `paths` makes as many as it has paths, `max_losses` is by name of the data set."""
+    if name == "path" and not isinstance(value, str):
+        content["data"] = [{"path": str(path)} for path in value]
+        return
+    sections = content.setdefault("data", {})
+    for section in [sections] if isinstance(sections, dict) else sections:
+        if name != "max_loss" or not isinstance(value, Mapping):
+            section[name] = value
+    if name == "max_loss" and isinstance(value, Mapping):
+        _limit_losses([sections] if isinstance(sections, dict) else sections, value)
+
+
+def _limit_losses(sections: list[dict[str, Any]], limits: Mapping[str, Any]) -> None:
+    by_name = {str(section.get("name") or Path(str(section.get("path"))).stem): section for section in sections}
+    for name, points in limits.items():
+        if name not in by_name:
+            raise ConfigError(
+                f"max_loss: there is no data set {name!r}{did_you_mean(name, by_name)}; there are {', '.join(by_name)}"
+            )
+        by_name[name]["max_loss"] = points
 
 
 OPTIONS = {
@@ -200,10 +302,17 @@ OPTIONS = {
     "image_column": "data.image_column",
     "caption_column": "data.caption_column",
     "split_column": "data.split_column",
+    "label_column": "data.label_column",
+    "group_column": "data.group_column",
+    "task": "data.task",
+    "templates": "data.templates",
+    "class_names": "data.class_names",
     "draw_splits": "data.draw_splits",
     "split_seed": "data.split_seed",
+    "max_loss": "data.max_loss",
     "tower": "search.tower",
     "objective": "search.objective",
+    "combine": "search.combine",
     "ablation": "search.ablation",
     "precision": "search.precision",
     "strategy": "search.strategy",
@@ -255,9 +364,23 @@ def parse_config(content: Mapping[str, Any], source: str) -> SearchConfig:
         raise ConfigError("\n  ".join([f"{source} has {count}:", *mistakes])) from None
 
 
+def parse_data(sections: Sequence[Mapping[str, Any]]) -> tuple[DataSection, ...]:
+    """Return the data sets that mappings describe.
+
+    Raises:
+        ConfigError: one has mistakes; all of them are listed.
+    """
+    try:
+        return tuple(DataSection.model_validate(section) for section in sections)
+    except ValidationError as error:
+        raise ConfigError("\n  ".join(["the data set has mistakes:", *_mistakes(error)])) from None
+
+
 def _mistakes(error: ValidationError) -> Iterator[str]:
     for item in error.errors():
-        key = ".".join(map(str, item["loc"]))
+        # Which of several data sets it was; one alone has no number.
+        key = ".".join(str(part) for part in item["loc"] if not (isinstance(part, int) and item["loc"][0] == "data"))
+        key = key or "data"
         if item["type"] == "extra_forbidden":
             yield f"{key}: unknown key{did_you_mean(key, _known_keys())}"
         elif item["type"] == "missing":
@@ -278,7 +401,7 @@ _MISSING = {
 
 
 def _known_keys() -> list[str]:
-    sections = {name: field.annotation for name, field in SearchConfig.model_fields.items()}
+    sections = {name: field.annotation for name, field in SearchConfig.model_fields.items()} | {"data": DataSection}
     keys = list(sections)
     for section, model in sections.items():
         if isinstance(model, type) and issubclass(model, BaseModel):

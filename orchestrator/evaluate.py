@@ -1,29 +1,33 @@
-"""Scoring a mask on any data, paired with the baseline."""
+"""Scoring masks on any data, paired with the baseline."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headmask.errors import ConfigError, ModelError
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from headmask.models import load_model
-from orchestrator.session import make_payload
+from headmask.models import LoadedModel, load_model
+from orchestrator.config import DataSection
+from orchestrator.session import load_section, make_payload
 from orchestrator.verdict import DRAWS, outcomes_of
 from strategies.selection import paired_interval, permutation_p_value
 from workers.constants import USUAL_CHUNK, Constants
-from workers.metrics import Ranks
+from workers.loading import ALL, Split, take_split
 from workers.preprocess import UInt8Preprocess
-from workers.replica import Replica, Stage
-from workers.retrieval import ALL, load_retrieval, take_split
-from workers.scorer import ScorerSettings, default_device
+from workers.replica import Payload, Replica, Stage
+from workers.scorer import MaskScore, ScorerSettings, default_device
+from workers.tasks import Mix
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A mask and the baseline on one split."""
+    """A mask and the baseline on one split of a data set."""
 
+    mask_path: Path
     mask: MaskFile
     data: Path
     split: str
@@ -42,16 +46,21 @@ class Evaluation:
         return f"{len(self.mask.heads)} heads ablated; {self.data.name}, {size}"
 
     @property
+    def delta(self) -> float:
+        """What the mask changes, in [-1, 1]."""
+        return self.masked[self.objective] - self.baseline[self.objective]
+
+    @property
     def sentence(self) -> str:
         """The difference in the objective, in words."""
         low, high = (100 * end for end in self.interval)
-        delta = 100 * (self.masked[self.objective] - self.baseline[self.objective])
         sure = f"95 % interval {low:+.2f} to {high:+.2f}, p = {self.p_value:.4f}"
-        return f"{self.objective} changes by {delta:+.2f} points, {sure}"
+        return f"{self.objective} changes by {100 * self.delta:+.2f} points, {sure}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the evaluation as JSON values."""
         return {
+            "mask": str(self.mask_path),
             "model": self.mask.model.model_dump(),
             "data": str(self.data),
             "split": self.split,
@@ -68,77 +77,94 @@ class Evaluation:
         }
 
 
-def evaluate_mask(
-    mask: Path,
-    data: Path,
+def evaluate_masks(
+    masks: Sequence[Path],
+    data: Sequence[DataSection],
     *,
     split: str | None = None,
     model: str | None = None,
     pretrained: str | None = None,
     threads: int = 1,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    split_column: str | None = None,
-) -> Evaluation:
-    """Return a mask's metrics on a data set next to the baseline's, float32.
+) -> list[list[Evaluation]]:
+    """Return metrics next to the baseline's, float32: a row per mask, a column per data set.
 
     Args:
-        mask: the mask file.
-        data: Parquet file.
-        split: search, confirm or test; None for the whole file.
+        masks: the mask files, all made for one model.
+        data: the data sets; the objective of each is its own, or the mask's, or that of its task.
+        split: search, confirm or test; None for the whole files.
         model: where the model lies now, when it is not where the mask file says.
         pretrained: its tag or checkpoint.
         threads: of the CPU.
-        image_column: see `workers.dataset.Dataset`.
-        caption_column: likewise.
-        split_column: likewise.
 
     Raises:
-        HeadmaskError: the mask file, the model or the data is not as it must be.
+        HeadmaskError: a mask file, the model or the data is not as it must be.
     """
-    content = MaskFile.read(mask)
-    loaded = load_model(model or content.model.name, pretrained if model or pretrained else content.model.pretrained)
-    content.check_model(str(loaded), loaded.reference.weights_sha256)
+    contents = [MaskFile.read(path) for path in masks]
+    reference = contents[0].model
+    loaded = load_model(model or reference.name, pretrained if model or pretrained else reference.pretrained)
+    for content in contents:
+        content.check_model(str(loaded), loaded.reference.weights_sha256)
     preprocess = UInt8Preprocess(loaded.preprocess)
     name = split or ALL
-    splits = load_retrieval(
-        data,
-        preprocess,
-        whole=split is None,
-        image_column=image_column,
-        caption_column=caption_column,
-        split_column=split_column,
-    )
-    chosen = take_split(splits, name)
+    columns = [take_split(load_section(section, preprocess, whole=split is None), name) for section in data]
+    found = []
+    for path, content in zip(masks, contents, strict=True):
+        mixes = [_mix(section, content, each) for section, each in zip(data, columns, strict=True)]
+        row = []
+        for section, each, mix in zip(data, columns, mixes, strict=True):
+            before, after = _scores(loaded, preprocess, content, each, threads)
+            row.append(_evaluation(path, content, Path(section.path), each, mix, before, after))
+        found.append(row)
+    return found
+
+
+def _mix(section: DataSection, content: MaskFile, split: Split) -> Mix:
+    """Return the objective on a data set; the mask's own where the task has its metrics."""
+    if section.objective is not None:
+        mix = Mix.parse(section.objective)
+        split.targets.check(mix, section.path)
+        return mix
+    try:
+        mix = Mix.parse(content.objective or "")
+        split.targets.check(mix, section.path)
+    except ConfigError:
+        return Mix.parse(split.targets.default_objective)
+    return mix
+
+
+def _scores(
+    loaded: LoadedModel, preprocess: UInt8Preprocess, content: MaskFile, split: Split, threads: int
+) -> tuple[MaskScore, MaskScore]:
+    """Return the scores of the empty mask and of a mask file's, with ranks."""
     settings = ScorerSettings(content.ablation, threads)
-    payload = make_payload(loaded, preprocess, {name: chosen}, settings, content.tower)
+    payload: Payload = make_payload(loaded, preprocess, {split.name: {"": split}}, settings, content.tower)
     means_LHd = content.means_tensor()
     constants = Constants("float32", USUAL_CHUNK, None if means_LHd is None else means_LHd.numpy())
     replica = Replica(payload, default_device(), constants)
-    masks = [HeadMask.empty(content.head_grid), content.mask]
-    before, after = replica.score(Stage(name, ranks=True), content.head_grid, [each.words for each in masks])
-    objective = content.objective or "mean_recall"
-    tables = [
-        outcomes_of(chosen.image_of_caption_Q, chosen.clusters_N, _ranks(score.ranks, score.failure), objective)
-        for score in (before, after)
-    ]
+    words = [HeadMask.empty(content.head_grid).words, content.mask.words]
+    before, after = replica.score(Stage(split.name, ranks=True), content.head_grid, words)
+    return before, after
+
+
+def _evaluation(
+    path: Path, content: MaskFile, data: Path, split: Split, mix: Mix, before: MaskScore, after: MaskScore
+) -> Evaluation:
+    tables = []
+    for score in (before, after):
+        if score.ranks is None:
+            raise ModelError(f"the model cannot be scored on {data}: {score.failure}")
+        tables.append(outcomes_of(split, score.ranks[0], mix))
+    before_named, after_named = ({**score.metrics, str(mix): mix.value(score.metrics)} for score in (before, after))
     return Evaluation(
+        path,
         content,
         data,
-        name,
-        len(chosen.pixels),
-        len(chosen.captions),
-        objective,
-        before.metrics,
-        after.metrics,
+        split.name,
+        len(split.pixels),
+        len(split.texts),
+        str(mix),
+        before_named,
+        after_named,
         paired_interval(*tables, draws=DRAWS),
         permutation_p_value(*tables, draws=DRAWS),
     )
-
-
-def _ranks(ranks: Ranks | None, failure: str | None) -> Ranks:
-    from headmask.errors import ModelError
-
-    if ranks is None:
-        raise ModelError(f"the model cannot be scored on this data: {failure}")
-    return ranks

@@ -7,18 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-import numpy as np
+import torch
 from open_clip.transformer import QuickGELU
 from torch import nn
 
 from headmask.errors import ModelError
 from headmask.mask import HeadMask
+from orchestrator.objective import Goal
 from orchestrator.session import Session
+from workers.classification import ClassificationTargets
 from workers.constants import USUAL_CHUNK
 from workers.embedding import embed_images, embed_texts
-from workers.metrics import Ranks
 from workers.pixels import Pixels
+from workers.retrieval import RetrievalTargets
 from workers.scorer import Scorer, SplitArrays
+from workers.tasks import Targets
 
 NUM_IMAGES = 128
 SIGMAS = 4.0
@@ -31,21 +34,24 @@ def check_baseline(session: Session) -> None:
         ModelError: embeddings are not finite; captions find their image no more often than by chance; or the weights
             do clearly better with the other GELU, the one they were trained with.
     """
-    split = _first_images(session)
-    score = _ranks(session, split)
-    num_images, num_captions = len(score.i2t_N), len(score.t2i_Q)
-    chance = min(1.0, 10 / num_images)
-    spread = math.sqrt(chance * (1 - chance) / num_captions)
-    recall = score.metrics()["t2i_r10"]
-    if chance < 1 and recall < chance + SIGMAS * spread:
+    for number, goal in enumerate(session.objective.goals):
+        _check_goal(session, number, goal)
+
+
+def _check_goal(session: Session, number: int, goal: Goal) -> None:
+    split = _first_images(session, goal)
+    score = _metrics(session, split)
+    kind, metric, chance, num_queries = _chance(split.targets)
+    spread = math.sqrt(chance * (1 - chance) / num_queries)
+    if chance < 1 and score[metric] < chance + SIGMAS * spread:
         raise ModelError(
-            f"{session.model} scores at chance level: text-to-image recall@10 is {100 * recall:.1f} % on "
-            f"{num_images} images, chance is {100 * chance:.1f} %. Check weights, preprocessing and captions, "
-            "or pass --no-gate"
+            f"{session.model} scores at chance level: {kind} is {100 * score[metric]:.1f} % on "
+            f"{num_queries} queries of {goal.data}, chance is {100 * chance:.1f} %. Check weights, preprocessing and "
+            f"{'labels' if metric == 'top1' else 'captions'}, or pass --no-gate"
         )
     with _other_gelu(session.model.clip) as (before, after):
-        swapped = _ranks(session, _embedded_again(session, split)) if before else score
-    gain = swapped.metrics()["mean_recall"] - score.metrics()["mean_recall"]
+        swapped = _metrics(session, _embedded_again(session, split, number)) if before else score
+    gain = goal.mix.value(swapped) - goal.mix.value(score)
     if gain > 0.02:
         raise ModelError(
             f"{session.model} scores {100 * gain:.1f} points more with {after} than with {before}, so its weights were "
@@ -54,32 +60,46 @@ def check_baseline(session: Session) -> None:
         )
 
 
-def _first_images(session: Session) -> SplitArrays:
-    split = session.payload.splits["search"]
-    num_captions = int(np.searchsorted(split.image_of_caption_Q, NUM_IMAGES))
-    image_of_caption_Q = split.image_of_caption_Q[:num_captions]
+def _chance(targets: Targets) -> tuple[str, str, float, int]:
+    """Return the metric that tells a model from chance, in words and by name, its value by chance, its queries."""
+    if isinstance(targets, RetrievalTargets):
+        num_images = len(targets.image_of_queries["i2t"])
+        return "text-to-image recall@10", "t2i_r10", min(1.0, 10 / num_images), len(targets.image_of_caption_Q)
+    if isinstance(targets, ClassificationTargets):
+        return "top-1", "top1", 1 / targets.num_classes, len(targets.class_of_image_N)
+    # Good models match pairs that differ in the order of words little better than chance.
+    return "", "group_score", 1.0, 1
+
+
+def _first_images(session: Session, goal: Goal) -> SplitArrays:
+    split = session.payload.splits["search"][goal.prefix]
+    targets, num_texts = split.targets.first(NUM_IMAGES)
     if isinstance(split.inputs, Pixels):
-        return SplitArrays(split.inputs.first(NUM_IMAGES), split.other_E[:num_captions], image_of_caption_Q)
-    return SplitArrays(split.inputs[:num_captions], split.other_E[:NUM_IMAGES], image_of_caption_Q)
+        return SplitArrays(split.inputs.first(NUM_IMAGES), split.other_E[:num_texts], targets)
+    # Of classification, every prompt is an input, and they are pooled afterwards.
+    num_inputs = len(split.inputs) if isinstance(targets, ClassificationTargets) else num_texts
+    return SplitArrays(split.inputs[:num_inputs], split.other_E[:NUM_IMAGES], targets)
 
 
-def _embedded_again(session: Session, split: SplitArrays) -> SplitArrays:
-    """Return a split with its other side embedded by the model as it is now."""
+def _embedded_again(session: Session, split: SplitArrays, number: int) -> SplitArrays:
+    """Return a split of a data set with its other side embedded by the model as it is now."""
     clip, threads = session.model.clip, session.payload.settings.threads
+    whole = session.splits["search"][number]
     if isinstance(split.inputs, Pixels):
-        texts = list(session.splits["search"].captions[: len(split.other_E)])
-        return replace(split, other_E=embed_texts(clip, session.model.tokenizer(texts), threads=threads))
-    pixels = session.splits["search"].pixels.first(len(split.other_E))
+        num_texts = len(whole.texts) if isinstance(split.targets, ClassificationTargets) else len(split.other_E)
+        text_QE = embed_texts(clip, session.model.tokenizer(list(whole.texts[:num_texts])), threads=threads)
+        return replace(split, other_E=split.targets.pooled(torch.from_numpy(text_QE)).numpy())
+    pixels = whole.pixels.first(len(split.other_E))
     return replace(split, other_E=embed_images(clip.visual, pixels, session.payload.normalisation, threads=threads))
 
 
-def _ranks(session: Session, split: SplitArrays) -> Ranks:
+def _metrics(session: Session, split: SplitArrays) -> dict[str, float]:
     settings = replace(session.payload.settings, ablation="zero")
     scorer = Scorer(session.view, split, session.payload.normalisation, settings, chunk=USUAL_CHUNK)
-    score = scorer.score(HeadMask.empty(session.grid).to_bools()[None], ranks=True)[0]
-    if score.ranks is None:
+    (score,) = scorer.score(HeadMask.empty(session.grid).to_bools()[None])
+    if score.failure:
         raise ModelError(f"{session.model} gives {score.failure} on the search split; nothing can be searched on it")
-    return score.ranks
+    return score.metrics
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     session = session.settled(replica.measure(session.wanted))
     search = session.config.search
     sizes = {
-        name: len(split.pixels if search.tower == "image" else split.captions) for name, split in session.splits.items()
+        name: sum(len(split.pixels if search.tower == "image" else split.texts) for split in parts)
+        for name, parts in session.splits.items()
     }
     num_masks = min(config.budget.masks, session.limits.num_masks(session.grid))
     num_forwards = search_cost(session, num_masks)
@@ -100,7 +101,8 @@ def payload_bytes(payload: Payload) -> int:
     """Return the size of what goes to every node."""
     tower = sum(array.nbytes for array in payload.tower.arrays.values())
     splits = sum(
-        len(split.inputs) * split.inputs[:1].nbytes + split.other_E.nbytes + split.image_of_caption_Q.nbytes
-        for split in payload.splits.values()
+        len(split.inputs) * split.inputs[:1].nbytes + split.other_E.nbytes
+        for parts in payload.splits.values()
+        for split in parts.values()
     )
     return tower + splits

@@ -32,18 +32,18 @@ class Display(Protocol):
         ...
 
 
-def make_display(console: Console, objective: str) -> Display:
+def make_display(console: Console) -> Display:
     """Return a live display on a terminal, plain lines elsewhere."""
-    return LiveDisplay(console, objective) if console.is_terminal else PlainDisplay(console, objective)
+    return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
-def summary(progress: loop.Progress, objective: str, pool_status: str) -> str:
+def summary(progress: loop.Progress, pool_status: str) -> str:
     """Return the state of a search in one line: speed, best against baseline, time left, replicas."""
     scored = len(progress.records) - progress.served
     rate = scored / progress.seconds if progress.seconds >= 1 else 0.0
     parts = [f"{rate:.1f} masks/s"] if rate else []
     if progress.best and progress.best.value is not None:
-        text = f"best {objective} {100 * progress.best.value:.2f}"
+        text = f"best {progress.objective} {100 * progress.best.value:.2f}"
         if progress.baseline and progress.baseline.value is not None:
             text += f" (baseline {100 * progress.baseline.value:.2f})"
         parts.append(text)
@@ -68,8 +68,8 @@ class Quiet:
 class PlainDisplay:
     """Plain lines, one every ten seconds."""
 
-    def __init__(self, console: Console, objective: str) -> None:
-        self._console, self._objective = console, objective
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._next, self._shown = 0.0, -1
 
     def say(self, text: str) -> None:
@@ -82,7 +82,7 @@ class PlainDisplay:
         if (time.monotonic() >= self._next or done) and len(progress.records) != self._shown:
             self._next, self._shown = time.monotonic() + PLAIN_EVERY_S, len(progress.records)
             count = f"{len(progress.records)}/{progress.budget.masks} masks"
-            self.say(f"{count}, {summary(progress, self._objective, pool_status)}")
+            self.say(f"{count}, {summary(progress, pool_status)}")
 
     def stop(self) -> None:
         """Do nothing."""
@@ -91,8 +91,7 @@ class PlainDisplay:
 class LiveDisplay:
     """A bar with the state behind it."""
 
-    def __init__(self, console: Console, objective: str) -> None:
-        self._objective = objective
+    def __init__(self, console: Console) -> None:
         self._progress = Progress(
             TextColumn("masks"),
             BarColumn(bar_width=24),
@@ -115,7 +114,7 @@ class LiveDisplay:
             visible=True,
             total=progress.budget.masks,
             completed=len(progress.records),
-            state=summary(progress, self._objective, pool_status),
+            state=summary(progress, pool_status),
         )
 
     def stop(self) -> None:

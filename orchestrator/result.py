@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from headmask.mask import HeadMask
 from headmask.maskfile import Grid, MaskFile, SplitScores, write_json
 from orchestrator.session import Session, versions
-from orchestrator.verdict import Verdict
+from orchestrator.verdict import Verdict, holds
 from workers.scorer import MaskScore
 
 RELIABLE: Literal["reliable improvement"] = "reliable improvement"
@@ -25,7 +25,7 @@ class SplitResult(_Part):
     """Metrics on one split, each in [0, 1]."""
 
     num_images: int
-    num_captions: int
+    num_captions: int = Field(description="captions; for classification, prompts")
     baseline: dict[str, float] = Field(description="metric to value with nothing ablated")
     selected: dict[str, float] = Field(description="metric to value with the selected mask")
     delta: dict[str, float] = Field(description="selected minus baseline")
@@ -54,6 +54,17 @@ class SingleHead(_Part):
     confirm: float
 
 
+class Guarded(_Part):
+    """A data set on which no more than a limit may be lost, on the test split."""
+
+    data: str
+    objective: str
+    max_loss: float
+    delta: float
+    interval: tuple[float, float] = Field(description="two-sided 95 % bootstrap interval of delta")
+    holds: bool = Field(description="whether the interval lies above minus max_loss")
+
+
 class RandomMasks(_Part):
     """Context, not evidence: random masks with the selected mask's number of heads in every layer, on confirm."""
 
@@ -74,6 +85,7 @@ class SearchResult(_Part):
     splits: Splits
     best_single: SingleHead | None
     random_masks: RandomMasks
+    guarded: list[Guarded] = Field(description="data sets on which little may be lost")
     num_masks: int = Field(description="distinct masks scored on the search split")
     num_failed: int
     seconds: float = Field(description="wall-clock time of this run of the driver, resumed results excluded")
@@ -102,10 +114,11 @@ def split_results(session: Session, verdict: Verdict) -> Splits:
 
 
 def _split(session: Session, name: str, baseline: dict[str, float], selected: dict[str, float]) -> dict[str, Any]:
-    split = session.splits[name]
+    parts = session.splits[name]
+    baseline, selected = map(session.objective.named, (baseline, selected))
     return {
-        "num_images": len(split.pixels),
-        "num_captions": len(split.captions),
+        "num_images": sum(len(split.pixels) for split in parts),
+        "num_captions": sum(len(split.texts) for split in parts),
         "baseline": baseline,
         "selected": selected,
         "delta": {metric: selected[metric] - baseline[metric] for metric in baseline},
@@ -117,18 +130,34 @@ def best_single(session: Session, verdict: Verdict) -> SingleHead | None:
     if verdict.best_single is None:
         return None
     finalist = verdict.finalist(verdict.best_single)
-    objective = session.config.search.objective
     return SingleHead(
         head=str(verdict.best_single),
-        search=finalist.search.metrics[objective],
-        confirm=finalist.confirm.metrics[objective],
+        search=session.objective.gain(finalist.search.metrics),
+        confirm=session.objective.gain(finalist.confirm.metrics),
     )
+
+
+def guarded(session: Session, verdict: Verdict) -> list[Guarded]:
+    """Return what became of the data sets on which little may be lost."""
+    before, after = (verdict.test[mask].metrics for mask in (verdict.baseline, verdict.selected))
+    return [
+        Guarded(
+            data=goal.data,
+            objective=str(goal.mix),
+            max_loss=goal.max_loss or 0.0,
+            delta=goal.value(after) - goal.value(before),
+            interval=interval,
+            holds=holds(goal, interval),
+        )
+        for goal, interval in verdict.guarded
+    ]
 
 
 def random_masks(session: Session, verdict: Verdict) -> RandomMasks:
     """Return where the selected mask stands among random ones."""
     values = verdict.random_values
-    own = verdict.finalist(verdict.selected).confirm.metrics[session.config.search.objective]
+    confirm = [verdict.finalist(mask).confirm.metrics for mask in (verdict.selected, verdict.baseline)]
+    own = session.objective.value(*confirm)
     share = 100 * sum(value < own for value in values) / len(values) if values else None
     return RandomMasks(num_masks=len(values), percentile=share)
 
@@ -150,10 +179,12 @@ def mask_file(session: Session, mask: HeadMask, verdict: Verdict, *, study: str,
         ablation=session.config.search.ablation,
         heads=tuple(map(str, mask.heads)),
         means=None if means_LHd is None else {str(head): means_LHd[head].tolist() for head in mask.heads},
-        objective=session.config.search.objective,
+        objective=str(session.objective),
         scores={
             name: SplitScores(
-                baseline=before.metrics, selected=after.metrics, interval=interval if name == "test" else None
+                baseline=session.objective.named(before.metrics),
+                selected=session.objective.named(after.metrics),
+                interval=interval if name == "test" else None,
             )
             for name, (before, after) in pairs.items()
         },

@@ -62,7 +62,7 @@ def start(config: SearchConfig, display: Display) -> Outcome:
             f"{config.folder} holds a study already: resume it with `headmask resume {config.folder}`, "
             "or choose another --out"
         )
-    display.say(f"Loading {config.model.name} and {config.data.path}")
+    display.say(_loading_sentence(config))
     session = prepare(config)
     if config.search.gate:
         check_baseline(session)
@@ -112,7 +112,7 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
         Interrupted: stopped by a signal; the study can be resumed.
     """
     with StudyStore.open(config.storage, config.study_name) as store:
-        display.say(f"Loading {config.model.name} and {config.data.path}")
+        display.say(_loading_sentence(config))
         session = prepare(_with_constants(config, store.attr("fingerprint") or {}))
         _check_fingerprint(store, session)
         store.set_attr("config", session.config.public())
@@ -127,6 +127,10 @@ def _with_constants(config: SearchConfig, fingerprint: Mapping[str, Any]) -> Sea
     open_keys = {"precision": config.search.precision == "auto", "image_chunk": config.search.image_chunk is None}
     update = {key: value for key, value in known.items() if open_keys[key]}
     return config.model_copy(update={"search": config.search.model_copy(update=update)})
+
+
+def _loading_sentence(config: SearchConfig) -> str:
+    return f"Loading {config.model.name} and {', '.join(section.path for section in config.data)}"
 
 
 def _settled_sentence(config: SearchConfig, session: Session) -> str:
@@ -179,7 +183,7 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
                 pool,
                 on_stage=display.say,
                 is_stopping=stopping.is_set,
-                before_test=lambda mask: look_at_test(store, session.splits["test"].digest, mask),
+                before_test=lambda mask: look_at_test(store, session.test_digests, mask),
             )
         except (Interrupted, KeyboardInterrupt):
             tracker.log(lambda run: run.end("KILLED"))
@@ -207,6 +211,7 @@ def _search(
         block_size=config.search.block_size,
     )
     curve = BestCurve(tracker)
+    baseline = session.constants.baseline or {}
 
     def on_progress(progress: Progress) -> None:
         display.update(progress, pool.status)
@@ -218,7 +223,8 @@ def _search(
         pool,
         grid=session.grid,
         stage=stage,
-        objective=config.search.objective,
+        value=lambda metrics: session.objective.value(metrics, baseline),
+        objective=str(session.objective),
         cost=session.cost,
         on_progress=on_progress,
         is_stopping=stopping.is_set,
@@ -269,7 +275,7 @@ def _conclude(
 ) -> Outcome:
     """Write the run folder and the tracking run."""
     config, folder = session.config, session.config.folder
-    objective = config.search.objective
+    objective = str(session.objective)
     write_trials(records, folder / "trials.parquet")
     write_heat_map(records, verdict.selected, objective, folder / "heatmap.png")
     run_id = tracker.wait_for_run(RUN_WAIT_S)
@@ -300,7 +306,8 @@ def _conclude(
         study=store.name,
         storage=redacted(config.storage),
         fingerprint=session.digest,
-        test_looks=count_looks(config.storage, session.splits["test"].digest),
+        guarded=results.guarded(session, verdict),
+        test_looks=count_looks(config.storage, session.test_digests),
         mlflow_run_id=run_id,
         mask_file=str(folder / "mask.json"),
         versions=versions(),

@@ -12,7 +12,7 @@ served from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import optuna
@@ -43,6 +43,8 @@ class Progress:
     """How far a search is, for displays and tracking."""
 
     budget: Budget
+    objective: str = "value"
+    """What is maximised, by name."""
     records: list[TrialRecord] = field(default_factory=list)
     served: int = 0
     """Masks whose results came from the storage."""
@@ -94,7 +96,8 @@ class Search:
         store: the durable study.
         pool: scores masks.
         stage: what masks are scored on.
-        objective: metric that is the trials' value.
+        value: the trials' value from a mask's metrics.
+        objective: its name.
         cost: predicted cost of masks that are scored together; their number by default.
         on_progress: called after every batch of results.
         is_stopping: asked before every proposal; True ends the search early.
@@ -108,13 +111,14 @@ class Search:
         *,
         grid: HeadGrid,
         stage: Stage,
-        objective: str,
+        value: Callable[[Mapping[str, float]], float],
+        objective: str = "value",
         cost: Callable[[list[HeadMask]], float] = len,
         on_progress: Callable[[Progress], None] = lambda _: None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sampler, self.store, self.pool, self.grid = sampler, store, pool, grid
-        self.stage, self.objective, self.cost = stage, objective, cost
+        self.stage, self.value, self.objective, self.cost = stage, value, objective, cost
         self.on_progress, self.is_stopping = on_progress, is_stopping
         self.working = optuna.create_study(direction="maximize", sampler=sampler)
         self._stored = store.records(grid)
@@ -131,7 +135,7 @@ class Search:
         Raises:
             Interrupted: it was asked to stop first; everything scored is stored.
         """
-        progress = Progress(budget)
+        progress = Progress(budget, self.objective)
         while True:
             if self.is_stopping():
                 self._drain(progress)
@@ -190,7 +194,7 @@ class Search:
         return TrialRecord(
             proposal=number,
             mask=result.mask,
-            value=None if score.failure else score.metrics[self.objective],
+            value=None if score.failure else self.value(score.metrics),
             metrics=score.metrics,
             strategy=self.sampler.strategy_of(number),
             seconds=score.seconds,

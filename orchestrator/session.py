@@ -10,21 +10,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from headmask.ablation import check_ablation
 from headmask.mask import HeadGrid
 from headmask.models import LoadedModel, load_model
 from headmask.towers import TowerName, tower_of, view_of
 from headmask.views import TowerView
-from orchestrator.config import SearchConfig
+from orchestrator.config import DataSection, SearchConfig
+from orchestrator.objective import Goal, Objective
 from strategies import Limits
 from workers.constants import Constants
-from workers.embedding import embed_images, embed_texts
+from workers.embedding import embed_images, embed_texts, kept
 from workers.engine import REVISION
 from workers.inputs import Normalisation
+from workers.loading import Split, load_data
 from workers.preprocess import UInt8Preprocess
 from workers.replica import PackedTower, Payload, Wanted
-from workers.retrieval import RetrievalSplit, load_retrieval
 from workers.scorer import ScorerSettings, SplitArrays, probe_inputs, proven_view
+from workers.tasks import Mix
 from workers.trie import TowerCost
 
 SPLITS = ("search", "confirm", "test")
@@ -41,7 +45,9 @@ class Session:
     cost: TowerCost
     """What masks cost on that tower."""
     limits: Limits
-    splits: Mapping[str, RetrievalSplit]
+    splits: Mapping[str, tuple[Split, ...]]
+    """By name of the split, in order of the data sets."""
+    objective: Objective
     payload: Payload
     preprocessing: str
     constants: Constants | None = None
@@ -53,9 +59,15 @@ class Session:
         return self.view.grid
 
     @property
+    def test_digests(self) -> tuple[str, ...]:
+        """Digests of the test splits of all data sets."""
+        return tuple(split.digest for split in self.splits["test"])
+
+    @property
     def wanted(self) -> Wanted:
         """What the configuration says of the constants of the study."""
-        return Wanted(self.config.search.precision, self.config.search.image_chunk)
+        search = self.config.search
+        return Wanted(search.precision, search.image_chunk, baseline=bool(self.objective.guarded))
 
     def settled(self, constants: Constants) -> Session:
         """Return the session with the constants of the study, which its configuration names from then on."""
@@ -68,14 +80,24 @@ class Session:
     def fingerprint(self) -> dict[str, Any]:
         """All that decides a study, as JSON values; the budget does not."""
         search = self.config.search
+        goals = self.objective.goals
+        several = {
+            "tasks": [split.targets.task for split in self.splits["search"]],
+            "combine": self.objective.combine,
+            "max_loss": {goal.data: goal.max_loss for goal in self.objective.guarded},
+        }
         return {
             "model": self.model.reference.weights_sha256,
             "tower": search.tower,
             "grid": str(self.grid),
-            "data": {name: split.digest for name, split in self.splits.items()},
+            "data": {
+                f"{goal.prefix}{name}": part.digest
+                for name, parts in self.splits.items()
+                for goal, part in zip(goals, parts, strict=True)
+            },
             "preprocess": self.preprocessing,
-            "task": "retrieval",
-            "objective": search.objective,
+            "task": self.splits["search"][0].targets.task if len(goals) == 1 else several,
+            "objective": [str(goal) for goal in goals] if len(goals) > 1 else str(goals[0]),
             "ablation": search.ablation,
             "engine": REVISION,
             "precision": search.precision,
@@ -120,49 +142,69 @@ def prepare(config: SearchConfig) -> Session:
     check_ablation(search.ablation, has_class_token=view.has_class_token, means=())
     limits = _limits(config, view.grid)
     preprocess = UInt8Preprocess(model.preprocess)
-    splits = load_splits(config, preprocess)
+    data = {name: load_section(section, preprocess) for name, section in config.data_sets.items()}
+    objective = make_objective(config, data)
+    splits = {name: tuple(parts[name] for parts in data.values()) for name in SPLITS}
     settings = ScorerSettings(search.ablation, search.threads)
-    payload = make_payload(model, preprocess, splits, settings, search.tower)
-    first = payload.splits["search"]
+    prefixes = [goal.prefix for goal in objective.goals]
+    arranged = {name: dict(zip(prefixes, parts, strict=True)) for name, parts in splits.items()}
+    payload = make_payload(model, preprocess, arranged, settings, search.tower)
+    first = payload.splits["search"][prefixes[0]]
     view = proven_view(tower_of(model.clip, search.tower), first, payload.normalisation, name=search.tower)
     cost = TowerCost.of(view, probe_inputs(first, view, payload.normalisation))
-    return Session(config, model, view, cost, limits, splits, payload, preprocess.description)
+    return Session(config, model, view, cost, limits, splits, objective, payload, preprocess.description)
 
 
-def load_splits(config: SearchConfig, preprocess: UInt8Preprocess) -> Mapping[str, RetrievalSplit]:
-    """Return the three splits of a configuration's data, decoded."""
-    data = config.data
-    return load_retrieval(
-        Path(data.path),
-        preprocess,
-        seed=data.split_seed,
-        draw_splits=data.draw_splits,
-        image_column=data.image_column,
-        caption_column=data.caption_column,
-        split_column=data.split_column,
-    )
+def load_section(section: DataSection, preprocess: UInt8Preprocess, *, whole: bool = False) -> dict[str, Split]:
+    """Return the splits of a data set, decoded."""
+    return load_data(Path(section.path), preprocess, section.reading(), whole=whole)
+
+
+def make_objective(config: SearchConfig, data: Mapping[str, Mapping[str, Split]]) -> Objective:
+    """Return what is maximised: every data set's own objective, or the search's, or that of its task.
+
+    Raises:
+        ConfigError: an objective is of metrics that a data set's task does not have.
+    """
+    goals = []
+    for name, section in config.data_sets.items():
+        targets = data[name]["search"].targets
+        mix = Mix.parse(section.objective or config.search.objective or targets.default_objective)
+        targets.check(mix, section.path)
+        max_loss = None if section.max_loss is None else section.max_loss / 100
+        goals.append(Goal(name, mix, max_loss, prefix=f"{name}/" if len(data) > 1 else ""))
+    return Objective(tuple(goals), config.search.combine)
 
 
 def make_payload(
     model: LoadedModel,
     preprocess: UInt8Preprocess,
-    splits: Mapping[str, RetrievalSplit],
+    splits: Mapping[str, Mapping[str, Split]],
     settings: ScorerSettings,
     tower: TowerName,
 ) -> Payload:
     """Return what replicas need: the packed tower, its inputs, the other side's embeddings."""
     normalisation = Normalisation(preprocess.mean, preprocess.std)
+    # The weights do not tell the activation; the structure does.
+    decides = model.reference.weights_sha256, model.clip, settings.threads
 
-    def arrays(split: RetrievalSplit) -> SplitArrays:
-        tokens_QT = model.tokenizer(list(split.captions))
+    def arrays(split: Split) -> SplitArrays:
+        tokens_QT = model.tokenizer(list(split.texts))
         if tower == "text":
-            image_NE = embed_images(model.clip.visual, split.pixels, normalisation, threads=settings.threads)
-            return SplitArrays(tokens_QT.numpy(), image_NE, split.image_of_caption_Q)
-        text_QE = embed_texts(model.clip, tokens_QT, threads=settings.threads)
-        return SplitArrays(split.pixels, text_QE, split.image_of_caption_Q)
+            image_NE = kept(
+                ("images", split.digest, preprocess.description, *decides),
+                lambda: embed_images(model.clip.visual, split.pixels, normalisation, threads=settings.threads),
+            )
+            return SplitArrays(tokens_QT.numpy(), image_NE, split.targets)
+        text_QE = kept(
+            ("texts", tokens_QT.numpy(), *decides),
+            lambda: embed_texts(model.clip, tokens_QT, threads=settings.threads),
+        )
+        return SplitArrays(split.pixels, split.targets.pooled(torch.from_numpy(text_QE)).numpy(), split.targets)
 
     packed = PackedTower.pack(tower_of(model.clip, tower))
-    return Payload(packed, tower, {name: arrays(split) for name, split in splits.items()}, normalisation, settings)
+    made = {name: {prefix: arrays(split) for prefix, split in parts.items()} for name, parts in splits.items()}
+    return Payload(packed, tower, made, normalisation, settings)
 
 
 def _limits(config: SearchConfig, grid: HeadGrid) -> Limits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,9 @@ from rich.table import Table
 
 from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.store import TrialRecord
+
+if TYPE_CHECKING:
+    from orchestrator.evaluate import Evaluation
 
 
 def write_trials(records: Sequence[TrialRecord], path: Path) -> None:
@@ -44,6 +48,23 @@ def metrics_table(title: str, baseline: dict[str, float], masked: dict[str, floa
     for metric, before in baseline.items():
         after = masked[metric]
         table.add_row(metric, f"{100 * before:.2f}", f"{100 * after:.2f}", f"{100 * (after - before):+.2f}")
+    return table
+
+
+def transfer_table(rows: Sequence[Sequence[Evaluation]]) -> Table:
+    """Return masks as rows and data sets as columns: what each mask changes on each, in points, with the interval."""
+    table = Table(title="change in points, with its 95 % interval", title_justify="left")
+    table.add_column("mask")
+    for each in rows[0]:
+        baseline = 100 * each.baseline[each.objective]
+        table.add_column(f"{each.data.stem}\n{each.objective}\nbaseline {baseline:.2f}", justify="right")
+    for row in rows:
+        cells = []
+        for each in row:
+            low, high = (100 * end for end in each.interval)
+            cells.append(f"{100 * each.delta:+.2f}\n({low:+.2f} to {high:+.2f})")
+        path = row[0].mask_path
+        table.add_row(f"{path.parent.name}/{path.name}\n{len(row[0].mask.heads)} heads", *cells)
     return table
 
 
@@ -81,6 +102,13 @@ def sentences(result: SearchResult) -> list[str]:
         lines.append(
             f"No reliable improvement: the best mask on confirm ({heads}) changes {result.objective} by {figures}. "
             "Recommended: the empty mask, the model as it is."
+        )
+    for guarded in result.guarded:
+        low, high = (100 * end for end in guarded.interval)
+        shown = "shown" if guarded.holds else "not shown"
+        lines.append(
+            f"{guarded.data}: {guarded.objective} changes by {100 * guarded.delta:+.2f} points, 95 % interval "
+            f"{low:+.2f} to {high:+.2f}; that it loses no more than {100 * guarded.max_loss:g} is {shown}."
         )
     if result.random_masks.percentile is not None:
         share, count = result.random_masks.percentile, result.random_masks.num_masks

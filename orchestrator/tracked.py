@@ -18,9 +18,11 @@ ARTIFACTS = ("trials.parquet", "heatmap.png", "mask.json", "result.json", "confi
 
 def params_of_run(session: Session) -> dict[str, Any]:
     """Return the configuration, flat, and the fingerprint."""
-    flat = {
-        f"{section}.{key}": value for section, part in session.config.public().items() for key, value in part.items()
-    }
+    public = session.config.public()
+    sections = {name: part for name, part in public.items() if name != "data"}
+    for name, part in zip(session.config.data_sets, public["data"], strict=True):
+        sections["data" if len(public["data"]) == 1 else f"data.{name}"] = part
+    flat = {f"{section}.{key}": value for section, part in sections.items() for key, value in part.items()}
     return {**flat, "fingerprint": session.digest}
 
 
@@ -29,7 +31,7 @@ def tags_of_run(session: Session) -> dict[str, str]:
     return {
         "headmask.study": session.config.study_name,
         "headmask.model": str(session.model),
-        "headmask.data": session.config.data.path,
+        "headmask.data": ", ".join(section.path for section in session.config.data),
         "headmask.strategy": session.config.search.strategy,
         "headmask.fingerprint": session.digest,
     }

@@ -13,6 +13,7 @@ import numpy as np
 
 from headmask.errors import StudyError
 from headmask.mask import HeadMask
+from orchestrator.objective import Goal
 from orchestrator.search import score_all
 from orchestrator.session import Session
 from orchestrator.store import TrialRecord
@@ -24,10 +25,11 @@ from strategies.selection import (
     permutation_p_value,
     select,
 )
-from workers.metrics import Ranks, objective_weights, outcome_tables
+from workers.loading import Split
 from workers.pool import Pool
 from workers.replica import Stage
 from workers.scorer import MaskScore
+from workers.tasks import Mix, Ranks
 
 DRAWS = 10_000
 CONFIRM = Stage("confirm", "float32")
@@ -59,13 +61,15 @@ class Verdict:
     """Two-sided 95 % interval of the objective's test delta."""
     p_value: float
     """Two-sided cluster-level sign-flip permutation test of the test delta."""
+    guarded: tuple[tuple[Goal, tuple[float, float]], ...]
+    """Every guarded goal, with the two-sided 95 % interval of its test delta."""
     random_values: tuple[float, ...]
     """Objective on confirm of random masks with the selected mask's number of heads in every layer."""
 
     @property
     def is_reliable(self) -> bool:
-        """Whether a reliable improvement is claimed."""
-        return self.interval[0] > 0
+        """Whether a reliable improvement is claimed, and that no guarded goal loses more than it may."""
+        return self.interval[0] > 0 and all(holds(goal, interval) for goal, interval in self.guarded)
 
     @property
     def recommended(self) -> HeadMask:
@@ -99,7 +103,7 @@ def decide(
     Raises:
         StudyError: the baseline could not be scored, so nothing can be compared.
     """
-    objective = session.config.search.objective
+    objective = session.objective
     by_mask = {record.mask: record for record in records}
     baseline = HeadMask.empty(session.grid)
     if baseline not in by_mask or by_mask[baseline].value is None:
@@ -110,34 +114,51 @@ def decide(
 
     on_stage(f"re-scoring {len(chosen)} finalists on the confirm split")
     confirm = score_all(pool, CONFIRM, chosen, is_stopping=is_stopping)
-    confirm_values = [confirm[mask].score.metrics.get(objective, np.nan) for mask in chosen]
+    confirm_values = [_value(session, confirm[mask].score, confirm[baseline].score) for mask in chosen]
     selected = chosen[select(chosen, np.array(confirm_values))]
-    ranked = sorted(chosen, key=lambda mask: (-_value(confirm[mask].score, objective), len(mask), mask.words))
+    value_of = dict(zip(chosen, confirm_values, strict=True))
+    ranked = sorted(chosen, key=lambda mask: (-np.nan_to_num(value_of[mask], nan=-np.inf), len(mask), mask.words))
 
     random_masks = _random_masks(session, selected)
     if random_masks:
         on_stage(f"scoring {len(random_masks)} random masks of the same size on the confirm split, for context")
     random_results = score_all(pool, CONFIRM, random_masks, is_stopping=is_stopping)
-    random_values = tuple(_value(random_results[mask].score, objective) for mask in random_masks)
+    random_values = tuple(
+        float(np.nan_to_num(_value(session, random_results[mask].score, confirm[baseline].score), nan=-np.inf))
+        for mask in random_masks
+    )
 
     on_stage("scoring the baseline and the selected mask on the test split")
     before_test(selected)
     test = score_all(pool, TEST, sorted({baseline, selected}), is_stopping=is_stopping)
     before, after = (_outcomes(session, test[mask].score) for mask in (baseline, selected))
+    improved = [index for index, goal in enumerate(objective.goals) if goal.max_loss is None]
+    sides = [[side[index] for index in improved] for side in (before, after)]
+    guarded = [
+        (goal, paired_interval(before[index], after[index], draws=DRAWS, seed=0))
+        for index, goal in enumerate(objective.goals)
+        if goal.max_loss is not None
+    ]
     return Verdict(
         selected=selected,
         baseline=baseline,
         finalists=tuple(Finalist(mask, by_mask[mask], confirm[mask].score) for mask in ranked),
         best_single=_best_single(records),
         test={mask: result.score for mask, result in test.items()},
-        interval=paired_interval(before, after, draws=DRAWS, seed=0),
-        p_value=permutation_p_value(before, after, draws=DRAWS, seed=0),
+        interval=paired_interval(*sides, combine=objective.over_draws, draws=DRAWS, seed=0),
+        p_value=permutation_p_value(*sides, combine=objective.over_draws, draws=DRAWS, seed=0),
+        guarded=tuple(guarded),
         random_values=random_values,
     )
 
 
-def _value(score: MaskScore, objective: str) -> float:
-    return score.metrics.get(objective, -np.inf)
+def holds(goal: Goal, interval: tuple[float, float]) -> bool:
+    """Return whether the interval of a guarded goal's delta shows that it loses no more than it may."""
+    return interval[0] >= -(goal.max_loss or 0.0)
+
+
+def _value(session: Session, score: MaskScore, baseline: MaskScore) -> float:
+    return np.nan if score.failure else session.objective.value(score.metrics, baseline.metrics)
 
 
 def _random_masks(session: Session, selected: HeadMask) -> list[HeadMask]:
@@ -151,18 +172,14 @@ def _best_single(records: Sequence[TrialRecord]) -> HeadMask | None:
     return best.mask if best else None
 
 
-def _outcomes(session: Session, score: MaskScore) -> Outcomes:
+def _outcomes(session: Session, score: MaskScore) -> list[Outcomes]:
     if score.ranks is None:
         raise StudyError(f"the test split could not be scored: {score.failure}")
-    return outcomes_of(
-        session.splits["test"].image_of_caption_Q,
-        session.splits["test"].clusters_N,
-        score.ranks,
-        session.config.search.objective,
-    )
+    parts = zip(session.splits["test"], session.objective.goals, score.ranks, strict=True)
+    return [outcomes_of(split, ranks, goal.mix) for split, goal, ranks in parts]
 
 
-def outcomes_of(image_of_caption_Q: np.ndarray, clusters_N: np.ndarray, ranks: Ranks, objective: str) -> Outcomes:
-    """Return the paired-statistics table of one mask's ranks."""
-    hits_CK, queries_CK = outcome_tables(ranks, image_of_caption_Q, clusters_N)
-    return Outcomes(hits_CK, queries_CK, objective_weights(objective))
+def outcomes_of(split: Split, ranks: Ranks, mix: Mix) -> Outcomes:
+    """Return the paired-statistics table of one mask's ranks on a data set."""
+    table = split.targets.table(ranks, mix, split.clusters_N)
+    return Outcomes(table.hits_CK, table.queries_CK, table.value)

@@ -6,8 +6,9 @@ captions form one cluster. The gallery stays fixed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,51 +74,127 @@ def matched_random_masks(
     return list(found)
 
 
+Counts = Any
+"""Array, or sparse array where there are many columns."""
+
+
 @dataclass(frozen=True)
 class Outcomes:
-    """What every cluster contributes to the objective, under one mask.
+    """What every cluster of one data set contributes to the objective, under one mask.
 
-    Metric k is the ratio of sums sum_c hits_ck / sum_c queries_ck; the objective is sum_k weight_k metric_k.
+    Metric k is the ratio of sums sum_c hits_ck / sum_c queries_ck; the objective is a function of these ratios.
     """
 
-    hits_CK: NDArray[np.float64]
-    queries_CK: NDArray[np.float64]
-    weights_K: NDArray[np.float64]
+    hits_CK: Counts
+    queries_CK: Counts
+    value: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    """The objective (R) of ratios (R, K); a ratio is NaN where nothing was asked."""
 
     def objective(self) -> float:
         """Return the objective over all clusters."""
-        return float((self.hits_CK.sum(0) / self.queries_CK.sum(0)) @ self.weights_K)
+        return float(self.value((self.hits_CK.sum(0) / self.queries_CK.sum(0))[None])[0])
+
+
+Several = Outcomes | Sequence[Outcomes]
+"""Outcomes on one data set, or on each of several."""
+
+
+def mean_of(values_RD: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over data sets."""
+    mean_R: NDArray[np.float64] = values_RD.mean(1)
+    return mean_R
 
 
 def paired_interval(
-    baseline: Outcomes, selected: Outcomes, *, draws: int = 10_000, seed: int = 0
+    baseline: Several,
+    selected: Several,
+    *,
+    combine: Callable[[NDArray[np.float64]], NDArray[np.float64]] = mean_of,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Return the two-sided 95 % percentile bootstrap interval of the objective's delta.
 
-    Clusters are drawn with replacement, the same ones for both sides (Efron and Tibshirani 1993, chapter 13).
+    Clusters are drawn with replacement, the same ones for both sides (Efron and Tibshirani 1993, chapter 13), in each
+    data set for itself.
+
+    Args:
+        baseline: outcomes on one data set, or on each of several (D).
+        selected: of the same data sets.
+        combine: the objective (R) over data sets of their objectives (R, D).
+        draws: how many.
+        seed: of the draws.
     """
-    difference_CK = selected.hits_CK - baseline.hits_CK
-    num_clusters = len(difference_CK)
     rng = np.random.default_rng(seed)
     deltas = []
     for start in range(0, draws, _DRAWS_AT_ONCE):
-        rows = min(_DRAWS_AT_ONCE, draws - start)
-        counts_RC = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=rows).astype(np.float64)
-        deltas.append((counts_RC @ difference_CK / (counts_RC @ baseline.queries_CK)) @ baseline.weights_K)
+        sides: list[list[NDArray[np.float64]]] = [[], []]
+        for before, after in _pairs(baseline, selected):
+            num_clusters = before.queries_CK.shape[0]
+            shares_C, rows = np.full(num_clusters, 1 / num_clusters), min(_DRAWS_AT_ONCE, draws - start)
+            counts_RC = rng.multinomial(num_clusters, shares_C, size=rows).astype(np.float64)
+            queries_RK = counts_RC @ before.queries_CK
+            for side, outcomes in zip(sides, (before, after), strict=True):
+                side.append(_value(outcomes, counts_RC @ outcomes.hits_CK, queries_RK))
+        before_R, after_R = (combine(np.stack(side, axis=1)) for side in sides)
+        deltas.append(after_R - before_R)
     low, high = np.quantile(np.concatenate(deltas), (0.025, 0.975))
     return float(low), float(high)
 
 
-def permutation_p_value(baseline: Outcomes, selected: Outcomes, *, draws: int = 10_000, seed: int = 0) -> float:
-    """Return the two-sided p-value of the objective's delta under random signs of every cluster's contribution."""
-    shares_CK = (selected.hits_CK - baseline.hits_CK) / baseline.queries_CK.sum(0)
-    contribution_C = shares_CK @ baseline.weights_K
-    observed = abs(contribution_C.sum())
+def permutation_p_value(
+    baseline: Several,
+    selected: Several,
+    *,
+    combine: Callable[[NDArray[np.float64]], NDArray[np.float64]] = mean_of,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> float:
+    """Return the two-sided p-value of the objective's delta when every cluster swaps its sides at random.
+
+    Args:
+        baseline: see `paired_interval`.
+        selected: likewise.
+        combine: likewise.
+        draws: how many.
+        seed: of the draws.
+    """
     rng = np.random.default_rng(seed)
+    observed = abs(_delta([None] * len(_pairs(baseline, selected)), baseline, selected, combine)[0])
     as_large = 0
     for start in range(0, draws, _DRAWS_AT_ONCE):
         rows = min(_DRAWS_AT_ONCE, draws - start)
-        signs_RC = 2.0 * rng.integers(2, size=(rows, len(contribution_C))) - 1
+        swapped = [
+            rng.integers(2, size=(rows, before.queries_CK.shape[0])).astype(np.float64)
+            for before, _ in _pairs(baseline, selected)
+        ]
         # A tolerance, because sums of equal contributions round differently.
-        as_large += int(np.count_nonzero(np.abs(signs_RC @ contribution_C) >= observed - 1e-12))
+        as_large += int(np.count_nonzero(np.abs(_delta(swapped, baseline, selected, combine)) >= observed - 1e-12))
     return (1 + as_large) / (1 + draws)
+
+
+def _pairs(baseline: Several, selected: Several) -> list[tuple[Outcomes, Outcomes]]:
+    sides = [[side] if isinstance(side, Outcomes) else list(side) for side in (baseline, selected)]
+    return list(zip(*sides, strict=True))
+
+
+def _delta(
+    swapped: Sequence[NDArray[np.float64] | None],
+    baseline: Several,
+    selected: Several,
+    combine: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Return the objective's delta (R) with the marked clusters (R, C) of every data set swapped; None swaps none."""
+    sides: list[list[NDArray[np.float64]]] = [[], []]
+    for swapped_RC, (before, after) in zip(swapped, _pairs(baseline, selected), strict=True):
+        queries_K = before.queries_CK.sum(0)[None]
+        moved_RK = 0.0 if swapped_RC is None else swapped_RC @ (after.hits_CK - before.hits_CK)
+        sides[0].append(_value(before, before.hits_CK.sum(0)[None] + moved_RK, queries_K))
+        sides[1].append(_value(after, after.hits_CK.sum(0)[None] - moved_RK, queries_K))
+    before_R, after_R = (combine(np.stack(side, axis=1)) for side in sides)
+    return after_R - before_R
+
+
+def _value(outcomes: Outcomes, hits_RK: NDArray[np.float64], queries_RK: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):
+        return outcomes.value(hits_RK / queries_RK)

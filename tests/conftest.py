@@ -31,6 +31,16 @@ def tiny_files(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_preprocess():
+    """The preprocessing of the tiny model: 28 pixels."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    from workers.preprocess import UInt8Preprocess
+
+    return UInt8Preprocess(image_transform_v2(PreprocessCfg(size=28), is_train=False))
+
+
+@pytest.fixture(scope="session")
 def wide_files(tmp_path_factory):
     """A model of width 256 with 65 tokens, 3 layers x 4 heads, and a few images: realistic shapes for bit equality."""
     folder = tmp_path_factory.mktemp("wide")

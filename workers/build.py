@@ -1,34 +1,36 @@
-"""Building a data set from a folder of images and a file of captions."""
+"""Building a data set from a source: streamed, decoded in parallel, resumable, and whole or not there at all.
+
+Rows go into parts, each written at once, in a folder beside the data set. A build that was killed goes on after its
+last part; when all parts are there, they are joined into one file, which takes its name last.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
+import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from headmask.errors import DataError
-from workers.dataset import Row, read_inside, write_dataset
+from workers.ahead import ahead
+from workers.dataset import ROW_GROUP, Row, table_of
 from workers.images import decode_image
+from workers.sources.base import BadRow, Item, Source
+from workers.splits import SplitMap
 
-IMAGE_KEYS = ("image", "file", "filename", "file_name", "filepath", "path", "image_path")
-CAPTION_KEYS = ("caption", "captions", "text", "sentence", "sentences")
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+PART_ROWS = 1000
+PART_BYTES = 1 << 28
+GROUP_BYTES = 1 << 26
 _MOST_LISTED = 20
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row of the caption file, or an image, that cannot be used."""
-
-    where: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -36,160 +38,214 @@ class BuildReport:
     """What was built."""
 
     path: Path
+    task: str
     num_images: int
     num_captions: int
+    splits: dict[str, int]
+    """Images of every split; empty where the splits will be drawn."""
     bad_rows: tuple[BadRow, ...]
     """Left out, with `on_bad_row="skip"`."""
     num_unnamed: int
-    """Image files in the folder that no caption names."""
+    """Image files that lie there but that no annotation names."""
+    num_resumed: int
+    """Images that an earlier build, which was stopped, had done."""
 
 
-@dataclass
-class _Entry:
-    """An image that the caption file names."""
+@dataclass(frozen=True)
+class _Part:
+    """Rows that are written, and what else there was among the items up to here."""
 
-    where: str
-    captions: list[str] = field(default_factory=list)
-    split: str | None = None
+    path: Path
+    num_items: int
+    """Items of the source that were taken, from the first one of this part."""
+    bad_rows: tuple[BadRow, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> _Part:
+        content = json.loads(pq.read_schema(path).metadata[b"part"])
+        return cls(path, content["num_items"], tuple(BadRow(*row) for row in content["bad_rows"]))
 
 
-def build_folder(
-    images: Path,
-    captions: Path,
+def build(
+    source: Source,
     out: Path,
     *,
+    splits: SplitMap | None = None,
     on_bad_row: Literal["fail", "skip"] = "fail",
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BuildReport:
-    """Write a Parquet data set of a folder's images, and return what went into it.
+    """Write a Parquet data set of a source, and return what went into it.
 
     Args:
-        images: the folder; paths in the caption file are relative to it.
-        captions: CSV with a header, JSON or JSONL. Rows have an image path, a caption (several rows per image, or a
-            list of captions), and a split where the splits are given. JSON may also map paths to captions.
-        out: the Parquet file to write. Images are stored as they are, in order of first appearance.
+        source: where the images come from. They are stored as they are, in the source's order.
+        out: the Parquet file to write.
+        splits: which of the source's splits become search, confirm and test; by their usual names when None.
         on_bad_row: whether an unreadable image or a row without image or caption stops the build, or is left out.
         overwrite: replace `out` where it exists.
-        on_progress: called with images done and in all.
+        on_progress: called with images done, and in all where that is known, else 0.
 
     Raises:
         DataError: bad input; with `on_bad_row="fail"` every bad row is named. Nothing is written then.
     """
     if out.exists() and not overwrite:
         raise DataError(f"{out} exists; choose another name or pass --overwrite")
-    if not images.is_dir():
-        raise DataError(f"there is no folder of images at {images}")
-    entries, bad_rows = _entries(captions)
-    num_captions = 0
-
-    def rows() -> Iterator[Row]:
-        nonlocal num_captions
-        for done, (name, entry) in enumerate(entries.items(), start=1):
-            try:
-                content = read_inside(images, name, entry.where)
-                decode_image(content, entry.where)
-            except DataError as error:
-                bad_rows.append(BadRow(f"{entry.where} ({name})", str(error).removeprefix(f"{entry.where}: ")))
-            else:
-                num_captions += len(entry.captions)
-                yield Row(name, content, tuple(entry.captions), entry.split)
-            on_progress(done, len(entries))
-        if bad_rows and on_bad_row == "fail":
-            raise DataError(_listing(captions, bad_rows))
-
-    num_images = write_dataset(out, rows())
-    if not num_images:
-        out.unlink()
-        raise DataError(
-            f"{captions} names no usable image in {images}" + "".join(f"\n  {row}" for row in bad_rows[:20])
-        )
-    return BuildReport(out, num_images, num_captions, tuple(bad_rows), _num_unnamed(images, entries))
+    chosen = (splits or SplitMap()).fitted(source.split_names)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.with_name(f".{out.name}.build")
+    work.mkdir(exist_ok=True)
+    try:
+        with FileLock(work / "lock", timeout=0):
+            parts = _resumed(work, _identity(source, chosen))
+            num_resumed = sum(part.num_items for part in parts)
+            for part in _parts(source, chosen, work, parts, on_progress):
+                parts.append(part)
+            report = _join(source, parts, out, on_bad_row, num_resumed)
+            shutil.rmtree(work)
+    except Timeout:
+        raise DataError(f"another build is writing {out}") from None
+    return report
 
 
-def _listing(captions: Path, bad_rows: list[BadRow]) -> str:
+def _identity(source: Source, splits: SplitMap) -> str:
+    content = [source.identity(), str(splits), str(source.kind.schema()), str(source.kind), PART_ROWS]
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
+
+
+def _resumed(work: Path, identity: str) -> list[_Part]:
+    """Return the parts that an earlier build of the same data left; those of another one are removed."""
+    stamp = work / "identity"
+    if not stamp.is_file() or stamp.read_text() != identity:
+        for left in work.glob("*.*"):
+            left.unlink()
+        stamp.write_text(identity)
+    parts = []
+    for number in range(len(list(work.iterdir()))):
+        path = work / f"{number:06d}.parquet"
+        try:
+            parts.append(_Part.read(path))
+        except (OSError, pa.ArrowException, KeyError, ValueError):
+            break
+    return parts
+
+
+def _parts(
+    source: Source,
+    splits: SplitMap,
+    work: Path,
+    before: list[_Part],
+    on_progress: Callable[[int, int], None],
+) -> Iterator[_Part]:
+    """Yield the parts after those that are there, each written whole."""
+    done = sum(part.num_items for part in before)
+    items = source.items()
+    for _ in range(done):
+        next(items, None)
+    schema, number = source.kind.schema(), len(before)
+    rows, bad_rows, size, taken = [], [], 0, 0
+    for result in ahead(lambda item: _row(item, splits), items):
+        taken += 1
+        if isinstance(result, BadRow):
+            bad_rows.append(result)
+        elif result is not None:
+            rows.append(result)
+            size += len(result.image)
+        on_progress(done + taken, source.total or 0)
+        if taken >= PART_ROWS or size >= PART_BYTES:
+            yield _write(work / f"{number:06d}.parquet", rows, schema, taken, bad_rows)
+            number, done = number + 1, done + taken
+            rows, bad_rows, size, taken = [], [], 0, 0
+    if taken:
+        yield _write(work / f"{number:06d}.parquet", rows, schema, taken, bad_rows)
+
+
+def _row(item: Item | BadRow, splits: SplitMap) -> Row | BadRow | None:
+    """Return an item as a row, after its image was decoded; None where its split is left out."""
+    if isinstance(item, BadRow):
+        return item
+    try:
+        if splits.leaves_out(item.split):
+            return None
+        content = item.read()
+        decode_image(content, item.where)
+        split = splits.target(item.split, content if item.pair is None else str(item.pair).encode())
+    except DataError as error:
+        return BadRow(item.where, str(error).removeprefix(f"{item.where}: "))
+    return Row(item.path, content, item.captions, split, item.label, item.group, item.pair)
+
+
+def _write(path: Path, rows: list[Row], schema: pa.Schema, num_items: int, bad_rows: list[BadRow]) -> _Part:
+    content = {"num_items": num_items, "bad_rows": [[row.where, row.reason] for row in bad_rows]}
+    own = schema.with_metadata({**(schema.metadata or {}), b"part": json.dumps(content).encode()})
+    temporary = path.with_suffix(".tmp")
+    with pq.ParquetWriter(temporary, own, compression="none") as writer:
+        for group in _groups(rows):
+            writer.write_table(table_of(group, own))
+    temporary.replace(path)
+    return _Part(path, num_items, tuple(bad_rows))
+
+
+def _groups(rows: list[Row]) -> Iterator[list[Row]]:
+    """Yield rows in groups of 100, fewer where images are large."""
+    group: list[Row] = []
+    size = 0
+    for row in rows:
+        group.append(row)
+        size += len(row.image)
+        if len(group) == ROW_GROUP or size >= GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _join(
+    source: Source, parts: list[_Part], out: Path, on_bad_row: Literal["fail", "skip"], num_resumed: int
+) -> BuildReport:
+    """Join parts into the data set, or raise with every bad row."""
+    bad_rows = [row for part in parts for row in part.bad_rows]
+    if bad_rows and on_bad_row == "fail":
+        shutil.rmtree(parts[0].path.parent)
+        raise DataError(_listing(bad_rows))
+    temporary = out.with_name(f".{out.name}.part")
+    num_images, num_captions, splits = 0, 0, dict[str, int]()
+    schema = source.kind.schema()
+    whole = _whole_pairs(parts) if source.kind.task == "matching" else None
+    try:
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for part in parts:
+                with pq.ParquetFile(part.path) as file:
+                    for number in range(file.num_row_groups):
+                        table = file.read_row_group(number).replace_schema_metadata(schema.metadata)
+                        if whole is not None:
+                            table = table.filter(pc.is_in(table["pair"], whole))
+                        writer.write_table(table)
+                        num_images += len(table)
+                        if "caption" in table.column_names:
+                            num_captions += sum(map(len, table.column("caption").to_pylist()))
+                        for split in table.column("split").to_pylist():
+                            splits[split] = splits.get(split, 0) + 1
+        if not num_images:
+            raise DataError("the source has no usable image" + "".join(f"\n  {row}" for row in bad_rows[:_MOST_LISTED]))
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    splits.pop(None, None)  # type: ignore[call-overload]
+    unnamed = source.num_unnamed
+    return BuildReport(out, source.kind.task, num_images, num_captions, splits, tuple(bad_rows), unnamed, num_resumed)
+
+
+def _whole_pairs(parts: list[_Part]) -> pa.Array:
+    """Return the pairs of which both images can be used."""
+    counts = Counter(pair for part in parts for pair in pq.read_table(part.path, columns=["pair"])["pair"].to_pylist())
+    return pa.array([pair for pair, count in counts.items() if count == 2], pa.int64())
+
+
+def _listing(bad_rows: list[BadRow]) -> str:
     lines = [
-        f"{captions} has {len(bad_rows)} bad row{'s' * (len(bad_rows) > 1)}; mend them, or pass --on-bad-row skip:"
+        f"the source has {len(bad_rows)} bad row{'s' * (len(bad_rows) > 1)}; mend them, or pass --on-bad-row skip:"
     ]
     lines += [f"  {row}" for row in bad_rows[:_MOST_LISTED]]
     if len(bad_rows) > _MOST_LISTED:
         lines.append(f"  and {len(bad_rows) - _MOST_LISTED} more")
     return "\n".join(lines)
-
-
-def _num_unnamed(images: Path, entries: dict[str, _Entry]) -> int:
-    base = images.resolve()
-    named = {(base / name).resolve() for name in entries}
-    found = {path.resolve() for path in base.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
-    return len(found - named)
-
-
-def _entries(captions: Path) -> tuple[dict[str, _Entry], list[BadRow]]:
-    """Return what the caption file says of every image, in order of first appearance, and its bad rows."""
-    entries: dict[str, _Entry] = {}
-    bad_rows: list[BadRow] = []
-    for where, name, texts, split in _read_captions(captions):
-        if not isinstance(name, str) or not name.strip():
-            bad_rows.append(BadRow(where, "no image is named"))
-            continue
-        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-            bad_rows.append(BadRow(f"{where} ({name})", "the caption is missing or empty"))
-            continue
-        entry = entries.setdefault(name.strip(), _Entry(where))
-        entry.captions += [text.strip() for text in texts]
-        if split and entry.split and split != entry.split:
-            bad_rows.append(BadRow(f"{where} ({name})", f"split {split} contradicts split {entry.split} before"))
-        entry.split = entry.split or split or None
-    return entries, bad_rows
-
-
-_Raw = tuple[str, Any, list[Any], str | None]
-"""Where a row stands, its image path, its captions and its split, as found."""
-
-
-def _read_captions(path: Path) -> Iterator[_Raw]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"there is no caption file at {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from None
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        return _from_csv(text, path)
-    if suffix in (".json", ".jsonl"):
-        return _from_json(text, path, lines=suffix == ".jsonl")
-    raise DataError(f"the caption file must be .csv, .json or .jsonl; got {path.name}")
-
-
-def _from_csv(text: str, path: Path) -> Iterator[_Raw]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    header = {name.strip().lower(): name for name in reader.fieldnames or []}
-    image = next((header[key] for key in IMAGE_KEYS if key in header), None)
-    caption = next((header[key] for key in CAPTION_KEYS if key in header), None)
-    if image is None or caption is None:
-        raise DataError(
-            f"{path} needs a header with an image column ({', '.join(IMAGE_KEYS)}) and a caption column "
-            f"({', '.join(CAPTION_KEYS)}); got {', '.join(header) or 'nothing'}"
-        )
-    for row in reader:
-        yield f"line {reader.line_num}", row[image], [row[caption]], row.get(header.get("split", "")) or None
-
-
-def _from_json(text: str, path: Path, *, lines: bool) -> Iterator[_Raw]:
-    try:
-        content = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
-    if isinstance(content, dict):
-        for number, (name, captions) in enumerate(content.items(), start=1):
-            yield f"entry {number}", name, captions if isinstance(captions, list) else [captions], None
-        return
-    if not isinstance(content, list):
-        raise DataError(f"{path} must hold a list of objects, or one object of paths and captions")
-    for number, item in enumerate(content, start=1):
-        if not isinstance(item, dict):
-            raise DataError(f"{path} entry {number} must be an object with image and caption; got {item!r}")
-        captions = next((item[key] for key in CAPTION_KEYS if key in item), None)
-        name = next((item[key] for key in IMAGE_KEYS if key in item), None)
-        yield f"entry {number}", name, captions if isinstance(captions, list) else [captions], item.get("split")

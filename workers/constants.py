@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
@@ -39,6 +39,8 @@ class Constants:
     """Inputs computed together."""
     means_LHd: NDArray[np.float32] | None = None
     """Calibrated mean outputs, for ablation `mean` only."""
+    baseline: Mapping[str, float] | None = None
+    """Metrics of the empty mask on the search split, where losses against it are limited."""
 
 
 def resolved_precision(wanted: AnyPrecision, device: torch.device) -> Precision:

@@ -1,13 +1,14 @@
-"""Image-caption data as Parquet, in the Hugging Face layout.
+"""Data sets as Parquet, in the layouts of the Hugging Face hub.
 
-Columns: `image` struct<bytes, path>, `caption` list<string>, and `split` where the splits are given. Captions may be a
-plain string, and bytes may be null, with a path relative to the file's folder.
+One row per image: `image` struct<bytes, path>; `caption` list<string> for retrieval and matching, with `pair` for the
+latter; `label` for classification, with `group` where there are groups; `split` where the splits are given. Captions
+may be a plain string, labels integers or names, and bytes may be null, with a path relative to the file's folder.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,52 +17,83 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headmask.errors import DataError
+from workers.tasks import TaskName
 
 ROW_GROUP = 100
-SCHEMA = pa.schema(
-    [
-        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("caption", pa.list_(pa.string())),
-        ("split", pa.string()),
-    ],
-    metadata={
-        "huggingface": json.dumps(
-            {
-                "info": {
-                    "features": {
-                        "image": {"_type": "Image"},
-                        "caption": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
-                        "split": {"dtype": "string", "_type": "Value"},
-                    }
-                }
-            }
-        )
-    },
-)
-IMAGE_COLUMNS = ("image", "img", "jpg")
-CAPTION_COLUMNS = ("caption", "captions", "text", "sentences")
+COLUMNS = {
+    "image": ("image", "img", "jpg", "jpeg", "png", "webp"),
+    "caption": ("caption", "captions", "text", "sentences", "sentence", "raw", "alt_text", "txt"),
+    "label": ("label", "labels", "cls", "fine_label", "class"),
+    "group": ("group", "groups"),
+    "pair": ("pair",),
+    "split": ("split",),
+}
+"""What columns are usually called, by what they hold."""
+_NEEDED: dict[TaskName, tuple[str, ...]] = {
+    "retrieval": ("image", "caption"),
+    "classification": ("image", "label"),
+    "matching": ("image", "caption", "pair"),
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image with its captions."""
+    """One image with what belongs to it."""
 
     path: str
     image: bytes
     """The encoded file."""
-    captions: tuple[str, ...]
+    captions: tuple[str, ...] = ()
     split: str | None = None
+    label: int | None = None
+    """Index of its class."""
+    group: str | None = None
+    pair: int | None = None
+    """Number of its pair; both images of a pair follow each other."""
 
 
-def write_dataset(path: Path, rows: Iterable[Row]) -> int:
+@dataclass(frozen=True)
+class Kind:
+    """What a data set is for."""
+
+    task: TaskName = "retrieval"
+    class_names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    """Prompt templates that came with the data, with {c} for the class name."""
+    has_groups: bool = False
+
+    def schema(self) -> pa.Schema:
+        """Return the columns of a file, with their description for the Hugging Face hub."""
+        string = {"dtype": "string", "_type": "Value"}
+        columns: dict[str, tuple[pa.DataType, dict[str, Any]]] = {
+            "image": (pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"_type": "Image"})
+        }
+        if self.task == "classification":
+            columns["label"] = pa.int64(), {"names": list(self.class_names), "_type": "ClassLabel"}
+            if self.has_groups:
+                columns["group"] = pa.string(), string
+        else:
+            columns["caption"] = pa.list_(pa.string()), {"feature": string, "_type": "List"}
+        if self.task == "matching":
+            columns["pair"] = pa.int64(), {"dtype": "int64", "_type": "Value"}
+        columns["split"] = pa.string(), string
+        features = {name: feature for name, (_, feature) in columns.items()}
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        if self.templates:
+            metadata["headmask"] = json.dumps({"templates": list(self.templates)})
+        return pa.schema([(name, kind) for name, (kind, _) in columns.items()], metadata=metadata)
+
+
+def write_dataset(path: Path, rows: Iterable[Row], kind: Kind | None = None) -> int:
     """Write rows in groups of 100, and return how many there were. The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
+    schema = (kind or Kind()).schema()
     count = 0
     try:
-        with pq.ParquetWriter(temporary, SCHEMA) as writer:
-            for group in _groups(rows):
-                writer.write_table(pa.Table.from_pylist(group, SCHEMA))
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for group in groups_of(rows, ROW_GROUP):
+                writer.write_table(table_of(group, schema))
                 count += len(group)
         temporary.replace(path)
     finally:
@@ -69,50 +101,97 @@ def write_dataset(path: Path, rows: Iterable[Row]) -> int:
     return count
 
 
-def _groups(rows: Iterable[Row]) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
+def groups_of(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Yield rows in lists of a size, the last one shorter."""
+    group: list[Row] = []
     for row in rows:
-        image = {"bytes": row.image, "path": row.path}
-        group.append({"image": image, "caption": list(row.captions), "split": row.split})
-        if len(group) == ROW_GROUP:
+        group.append(row)
+        if len(group) == size:
             yield group
             group = []
     if group:
         yield group
 
 
+def table_of(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    """Return rows as a table."""
+    values: dict[str, Callable[[Row], Any]] = {
+        "image": lambda row: {"bytes": row.image, "path": row.path},
+        "caption": lambda row: list(row.captions),
+        "label": lambda row: row.label,
+        "group": lambda row: row.group,
+        "pair": lambda row: row.pair,
+        "split": lambda row: row.split,
+    }
+    return pa.Table.from_pydict({name: [values[name](row) for row in rows] for name in schema.names}, schema)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns; those that are None are found by what they are usually called."""
+
+    image: str | None = None
+    caption: str | None = None
+    label: str | None = None
+    group: str | None = None
+    pair: str | None = None
+    split: str | None = None
+
+    def find(self, what: str, schema: pa.Schema, where: str) -> str | None:
+        """Return the name of a column in a file, or None where it is not named and not there.
+
+        Raises:
+            DataError: a column that is named is not there.
+        """
+        asked = getattr(self, what)
+        if asked is not None and asked not in schema.names:
+            raise no_column(what, asked, schema, where)
+        return asked or next((name for name in COLUMNS[what] if name in schema.names), None)
+
+    def task(self, schema: pa.Schema, where: str) -> TaskName:
+        """Return the task that the columns of a file are for."""
+        if self.label is None or self.caption is not None:
+            if self.find("pair", schema, where) and self.find("caption", schema, where):
+                return "matching"
+            if self.find("caption", schema, where):
+                return "retrieval"
+        return "classification" if self.find("label", schema, where) else "retrieval"
+
+
+def no_column(what: str, wanted: str, schema: pa.Schema, where: str) -> DataError:
+    """Return the error for a column that is not there."""
+    names = ", ".join(schema.names)
+    return DataError(f"{where} has no {what} column {wanted}; it has {names}. Name one with --{what}-column")
+
+
 class Dataset:
-    """A Parquet file of images and captions, opened for reading.
+    """A Parquet file of images, opened for reading.
 
     Args:
         path: the file.
-        image_column: name of the image column; found by the usual names when None.
-        caption_column: likewise.
-        split_column: name of the split column; `split` where there is one when None.
+        columns: their names.
+        task: what the file is for; found by its columns when None.
 
     Raises:
         DataError: no such file, not Parquet, a column is missing or of another type, or there are no rows.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        image_column: str | None = None,
-        caption_column: str | None = None,
-        split_column: str | None = None,
-    ) -> None:
+    def __init__(self, path: Path, columns: Columns | None = None, *, task: TaskName | None = None) -> None:
         self.path = path
+        columns = columns or Columns()
         try:
             self._file = pq.ParquetFile(path)
         except FileNotFoundError:
             raise DataError(f"there is no data file at {path}; make one with `headmask data build`") from None
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
-        self._image = self._column("image", image_column, IMAGE_COLUMNS)
-        self._caption = self._column("caption", caption_column, CAPTION_COLUMNS)
-        self._split = self._optional_split(split_column)
-        self._check_types()
+        schema = self._file.schema_arrow
+        self.task: TaskName = task or columns.task(schema, str(path))
+        self._names = {what: columns.find(what, schema, str(path)) for what in COLUMNS}
+        for what in _NEEDED[self.task]:
+            if self._names[what] is None:
+                raise no_column(what, " or ".join(COLUMNS[what]), schema, str(path))
+            check_type(what, str(self._names[what]), schema, str(path))
         if not len(self):
             raise DataError(f"{path} has no rows")
 
@@ -126,21 +205,67 @@ class Dataset:
             DataError: an image has no caption, or an empty one.
         """
         found = []
-        for number, value in enumerate(self._read(self._caption)):
-            captions = (value,) if isinstance(value, str) else tuple(value or ())
+        for number, captions in enumerate(self.raw_captions()):
             if not captions or any(caption is None or not caption.strip() for caption in captions):
                 raise DataError(
-                    f"{self.path} row {number}: every image needs captions, none of them empty; got {value!r}"
+                    f"{self.path} row {number}: every image needs captions, none of them empty; got {captions!r}"
                 )
             found.append(captions)
         return found
 
+    def raw_captions(self) -> list[tuple[Any, ...]]:
+        """Return the captions of every image as they are, empty ones and all."""
+        return [captions_of(value) for value in self._read("caption")]
+
+    def labels(self) -> tuple[list[int], tuple[str, ...]]:
+        """Return the class of every image and the names of all classes.
+
+        Names are those of the file's description, or the labels themselves in order of the alphabet.
+
+        Raises:
+            DataError: a label is missing, or names no class.
+        """
+        values = self._read("label")
+        for number, value in enumerate(values):
+            if value is None:
+                raise DataError(f"{self.path} row {number}: the label is missing")
+        if isinstance(values[0], str):
+            names = tuple(sorted(set(values)))
+            place = {name: index for index, name in enumerate(names)}
+            return [place[value] for value in values], names
+        names = label_names(self._file.schema_arrow, str(self._names["label"]))
+        names = names or tuple(str(label) for label in range(max(values) + 1))
+        check_labels(values, len(names), str(self.path))
+        return values, names
+
+    def groups(self) -> list[str] | None:
+        """Return the group of every image; None where the file gives none.
+
+        Raises:
+            DataError: some images have a group and others none.
+        """
+        if self._names["group"] is None:
+            return None
+        groups = self._read("group")
+        if None in groups:
+            raise DataError(f"{self.path} row {groups.index(None)}: the group is missing")
+        return [str(group) for group in groups]
+
+    def pairs(self) -> list[int]:
+        """Return the pair of every image."""
+        return self._read("pair")
+
     def splits(self) -> list[str | None] | None:
         """Return the split of every image; None where the file gives none."""
-        if self._split is None:
+        if self._names["split"] is None:
             return None
-        splits = self._read(self._split)
+        splits = self._read("split")
         return None if all(split is None for split in splits) else splits
+
+    def templates(self) -> tuple[str, ...]:
+        """Return the prompt templates that came with the data; there may be none."""
+        content = (self._file.schema_arrow.metadata or {}).get(b"headmask", b"{}")
+        return tuple(json.loads(content).get("templates", ()))
 
     def images(self) -> Iterator[bytes]:
         """Yield the encoded image of every row, one row group in memory at a time.
@@ -149,64 +274,97 @@ class Dataset:
             DataError: neither bytes nor a readable file inside the data file's folder.
         """
         number = 0
-        for batch in self._batches(self._image):
+        for batch in self._batches("image"):
             for value in batch.column(0).to_pylist():
-                yield self._encoded(value, number)
+                yield image_bytes(value, self.path.parent, f"{self.path} row {number}")
                 number += 1
 
-    def _encoded(self, value: Any, number: int) -> bytes:
-        if isinstance(value, bytes):
-            return value
-        if value is None or (value.get("bytes") is None and not value.get("path")):
-            raise DataError(f"{self.path} row {number}: the image has neither bytes nor a path")
-        content: bytes | None = value.get("bytes")
-        return (
-            content
-            if content is not None
-            else read_inside(self.path.parent, value["path"], f"{self.path} row {number}")
-        )
+    def _read(self, what: str) -> list[Any]:
+        return [value for batch in self._batches(what) for value in batch.column(0).to_pylist()]
 
-    def _read(self, column: str) -> list[Any]:
-        return [value for batch in self._batches(column) for value in batch.column(0).to_pylist()]
-
-    def _batches(self, column: str) -> Iterator[pa.RecordBatch]:
+    def _batches(self, what: str) -> Iterator[pa.RecordBatch]:
         try:
-            yield from self._file.iter_batches(batch_size=ROW_GROUP, columns=[column], use_threads=False)
+            yield from self._file.iter_batches(batch_size=ROW_GROUP, columns=[self._names[what]], use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path} is damaged: {str(error).splitlines()[0]}") from None
 
-    def _column(self, what: str, asked: str | None, usual: Sequence[str]) -> str:
-        names = self._file.schema_arrow.names
-        for name in [asked] if asked else usual:
-            if name in names:
-                return name
-        wanted = asked or " or ".join(usual)
-        raise DataError(
-            f"{self.path} has no {what} column {wanted}; it has {', '.join(names)}. Name one with --{what}-column"
+
+def captions_of(value: Any) -> tuple[Any, ...]:
+    """Return a cell of a caption column as captions."""
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def image_bytes(value: Any, folder: Path | None, where: str) -> bytes:
+    """Return the encoded image of a cell of an image column.
+
+    Args:
+        value: bytes, or a struct of bytes and path.
+        folder: where paths lead from; None where only bytes can be had.
+        where: names the cell in errors.
+
+    Raises:
+        DataError: neither bytes nor a readable file inside the folder.
+    """
+    if isinstance(value, bytes):
+        return value
+    content: bytes | None = None if value is None else value.get("bytes")
+    if content is not None:
+        return content
+    path = None if value is None else value.get("path")
+    if not path or folder is None:
+        raise DataError(f"{where}: the image has neither bytes nor a path" + ("" if not path else " that can be read"))
+    return read_inside(folder, path, where)
+
+
+def label_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
+    """Return the class names that a file's description for the Hugging Face hub gives a column; there may be none."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(features[column]["names"])
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def check_labels(values: Sequence[int], num_classes: int, where: str) -> None:
+    """Check that labels name classes.
+
+    Raises:
+        DataError: one does not.
+    """
+    for number, value in enumerate(values):
+        if not 0 <= value < num_classes:
+            raise DataError(f"{where} row {number}: label must be 0 to {num_classes - 1}; got {value}")
+
+
+def check_type(what: str, column: str, schema: pa.Schema, where: str) -> None:
+    """Check that a column has a type that can be read.
+
+    Raises:
+        DataError: it has not.
+    """
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    listed = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+    is_text = pa.types.is_string(listed) or pa.types.is_large_string(listed)
+    if what == "image":
+        is_struct = pa.types.is_struct(kind) and {"bytes", "path"} & {each.name for each in kind}
+        fits, wanted = (
+            is_struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind),
+            "struct<bytes, path> or binary",
         )
-
-    def _optional_split(self, asked: str | None) -> str | None:
-        if asked is None and "split" not in self._file.schema_arrow.names:
-            return None
-        return self._column("split", asked, ("split",))
-
-    def _check_types(self) -> None:
-        schema = self._file.schema_arrow
-        image, caption = schema.field(self._image).type, schema.field(self._caption).type
-        is_struct = pa.types.is_struct(image) and {"bytes", "path"} & {field.name for field in image}
-        if not (is_struct or _is_binary(image)):
-            raise DataError(
-                f"{self.path}: image column {self._image} must be struct<bytes, path> or binary; got {image}"
-            )
-        listed = caption.value_type if pa.types.is_list(caption) or pa.types.is_large_list(caption) else caption
-        if not (pa.types.is_string(listed) or pa.types.is_large_string(listed)):
-            raise DataError(
-                f"{self.path}: caption column {self._caption} must be string or list<string>; got {caption}"
-            )
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    elif what == "caption":
+        fits, wanted = is_text, "string or list<string>"
+    elif what == "label" and listed is not kind:
+        raise DataError(
+            f"{where}: label column {column} holds several labels per image ({kind}); multi-label data is not "
+            "supported, give every image one label"
+        )
+    elif what == "label":
+        fits, wanted = is_text or pa.types.is_integer(kind), "integer or string"
+    else:
+        fits, wanted = pa.types.is_integer(kind), "integer"
+    if not fits:
+        raise DataError(f"{where}: {what} column {column} must be {wanted}; got {kind}")
 
 
 def read_inside(folder: Path, name: str, where: str) -> bytes:

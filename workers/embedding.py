@@ -1,22 +1,69 @@
-"""Embeddings of the side that no mask changes, by the stock tower: of captions when image heads are searched."""
+"""Embeddings of the side that no mask changes, by the stock tower: of captions when image heads are searched.
+
+They are kept on disk under a digest of everything that decides them, so that the next search finds them.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers.inputs import Normalisation
-from workers.pixels import Pixels
+from workers.pixels import Pixels, cache_folder
 
 # N images, Q captions, T tokens, E embedding, B batch
+
+_log = logging.getLogger(__name__)
+
+
+def kept(
+    decides: tuple[Any, ...], make: Callable[[], NDArray[np.float32]], *, folder: Path | None = None
+) -> NDArray[np.float32]:
+    """Return embeddings from the cache, or made now and kept there.
+
+    Args:
+        decides: everything that decides them, but for the version of torch: texts, bytes, modules by their structure.
+        make: computes them.
+        folder: of the cache; see `workers.pixels.cache_folder`.
+    """
+    folder = folder or cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"embeddings-{_key(decides)}.npz"
+    with FileLock(path.with_suffix(".lock")):
+        if path.exists():
+            try:
+                with np.load(path, allow_pickle=False) as content:  # The archive's checksums find damage.
+                    found: NDArray[np.float32] = content["embeddings"]
+                return found
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                _log.warning("embeddings %s are damaged (%s) and are made again", path, error)
+        embeddings = make()
+        temporary = path.with_suffix(".part")
+        with temporary.open("wb") as file:
+            np.savez(file, embeddings=embeddings)
+        temporary.replace(path)
+    return embeddings
+
+
+def _key(decides: tuple[Any, ...]) -> str:
+    digest = hashlib.sha256(f"torch {torch.__version__}|{torch.backends.cpu.get_cpu_capability()}".encode())
+    for part in decides:
+        content = part.tobytes() if isinstance(part, np.ndarray) else str(part).encode()
+        digest.update(f"|{len(content)}|".encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()[:32]
 
 
 def embed_texts(clip: Any, tokens_QT: Tensor, *, threads: int, batch: int = 32) -> NDArray[np.float32]:

@@ -10,9 +10,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
+from workers.ahead import ahead
 from workers.dataset import Dataset
 from workers.images import decode_image
 from workers.preprocess import UInt8Preprocess
@@ -164,12 +163,5 @@ def _decoded(dataset: Dataset, preprocess: UInt8Preprocess) -> Iterator[tuple[ND
         digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
         return preprocess(image), digest
 
-    workers = os.cpu_count() or 1
-    ahead: deque[Future[tuple[NDArray[np.uint8], bytes]]] = deque()
-    with ThreadPoolExecutor(workers) as executor:
-        for row, content in enumerate(dataset.images()):
-            ahead.append(executor.submit(decode, content, row))
-            if len(ahead) > 4 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    rows = enumerate(dataset.images())
+    yield from ahead(lambda pair: decode(pair[1], pair[0]), rows)

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from headmask.errors import ModelError
 from headmask.mask import HeadGrid, HeadMask, stack
-from headmask.towers import TowerName
+from headmask.towers import TowerName, grid_of
 from headmask.views import TowerView
 from workers.constants import USUAL_CHUNK, AnyPrecision, Constants, Precision, measured_chunk, resolved_precision
 from workers.engine import Engine
@@ -56,17 +57,21 @@ class Payload:
 
     tower: PackedTower
     tower_name: TowerName
-    splits: Mapping[str, SplitArrays]
+    splits: Mapping[str, Mapping[str, SplitArrays]]
+    """By split, then by what the metrics of a data set begin with: nothing where there is only one data set."""
     normalisation: Normalisation
     settings: ScorerSettings
 
     def gathered(self) -> Payload:
         """Return the payload with its pixels in arrays of their own, fit to travel."""
         splits = {
-            name: replace(split, inputs=split.inputs.gathered()) if isinstance(split.inputs, Pixels) else split
-            for name, split in self.splits.items()
+            name: {prefix: _gathered(arrays) for prefix, arrays in parts.items()} for name, parts in self.splits.items()
         }
         return replace(self, splits=splits)
+
+
+def _gathered(arrays: SplitArrays) -> SplitArrays:
+    return replace(arrays, inputs=arrays.inputs.gathered()) if isinstance(arrays.inputs, Pixels) else arrays
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class Wanted:
     precision: AnyPrecision = "float32"
     chunk: int | None = None
     """Inputs computed together; None measures."""
+    baseline: bool = False
+    """Whether the search split's baseline is a constant, because losses against it are limited."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +105,15 @@ class Replica:
     _tower: nn.Module = field(init=False, repr=False)
     _views: dict[str, TowerView] = field(init=False, default_factory=dict, repr=False)
     """The proven view of each precision."""
-    _scorers: dict[tuple[str, str], Scorer] = field(init=False, default_factory=dict, repr=False)
+    _scorers: dict[tuple[str, str, str], Scorer] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._tower = self.payload.tower.unpack()
+
+    @property
+    def grid(self) -> HeadGrid:
+        """Layers and heads of the tower."""
+        return grid_of(self._tower, self.payload.tower_name)
 
     def device_kind(self) -> str:
         """Return the kind of device and version that decide the last bits of a score."""
@@ -118,6 +130,12 @@ class Replica:
             means_LHd = self.engine("search", "float32", USUAL_CHUNK).means().cpu().numpy()
             constants = replace(constants, means_LHd=means_LHd)
         self.adopt(constants)
+        if wanted.baseline:
+            empty = HeadMask.empty(self.grid)
+            (score,) = self.score(Stage("search", constants.precision), self.grid, [empty.words])
+            if score.failure:
+                raise ModelError(f"nothing can be compared with the model as it is: {score.failure}")
+            constants = replace(constants, baseline=score.metrics)
         return constants
 
     def measure(self, wanted: Wanted) -> Constants:
@@ -134,16 +152,20 @@ class Replica:
 
     def score(self, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[MaskScore]:
         """Return the scores of masks given by their words, in the order given."""
-        scorer = self._scorer(stage)
-        return scorer.score(stack(HeadMask(grid, word) for word in words), ranks=stage.ranks)
+        masks_MLH = stack(HeadMask(grid, word) for word in words)
+        parts = {
+            prefix: self._scorer(stage, prefix).score(masks_MLH, ranks=stage.ranks)
+            for prefix in self.payload.splits[stage.split]
+        }
+        return [merged(dict(zip(parts, scores, strict=True))) for scores in zip(*parts.values(), strict=True)]
 
-    def _scorer(self, stage: Stage) -> Scorer:
+    def _scorer(self, stage: Stage, prefix: str) -> Scorer:
         if self.constants is None:
             raise RuntimeError("a replica settles or adopts the constants of the study before it scores")
-        key = stage.split, stage.precision
+        key = stage.split, prefix, stage.precision
         if key not in self._scorers:
             means_LHd = self.constants.means_LHd
-            split = self.payload.splits[stage.split]
+            split = self.payload.splits[stage.split][prefix]
             self._scorers[key] = Scorer(
                 self._view(split, stage.precision),
                 split,
@@ -155,8 +177,8 @@ class Replica:
         return self._scorers[key]
 
     def engine(self, split_name: str, precision: Precision, chunk: int) -> Engine:
-        """Return an engine over a split, ablation `zero`."""
-        split = self.payload.splits[split_name]
+        """Return an engine over a split of the first data set, ablation `zero`."""
+        split = next(iter(self.payload.splits[split_name].values()))
         view = self._view(split, precision)
         return Engine(view, make_inputs(split.inputs, view, self.payload.normalisation), chunk=chunk)
 
@@ -171,3 +193,14 @@ class Replica:
                 device=self.device,
             )
         return self._views[precision]
+
+
+def merged(parts: Mapping[str, MaskScore]) -> MaskScore:
+    """Return a mask's score over all data sets from its scores on each, by what their metrics begin with."""
+    seconds = sum(score.seconds for score in parts.values())
+    failed = {prefix.rstrip("/"): score.failure for prefix, score in parts.items() if score.failure}
+    if failed:
+        return MaskScore({}, seconds, "; ".join(f"{name}: {why}" if name else why for name, why in failed.items()))
+    metrics = {f"{prefix}{name}": value for prefix, score in parts.items() for name, value in score.metrics.items()}
+    ranks = tuple(part for score in parts.values() for part in score.ranks or ())
+    return MaskScore(metrics, seconds, ranks=ranks or None)

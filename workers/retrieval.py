@@ -1,136 +1,88 @@
-"""Retrieval data ready for scoring: decoded images with their captions, by split."""
+"""Image-text retrieval by counted ranks, after CLIP_benchmark's protocol.
+
+Embeddings are L2-normalised float32, the score of a pair is their dot product, all captions are used. A rank is the
+number of competitors *not strictly less* than the target. The target's score is read from the same tile of the
+similarity matrix as its competitors' scores, because a separate dot product rounds differently.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from headmask.errors import DataError
-from workers.dataset import Dataset
-from workers.pixels import PixelCache, Pixels, load_pixels
-from workers.preprocess import UInt8Preprocess
-from workers.splits import SPLITS, drawn_splits, given_splits
+from workers.tasks import KS, RECALLS, Ranks, Share, Targets, clipped
 
-# N images, Q captions
+# N images, Q captions, E embedding, t captions in a tile
 
-ALL = "all"
-"""Name of the split that holds a whole file."""
+_TILE_SCORES = 1 << 22
 
 
-@dataclass(frozen=True)
-class RetrievalSplit:
-    """One split of an image-caption data set."""
+@dataclass(frozen=True, eq=False)
+class RetrievalTargets(Targets):
+    """Which image each caption belongs to.
 
-    name: str
-    pixels: Pixels
-    captions: tuple[str, ...]
-    """All captions, image by image (Q)."""
+    `t2i` ranks, for each caption, the images that score not less than its own; `i2t`, for each image, the captions of
+    other images that score not less than its best own caption.
+    """
+
     image_of_caption_Q: NDArray[np.int64]
-    clusters_N: NDArray[np.int64]
-    """Resampling cluster of every image: images with identical pixels or an identical caption share one."""
-    digest: str
-    """Covers pixels, captions, order and name; the same however the file is laid out."""
+    """Ascending from 0; every image has a caption."""
+
+    task = "retrieval"
+    default_objective = "mean_recall"
+
+    @cached_property
+    def shares(self) -> Mapping[str, tuple[Share, ...]]:
+        """Recall at 1, 5 and 10 in both directions, and their mean."""
+        recalls = [Share(direction, k) for direction in ("t2i", "i2t") for k in KS]
+        return {"mean_recall": tuple(recalls), **{name: (each,) for name, each in zip(RECALLS, recalls, strict=True)}}
+
+    @property
+    def image_of_queries(self) -> Mapping[str, NDArray[np.int64]]:
+        """Captions belong to their image, images to themselves."""
+        return {"t2i": self.image_of_caption_Q, "i2t": np.arange(int(self.image_of_caption_Q[-1]) + 1)}
+
+    def measure(self, image_NE: Tensor, text_QE: Tensor) -> Ranks:
+        """Return the ranks of all captions and images."""
+        return retrieval_ranks(image_NE, text_QE, torch.from_numpy(np.array(self.image_of_caption_Q)))
+
+    def first(self, num_images: int) -> tuple[RetrievalTargets, int]:
+        """Return the targets of the first images, and how many captions they have."""
+        num_captions = int(np.searchsorted(self.image_of_caption_Q, num_images))
+        return RetrievalTargets(self.image_of_caption_Q[:num_captions]), num_captions
 
 
-def load_retrieval(
-    path: Path,
-    preprocess: UInt8Preprocess,
-    *,
-    whole: bool = False,
-    draw_splits: bool = False,
-    seed: int = 0,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    split_column: str | None = None,
-    cache: Path | None = None,
-) -> dict[str, RetrievalSplit]:
-    """Return the splits of a Parquet file, decoded with a model's preprocessing.
+def retrieval_ranks(image_NE: Tensor, text_QE: Tensor, image_of_caption_Q: Tensor) -> Ranks:
+    """Return the ranks of all captions and images.
+
+    Tiles have the same shapes for every mask, and the whole matrix is never held.
 
     Args:
-        path: the file.
-        preprocess: of the model.
-        whole: one split `all` with every row instead of search, confirm and test.
-        draw_splits: draw the splits even where the file gives them.
-        seed: of drawn splits.
-        image_column: see `Dataset`.
-        caption_column: see `Dataset`.
-        split_column: see `Dataset`.
-        cache: folder of the pixel cache; see `workers.pixels.cache_folder`.
-
-    Raises:
-        DataError: the file, an image, a caption or a split is not as it must be.
+        image_NE: (N, E) float32, L2-normalised, finite.
+        text_QE: (Q, E) float32, L2-normalised.
+        image_of_caption_Q: (Q,) int64, the image that each caption belongs to; every image has a caption.
     """
-    dataset = Dataset(path, image_column=image_column, caption_column=caption_column, split_column=split_column)
-    captions = dataset.captions()
-    given = dataset.splits()
-    if not whole and not draw_splits and given is not None:
-        # A column that cannot be used is said before minutes of decoding.
-        given_splits(given, [str(row) for row in range(len(given))])
-    decoded = load_pixels(dataset, preprocess, folder=cache)
-    if whole:
-        rows = {ALL: np.arange(len(captions))}
-    elif draw_splits or given is None:
-        rows = drawn_splits(decoded.digests, seed)
-    else:
-        rows = given_splits(given, decoded.digests)
-    return {name: _split(name, chosen, captions, decoded) for name, chosen in rows.items()}
-
-
-def take_split(splits: dict[str, RetrievalSplit], name: str) -> RetrievalSplit:
-    """Return one split by name.
-
-    Raises:
-        DataError: there is no such split.
-    """
-    if name not in splits:
-        raise DataError(f"split must be one of {', '.join((*SPLITS, ALL))}; got {name!r}")
-    return splits[name]
-
-
-def _split(
-    name: str, rows_N: NDArray[np.int64], captions: list[tuple[str, ...]], decoded: PixelCache
-) -> RetrievalSplit:
-    texts = [captions[row] for row in rows_N]
-    digests = [decoded.digests[row] for row in rows_N]
-    digest = hashlib.sha256(name.encode())
-    for image, image_texts in zip(digests, texts, strict=True):
-        digest.update(f"|{image}".encode())
-        for text in image_texts:
-            digest.update(hashlib.sha256(text.encode()).digest())
-    return RetrievalSplit(
-        name=name,
-        pixels=Pixels(decoded.pixels_NCYX, np.asarray(rows_N, dtype=np.int64)),
-        captions=tuple(text for image_texts in texts for text in image_texts),
-        image_of_caption_Q=np.repeat(np.arange(len(texts)), [len(image_texts) for image_texts in texts]),
-        clusters_N=_clusters(digests, texts),
-        digest=digest.hexdigest(),
-    )
-
-
-def _clusters(digests: list[str], texts: list[tuple[str, ...]]) -> NDArray[np.int64]:
-    """Return the connected components of images that share pixels or a caption, numbered by first image."""
-    parent = list(range(len(digests)))
-
-    def root(image: int) -> int:
-        while parent[image] != image:
-            parent[image] = parent[parent[image]]
-            image = parent[image]
-        return image
-
-    sharing: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for image, (digest, image_texts) in enumerate(zip(digests, texts, strict=True)):
-        sharing["pixels", digest].append(image)
-        for text in set(image_texts):
-            sharing["caption", text].append(image)
-    for images in sharing.values():
-        for image in images[1:]:
-            first, second = sorted((root(images[0]), root(image)))
-            parent[second] = first
-    roots = [root(image) for image in range(len(digests))]
-    numbers = {found: number for number, found in enumerate(dict.fromkeys(roots))}
-    return np.array([numbers[found] for found in roots], dtype=np.int64)
+    image_of_caption_Q = image_of_caption_Q.to(image_NE.device)
+    num_images = len(image_NE)
+    tile = max(1, _TILE_SCORES // num_images)
+    slices = [slice(start, start + tile) for start in range(0, len(text_QE), tile)]
+    t2i_Q = torch.empty(len(text_QE), dtype=torch.int64, device=image_NE.device)
+    target_Q = torch.empty(len(text_QE), dtype=torch.float32, device=image_NE.device)
+    for part in slices:
+        scores_tN = text_QE[part] @ image_NE.T
+        target_Q[part] = scores_tN.gather(1, image_of_caption_Q[part, None]).squeeze(1)
+        t2i_Q[part] = (scores_tN >= target_Q[part, None]).sum(1) - 1
+    best_N = torch.full((num_images,), -torch.inf, device=image_NE.device)
+    best_N.scatter_reduce_(0, image_of_caption_Q, target_Q, "amax")
+    not_less_N = torch.zeros(num_images, dtype=torch.int64, device=image_NE.device)
+    for part in slices:
+        not_less_N += (text_QE[part] @ image_NE.T >= best_N).sum(0)
+    own_N = torch.zeros_like(not_less_N)
+    own_N.index_add_(0, image_of_caption_Q, (target_Q >= best_N[image_of_caption_Q]).long())
+    return {"t2i": clipped(t2i_Q), "i2t": clipped(not_less_N - own_N)}

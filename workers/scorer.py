@@ -1,4 +1,4 @@
-"""The scorer: a model and a retrieval split on one device; masks in, scores out. It knows nothing of Ray.
+"""The scorer: a model and a split on one device; masks in, scores out. It knows nothing of Ray.
 
 A score is a function of the mask alone: chunk size, tile size, precision and thread count are constants of the study,
 and nothing that is computed for a mask depends on what else is in the batch.
@@ -25,8 +25,8 @@ from headmask.views import TextView, TowerView
 from workers.constants import Precision
 from workers.engine import Engine
 from workers.inputs import Normalisation, make_inputs
-from workers.metrics import Ranks, retrieval_ranks
 from workers.pixels import Pixels
+from workers.tasks import Ranks, Targets
 
 # M masks, L layers, H heads, d head width, N images, Q captions, E embedding
 
@@ -44,7 +44,8 @@ class MaskScore:
     seconds: float
     """This mask's share of the batch's time."""
     failure: str | None = None
-    ranks: Ranks | None = None
+    ranks: tuple[Ranks, ...] | None = None
+    """Of every data set, where they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class SplitArrays:
     """A split as arrays: what a scorer reads, and what travels to a replica."""
 
     inputs: Pixels | NDArray[np.int64]
-    """What the searched tower is given: images, or the captions' token ids (Q, T)."""
+    """What the searched tower is given: images, or the texts' token ids (Q, T)."""
     other_E: NDArray[np.float32]
-    """L2-normalised embeddings of the other side, which no mask changes: of captions (Q, E), or of images (N, E)."""
-    image_of_caption_Q: NDArray[np.int64]
+    """L2-normalised embeddings of the other side, which no mask changes: of captions or classes (Q, E), or of images
+    (N, E)."""
+    targets: Targets
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Scorer:
     Args:
         view: of the searched tower on its device, in the precision of the search, proven: see `proven_view`. Scorers
             of several splits share one.
-        split: the tower's inputs, the other side's embeddings and which caption belongs to which image.
+        split: the tower's inputs, the other side's embeddings and what is right.
         normalisation: of the model's preprocessing.
         settings: constants of the study.
         chunk: inputs computed together; a constant of the study too.
@@ -103,7 +105,7 @@ class Scorer:
             chunk=chunk,
         )
         self._other_E = torch.from_numpy(np.array(split.other_E)).to(view.device)
-        self._image_of_caption_Q = torch.from_numpy(np.array(split.image_of_caption_Q)).to(view.device)
+        self._targets = split.targets
 
     def score(self, masks_MLH: BoolArray, *, ranks: bool = False) -> list[MaskScore]:
         """Return the metrics with the marked heads ablated, one entry per mask, in the order given.
@@ -125,16 +127,20 @@ class Scorer:
         embeddings_M = self._engine.embed([HeadMask.from_bools(mask_LH) for mask_LH in masks_MLH])
         scores = [self._rank(embedding_E, keep=ranks) for embedding_E in embeddings_M]
         seconds = (time.perf_counter() - started) / len(scores)
-        return [MaskScore(metrics, seconds, failure, kept) for metrics, failure, kept in scores]
+        return [
+            MaskScore(metrics, seconds, failure, None if kept is None else (kept,)) for metrics, failure, kept in scores
+        ]
 
     @torch.inference_mode()
     def _rank(self, embedding_E: Tensor, *, keep: bool) -> tuple[dict[str, float], str | None, Ranks | None]:
         if not bool(torch.isfinite(embedding_E).all()):
             return {}, "non-finite embeddings", None
-        sides = F.normalize(embedding_E, dim=-1), self._other_E
-        image_NE, text_QE = sides[::-1] if self._searches_text else sides
-        found = retrieval_ranks(image_NE, text_QE, self._image_of_caption_Q)
-        metrics = found.metrics()
+        own_E = F.normalize(embedding_E, dim=-1)
+        if self._searches_text:
+            found = self._targets.measure(self._other_E, self._targets.pooled(own_E))
+        else:
+            found = self._targets.measure(own_E, self._other_E)
+        metrics = self._targets.values(found)
         failure = None if all(map(math.isfinite, metrics.values())) else "non-finite metric"
         return metrics, failure, found if keep else None
 

@@ -1,9 +1,13 @@
-"""Which image belongs to which split: by a column, or drawn by seed and image."""
+"""Which image belongs to which split: by a column, by a source's own splits, or drawn by seed and image."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +16,96 @@ from headmask.errors import DataError
 
 SPLITS = ("search", "confirm", "test")
 FRACTIONS = (0.4, 0.2, 0.4)
+USUAL = MappingProxyType(
+    {
+        **dict.fromkeys(("search", "train", "restval"), "search"),
+        **dict.fromkeys(("confirm", "val", "valid", "validation", "dev"), "confirm"),
+        "test": "test",
+    }
+)
+"""What sources call the splits."""
+SEARCH_SHARE = 2 / 3
+"""Of a source's split that becomes both search and confirm."""
+
+
+@dataclass(frozen=True)
+class SplitMap:
+    """Which splits of a source become search, confirm and test; the usual ones by name where nothing is said."""
+
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Our splits by the source's; those that are not named are left out."""
+    is_open: bool = False
+    """Whether the splits are left to be drawn when the data is searched."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the map written as `search=train+restval,confirm=val,test=test`.
+
+        Raises:
+            DataError: it is not written so, or a split is named that is none of ours.
+        """
+        sources: dict[str, tuple[str, ...]] = {}
+        for part in text.split(","):
+            target, equals, names = part.strip().partition("=")
+            if target not in SPLITS or not equals or not names.strip("+ "):
+                raise DataError(
+                    f"--splits must be like search=train+restval,confirm=val,test=test with {', '.join(SPLITS)} on the "
+                    f"left; got {text!r}"
+                )
+            for name in (name.strip() for name in names.split("+")):
+                sources[name] = (*sources.get(name, ()), target)
+        return cls(sources)
+
+    def __str__(self) -> str:
+        return "drawn" if self.is_open else ",".join(f"{'+'.join(to)}={name}" for name, to in self.sources.items())
+
+    def fitted(self, names: Collection[str]) -> SplitMap:
+        """Return the map for a source with these splits.
+
+        A source with one split alone says nothing about ours; they are drawn when the data is searched.
+
+        Raises:
+            DataError: a split is named that the source lacks, or has no usual name.
+        """
+        listed = ", ".join(sorted(names)) or "none"
+        if self.sources:
+            missing = [name for name in self.sources if name not in names]
+            if missing:
+                raise DataError(f"--splits names {', '.join(missing)}; the source's splits are {listed}")
+            return self
+        if len(names) < 2:
+            return SplitMap(is_open=True)
+        strange = [name for name in names if name.lower() not in USUAL]
+        if strange:
+            raise DataError(
+                f"the source's splits are {listed}; say which become which with --splits, such as "
+                f"search={strange[0]},confirm=...,test=..."
+            )
+        return SplitMap({name: (USUAL[name.lower()],) for name in sorted(names)})
+
+    def leaves_out(self, name: str | None) -> bool:
+        """Return whether images of a source's split are left out."""
+        return not self.is_open and name is not None and name not in self.sources
+
+    def target(self, name: str | None, key: bytes) -> str | None:
+        """Return the split of an image of a source's split; None where it will be drawn.
+
+        Where a split becomes several, the image's content decides, so that identical images stay together.
+
+        Raises:
+            DataError: the image has no split, though others have.
+        """
+        if self.is_open:
+            return None
+        if name is None:
+            raise DataError("it has no split, though others have")
+        targets = self.sources[name]
+        if len(targets) == 1:
+            return targets[0]
+        place = int.from_bytes(hashlib.sha256(key).digest()[:8]) / 2**64
+        if set(targets) == {"search", "confirm"}:
+            return "search" if place < SEARCH_SHARE else "confirm"
+        return targets[int(place * len(targets))]
 
 
 def given_splits(splits: Sequence[str | None], digests: Sequence[str]) -> dict[str, NDArray[np.int64]]:
@@ -41,7 +135,7 @@ def given_splits(splits: Sequence[str | None], digests: Sequence[str]) -> dict[s
 def drawn_splits(
     digests: Sequence[str], seed: int, fractions: Sequence[float] = FRACTIONS
 ) -> dict[str, NDArray[np.int64]]:
-    """Return the rows of every split, drawn by seed over distinct images: identical pixels stay together.
+    """Return the rows of every split, drawn by seed over distinct digests: rows with the same digest stay together.
 
     An image's place depends on the seed and the set of images, not on their order.
 

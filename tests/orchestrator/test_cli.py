@@ -273,7 +273,7 @@ def test_photos_of_all_kinds_become_a_data_set(headmask, tmp_path):
                "--out", tmp_path / "my.parquet"]  # fmt: skip
     code, _, err = headmask(*command)
     assert code == 2
-    assert "captions.csv has 2 bad rows; mend them, or pass --on-bad-row skip:" in err
+    assert "the source has 2 bad rows; mend them, or pass --on-bad-row skip:" in err
     assert "line 8 (torn.jpg): cannot be read as an image" in err
     assert "line 9 (missing.png): cannot read 'missing.png'" in err
     assert not (tmp_path / "my.parquet").exists()

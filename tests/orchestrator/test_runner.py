@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -24,7 +25,7 @@ from orchestrator.tables import sentences
 from orchestrator.verdict import Verdict
 from tests.orchestrator.studies import resume, start, trials
 from workers.dataset import Dataset
-from workers.metrics import retrieval_ranks
+from workers.retrieval import RetrievalTargets
 from workers.scorer import MaskScore, Scorer
 
 
@@ -91,7 +92,7 @@ def test_the_folded_checkpoint_gives_the_reported_test_recall(tiny_config, relia
     assert result.selected
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{config.folder / 'folded'}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{config.folder / 'folded'}")
-    assert recall_of(model.eval(), preprocess, tokenizer, config.data.path) == pytest.approx(
+    assert recall_of(model.eval(), preprocess, tokenizer, Path(config.data[0].path)) == pytest.approx(
         result.splits.test.selected["mean_recall"], abs=1e-9
     )
 
@@ -102,11 +103,11 @@ def recall_of(model, preprocess, tokenizer, data):
     encoded, captions = list(dataset.images()), dataset.captions()
     images = torch.stack([preprocess(Image.open(io.BytesIO(encoded[row]))) for row in rows])
     texts = [caption for row in rows for caption in captions[row]]
-    targets = np.repeat(np.arange(len(rows)), [len(captions[row]) for row in rows])
     with torch.no_grad():
         image_NE = F.normalize(model.encode_image(images), dim=-1)
         text_QE = F.normalize(model.encode_text(tokenizer(texts)), dim=-1)
-    return retrieval_ranks(image_NE, text_QE, torch.from_numpy(targets)).metrics()["mean_recall"]
+    targets = RetrievalTargets(np.repeat(np.arange(len(rows)), [len(captions[row]) for row in rows]))
+    return targets.values(targets.measure(image_NE, text_QE))["mean_recall"]
 
 
 def test_every_ablation_can_be_searched(tiny_config):

@@ -7,12 +7,13 @@ from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.store import TrialRecord
 from orchestrator.verdict import CONFIRM, TEST, decide
-from workers.metrics import Ranks
 from workers.pool import Result
+from workers.retrieval import RetrievalTargets
 from workers.scorer import MaskScore
 
 GRID = HeadGrid(3, 4)
 EMPTY = HeadMask.empty(GRID)
+TARGETS = RetrievalTargets(np.arange(30).repeat(2))
 GOOD, LUCKY, SINGLE = (HeadMask.from_text(GRID, text) for text in ("L0H0,L1H1", "L0H2,L2H3", "L2H0"))
 
 
@@ -37,8 +38,8 @@ class ScriptedPool:
             return MaskScore({"mean_recall": self.confirm.get(mask, 0.1)}, 0.0)
         ranks_N = np.full(30, 200, np.uint8)
         ranks_N[: 10 + (0 if mask.is_empty else self.num_turned)] = 0
-        ranks = Ranks(np.repeat(ranks_N, 2), ranks_N)
-        return MaskScore(ranks.metrics(), 0.0, ranks=ranks)
+        ranks = {"t2i": np.repeat(ranks_N, 2), "i2t": ranks_N}
+        return MaskScore(TARGETS.values(ranks), 0.0, ranks=(ranks,))
 
 
 def records(values):

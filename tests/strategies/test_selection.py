@@ -76,9 +76,8 @@ def outcomes(hits, queries=None, weights=None):
     hits_CK = np.asarray(hits, dtype=float)
     hits_CK = hits_CK[:, None] if hits_CK.ndim == 1 else hits_CK
     queries_CK = np.ones_like(hits_CK) if queries is None else np.asarray(queries, dtype=float)
-    return Outcomes(
-        hits_CK, queries_CK, np.full(hits_CK.shape[1], 1 / hits_CK.shape[1]) if weights is None else weights
-    )
+    weights_K = np.full(hits_CK.shape[1], 1 / hits_CK.shape[1]) if weights is None else weights
+    return Outcomes(hits_CK, queries_CK, lambda ratios_RK: ratios_RK @ weights_K)
 
 
 def test_the_interval_is_that_of_scipys_paired_bootstrap():

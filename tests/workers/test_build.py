@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from headmask.errors import DataError
-from workers.build import build_folder
+from workers.build import build as build_dataset
 from workers.dataset import Dataset
+from workers.sources import FolderSource
+from workers.sources.tables import folder
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ GOOD = (
 def build(photos, text, name="captions.csv", **options):
     captions = photos.parent / name
     captions.write_text(text, encoding="utf-8")
-    return build_folder(photos, captions, photos.parent / "out.parquet", **options)
+    return build_dataset(folder(photos, captions), photos.parent / "out.parquet", **options)
 
 
 def test_several_captions_per_image_are_gathered_in_order_of_first_appearance(photos):
@@ -107,7 +109,7 @@ def test_bad_rows_can_be_left_out_and_are_reported(photos):
         ("c.json", "3", "must hold a list of objects"),
         ("c.json", "[3]", "entry 1 must be an object with image and caption; got 3"),
         ("c.txt", "a", r"must be .csv, .json or .jsonl; got c.txt"),
-        ("c.csv", "image,caption\n", "names no usable image"),
+        ("c.csv", "image,caption\n", "the source has no usable image"),
     ],
 )
 def test_caption_files_that_do_not_fit_are_refused(photos, name, text, message):
@@ -124,4 +126,4 @@ def test_an_existing_file_is_kept_unless_told_otherwise(photos):
 
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match="there is no folder of images"):
-        build_folder(tmp_path / "none", tmp_path / "c.csv", tmp_path / "out.parquet")
+        FolderSource(tmp_path / "none", [], [])

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headmask.errors import DataError
-from workers.dataset import Dataset, Row, write_dataset
+from workers.dataset import Columns, Dataset, Row, write_dataset
 
 captions = st.lists(
     st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text.strip()), min_size=1, max_size=4
@@ -57,7 +57,7 @@ def test_plain_binary_images_and_string_captions_are_read_too(tmp_path):
 
 def test_columns_can_be_named(tmp_path):
     path = write(tmp_path / "d.parquet", photo=IMAGES, alt=["a cat"], fold=["test"])
-    dataset = Dataset(path, image_column="photo", caption_column="alt", split_column="fold")
+    dataset = Dataset(path, Columns(image="photo", caption="alt", split="fold"))
     assert dataset.captions() == [("a cat",)]
     assert dataset.splits() == ["test"]
 
@@ -72,7 +72,7 @@ def test_images_may_be_files_beside_the_data(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"caption": ["c"]}, "has no image column image or img or jpg; it has caption. Name one with --image-column"),
+        ({"caption": ["c"]}, "has no image column image or img or .*; it has caption. Name one with --image-column"),
         ({"image": IMAGES}, "has no caption column caption or captions"),
         ({"image": IMAGES, "caption": [3]}, "caption column caption must be string or list<string>; got int64"),
         ({"image": ["path"], "caption": ["c"]}, "must be struct<bytes, path> or binary; got string"),

@@ -115,7 +115,7 @@ def test_the_inline_pool_scores_every_stage(pool):
     assert [result.mask for result in results if result.stage == SEARCH] == masks
     confirm = [result for result in results if result.stage == CONFIRM]
     assert [result.mask for result in confirm] == masks[:3]
-    assert all(len(result.score.ranks.i2t_N) == 20 for result in confirm)
+    assert all(len(result.score.ranks[0]["i2t"]) == 20 for result in confirm)
 
 
 def test_a_closed_inline_pool_forgets_its_queue(pool):

@@ -12,9 +12,9 @@ from headmask.towers import attentions
 from tests.tiny import tiny_clip
 from workers.embedding import embed_texts
 from workers.inputs import Normalisation
-from workers.metrics import retrieval_ranks
 from workers.pixels import Pixels
 from workers.replica import PackedTower
+from workers.retrieval import RetrievalTargets
 from workers.scorer import Scorer, ScorerSettings, SplitArrays, proven_view
 
 NORMALISATION = Normalisation(np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
@@ -25,7 +25,9 @@ def random_split(size, num_images=40, seed=0):
     pixels_NCYX = rng.integers(256, size=(num_images, 3, size, size), dtype=np.uint8)
     text_QE = rng.normal(size=(2 * num_images, 24)).astype(np.float32)
     text_QE /= np.linalg.norm(text_QE, axis=1, keepdims=True)
-    return SplitArrays(Pixels(pixels_NCYX, np.arange(num_images)), text_QE, np.arange(num_images).repeat(2))
+    return SplitArrays(
+        Pixels(pixels_NCYX, np.arange(num_images)), text_QE, RetrievalTargets(np.arange(num_images).repeat(2))
+    )
 
 
 def random_masks(grid, count, seed=0):
@@ -47,9 +49,7 @@ def test_scores_are_those_of_stock_open_clip_with_edited_weights():
     for mask, score in zip(masks, scorer.score(stack(masks)), strict=True):
         with torch.no_grad(), stock_ablation(attentions(model.visual), mask):
             image_NE = F.normalize(model.encode_image(images), dim=-1)
-        expected = retrieval_ranks(
-            image_NE, torch.from_numpy(split.other_E), torch.from_numpy(split.image_of_caption_Q)
-        ).metrics()
+        expected = split.targets.values(split.targets.measure(image_NE, torch.from_numpy(split.other_E)))
         assert score.metrics == pytest.approx(expected, abs=1e-9)
         assert score.failure is None
 
@@ -64,9 +64,10 @@ def test_scores_come_in_the_order_given():
 
 
 def test_ranks_are_kept_when_asked_for():
-    scorer = scorer_of(tiny_clip(), random_split(28))
+    split = random_split(28)
+    scorer = scorer_of(tiny_clip(), split)
     (score,) = scorer.score(stack([HeadMask.empty(scorer.grid)]), ranks=True)
-    assert score.ranks.metrics() == score.metrics
+    assert split.targets.values(score.ranks[0]) == score.metrics
     assert scorer.score(stack([HeadMask.empty(scorer.grid)]))[0].ranks is None
 
 

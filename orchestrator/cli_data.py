@@ -1,0 +1,187 @@
+"""The commands on data: build a data set, show what is in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from orchestrator.cli_tools import Json, print_json
+
+if TYPE_CHECKING:
+    from workers.dataset import Columns
+    from workers.sources import Source
+
+data_app = typer.Typer(help="Build data sets, and show what is in them.", no_args_is_help=True)
+
+ImageColumn = Annotated[str | None, typer.Option(help="Name of the image column.")]
+CaptionColumn = Annotated[str | None, typer.Option(help="Name of the caption column.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
+GroupColumn = Annotated[str | None, typer.Option(help="Name of the group column, for worst-group accuracy.")]
+SplitColumn = Annotated[str | None, typer.Option(help="Name of the split column.")]
+Task = Annotated[
+    str | None, typer.Option(help="retrieval, classification or matching; found by the columns by default.")
+]
+Templates = Annotated[
+    str | None, typer.Option(help="Prompt templates: imagenet (80, default), simple (7), or a file with {c} in lines.")
+]
+ClassNames = Annotated[str | None, typer.Option(help="File of class names in order of labels: lines, or JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+SourceName = Literal[
+    "folder",
+    "coco",
+    "karpathy",
+    "flickr30k",
+    "coco-cn",
+    "flickr30k-cna",
+    "parquet",
+    "webdataset",
+    "imagefolder",
+    "cola",
+]
+
+
+@data_app.command()
+def build(
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    source: Annotated[SourceName, typer.Option("--from", help="Layout of what you have.")] = "folder",
+    images: Annotated[Path | None, typer.Option(help="Folder of images.")] = None,
+    captions: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of captions or labels; for coco-cn and flickr30k-cna, the folder of captions."),
+    ] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option(help="For parquet and webdataset: files, globs, folders; hf://, s3:// and gs:// addresses."),
+    ] = None,
+    splits: Annotated[
+        str | None, typer.Option(help="Which splits become which: search=train+restval,confirm=val,test=test.")
+    ] = None,
+    class_names: ClassNames = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    split_column: SplitColumn = None,
+    on_bad_row: Annotated[Literal["fail", "skip"], typer.Option(help="What a bad row does.")] = "fail",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Make a Parquet data set of what you have on disk. Killed, it goes on where it was when called again."""
+    from rich.console import Console
+
+    from orchestrator.progress import counting
+    from workers.build import build as build_dataset
+    from workers.dataset import Columns
+    from workers.splits import SplitMap
+
+    columns = Columns(image_column, caption_column, label_column, group_column, split=split_column)
+    names = None if class_names is None else Path(class_names)
+    opened = _source(source, images, captions or [], files or [], columns, names)
+    console = Console(stderr=as_json)
+    with counting(console, "images") as on_progress:
+        report = build_dataset(
+            opened,
+            out,
+            splits=None if splits is None else SplitMap.parse(splits),
+            on_bad_row=on_bad_row,
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
+    if as_json:
+        rows = [str(row) for row in report.bad_rows]
+        print_json({**vars(report), "path": str(report.path), "bad_rows": rows})
+        return
+    lines = [f"{out}: {report.num_images} images" + (f", {report.num_captions} captions" * bool(report.num_captions))]
+    lines += [", ".join(f"{name}: {count}" for name, count in sorted(report.splits.items()))] if report.splits else []
+    lines += [f"{report.num_resumed} of them were there from an earlier build"] if report.num_resumed else []
+    lines += [f"left out: {row}" for row in report.bad_rows]
+    lines += (
+        [f"{report.num_unnamed} image files in {images} have no caption and were left out"]
+        if report.num_unnamed
+        else []
+    )
+    missing = [name for name in ("search", "confirm", "test") if report.splits and name not in report.splits]
+    if missing:
+        lines.append(f"There is no {' and no '.join(missing)} split: a search needs --draw-splits, or --splits here.")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _source(
+    name: SourceName, images: Path | None, captions: list[Path], files: list[str], columns: Columns, names: Path | None
+) -> Source:
+    """Return the source that the options name."""
+    from headmask.errors import ConfigError
+    from workers.sources import captions as caption_files
+    from workers.sources.imagefolder import imagefolder
+    from workers.sources.pairs import cola
+    from workers.sources.parquet import ParquetSource
+    from workers.sources.shards import ShardSource
+    from workers.sources.tables import folder
+
+    if name in ("parquet", "webdataset"):
+        if not files:
+            raise ConfigError(f"--from {name} needs --files: paths, globs, folders or addresses")
+        return ParquetSource(files, columns, names) if name == "parquet" else ShardSource(files, names)
+    if images is None or (not captions and name != "imagefolder"):
+        raise ConfigError(f"--from {name} needs --images" + (" and --captions" if name != "imagefolder" else ""))
+    if name == "imagefolder":
+        return imagefolder(images, names)
+    if name in ("folder", "cola"):
+        if len(captions) > 1:
+            raise ConfigError(f"--from {name} takes one --captions; got {len(captions)}")
+        return folder(images, captions[0], columns, names) if name == "folder" else cola(images, captions[0])
+    sources: dict[str, Any] = {
+        "coco": caption_files.coco,
+        "karpathy": caption_files.karpathy,
+        "flickr30k": caption_files.flickr30k,
+        "coco-cn": caption_files.coco_cn,
+        "flickr30k-cna": caption_files.flickr30k_cna,
+    }
+    opened: Source = sources[name](images, captions)
+    return opened
+
+
+@data_app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="Parquet file of a data set.")],
+    sheet: Annotated[
+        Path | None, typer.Option(help="Contact sheet of a few samples; FILE.samples.png by default.")
+    ] = None,
+    no_sheet: Annotated[bool, typer.Option("--no-sheet", help="Draw no contact sheet.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Whose tokenizer tells which captions are cut; CLIP's by default.")
+    ] = None,
+    task: Task = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    split_column: SplitColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is in a data set and what is wrong with it, and draw a few samples."""
+    from rich.console import Console
+
+    from orchestrator.config import DataSection, parse_data
+    from orchestrator.progress import counting
+    from orchestrator.show import draw_sheet, look_at
+
+    given = {name: value for name, value in locals().items() if name in DataSection.model_fields}
+    (section,) = parse_data([{"path": str(file), **given}])
+    console = Console(stderr=as_json)
+    with counting(console, "images") as on_progress:
+        found = look_at(file, section.reading(), model=model, on_progress=on_progress)
+    drawn = None if no_sheet else draw_sheet(found, sheet or file.with_name(f"{file.stem}.samples.png"))
+    if as_json:
+        print_json({**found.as_json(), "contact_sheet": None if drawn is None else str(drawn)})
+        return
+    console.print(found.table())
+    for line in found.sentences():
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
+    if drawn is not None:
+        console.print(f"A few samples: {drawn}", highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,264 @@
+"""`headmask data show`: what is in a data set, what is wrong with it, and a few samples as a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.table import Table
+
+from headmask.errors import DataError
+from workers.ahead import ahead
+from workers.dataset import Dataset
+from workers.images import decode_image
+from workers.loading import Reading
+from workers.splits import SPLITS
+
+NUM_SAMPLES = 12
+THUMBNAIL, TEXT_LINES, COLUMNS = 224, 4, 4
+FLICKR30K = 31_783
+_MOST_LISTED = 5
+
+
+@dataclass
+class Findings:
+    """What is in a data set."""
+
+    path: Path
+    task: str
+    num_images: int
+    splits: dict[str, int]
+    """Images by split; one entry without a name where the file gives none."""
+    captions_per_image: list[int] = field(default_factory=list)
+    class_counts: dict[str, int] = field(default_factory=dict)
+    group_counts: dict[str, int] = field(default_factory=dict)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    samples: list[tuple[Image.Image, str]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the findings as JSON values."""
+        per_image = self.captions_per_image
+        return {
+            "path": str(self.path),
+            "task": self.task,
+            "num_images": self.num_images,
+            "splits": self.splits,
+            "num_captions": sum(per_image),
+            "captions_per_image": {"min": min(per_image), "mean": mean(per_image), "max": max(per_image)}
+            if per_image
+            else None,
+            "num_classes": len(self.class_counts),
+            "groups": self.group_counts,
+            "warnings": self.warnings,
+        }
+
+    def table(self) -> Table:
+        """Return the images by split."""
+        table = Table(title=f"{self.path.name}, for {self.task}", title_justify="left")
+        table.add_column("split")
+        table.add_column("images", justify="right")
+        for split, count in self.splits.items():
+            table.add_row(split, f"{count:,}")
+        return table
+
+    def sentences(self) -> list[str]:
+        """Return the rest in words."""
+        widths, heights = zip(*self.sizes, strict=True)
+        lines = [
+            f"Images are {min(widths)} to {max(widths)} pixels wide and {min(heights)} to {max(heights)} high, "
+            f"{np.median(widths):g} x {np.median(heights):g} in the middle."
+        ]
+        if per_image := self.captions_per_image:
+            spread = f"{min(per_image)} to {max(per_image)}" if len(set(per_image)) > 1 else str(per_image[0])
+            lines.append(f"{sum(per_image):,} captions, {spread} per image.")
+        if self.class_counts:
+            counts = self.class_counts.values()
+            lines.append(f"{len(counts)} classes with {min(counts)} to {max(counts)} images.")
+        if self.group_counts:
+            lines.append("Groups: " + ", ".join(f"{name} ({count})" for name, count in self.group_counts.items()) + ".")
+        return lines
+
+
+def look_at(
+    path: Path,
+    reading: Reading,
+    *,
+    model: str | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Findings:
+    """Return what is in a data set.
+
+    Args:
+        path: Parquet file.
+        reading: how it is read.
+        model: open_clip name whose tokenizer is asked; `ViT-B-32` by default.
+        on_progress: called with images looked at and in all.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    dataset = Dataset(path, reading.columns, task=reading.task)
+    splits = dataset.splits() or ["(drawn by a search)"] * len(dataset)
+    order = {name: number for number, name in enumerate(SPLITS)}
+    counts = Counter(map(str, splits))
+    names = sorted(counts, key=lambda name: (order.get(name, len(order)), name))
+    found = Findings(path, dataset.task, len(dataset), {name: counts[name] for name in names})
+    texts = _look_at_texts(dataset, found, model)
+    chosen = set(np.linspace(0, len(dataset) - 1, min(NUM_SAMPLES, len(dataset))).astype(int).tolist())
+    digests: list[str] = []
+    broken: list[str] = []
+    for row, (digest, size, thumbnail) in enumerate(_looked_at(dataset, chosen)):
+        digests.append(digest)
+        if size is None:
+            broken.append(digest)
+        else:
+            found.sizes.append(size)
+        if thumbnail is not None:
+            found.samples.append((thumbnail, f"{splits[row]}: {texts[row]}"))
+        on_progress(row + 1, len(dataset))
+    if not found.sizes:
+        raise DataError(f"{path} has no image that can be read: {broken[0]}")
+    found.warnings += [
+        *(_listed(f"{len(broken)} images cannot be read", broken) if broken else []),
+        *_split_warnings(found),
+        *_duplicates(digests, splits),
+    ]
+    return found
+
+
+def _looked_at(dataset: Dataset, chosen: set[int]) -> Any:
+    """Yield digest, size and thumbnail of every image; why not, None, None for those that cannot be read."""
+
+    def look(pair: tuple[int, bytes]) -> tuple[str, tuple[int, int] | None, Image.Image | None]:
+        row, content = pair
+        try:
+            image = decode_image(content, f"row {row}")
+        except DataError as error:
+            return str(error), None, None
+        digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+        size = image.size
+        if row not in chosen:
+            return digest, size, None
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        return digest, size, image
+
+    return ahead(look, enumerate(dataset.images()))
+
+
+def _look_at_texts(dataset: Dataset, found: Findings, model: str | None) -> list[str]:
+    """Return what is written below every image, and note captions or classes."""
+    if dataset.task == "classification":
+        labels, names = dataset.labels()
+        counts = Counter(labels)
+        found.class_counts = {name: counts[number] for number, name in enumerate(names)}
+        empty = [name for name, count in found.class_counts.items() if not count]
+        if empty:
+            found.warnings += _listed(f"{len(empty)} classes have no image", empty)
+        groups = dataset.groups()
+        found.group_counts = dict(sorted(Counter(groups or ()).items()))
+        return [names[label] + (f" ({groups[row]})" if groups else "") for row, label in enumerate(labels)]
+    raw = dataset.raw_captions()
+    found.captions_per_image = [len(captions) for captions in raw]
+    empty_rows = [
+        f"row {row}" for row, captions in enumerate(raw) if not captions or not all(map(str.strip, map(str, captions)))
+    ]
+    if empty_rows:
+        found.warnings += _listed(f"{len(empty_rows)} images have no caption or an empty one", empty_rows)
+    found.warnings += _cut(raw, model)
+    return [str(captions[0]) if captions else "" for captions in raw]
+
+
+def _cut(raw: Sequence[Sequence[Any]], model: str | None) -> list[str]:
+    """Warn of captions that the tokenizer cuts: those of which more than its context is read when there is room."""
+    import open_clip
+
+    from headmask.models import tokenizer_of
+
+    tokenizer = tokenizer_of(model or "ViT-B-32")
+    length = int(getattr(tokenizer, "context_length", None) or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    cut = []
+    for row, captions in enumerate(raw):
+        for caption in captions:
+            # A token is at least one byte, so short captions need no look.
+            text = str(caption or "")
+            if len(text.encode()) > length - 2:
+                longer = tokenizer([text], context_length=length + 1)
+                if bool((longer[0, -1] != longer[0, -1] * 0).item()):
+                    cut.append(f"row {row}")
+    if not cut:
+        return []
+    return _listed(f"{len(cut)} captions are longer than the {length} tokens of the tokenizer and are cut", cut)
+
+
+def _split_warnings(found: Findings) -> list[str]:
+    if found.splits.get("test") == FLICKR30K or (len(found.splits) == 1 and found.num_images == FLICKR30K):
+        return [
+            f"these are all {FLICKR30K:,} images of Flickr30k, which some mirrors call its test split; results are "
+            "reported on 1,000 of them with 5,000 captions: take Karpathy's splits (--from karpathy)"
+        ]
+    present = [name for name in SPLITS if name in found.splits]
+    missing = [name for name in SPLITS if name not in found.splits]
+    if present and missing:
+        return [f"there is no {' and no '.join(missing)} split: a search needs --draw-splits"]
+    return []
+
+
+def _duplicates(digests: Sequence[str], splits: Sequence[str | None]) -> list[str]:
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, digest in enumerate(digests):
+        rows_of[digest].append(row)
+    twice = [rows for rows in rows_of.values() if len(rows) > 1]
+    across = [rows for rows in twice if len({splits[row] for row in rows}) > 1]
+    warnings = []
+    if across:
+        rows_text = [" and ".join(f"row {row} ({splits[row]})" for row in rows[:3]) for rows in across]
+        warnings += _listed(f"{len(across)} images are in several splits, which a search refuses", rows_text)
+    if len(twice) > len(across):
+        same = [rows for rows in twice if rows not in across]
+        rows_text = [" and ".join(f"row {row}" for row in rows[:3]) for rows in same]
+        warnings += _listed(f"{len(same)} images are there more than once", rows_text)
+    return warnings
+
+
+def _listed(text: str, rows: Sequence[str]) -> list[str]:
+    rest = f" and {len(rows) - _MOST_LISTED} more" if len(rows) > _MOST_LISTED else ""
+    return [f"{text}: {', '.join(rows[:_MOST_LISTED])}{rest}"]
+
+
+def draw_sheet(found: Findings, out: Path) -> Path:
+    """Draw a few samples with their texts as a PNG, and return its path."""
+    font = _font(13)
+    line = 17
+    rows = -(-len(found.samples) // COLUMNS)
+    cell, gap = THUMBNAIL + TEXT_LINES * line, 12
+    size = (COLUMNS * (THUMBNAIL + gap) + gap, rows * (cell + gap) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (thumbnail, text) in enumerate(found.samples):
+        x = gap + number % COLUMNS * (THUMBNAIL + gap)
+        y = gap + number // COLUMNS * (cell + gap)
+        sheet.paste(thumbnail, (x + (THUMBNAIL - thumbnail.width) // 2, y + (THUMBNAIL - thumbnail.height) // 2))
+        shown = textwrap.wrap(" ".join(text[:300].split()), 32)[:TEXT_LINES]
+        for place, words in enumerate(shown):
+            draw.text((x, y + THUMBNAIL + 2 + place * line), words, fill="black", font=font)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.part")
+    sheet.save(temporary, "PNG")
+    temporary.replace(out)
+    return out
+
+
+def _font(size: int) -> Any:
+    """Return the font that matplotlib brings: it has more scripts than Pillow's own, though not all."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

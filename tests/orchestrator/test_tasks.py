@@ -1,0 +1,236 @@
+"""Searches on every task and on several data sets, from file to verdict, and what `headmask eval` says of them."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from PIL import Image
+
+from headmask.errors import ConfigError
+from headmask.maskfile import MaskFile
+from headmask.models import load_model
+from orchestrator import runner
+from orchestrator.cli import main
+from orchestrator.config import read_config
+from orchestrator.session import prepare
+from tests.orchestrator.studies import start, trials
+from tests.tiny import tiny_rows, write_tiny_dataset
+from workers.dataset import Dataset, Kind, Row, write_dataset
+from workers.prompts import prompts
+
+NAMES, TEMPLATES = ("cat", "dog", "red bus", "tree", "house", "boat"), ("a photo of a {c}.", "the {c}", "{c}")
+SIZES = {"search": 24, "confirm": 20, "test": 30}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A data set of labels and groups, and one of pairs."""
+    folder = tmp_path_factory.mktemp("tasks")
+    rows = list(tiny_rows(SIZES, seed=1))
+    labelled = [
+        Row(row.path, row.image, split=row.split, label=number % 6, group="ab"[number % 5 == 0])
+        for number, row in enumerate(rows)
+    ]
+    write_dataset(folder / "labels.parquet", labelled, Kind("classification", NAMES, TEMPLATES, has_groups=True))
+    paired = [Row(row.path, row.image, row.captions[:1], row.split, pair=n // 2) for n, row in enumerate(rows)]
+    write_dataset(folder / "pairs.parquet", paired, Kind("matching"))
+    write_tiny_dataset(folder / "other.parquet", seed=7)
+    return folder
+
+
+def accuracy(model, data, split):
+    """Return top-1 with stock open_clip, prompt by prompt."""
+    dataset = Dataset(data)
+    labels, names = dataset.labels()
+    rows = [row for row, each in enumerate(dataset.splits()) if each == split]
+    encoded = list(dataset.images())
+    images = torch.stack([model.preprocess(Image.open(io.BytesIO(encoded[row]))) for row in rows])
+    with torch.no_grad():
+        image_NE = F.normalize(model.clip.encode_image(images), dim=-1)
+        classes = [
+            F.normalize(
+                F.normalize(model.clip.encode_text(model.tokenizer(list(prompts([name], TEMPLATES)))), dim=-1).mean(0),
+                dim=0,
+            )
+            for name in names
+        ]
+    right = (image_NE @ torch.stack(classes).T).argmax(1).numpy() == np.array(labels)[rows]
+    return right.mean()
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_classification_is_searched_and_its_baseline_is_stock_open_clips(tiny_config, files, tower):
+    config = tiny_config(data__path=str(files / "labels.parquet"), search__tower=tower, budget__masks=30)
+    result = start(config).result
+    assert result.objective == "top1"
+    assert result.splits.test.num_images == 30
+    assert set(result.splits.test.baseline) == {"top1", "top5", "mean_per_class_recall", "worst_group"}
+    model = load_model(config.model.name)
+    assert result.splits.test.baseline["top1"] == pytest.approx(accuracy(model, files / "labels.parquet", "test"))
+    low, high = result.splits.test.interval
+    assert low <= result.splits.test.delta["top1"] <= high
+
+
+@pytest.mark.parametrize("objective", ["worst_group", "mean_per_class_recall", "0.5*top1 + 0.5*worst_group"])
+def test_every_metric_of_classification_can_be_the_objective(tiny_config, files, objective):
+    config = tiny_config(data__path=str(files / "labels.parquet"), search__objective=objective, budget__masks=15)
+    result = start(config).result
+    low, high = result.splits.test.interval
+    assert low <= result.splits.test.delta[result.objective] <= high
+    values = [trial["value"] for trial in trials(config.folder)]
+    assert max(values) == pytest.approx(max(values))
+    assert result.splits.search.baseline[result.objective] == values[0]
+
+
+def test_matching_is_searched(tiny_config, files):
+    result = start(tiny_config(data__path=str(files / "pairs.parquet"), budget__masks=20)).result
+    assert result.objective == "group_score"
+    assert set(result.splits.test.baseline) == {"text_score", "image_score", "group_score"}
+
+
+def several(tiny_config, tiny_files, files, **changes):
+    paths = [str(tiny_files[1]), str(files / "labels.parquet"), str(files / "other.parquet")]
+    return tiny_config(**{"data__path": paths, "budget__masks": 30, **changes})
+
+
+@pytest.mark.parametrize("combine", ["mean", "worst"])
+def test_several_data_sets_are_searched_together(tiny_config, tiny_files, files, combine):
+    config = several(tiny_config, tiny_files, files, search__combine=combine)
+    result = start(config).result
+    assert result.objective == f"{combine} of data/mean_recall, labels/top1, other/mean_recall"
+    fold = min if combine == "worst" else lambda values: sum(values) / len(values)
+    for trial in trials(config.folder):
+        parts = [trial["data/mean_recall"], trial["labels/top1"], trial["other/mean_recall"]]
+        assert trial["value"] == pytest.approx(fold(parts))
+    low, high = result.splits.test.interval
+    assert low <= result.splits.test.delta[result.objective] <= high
+    assert result.splits.test.num_images == 90
+
+
+def test_a_score_on_several_data_sets_is_that_on_each_alone(tiny_config, tiny_files, files):
+    together = trials(start(several(tiny_config, tiny_files, files, search__strategy="scan")).session.config.folder)
+    for name, path in (("data", tiny_files[1]), ("labels", files / "labels.parquet")):
+        alone = trials(start(tiny_config(name, data__path=str(path), search__strategy="scan")).session.config.folder)
+        metric = "top1" if name == "labels" else "mean_recall"
+        assert [trial[f"{name}/{metric}"] for trial in together] == [trial[metric] for trial in alone][: len(together)]
+
+
+def test_a_guarded_data_set_limits_the_search(tiny_config, tiny_files, files):
+    limits = {"data": 0.5, "labels": 0.5}
+    config = several(tiny_config, tiny_files, files, data__max_loss=limits)
+    outcome = start(config)
+    result, table = outcome.result, trials(config.folder)
+    assert result.objective == "other/mean_recall"
+    before = table[0]
+    lost = 0
+    for trial in table:
+        losses = [before[key] - trial[key] - 0.005 for key in ("data/mean_recall", "labels/top1")]
+        beyond = sum(max(0.0, loss) for loss in losses)
+        assert trial["value"] == pytest.approx(-beyond if beyond > 1e-9 else trial["other/mean_recall"])
+        lost += beyond > 1e-9
+    assert 0 < lost < len(table)
+    assert [guarded.data for guarded in result.guarded] == ["data", "labels"]
+    for guarded in result.guarded:
+        assert guarded.interval[0] <= guarded.delta <= guarded.interval[1]
+        assert guarded.holds == (guarded.interval[0] >= -0.005)
+    if not all(guarded.holds for guarded in result.guarded):
+        assert result.verdict == "no reliable improvement"
+
+
+def test_a_guarded_study_resumed_is_the_uninterrupted_one(tiny_config, tiny_files, files):
+    whole = several(tiny_config, tiny_files, files, name="whole", data__max_loss={"data": 1})
+    start(whole)
+    short = several(tiny_config, tiny_files, files, name="short", data__max_loss={"data": 1}, budget__masks=18)
+    start(short)
+    longer = short.model_copy(update={"budget": whole.budget})
+    runner.resume(longer, runner_display())
+    assert trials(short.folder) == trials(whole.folder)
+
+
+def runner_display():
+    from orchestrator.progress import Quiet
+
+    return Quiet()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"data__max_loss": {"date": 1}}, "there is no data set 'date', did you mean data"),
+        ({"data__max_loss": {"data": 1, "labels": 1, "other": 1}}, "every data set has a max_loss"),
+        ({"data__max_loss": {"data": -1}}, "data.max_loss: must be greater than or equal to 0, got -1"),
+        ({"search__combine": "median"}, "search.combine: must be 'mean' or 'worst'"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(tiny_config, tiny_files, files, flags, message):
+    with pytest.raises(ConfigError, match=message):
+        several(tiny_config, tiny_files, files, **flags)
+
+
+def test_two_data_sets_of_one_name_are_refused(tiny_config, tiny_files):
+    with pytest.raises(ConfigError, match="two data sets are called data; give them a name each"):
+        tiny_config(data__path=[str(tiny_files[1])] * 2)
+
+
+def test_a_metric_of_another_task_is_refused_before_any_search(tiny_config, files):
+    config = tiny_config(data__path=str(files / "labels.parquet"), search__objective="t2i_r1")
+    with pytest.raises(ConfigError, match=r"t2i_r1 is no metric of .*labels.parquet, a data set for classification"):
+        prepare(config)
+
+
+def test_data_sets_come_from_a_toml_file(tmp_path, tiny_files, files):
+    (tmp_path / "search.toml").write_text(
+        f"""
+        [model]
+        name = "local-dir:{tiny_files[0]}"
+        [[data]]
+        path = "{tiny_files[1]}"
+        name = "flickr"
+        objective = "t2i_r1"
+        [[data]]
+        path = "{files / "labels.parquet"}"
+        max_loss = 0.5
+        templates = "simple"
+        [output]
+        folder = "{tmp_path / "run"}"
+        """
+    )
+    config = read_config(tmp_path / "search.toml", {})
+    session = prepare(config)
+    assert [str(goal) for goal in session.objective.goals] == ["flickr/t2i_r1", "labels/top1"]
+    assert len(session.splits["test"][1].texts) == 6 * 7
+    assert read_config(tmp_path / "search.toml", {"search.seed": 1}).data == config.data
+
+
+def test_masks_on_several_data_sets_make_a_transfer_table(tiny_config, tiny_files, files, monkeypatch, capsys):
+    config = tiny_config()
+    result = start(config).result
+    folder = config.folder
+    (folder / "none.json").write_text((folder / "mask.json").read_text())
+    empty = MaskFile.read(folder / "mask.json").model_copy(update={"heads": ()})
+    empty.write(folder / "none.json")
+    chosen = MaskFile.read(folder / "mask.json").model_copy(update={"heads": tuple(result.selected) or ("L0H0",)})
+    chosen.write(folder / "chosen.json")
+    command = [
+        "headmask", "eval", "--mask", str(folder / "none.json"), "--mask", str(folder / "chosen.json"),
+        "--data", str(tiny_files[1]), "--data", str(files / "labels.parquet"), "--split", "test",
+    ]  # fmt: skip
+    monkeypatch.setattr("sys.argv", [*command, "--json"])
+    main()
+    table = json.loads(capsys.readouterr().out)["evaluations"]
+    assert [(each["mask"].rpartition("/")[2], each["objective"]) for each in table] == [
+        ("none.json", "mean_recall"),
+        ("none.json", "top1"),
+        ("chosen.json", "mean_recall"),
+        ("chosen.json", "top1"),
+    ]
+    assert [each["delta"][each["objective"]] for each in table[:2]] == [0, 0]
+    assert table[2]["baseline"] == pytest.approx(result.splits.test.baseline, abs=1e-9)
+    monkeypatch.setattr("sys.argv", command)
+    main()
+    out = capsys.readouterr().out
+    assert "change in points, with its 95 % interval" in out
+    assert "labels" in out

@@ -1,0 +1,71 @@
+"""Zero-shot classification: images against the embeddings of class prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.tasks import Ranks, Share, Targets, clipped
+
+# N images, C classes, P prompts of a class, E embedding
+
+_TILE_SCORES = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class ClassificationTargets(Targets):
+    """The class of every image, and its group where there are groups.
+
+    A rank is the number of other classes that score not less than the right one. A class is embedded as the
+    normalised mean of its normalised prompts (Radford et al. 2021, arXiv 2103.00020).
+    """
+
+    class_of_image_N: NDArray[np.int64]
+    num_classes: int
+    group_of_image_N: NDArray[np.int64] | None = None
+
+    task = "classification"
+    default_objective = "top1"
+
+    @cached_property
+    def shares(self) -> Mapping[str, tuple[Share, ...]]:
+        """Top-1, top-5 from five classes on, mean recall of the classes present, and the worst group's top-1."""
+        shares = {"top1": (Share("class", 1),)}
+        if self.num_classes >= 5:
+            shares["top5"] = (Share("class", 5),)
+        shares["mean_per_class_recall"] = (Share("class", 1, self.class_of_image_N),)
+        if self.group_of_image_N is not None:
+            shares["worst_group"] = (Share("class", 1, self.group_of_image_N, smallest=True),)
+        return shares
+
+    @property
+    def image_of_queries(self) -> Mapping[str, NDArray[np.int64]]:
+        """Every image is a query."""
+        return {"class": np.arange(len(self.class_of_image_N))}
+
+    def pooled(self, text_QE: Tensor) -> Tensor:
+        """Return the embeddings of the classes (C, E), from those of their prompts, class by class."""
+        return F.normalize(text_QE.reshape(self.num_classes, -1, text_QE.shape[1]).mean(1), dim=-1)
+
+    def measure(self, image_NE: Tensor, text_QE: Tensor) -> Ranks:
+        """Return the rank of every image's class; tiles have the same shapes for every mask."""
+        class_N = torch.from_numpy(np.array(self.class_of_image_N)).to(image_NE.device)
+        tile, parts = max(1, _TILE_SCORES // self.num_classes), []
+        for start in range(0, len(image_NE), tile):
+            part = slice(start, start + tile)
+            scores_nC = image_NE[part] @ text_QE.T
+            parts.append((scores_nC >= scores_nC.gather(1, class_N[part, None])).sum(1) - 1)
+        return {"class": clipped(torch.cat(parts))}
+
+    def first(self, num_images: int) -> tuple[ClassificationTargets, int]:
+        """Return the targets of the first images, and how many class embeddings there are: all."""
+        groups = None if self.group_of_image_N is None else self.group_of_image_N[:num_images]
+        fewer = replace(self, class_of_image_N=self.class_of_image_N[:num_images], group_of_image_N=groups)
+        return fewer, self.num_classes

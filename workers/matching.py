@@ -1,0 +1,56 @@
+"""Matching two images with two captions each way, as Winoground and Cola do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.tasks import Ranks, Share, Targets, clipped
+
+# P pairs, E embedding
+
+
+@dataclass(frozen=True, eq=False)
+class MatchingTargets(Targets):
+    """Pairs of images, each with a caption that fits it and not the other.
+
+    Images 2p and 2p + 1 and the captions at the same places are pair p. The text score counts pairs in which both
+    images prefer their own caption, the image score those in which both captions prefer their own image, the group
+    score those in which both hold (Thrush et al. 2022, arXiv 2204.03162). A tie is no preference.
+    """
+
+    num_pairs: int
+
+    task = "matching"
+    default_objective = "group_score"
+
+    @cached_property
+    def shares(self) -> Mapping[str, tuple[Share, ...]]:
+        """Text, image and group score."""
+        return {f"{kind}_score": (Share(kind),) for kind in ("text", "image", "group")}
+
+    @property
+    def image_of_queries(self) -> Mapping[str, NDArray[np.int64]]:
+        """A pair belongs to its first image, with which the other one is resampled."""
+        return dict.fromkeys(("text", "image", "group"), 2 * np.arange(self.num_pairs))
+
+    def measure(self, image_NE: Tensor, text_QE: Tensor) -> Ranks:
+        """Return 0 for every pair that is matched, 1 for the others."""
+        image_P2E, text_P2E = (side.reshape(self.num_pairs, 2, -1) for side in (image_NE, text_QE))
+        # Scores (image, caption) of a pair; elementwise, so that a pair's bits do not depend on how many there are.
+        scores_P22 = (image_P2E[:, :, None] * text_P2E[:, None]).sum(-1)
+        own_P2 = scores_P22.diagonal(dim1=1, dim2=2)
+        text_P = (own_P2 > scores_P22.flip(2).diagonal(dim1=1, dim2=2)).all(1)
+        image_P = (own_P2 > scores_P22.flip(1).diagonal(dim1=1, dim2=2)).all(1)
+        kinds = {"text": text_P, "image": image_P, "group": text_P & image_P}
+        return {kind: clipped((~right_P).long()) for kind, right_P in kinds.items()}
+
+    def first(self, num_images: int) -> tuple[MatchingTargets, int]:
+        """Return the first pairs, and how many captions they have."""
+        num_pairs = min(self.num_pairs, max(1, num_images // 2))
+        return MatchingTargets(num_pairs), 2 * num_pairs

@@ -1,0 +1,44 @@
+"""Cola's pairs: two images and two captions, of which each fits one image and not the other."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from headmask.errors import DataError
+from workers.dataset import Kind
+from workers.prompts import read_json
+from workers.sources.base import BadRow, Entry, FolderSource, checked_captions
+
+
+def cola(images: Path, file: Path) -> FolderSource:
+    """Return Cola's multi-object benchmark, `COLA_multiobjects_matching_benchmark.json` (Ray et al. 2023).
+
+    The file is a list of [image 1, caption 1, image 2, caption 2], with the images as addresses; they are looked for
+    in the folder by the last part of their address.
+
+    Raises:
+        DataError: the file is of another layout; the single-object setting has several labels per image.
+    """
+    content = read_json(file)
+    if not isinstance(content, list) or not all(isinstance(item, list) for item in content):
+        raise DataError(f"{file} must hold a list of [image, caption, image, caption]")
+    if content and len(content[0]) != 4:
+        raise DataError(
+            f"{file} is Cola's single-object setting, with several labels per image, which is not supported; "
+            "the multi-object file has [image, caption, image, caption]"
+        )
+    entries, bad_rows = [], []
+    for number, item in enumerate(content, start=1):
+        where = f"{file.name} pair {number}"
+        try:
+            if len(item) != 4:
+                raise ValueError("a pair is [image, caption, image, caption]")
+            captions = [checked_captions([caption]) for caption in item[1::2]]
+            names = [PurePosixPath(urlsplit(str(address)).path).name for address in item[::2]]
+        except ValueError as error:
+            bad_rows.append(BadRow(where, str(error)))
+            continue
+        for name, texts in zip(names, captions, strict=True):
+            entries.append(Entry(where, name, texts, pair=number))
+    return FolderSource(images, [file], entries, bad_rows, Kind("matching"))

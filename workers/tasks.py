@@ -1,0 +1,241 @@
+"""What a task is: what is right on a split, and the metrics that embeddings earn by it.
+
+Every task ends in ranks of queries: how many competitors score not less than the right answer. A rank is pessimistic
+and deterministic, so that a collapsed model cannot score by luck. A metric is a share of queries whose rank is low
+enough, or the mean or the smallest of several such shares.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, hstack
+
+from headmask.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# N images, Q queries of a kind or texts, E embedding, K cells of all shares, C resampling clusters, R bootstrap draws
+
+TaskName = Literal["retrieval", "classification", "matching"]
+Ranks = Mapping[str, NDArray[np.uint8]]
+"""Rank of every query of each kind, clipped to 255: all that metrics and paired statistics need."""
+MAX_RANK = 255
+MAX_DENSE_CELLS = 32
+"""Most cells for which a table is a plain array; many classes make a sparse one."""
+KS = (1, 5, 10)
+RECALLS = tuple(f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in KS)
+RETRIEVAL_METRICS = ("mean_recall", *RECALLS)
+CLASSIFICATION_METRICS = ("top1", "top5", "mean_per_class_recall", "worst_group")
+MATCHING_METRICS = ("text_score", "image_score", "group_score")
+METRICS = (*RETRIEVAL_METRICS, *CLASSIFICATION_METRICS, *MATCHING_METRICS)
+
+
+def clipped(ranks: Tensor) -> NDArray[np.uint8]:
+    """Return ranks as they are kept."""
+    kept: NDArray[np.uint8] = ranks.clamp(max=MAX_RANK).cpu().numpy().astype(np.uint8)
+    return kept
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """The share of queries of a kind whose rank is below k; with cells, the mean or the smallest of the cells' shares.
+
+    Cells without queries do not count.
+    """
+
+    kind: str
+    k: int = 1
+    cell_of_query_Q: NDArray[np.int64] | None = None
+    """Class or group of every query."""
+    smallest: bool = False
+
+    @property
+    def num_cells(self) -> int:
+        """Number of cells."""
+        return 1 if self.cell_of_query_Q is None else int(self.cell_of_query_Q.max()) + 1
+
+    def value(self, ranks: Ranks) -> float:
+        """Return the share in [0, 1]."""
+        hits_Q = ranks[self.kind] < self.k
+        if self.cell_of_query_Q is None:
+            return float(np.mean(hits_Q))
+        queries_K = np.bincount(self.cell_of_query_Q)
+        hits_K = np.bincount(self.cell_of_query_Q, weights=hits_Q)
+        shares_K = hits_K[queries_K > 0] / queries_K[queries_K > 0]
+        return float(shares_K.min() if self.smallest else shares_K.mean())
+
+    def reduce(self, ratios_RK: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the share of every draw from the ratios in its cells, NaN where a draw has no query of a cell."""
+        reduced_R: NDArray[np.float64] = (np.nanmin if self.smallest else np.nanmean)(ratios_RK, axis=1)
+        return reduced_R
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What is maximised on one data set: a metric, or a weighted mean of several."""
+
+    weights: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the mix written as `mean_recall`, or as `0.7*t2i_r1 + 0.3*i2t_r1`.
+
+        Raises:
+            ConfigError: a metric is unknown, a weight is not a positive number, or a metric is named twice.
+        """
+        weights: dict[str, float] = {}
+        for part in text.split("+"):
+            found = re.fullmatch(r"\s*(?:([0-9.eE-]+)\s*\*\s*)?(\w+)\s*", part)
+            if not found or found[2] not in METRICS:
+                name = found[2] if found else part.strip()
+                raise ConfigError(
+                    f"must be one of {', '.join(METRICS)}, or a mix such as 0.7*t2i_r1 + 0.3*i2t_r1, got {text!r}"
+                    + (did_you_mean(name, METRICS) if "+" in text else "")
+                )
+            weight = _positive(found[1] or "1")
+            if weight is None or found[2] in weights:
+                raise ConfigError(f"must name every metric once, with a positive weight, got {text!r}")
+            weights[found[2]] = weight
+        return cls(tuple(weights.items()))
+
+    def __str__(self) -> str:
+        if len(self.weights) == 1:
+            return self.weights[0][0]
+        return " + ".join(f"{weight:g}*{name}" for name, weight in self.weights)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics."""
+        return tuple(name for name, _ in self.weights)
+
+    def value(self, metrics: Mapping[str, float], prefix: str = "") -> float:
+        """Return the weighted mean of metrics in [0, 1]; their names may begin with a data set's."""
+        if len(self.weights) == 1:
+            return metrics[prefix + self.weights[0][0]]
+        total = sum(weight * metrics[prefix + name] for name, weight in self.weights)
+        return total / sum(weight for _, weight in self.weights)
+
+
+def _positive(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0 < number < float("inf") else None
+
+
+Counts = Any
+"""Array, or sparse array where there are many cells."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Hits and queries per resampling cluster (C, K): the ratio of their sums over clusters is each cell's share."""
+
+    hits_CK: Counts
+    queries_CK: Counts
+    mix: Mix
+    shares: Mapping[str, tuple[Share, ...]]
+
+    def value(self, ratios_RK: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the mix for every row of ratios, one per cell of the mix's shares in order."""
+        start, total_R = 0, np.zeros(len(ratios_RK))
+        for name, weight in self.mix.weights:
+            for share in self.shares[name]:
+                ratios = ratios_RK[:, start : start + share.num_cells]
+                total_R += weight / len(self.shares[name]) * share.reduce(ratios)
+                start += share.num_cells
+        value_R: NDArray[np.float64] = total_R / sum(weight for _, weight in self.mix.weights)
+        return value_R
+
+
+class Targets(ABC):
+    """What is right on a split, and how embeddings are measured by it."""
+
+    task: ClassVar[TaskName]
+    default_objective: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def shares(self) -> Mapping[str, tuple[Share, ...]]:
+        """The metrics: each is the mean of its shares."""
+
+    @property
+    @abstractmethod
+    def image_of_queries(self) -> Mapping[str, NDArray[np.int64]]:
+        """The image that every query of a kind belongs to: what is resampled together."""
+
+    @abstractmethod
+    def measure(self, image_NE: Tensor, text_QE: Tensor) -> Ranks:
+        """Return the ranks that embeddings earn.
+
+        Args:
+            image_NE: (N, E) float32, L2-normalised, finite.
+            text_QE: (Q, E) float32, L2-normalised, finite; after `pooled`.
+        """
+
+    def pooled(self, text_QE: Tensor) -> Tensor:
+        """Return what images are compared with, from the L2-normalised embeddings of all texts."""
+        return text_QE
+
+    @abstractmethod
+    def first(self, num_images: int) -> tuple[Targets, int]:
+        """Return the targets of the first images, and how many texts belong to them."""
+
+    def values(self, ranks: Ranks) -> dict[str, float]:
+        """Return every metric in [0, 1]."""
+        values = {}
+        for name, shares in self.shares.items():
+            parts = [share.value(ranks) for share in shares]
+            values[name] = sum(parts) / len(parts)
+        return values
+
+    def table(self, ranks: Ranks, mix: Mix, clusters_N: NDArray[np.int64]) -> Table:
+        """Return what every cluster of images contributes to a mix.
+
+        Args:
+            ranks: of one mask.
+            mix: of this task's metrics.
+            clusters_N: the cluster of each image, numbered from 0.
+        """
+        num_clusters = int(clusters_N.max()) + 1
+        columns = []
+        for share in (share for name in mix.metrics for share in self.shares[name]):
+            cluster_Q = clusters_N[self.image_of_queries[share.kind]]
+            cell_Q = np.zeros_like(cluster_Q) if share.cell_of_query_Q is None else share.cell_of_query_Q
+            shape = num_clusters, share.num_cells
+            hits_Q = (ranks[share.kind] < share.k).astype(np.float64)
+            columns.append([_sums(values_Q, cluster_Q, cell_Q, shape) for values_Q in (hits_Q, np.ones_like(hits_Q))])
+        hits_CK, queries_CK = (_beside(side) for side in zip(*columns, strict=True))
+        return Table(hits_CK, queries_CK, mix, self.shares)
+
+    def check(self, mix: Mix, where: str) -> None:
+        """Check that a mix is of this task's metrics.
+
+        Raises:
+            ConfigError: it is not; the message lists them.
+        """
+        for name in mix.metrics:
+            if name not in self.shares:
+                raise ConfigError(
+                    f"{name} is no metric of {where}, a data set for {self.task}: there are {', '.join(self.shares)}"
+                )
+
+
+def _sums(
+    values_Q: NDArray[np.float64], cluster_Q: NDArray[np.int64], cell_Q: NDArray[np.int64], shape: tuple[int, int]
+) -> csr_array:
+    return csr_array((values_Q, (cluster_Q, cell_Q)), shape=shape)
+
+
+def _beside(parts: Sequence[csr_array]) -> Counts:
+    together = csr_array(hstack(parts))
+    return together.toarray() if together.shape[1] <= MAX_DENSE_CELLS else together
