@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -85,9 +86,19 @@ def tokenizer_of(name: str) -> Callable[..., Tensor]:
 
 def _cannot_load(name: str, pretrained: str | None, error: Exception) -> ModelError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if isinstance(error, ImportError | RuntimeError | AttributeError | TypeError) and not find_spec("transformers"):
-        reason = "its text tower is of Hugging Face: pip install 'headmask[transformers]'"
+    if _is_hugging_face(name) and find_spec("transformers") is None:
+        reason = "its texts need Hugging Face's transformers: pip install 'headmask[transformers]'"
     return ModelError(f"cannot load {name}{f' with {pretrained}' if pretrained else ''}: {reason}")
+
+
+def _is_hugging_face(name: str) -> bool:
+    """Return whether a model's text tower or tokenizer is Hugging Face's."""
+    config = open_clip.get_model_config(name) or {}
+    if name.startswith("local-dir:"):
+        path = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")).get("model_cfg", {})
+    text = config.get("text_cfg", {})
+    return bool(text.get("hf_model_name") or text.get("hf_tokenizer_name"))
 
 
 def weights_digest(model: nn.Module) -> str:

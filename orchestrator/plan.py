@@ -101,8 +101,6 @@ def payload_bytes(payload: Payload) -> int:
     """Return the size of what goes to every node."""
     tower = sum(array.nbytes for array in payload.tower.arrays.values())
     splits = sum(
-        len(split.inputs) * split.inputs[:1].nbytes + split.other_E.nbytes
-        for parts in payload.splits.values()
-        for split in parts.values()
+        split.inputs.nbytes + split.other_E.nbytes for parts in payload.splits.values() for split in parts.values()
     )
     return tower + splits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from workers.ahead import ahead
 from workers.dataset import Dataset
 from workers.images import decode_image
 from workers.loading import Reading
+from workers.pixels import image_digest
 from workers.splits import SPLITS
 
 NUM_SAMPLES = 12
@@ -144,8 +144,7 @@ def _looked_at(dataset: Dataset, chosen: set[int]) -> Any:
             image = decode_image(content, f"row {row}")
         except DataError as error:
             return str(error), None, None
-        digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-        size = image.size
+        digest, size = image_digest(image), image.size
         if row not in chosen:
             return digest, size, None
         image.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -185,15 +184,15 @@ def _cut(raw: Sequence[Sequence[Any]], model: str | None) -> list[str]:
 
     tokenizer = tokenizer_of(model or "ViT-B-32")
     length = int(getattr(tokenizer, "context_length", None) or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    padding = tokenizer([""], context_length=length + 1)[0, -1]
     cut = []
     for row, captions in enumerate(raw):
         for caption in captions:
             # A token is at least one byte, so short captions need no look.
             text = str(caption or "")
-            if len(text.encode()) > length - 2:
-                longer = tokenizer([text], context_length=length + 1)
-                if bool((longer[0, -1] != longer[0, -1] * 0).item()):
-                    cut.append(f"row {row}")
+            may_be_cut = len(text.encode()) > length - 2
+            if may_be_cut and tokenizer([text], context_length=length + 1)[0, -1] != padding:
+                cut.append(f"row {row}")
     if not cut:
         return []
     return _listed(f"{len(cut)} captions are longer than the {length} tokens of the tokenizer and are cut", cut)

@@ -42,6 +42,40 @@ def write_tiny_model(folder: Path, seed: int = 0, **vision) -> Path:
     return folder
 
 
+def write_chinese_model(folder: Path) -> Path:
+    """Write a model folder whose text tower and tokenizer are Hugging Face's: XLM-RoBERTa, random and tiny."""
+    from open_clip import create_model
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+
+    folder.mkdir(parents=True)
+    words = [*"一只猫坐在沙发上两个人骑马城市夜景张桌子晚的街道", "dog", "cat"]
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(special + words)}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Replace("", " ")
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=16, **names)
+    fast.save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(vocab_size=len(special + words), max_position_embeddings=20, pad_token_id=1, **sizes)
+    XLMRobertaModel(config).save_pretrained(folder / "text")
+    text = {
+        "hf_model_name": str(folder / "text"),
+        "hf_tokenizer_name": str(folder),
+        "hf_proj_type": "mlp",
+        "hf_pooler_type": "mean_pooler",
+        "context_length": 16,
+    }
+    content = {"model_cfg": {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": text}, "preprocess_cfg": PREPROCESS}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    model = create_model(f"local-dir:{folder}", load_weights=False)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
 def tiny_rows(splits: dict[str, int], seed: int = 0):
     """Yield rows of random 28 x 28 images with two captions each."""
     rng = np.random.default_rng(seed)

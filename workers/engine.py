@@ -65,9 +65,10 @@ class Engine:
         """
         order = sorted(range(len(masks)), key=lambda index: masks[index])
         embeddings_MNE: Tensor | None = None
-        for part in self._parts():
+        parts = self._parts()
+        for part, taken in zip(parts, self.inputs.stream(parts), strict=True):
             rows_B = torch.from_numpy(self.inputs.order_N[part]).to(self.view.device)
-            walked = self._walk(part, [masks[index] for index in order])
+            walked = self._walk(taken, [masks[index] for index in order])
             for index, embedding_BE in zip(order, walked, strict=True):
                 if embeddings_MNE is None:
                     shape = len(masks), len(self.inputs), embedding_BE.shape[1]
@@ -82,21 +83,18 @@ class Engine:
         """Return each head's mean output (L, H, d) in float32, over all tokens of all inputs: the `mean` ablation's."""
 
         def encode() -> None:
-            for part in self._parts():
-                self.view.stock(self.inputs.take(part))
+            for taken in self.inputs.stream(self._parts()):
+                self.view.stock(taken)
 
         return mean_outputs(self.view.attentions, encode)
 
     def _parts(self) -> list[slice]:
         return [slice(start, start + self.chunk) for start in range(0, len(self.inputs), self.chunk)]
 
-    def _taken(self, part: slice) -> Sequences:
-        return self.view.embed(self.inputs.take(part))
-
-    def _walk(self, part: slice, masks: Sequence[HeadMask]) -> Iterator[Tensor]:
+    def _walk(self, taken: Tensor, masks: Sequence[HeadMask]) -> Iterator[Tensor]:
         """Yield the embeddings (B, E) of sorted masks for one chunk."""
         try:
-            yield from _Path(self, self._taken(part)).walk(masks)
+            yield from _Path(self, self.view.embed(taken)).walk(masks)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -113,7 +111,7 @@ class Engine:
         chunk = self.chunk // 2
         while chunk:
             try:
-                path = _Path(self, self._taken(slice(0, chunk)))
+                path = _Path(self, self.view.embed(self.inputs.take(slice(0, chunk))))
                 next(path.walk([HeadMask.empty(self.view.grid)]))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,9 +53,27 @@ class Inputs(ABC):
         fewer.order_N = self.order_N[:count]
         return fewer
 
-    @abstractmethod
     def take(self, part: slice) -> Tensor:
         """Return a slice of the inputs, in the order of `order_N`, as the tower's `embed` takes them."""
+        return self._on_device(self._fetch(part))
+
+    def stream(self, parts: Sequence[slice]) -> Iterator[Tensor]:
+        """Yield slices as `take` does; the next one is read while this one is computed with."""
+        with ThreadPoolExecutor(1) as executor:
+            waiting = [executor.submit(self._fetch, part) for part in parts[:1]]
+            for part in [*parts[1:], None]:
+                fetched = waiting.pop().result()
+                if part is not None:
+                    waiting.append(executor.submit(self._fetch, part))
+                yield self._on_device(fetched)
+
+    @abstractmethod
+    def _fetch(self, part: slice) -> Tensor:
+        """Return a slice from wherever it is kept; runs in a thread of its own."""
+
+    @abstractmethod
+    def _on_device(self, fetched: Tensor) -> Tensor:
+        """Return what was fetched as the tower's `embed` takes it."""
 
 
 class ImageInputs(Inputs):
@@ -63,15 +83,18 @@ class ImageInputs(Inputs):
         self.order_N = np.arange(len(pixels))
         self._pixels, self._normalisation, self._device, self._dtype = pixels, normalisation, device, dtype
         self._resident: Tensor | None = None
-        if device.type == "cuda":
-            size = len(pixels) * pixels[:1].nbytes
-            if size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-                self._resident = torch.from_numpy(pixels[:]).pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda" and pixels.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+            self._resident = torch.from_numpy(pixels[:]).pin_memory().to(device, non_blocking=True)
 
-    def take(self, part: slice) -> Tensor:
+    def _fetch(self, part: slice) -> Tensor:
+        if self._resident is not None:
+            return self._resident[part]
+        pixels = torch.from_numpy(self._pixels[part])
+        return pixels.pin_memory() if self._device.type == "cuda" else pixels
+
+    def _on_device(self, fetched: Tensor) -> Tensor:
         """Return normalised images (n, 3, Y, X) in the tower's precision."""
-        pixels = self._pixels[part] if self._resident is None else self._resident[part]
-        return self._normalisation(pixels, self._device).to(self._dtype)
+        return self._normalisation(fetched, self._device).to(self._dtype)
 
 
 class TextInputs(Inputs):
@@ -83,9 +106,12 @@ class TextInputs(Inputs):
         self.order_N = order_N.numpy()
         self._tokens_NT = tokens[order_N].to(view.device)
 
-    def take(self, part: slice) -> Tensor:
-        """Return token ids (n, T)."""
+    def _fetch(self, part: slice) -> Tensor:
         return self._tokens_NT[part]
+
+    def _on_device(self, fetched: Tensor) -> Tensor:
+        """Return token ids (n, T)."""
+        return fetched
 
 
 def make_inputs(inputs: Pixels | NDArray[np.int64], view: TowerView, normalisation: Normalisation) -> Inputs:

@@ -128,7 +128,7 @@ class _Captions:
         shared = [*_by("pixels", digests), *_by("caption", texts)]
         return Split(
             name=name,
-            pixels=Pixels(decoded.pixels_NCYX, np.asarray(rows_N, dtype=np.int64)),
+            pixels=decoded.rows(rows_N),
             texts=tuple(text for image_texts in texts for text in image_texts),
             targets=RetrievalTargets(image_of_caption_Q),
             clusters_N=clusters(len(digests), shared),
@@ -158,7 +158,7 @@ class _Labels:
         group_of_image_N = None if groups is None else np.unique(groups, return_inverse=True)[1]
         return Split(
             name=name,
-            pixels=Pixels(decoded.pixels_NCYX, np.asarray(rows_N, dtype=np.int64)),
+            pixels=decoded.rows(rows_N),
             texts=self._prompts,
             targets=ClassificationTargets(labels_N, len(self._names), group_of_image_N),
             clusters_N=clusters(len(digests), _by("pixels", digests)),
@@ -198,7 +198,7 @@ class _Pairs:
         shared = [*_by("pixels", digests), *_by("caption", texts), *_by("pair", pairs)]
         return Split(
             name=name,
-            pixels=Pixels(decoded.pixels_NCYX, np.asarray(rows_N, dtype=np.int64)),
+            pixels=decoded.rows(rows_N),
             texts=tuple(captions[0] for captions in texts),
             targets=MatchingTargets(len(rows_N) // 2),
             clusters_N=clusters(len(digests), shared),

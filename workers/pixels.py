@@ -1,22 +1,26 @@
 """Every image of a data set, decoded once to uint8 and memory-mapped by whoever needs it.
 
-The cache is one Arrow file with one record batch, so that the memory map is one array. Its name is the digest of the
-encoded images and the preprocessing; a checksum finds damage, and a damaged or half-written cache is made again.
+The cache is a NumPy file of pixels and one of digests. Its name is the digest of the encoded images and the
+preprocessing; a checksum finds damage, and a damaged or half-written cache is made again. All processes of a host map
+the same file, so they share one copy; other hosts get it in pieces and keep a cache of their own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import PIL
-import pyarrow as pa
+import PIL.Image
 from filelock import FileLock
 from numpy.typing import NDArray
 
@@ -28,9 +32,62 @@ from workers.preprocess import UInt8Preprocess
 
 # N images, Y by X pixels
 
-FORMAT = "headmask-pixels/1"
+FORMAT = "headmask-pixels/2"
+PIECE_BYTES = 1 << 28
 _DIGEST_BYTES = 32
+_READ_BYTES = 1 << 24
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CacheFile:
+    """A file of pixels as processes find it: at its place, in their host's cache, or in pieces that others hold."""
+
+    path: Path
+    checksum: str
+    pieces: tuple[Any, ...] = ()
+    """Object references; none where every process is on the host of the file."""
+
+    def array(self, fetch: Callable[[Any], NDArray[np.uint8]] | None = None) -> NDArray[np.uint8]:
+        """Return the pixels (N, 3, Y, X), memory-mapped.
+
+        Args:
+            fetch: returns the bytes of a piece.
+
+        Raises:
+            DataError: the file is not on this host, and there are no pieces.
+        """
+        for path in (self.path, cache_folder() / self.path.name):
+            if path.exists():
+                return _mapped(path)
+        if not self.pieces or fetch is None:
+            raise DataError(f"the pixel cache {self.path} is not on this host; start the search with --address")
+        path = cache_folder() / self.path.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                self._write(path, fetch)
+        return _mapped(path)
+
+    def in_pieces(self, put: Callable[[NDArray[np.uint8]], Any]) -> CacheFile:
+        """Return the same file with its content put where other hosts find it.
+
+        Args:
+            put: stores a piece, and returns what it is fetched by.
+        """
+        with self.path.open("rb") as file:
+            pieces = tuple(put(np.frombuffer(part, np.uint8)) for part in _parts(file, PIECE_BYTES))
+        return replace(self, pieces=pieces)
+
+    def _write(self, path: Path, fetch: Callable[[Any], NDArray[np.uint8]]) -> None:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".pixels-", delete=False) as file:
+            try:
+                for piece in self.pieces:
+                    fetch(piece).tofile(file)
+                file.flush()
+                os.replace(file.name, path)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -39,6 +96,8 @@ class Pixels:
 
     cache_NCYX: NDArray[np.uint8]
     rows_N: NDArray[np.int64]
+    file: CacheFile | None = None
+    """Where the cache lies, if it is a file."""
 
     def __len__(self) -> int:
         return len(self.rows_N)
@@ -48,13 +107,41 @@ class Pixels:
         gathered: NDArray[np.uint8] = self.cache_NCYX[self.rows_N[part]]
         return gathered
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the images in bytes."""
+        return len(self) * int(np.prod(self.cache_NCYX.shape[1:]))
+
     def first(self, count: int) -> Pixels:
         """Return the first images."""
-        return Pixels(self.cache_NCYX, self.rows_N[:count])
+        return replace(self, rows_N=self.rows_N[:count])
 
-    def gathered(self) -> Pixels:
-        """Return the same images in an array of their own, fit to travel."""
-        return Pixels(np.asarray(self[:]), np.arange(len(self)))
+    def packed(self) -> PackedPixels:
+        """Return the images as they travel: by the place of their file, or in an array of their own."""
+        if self.file is None:
+            return PackedPixels(np.arange(len(self)), pixels_NCYX=self[:])
+        return PackedPixels(self.rows_N, self.file)
+
+
+@dataclass(frozen=True)
+class PackedPixels:
+    """Images on their way to another process: where their cache is, or all of them where there is none."""
+
+    rows_N: NDArray[np.int64]
+    file: CacheFile | None = None
+    pixels_NCYX: NDArray[np.uint8] | None = None
+
+    def unpack(self, fetch: Callable[[Any], NDArray[np.uint8]] | None = None) -> Pixels:
+        """Return the images, memory-mapped where they are in a file.
+
+        Raises:
+            DataError: they cannot be had on this host.
+        """
+        if self.pixels_NCYX is not None:
+            return Pixels(self.pixels_NCYX, self.rows_N)
+        if self.file is None:
+            raise ValueError("packed pixels are in a file or in an array")
+        return Pixels(self.file.array(fetch), self.rows_N, self.file)
 
 
 @dataclass(frozen=True)
@@ -65,6 +152,11 @@ class PixelCache:
     """Memory-mapped, read-only."""
     digests: tuple[str, ...]
     """SHA-256 of every image's decoded pixels at full size, so the same for any preprocessing and file format."""
+    file: CacheFile
+
+    def rows(self, rows_N: Sequence[int] | NDArray[np.int64]) -> Pixels:
+        """Return some of the images."""
+        return Pixels(self.pixels_NCYX, np.asarray(rows_N, dtype=np.int64), self.file)
 
 
 def cache_folder() -> Path:
@@ -86,12 +178,12 @@ def load_pixels(
     """
     folder = folder or cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_key(dataset, preprocess)}.arrow"
+    path = folder / f"{_key(dataset, preprocess)}.npy"
     with FileLock(path.with_suffix(".lock")):
-        cache = _open(path, len(dataset), preprocess.shape)
+        cache = _open(path, (len(dataset), *preprocess.shape))
         if cache is None:
             _build(path, dataset, preprocess, on_progress)
-            cache = _open(path, len(dataset), preprocess.shape)
+            cache = _open(path, (len(dataset), *preprocess.shape))
     if cache is None:
         raise DataError(f"the pixel cache {path} was damaged while it was written; is the disk sound?")
     return cache
@@ -104,64 +196,73 @@ def _key(dataset: Dataset, preprocess: UInt8Preprocess) -> str:
     return digest.hexdigest()[:32]
 
 
-def _open(path: Path, num_images: int, shape: tuple[int, int, int]) -> PixelCache | None:
+def _open(path: Path, shape: tuple[int, ...]) -> PixelCache | None:
     """Return the cache at a path, or None where there is none that is whole."""
-    if not path.exists():
+    about = path.with_suffix(".json")
+    if not path.exists() and not about.exists():
         return None
     try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-            batch = reader.get_batch(0)
-            stored = (reader.schema.metadata or {}).get(b"checksum", b"").decode()
-            pixels, digests = (batch.column(index).buffers()[1] for index in range(2))
-        if len(batch) != num_images or _checksum(pixels, digests) != stored:
+        content = json.loads(about.read_text())
+        digests: Sequence[str] = content["digests"]
+        pixels_NCYX = _mapped(path)
+        if pixels_NCYX.shape != shape or len(digests) != shape[0] or _checksum(path, digests) != content["checksum"]:
             raise ValueError("checksum mismatch")
-        array = np.frombuffer(pixels, np.uint8).reshape(num_images, *shape)
-        names = tuple(row.tobytes().hex() for row in np.frombuffer(digests, np.uint8).reshape(num_images, -1))
-        return PixelCache(array, names)
-    # Arrow raises many kinds on a file that is cut off or overwritten; whatever the damage, it is made again.
-    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+        return PixelCache(pixels_NCYX, tuple(digests), CacheFile(path.resolve(), content["checksum"]))
+    # NumPy raises many kinds on a file that is cut off or overwritten; whatever the damage, it is made again.
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         _log.warning("pixel cache %s is damaged (%s) and is made again", path, error)
         return None
 
 
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped
+
+
 def _build(path: Path, dataset: Dataset, preprocess: UInt8Preprocess, on_progress: Callable[[int, int], None]) -> None:
-    """Decode into a temporary memory map, so that memory stays bounded, and write it as one record batch."""
-    count, size = len(dataset), int(np.prod(preprocess.shape))
-    with tempfile.TemporaryDirectory(prefix=".pixels-", dir=path.parent) as scratch:
-        raw_NS = np.memmap(Path(scratch) / "raw", np.uint8, "w+", shape=(count, size))
-        digests_N = np.zeros((count, _DIGEST_BYTES), np.uint8)
-        for row, (pixels, digest) in enumerate(_decoded(dataset, preprocess)):
-            raw_NS[row], digests_N[row] = pixels.reshape(-1), np.frombuffer(digest, np.uint8)
-            on_progress(row + 1, count)
-        buffers = pa.py_buffer(raw_NS), pa.py_buffer(digests_N)
-        columns = [
-            pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), count, [None, buffer])
-            for width, buffer in zip((size, _DIGEST_BYTES), buffers, strict=True)
-        ]
-        schema = pa.schema(
-            [("pixels", pa.binary(size)), ("digest", pa.binary(_DIGEST_BYTES))],
-            metadata={"format": FORMAT, "checksum": _checksum(*buffers)},
-        )
-        whole = Path(scratch) / "whole"
-        with pa.OSFile(str(whole), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(pa.record_batch(columns, schema=schema))
-        whole.replace(path)
+    """Write the images one after another, so that memory stays bounded; the file that says it is whole comes last."""
+    count, digests = len(dataset), []
+    scratch = Path(tempfile.mkdtemp(prefix=".pixels-", dir=path.parent))
+    try:
+        with (scratch / "pixels").open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, *preprocess.shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for pixels, digest in _decoded(dataset, preprocess):
+                pixels.tofile(file)
+                digests.append(digest)
+                on_progress(len(digests), count)
+        about = {"format": FORMAT, "checksum": _checksum(scratch / "pixels", digests), "digests": digests}
+        (scratch / "about").write_text(json.dumps(about))
+        (scratch / "pixels").replace(path)
+        (scratch / "about").replace(path.with_suffix(".json"))
+    finally:
+        shutil.rmtree(scratch)
 
 
-def _checksum(*buffers: pa.Buffer) -> str:
-    digest = hashlib.sha256()
-    for buffer in buffers:
-        digest.update(memoryview(buffer))
+def _checksum(path: Path, digests: Sequence[str]) -> str:
+    digest = hashlib.sha256("".join(digests).encode())
+    with path.open("rb") as file:
+        for part in _parts(file, _READ_BYTES):
+            digest.update(part)
     return digest.hexdigest()
 
 
-def _decoded(dataset: Dataset, preprocess: UInt8Preprocess) -> Iterator[tuple[NDArray[np.uint8], bytes]]:
+def _parts(file: IO[bytes], size: int) -> Iterator[bytes]:
+    while part := file.read(size):
+        yield part
+
+
+def _decoded(dataset: Dataset, preprocess: UInt8Preprocess) -> Iterator[tuple[NDArray[np.uint8], str]]:
     """Yield crop and digest of every image in order, decoded by a few threads that run a little ahead."""
 
-    def decode(content: bytes, row: int) -> tuple[NDArray[np.uint8], bytes]:
+    def decode(numbered: tuple[int, bytes]) -> tuple[NDArray[np.uint8], str]:
+        row, content = numbered
         image = decode_image(content, f"{dataset.path} row {row}")
-        digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
-        return preprocess(image), digest
+        return preprocess(image), image_digest(image)
 
-    rows = enumerate(dataset.images())
-    yield from ahead(lambda pair: decode(pair[1], pair[0]), rows)
+    return ahead(decode, enumerate(dataset.images()))
+
+
+def image_digest(image: PIL.Image.Image) -> str:
+    """Return the SHA-256 of an image's size and pixels."""
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()

@@ -97,7 +97,7 @@ class RayPool:
             resources, room = _room(self._ray.cluster_resources(), threads)
             self.num_replicas = replicas or room
             _check_room(resources, room, self.num_replicas)
-            self._payload = self._ray.put(payload.gathered())
+            self._payload = self._ray.put(payload.packed(None if address is None else self._ray.put))
             options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_restarts": 0, "max_task_retries": 0}
             self._actor_class = self._ray.remote(**options)(replica_class)
             self._device = "cuda" if resources.gpus else "cpu"

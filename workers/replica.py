@@ -5,9 +5,10 @@ Everything that a replica needs arrives as a `Payload` of arrays, so a node need
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from headmask.views import TowerView
 from workers.constants import USUAL_CHUNK, AnyPrecision, Constants, Precision, measured_chunk, resolved_precision
 from workers.engine import Engine
 from workers.inputs import Normalisation, make_inputs
-from workers.pixels import Pixels
+from workers.pixels import CacheFile, PackedPixels, Pixels
 from workers.scorer import MaskScore, Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
 
 
@@ -62,16 +63,32 @@ class Payload:
     normalisation: Normalisation
     settings: ScorerSettings
 
-    def gathered(self) -> Payload:
-        """Return the payload with its pixels in arrays of their own, fit to travel."""
+    def packed(self, put: Callable[[NDArray[np.uint8]], Any] | None = None) -> Payload:
+        """Return the payload fit to travel: files of pixels by their place, and by their pieces for other hosts.
+
+        Args:
+            put: see `CacheFile.in_pieces`; None where every replica is on this host.
+        """
+        files: dict[CacheFile, CacheFile] = {}
+
+        def pack(inputs: Pixels) -> PackedPixels:
+            if inputs.file is None or put is None:
+                return inputs.packed()
+            files[inputs.file] = files.get(inputs.file) or inputs.file.in_pieces(put)
+            return replace(inputs.packed(), file=files[inputs.file])
+
+        return self._with_inputs(lambda inputs: pack(inputs) if isinstance(inputs, Pixels) else inputs)
+
+    def unpacked(self, fetch: Callable[[Any], NDArray[np.uint8]] | None = None) -> Payload:
+        """Return a payload that has travelled, with its pixels at hand."""
+        return self._with_inputs(lambda inputs: inputs.unpack(fetch) if isinstance(inputs, PackedPixels) else inputs)
+
+    def _with_inputs(self, change: Callable[[Any], Any]) -> Payload:
         splits = {
-            name: {prefix: _gathered(arrays) for prefix, arrays in parts.items()} for name, parts in self.splits.items()
+            name: {prefix: replace(arrays, inputs=change(arrays.inputs)) for prefix, arrays in parts.items()}
+            for name, parts in self.splits.items()
         }
         return replace(self, splits=splits)
-
-
-def _gathered(arrays: SplitArrays) -> SplitArrays:
-    return replace(arrays, inputs=arrays.inputs.gathered()) if isinstance(arrays.inputs, Pixels) else arrays
 
 
 @dataclass(frozen=True)
@@ -94,6 +111,13 @@ class Stage:
     ranks: bool = False
 
 
+def _fetch(piece: Any) -> NDArray[np.uint8]:
+    import ray
+
+    content: NDArray[np.uint8] = ray.get(piece)
+    return content
+
+
 @dataclass
 class Replica:
     """Scores masks at any stage; scorers are made when first needed and kept."""
@@ -109,6 +133,7 @@ class Replica:
 
     def __post_init__(self) -> None:
         self._tower = self.payload.tower.unpack()
+        self.payload = self.payload.unpacked(_fetch)
 
     @property
     def grid(self) -> HeadGrid:

@@ -1,11 +1,14 @@
 """Loading models: open_clip's own loader, and its refusals in clear words."""
 
+import sys
+import warnings
+
 import pytest
 import torch
 
 from headmask.errors import ModelError
-from headmask.models import load_model, weights_digest
-from tests.tiny import tiny_clip, write_tiny_model
+from headmask.models import load_model, tokenizer_of, weights_digest
+from tests.tiny import tiny_clip, write_chinese_model, write_tiny_model
 
 
 def test_a_folder_loads_with_its_preprocessing_and_tokenizer(tiny_files):
@@ -56,3 +59,28 @@ def test_a_folder_without_weights_is_refused(tmp_path):
     (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"cannot load local-dir:.*[Rr]equired pretrained weights"):
         load_model(f"local-dir:{folder}")
+
+
+@pytest.fixture
+def chinese(tmp_path_factory):
+    """A model folder with a multilingual text tower."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return write_chinese_model(tmp_path_factory.mktemp("zh") / "model")
+
+
+def test_a_multilingual_text_tower_loads_with_its_own_tokenizer(chinese):
+    loaded = load_model(f"local-dir:{chinese}")
+    tokens_QT = loaded.tokenizer(["一只猫", "城市夜景"])
+    assert tokens_QT[:, :6].tolist() == [[0, 4, 5, 6, 2, 1], [0, *tokens_QT[1, 1:5].tolist(), 2]]
+    with torch.no_grad():
+        assert loaded.clip.encode_text(tokens_QT).shape == (2, 24)
+
+
+def test_without_transformers_the_error_names_the_extra(chinese, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr("open_clip.hf_model.transformers", None)
+    with pytest.raises(ModelError, match=r"need Hugging Face's transformers: pip install 'headmask\[transformers\]'"):
+        load_model(f"local-dir:{chinese}")
+    with pytest.raises(ModelError, match=r"headmask\[transformers\]"):
+        tokenizer_of(f"local-dir:{chinese}")

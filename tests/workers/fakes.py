@@ -12,7 +12,7 @@ DEADLY, FAILING, REFUSED = (15, 0, 0), (0, 15, 0), (0, 0, 15)
 class FakePayload:
     """Travels in place of a payload."""
 
-    def gathered(self):
+    def packed(self, put):
         return self
 
 

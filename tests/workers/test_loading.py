@@ -57,7 +57,7 @@ def test_a_split_holds_its_images_and_captions_in_order(tmp_path):
     assert confirm.texts[:3] == ("picture 0 of confirm", "number 0 in confirm again", "picture 1 of confirm")
     assert confirm.targets.image_of_caption_Q[:4].tolist() == [0, 0, 1, 1]
     assert confirm.pixels[2:4].shape == (2, 3, 28, 28)
-    assert (confirm.pixels.gathered()[:] == confirm.pixels[:]).all()
+    assert (confirm.pixels.packed().unpack()[:] == confirm.pixels[:]).all()
 
 
 def test_digests_do_not_depend_on_the_layout_of_the_file(tmp_path):

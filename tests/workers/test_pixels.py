@@ -1,5 +1,8 @@
 """Preprocessing to uint8, and its cache on disk."""
 
+import pickle
+import shutil
+
 import open_clip
 import pytest
 import torch
@@ -8,6 +11,7 @@ from PIL import Image
 
 from headmask.errors import DataError, ModelError
 from tests.tiny import write_tiny_dataset
+from workers import pixels
 from workers.dataset import Dataset, Row, write_dataset
 from workers.inputs import Normalisation
 from workers.pixels import load_pixels
@@ -66,21 +70,22 @@ def test_images_are_decoded_once_and_then_memory_mapped(cached):
     assert not second.pixels_NCYX.flags.writeable
     assert first.digests == second.digests
     assert len(set(first.digests)) == 5
-    assert len(list(folder.glob("*.arrow"))) == 1
+    assert len(list(folder.glob("*.npy"))) == 1
 
 
 @pytest.mark.parametrize("damage", ["flip a byte", "truncate", "empty", "half-written"])
-def test_a_damaged_cache_is_made_again(cached, damage):
+@pytest.mark.parametrize("kind", ["*.npy", "*.json"])
+def test_a_damaged_cache_is_made_again(cached, damage, kind):
     load, folder = cached
     before, _ = load()
     expected = before.pixels_NCYX.copy()
     del before
-    (path,) = folder.glob("*.arrow")
+    (path,) = folder.glob(kind)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.unlink()
     path.write_bytes(
-        {"flip a byte": bytes(content), "truncate": bytes(content[:-100]), "empty": b""}.get(damage, b"ARROW1")
+        {"flip a byte": bytes(content), "truncate": bytes(content[:-100]), "empty": b""}.get(damage, b"\x93NUMPY")
     )
     after, built = load()
     assert built
@@ -91,4 +96,43 @@ def test_an_unreadable_image_is_named_by_its_row(tmp_path):
     write_dataset(tmp_path / "d.parquet", [Row("a", b"junk", ("c",))])
     with pytest.raises(DataError, match=r"d.parquet row 0: cannot be read as an image"):
         load_pixels(Dataset(tmp_path / "d.parquet"), UInt8Preprocess(transform()), folder=tmp_path)
-    assert not list(tmp_path.glob("*.arrow"))
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def test_pixels_travel_by_the_place_of_their_file_and_are_mapped_there(cached):
+    load, _ = cached
+    cache, _ = load()
+    packed = cache.rows([3, 1]).packed()
+    assert len(pickle.dumps(packed)) < 2000
+    assert (pickle.loads(pickle.dumps(packed)).unpack()[:] == cache.pixels_NCYX[[3, 1]]).all()
+
+
+def test_another_host_gets_the_file_in_pieces_once(cached, tmp_path, monkeypatch):
+    load, folder = cached
+    cache, _ = load()
+    expected = cache.pixels_NCYX.copy()
+    monkeypatch.setattr(pixels, "PIECE_BYTES", 1000)
+    store = []
+    file = cache.file.in_pieces(lambda piece: store.append(piece.copy()) or len(store) - 1)
+    assert len(store) == 12
+    shutil.rmtree(folder)
+    monkeypatch.setenv("HEADMASK_CACHE", str(tmp_path / "other host"))
+    fetched = []
+
+    def fetch(number):
+        fetched.append(number)
+        return store[number]
+
+    for _ in range(2):
+        assert (file.array(fetch) == expected).all()
+    assert fetched == list(range(12))
+    assert len(list((tmp_path / "other host").glob("*.npy"))) == 1
+
+
+def test_a_host_without_file_or_pieces_says_so(cached, tmp_path, monkeypatch):
+    load, folder = cached
+    file = load()[0].file
+    shutil.rmtree(folder)
+    monkeypatch.setenv("HEADMASK_CACHE", str(tmp_path / "other host"))
+    with pytest.raises(DataError, match="is not on this host; start the search with --address"):
+        file.array()
