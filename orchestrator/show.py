@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.table import Table
 
 from headmask.errors import DataError
@@ -76,6 +76,8 @@ class Findings:
         lines = [
             f"Images are {min(widths)} to {max(widths)} pixels wide and {min(heights)} to {max(heights)} high, "
             f"{np.median(widths):g} x {np.median(heights):g} in the middle."
+            if len(set(self.sizes)) > 1
+            else f"Images are {widths[0]} x {heights[0]} pixels."
         ]
         if per_image := self.captions_per_image:
             spread = f"{min(per_image)} to {max(per_image)}" if len(set(per_image)) > 1 else str(per_image[0])
@@ -147,8 +149,7 @@ def _looked_at(dataset: Dataset, chosen: set[int]) -> Any:
         digest, size = image_digest(image), image.size
         if row not in chosen:
             return digest, size, None
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        return digest, size, image
+        return digest, size, ImageOps.contain(image, (THUMBNAIL, THUMBNAIL))
 
     return ahead(look, enumerate(dataset.images()))
 
@@ -235,7 +236,7 @@ def _listed(text: str, rows: Sequence[str]) -> list[str]:
 
 def draw_sheet(found: Findings, out: Path) -> Path:
     """Draw a few samples with their texts as a PNG, and return its path."""
-    font = _font(13)
+    font = _font("".join(text for _, text in found.samples), 13)
     line = 17
     rows = -(-len(found.samples) // COLUMNS)
     cell, gap = THUMBNAIL + TEXT_LINES * line, 12
@@ -256,8 +257,18 @@ def draw_sheet(found: Findings, out: Path) -> Path:
     return out
 
 
-def _font(size: int) -> Any:
-    """Return the font that matplotlib brings: it has more scripts than Pillow's own, though not all."""
-    from matplotlib import get_data_path
+def _font(text: str, size: int) -> Any:
+    """Return a font for a text: the one that matplotlib brings, or one of the system's that has more of the letters."""
+    from matplotlib import font_manager, ft2font, get_data_path
 
-    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    letters = {ord(letter) for letter in text if not letter.isspace()}
+    own = str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+    def num_missing(path: str) -> int:
+        try:
+            return len(letters - ft2font.FT2Font(path).get_charmap().keys())
+        except (OSError, RuntimeError):
+            return len(letters)
+
+    others = sorted(font_manager.findSystemFonts()) if num_missing(own) else []
+    return ImageFont.truetype(min([own, *others], key=num_missing), size)

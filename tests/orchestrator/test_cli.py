@@ -15,9 +15,19 @@ import pytest
 from PIL import Image
 
 from headmask.maskfile import MaskFile
+from headmask.models import load_model
 from orchestrator import cli
 from orchestrator.result import SearchResult
-from tests.tiny import write_tiny_model
+from tests.tiny import write_tiny_dataset, write_tiny_model
+from tests.workers.test_sources import (
+    picture,
+    write_coco,
+    write_coco_cn,
+    write_cola,
+    write_karpathy,
+    write_pictures,
+    write_shard,
+)
 
 HEAVY = (
     "torch",
@@ -299,3 +309,91 @@ def test_a_signal_stops_saves_and_says_how_to_go_on(search_flags, runs, tmp_path
     printed = (tmp_path / "out").read_text()
     assert "Interrupted; everything scored is saved. Continue with: headmask resume" in printed
     assert "Traceback" not in printed
+
+
+COLA = "COLA_multiobjects_matching_benchmark.json"
+SOURCES = {
+    "coco": lambda folder: ["--captions", folder / "captions_val2014.json", "--images", folder / "images"],
+    "karpathy": lambda folder: ["--captions", folder / "dataset_flickr30k.json", "--images", folder / "images"],
+    "flickr30k": lambda folder: ["--captions", folder / "results.token", "--images", folder / "images"],
+    "coco-cn": lambda folder: ["--captions", folder / "coco-cn", "--images", folder / "images"],
+    "flickr30k-cna": lambda folder: ["--captions", folder / "flickr30k_cna_test.txt", "--images", folder / "images"],
+    "parquet": lambda folder: ["--files", folder / "hub" / "*.parquet"],
+    "webdataset": lambda folder: ["--files", folder / "wds"],
+    "imagefolder": lambda folder: ["--images", folder / "classes"],
+    "cola": lambda folder: ["--captions", folder / COLA, "--images", folder / "images"],
+}
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """One small data set in every layout that there is."""
+    folder = tmp_path_factory.mktemp("originals")
+    coco_names = write_coco(folder / "captions_val2014.json", "val", [104, 2, 3])
+    flickr_names = write_karpathy(folder / "dataset_flickr30k.json", ["train", "val", "test"], is_coco=False)
+    (folder / "results.token").write_text("".join(f"{name}#0\ta dog\n{name}#1\tone dog\n" for name in flickr_names))
+    write_coco_cn(folder / "coco-cn")
+    (folder / "flickr30k_cna_test.txt").write_text(f"{flickr_names[0][:-4]}#0\t两个人\n", encoding="utf-8")
+    cn_names = [f"COCO_train2014_{n:012d}.jpg" for n in (101, 103)] + ["COCO_val2014_000000000102.jpg"]
+    write_pictures(folder / "images", *coco_names, *flickr_names, *cn_names, "1.jpg", "2.jpg", "3.jpg", "4.jpg")
+    write_tiny_dataset(folder / "hub" / "train.parquet")
+    write_shard(folder / "wds" / "test" / "0.tar", [("a.jpg", picture(0)), ("a.txt", b"one\ntwo")])
+    write_pictures(folder / "classes", *(f"{name}/{n}.jpg" for name in ("cat", "dog") for n in range(3)))
+    write_cola(folder, (1, 2), (3, 4))
+    return folder
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_layout_is_built_shown_and_scored(headmask, originals, tmp_path, source, tiny_files):
+    out = tmp_path / "out.parquet"
+    code, printed, err = headmask(
+        "data", "build", "--from", source, *SOURCES[source](originals), "--out", out, "--json"
+    )
+    assert (code, err) == (0, "")
+    built = json.loads(printed)
+    code, printed, err = headmask("data", "show", out, "--json")
+    assert (code, err) == (0, "")
+    shown = json.loads(printed)
+    assert shown["num_images"] == built["num_images"]
+    assert (
+        shown["task"] == built["task"] == {"imagefolder": "classification", "cola": "matching"}.get(source, "retrieval")
+    )
+    with Image.open(shown["contact_sheet"]) as sheet:
+        assert sheet.width > 900
+        assert len(set(sheet.convert("L").tobytes())) > 20
+    mask = MaskFile(
+        model=load_model(f"local-dir:{tiny_files[0]}").reference, grid={"layers": 3, "heads": 4}, heads=["L0H1", "L2H3"]
+    )
+    mask.write(tmp_path / "mask.json")
+    code, printed, err = headmask("eval", "--mask", tmp_path / "mask.json", "--data", out, "--json")
+    assert code == 0, err
+    scored = json.loads(printed)
+    assert scored["num_images"] == built["num_images"]
+    assert scored["objective"] == {"imagefolder": "top1", "cola": "group_score"}.get(source, "mean_recall")
+
+
+TWO_FILES = ["--images", ".", "--captions", "a", "--captions", "b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--from", "parquet"], "--from parquet needs --files"),
+        (["--from", "coco"], "--from coco needs --images and --captions"),
+        (["--from", "imagefolder"], "--from imagefolder needs --images"),
+        (["--from", "coco-cn", *TWO_FILES], "takes one --captions, a folder or a file; got 2"),
+        (["--from", "folder", *TWO_FILES], "takes one --captions; got 2"),
+    ],
+)
+def test_options_that_a_source_lacks_are_named(headmask, tmp_path, arguments, message):
+    code, _, err = headmask("data", "build", *arguments, "--out", tmp_path / "out.parquet")
+    assert code == 2
+    assert message in err
+
+
+def test_limits_of_loss_are_parsed(headmask, search_flags, tiny_files):
+    code, _, err = headmask(*search_flags, "--max-loss", "data")
+    assert (code, err) == (2, "headmask: --max-loss must be NAME=POINTS, such as coco=0.5; got 'data'\n")
+    code, _, err = headmask(*search_flags, "--data", tiny_files[1], "--max-loss", "date=1")
+    assert code == 2
+    assert "there is no data set 'date', did you mean data" in err
