@@ -17,7 +17,7 @@ from rich.table import Table
 from headmask.errors import DataError
 from workers.ahead import ahead
 from workers.dataset import Dataset
-from workers.images import decode_image
+from workers.images import decode_image, quiet_pillow
 from workers.loading import Reading
 from workers.pixels import image_digest
 from workers.splits import SPLITS
@@ -118,15 +118,16 @@ def look_at(
     chosen = set(np.linspace(0, len(dataset) - 1, min(NUM_SAMPLES, len(dataset))).astype(int).tolist())
     digests: list[str] = []
     broken: list[str] = []
-    for row, (digest, size, thumbnail) in enumerate(_looked_at(dataset, chosen)):
-        digests.append(digest)
-        if size is None:
-            broken.append(digest)
-        else:
-            found.sizes.append(size)
-        if thumbnail is not None:
-            found.samples.append((thumbnail, f"{splits[row]}: {texts[row]}"))
-        on_progress(row + 1, len(dataset))
+    with quiet_pillow():
+        for row, (digest, size, thumbnail) in enumerate(_looked_at(dataset, chosen)):
+            digests.append(digest)
+            if size is None:
+                broken.append(digest)
+            else:
+                found.sizes.append(size)
+            if thumbnail is not None:
+                found.samples.append((thumbnail, f"{splits[row]}: {texts[row]}"))
+            on_progress(row + 1, len(dataset))
     if not found.sizes:
         raise DataError(f"{path} has no image that can be read: {broken[0]}")
     found.warnings += [

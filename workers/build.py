@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from headmask.errors import DataError
 from workers.ahead import ahead
 from workers.dataset import ROW_GROUP, Row, table_of
-from workers.images import decode_image
+from workers.images import check_image, quiet_pillow
 from workers.sources.base import BadRow, Item, Source
 from workers.splits import SplitMap
 
@@ -95,7 +95,7 @@ def build(
     work = out.with_name(f".{out.name}.build")
     work.mkdir(exist_ok=True)
     try:
-        with FileLock(work / "lock", timeout=0):
+        with FileLock(work / "lock", timeout=0), quiet_pillow():
             parts = _resumed(work, _identity(source, chosen))
             num_resumed = sum(part.num_items for part in parts)
             for part in _parts(source, chosen, work, parts, on_progress):
@@ -167,7 +167,7 @@ def _row(item: Item | BadRow, splits: SplitMap) -> Row | BadRow | None:
         if splits.leaves_out(item.split):
             return None
         content = item.read()
-        decode_image(content, item.where)
+        check_image(content, item.where)
         split = splits.target(item.split, content if item.pair is None else str(item.pair).encode())
     except DataError as error:
         return BadRow(item.where, str(error).removeprefix(f"{item.where}: "))
@@ -212,7 +212,7 @@ def _join(
     schema = source.kind.schema()
     whole = _whole_pairs(parts) if source.kind.task == "matching" else None
     try:
-        with pq.ParquetWriter(temporary, schema) as writer:
+        with pq.ParquetWriter(temporary, schema, compression="none") as writer:
             for part in parts:
                 with pq.ParquetFile(part.path) as file:
                     for number in range(file.num_row_groups):

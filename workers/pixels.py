@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from headmask.errors import DataError
 from workers.ahead import ahead
 from workers.dataset import Dataset
-from workers.images import decode_image
+from workers.images import decode_image, quiet_pillow
 from workers.preprocess import UInt8Preprocess
 
 # N images, Y by X pixels
@@ -224,7 +224,7 @@ def _build(path: Path, dataset: Dataset, preprocess: UInt8Preprocess, on_progres
     count, digests = len(dataset), []
     scratch = Path(tempfile.mkdtemp(prefix=".pixels-", dir=path.parent))
     try:
-        with (scratch / "pixels").open("wb") as file:
+        with (scratch / "pixels").open("wb") as file, quiet_pillow():
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, *preprocess.shape)}
             np.lib.format.write_array_header_1_0(file, header)
             for pixels, digest in _decoded(dataset, preprocess):
