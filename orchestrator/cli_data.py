@@ -10,7 +10,7 @@ import typer
 from orchestrator.cli_tools import Json, print_json
 
 if TYPE_CHECKING:
-    from workers.dataset import Columns
+    from workers.columns import Columns
     from workers.sources import Source
 
 data_app = typer.Typer(help="Build data sets, and show what is in them.", no_args_is_help=True)
@@ -73,7 +73,7 @@ def build(
 
     from orchestrator.progress import counting
     from workers.build import build as build_dataset
-    from workers.dataset import Columns
+    from workers.columns import Columns
     from workers.splits import SplitMap
 
     columns = Columns(image_column, caption_column, label_column, group_column, split=split_column)
@@ -165,8 +165,9 @@ def show(
     """Say what is in a data set and what is wrong with it, and draw a few samples."""
     from rich.console import Console
 
-    from orchestrator.config import DataSection, parse_data
+    from orchestrator.config import parse_data
     from orchestrator.progress import counting
+    from orchestrator.sections import DataSection
     from orchestrator.show import draw_sheet, look_at
 
     given = {name: value for name, value in locals().items() if name in DataSection.model_fields}

@@ -11,7 +11,7 @@ from headmask.errors import ConfigError, ModelError
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, load_model
-from orchestrator.config import DataSection
+from orchestrator.sections import DataSection
 from orchestrator.session import load_section, make_payload
 from orchestrator.verdict import DRAWS, outcomes_of
 from strategies.selection import paired_interval, permutation_p_value

@@ -17,8 +17,9 @@ from headmask.mask import HeadGrid
 from headmask.models import LoadedModel, load_model
 from headmask.towers import TowerName, tower_of, view_of
 from headmask.views import TowerView
-from orchestrator.config import DataSection, SearchConfig
+from orchestrator.config import SearchConfig
 from orchestrator.objective import Goal, Objective
+from orchestrator.sections import DataSection
 from strategies import Limits
 from workers.constants import Constants
 from workers.embedding import embed_images, embed_texts, kept

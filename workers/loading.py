@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from headmask.errors import DataError
 from workers.classification import ClassificationTargets
-from workers.dataset import Columns, Dataset
+from workers.columns import Columns
+from workers.dataset import Dataset
 from workers.matching import MatchingTargets
 from workers.pixels import PixelCache, Pixels, load_pixels
 from workers.preprocess import UInt8Preprocess

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headmask.errors import DataError
-from workers.dataset import Columns, Dataset, Row, write_dataset
+from workers.columns import Columns
+from workers.dataset import Dataset, Row, write_dataset
 
 captions = st.lists(
     st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text.strip()), min_size=1, max_size=4

@@ -12,7 +12,8 @@ from PIL import Image
 
 from headmask.errors import DataError
 from workers.build import build
-from workers.dataset import Columns, Dataset
+from workers.columns import Columns
+from workers.dataset import Dataset
 from workers.loading import Reading, load_data
 from workers.sources.captions import coco, coco_cn, flickr30k, flickr30k_cna, karpathy
 from workers.sources.imagefolder import imagefolder

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headmask.errors import DataError
-from workers.dataset import COLUMNS, Columns, Kind, captions_of, check_type, image_bytes, label_names, no_column
+from workers.columns import COLUMNS, Columns, check_type, label_names, no_column
+from workers.dataset import Kind, captions_of, image_bytes
 from workers.prompts import read_class_names
 from workers.sources.base import BadRow, Item, Source, checked_captions
 from workers.sources.files import RemoteFile, find_files, split_of

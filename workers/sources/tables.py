@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from headmask.errors import DataError
-from workers.dataset import Columns, Kind
+from workers.columns import Columns
+from workers.dataset import Kind
 from workers.prompts import read_class_names
 from workers.sources.base import BadRow, Entry, FolderSource, checked_captions
 

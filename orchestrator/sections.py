@@ -1,0 +1,183 @@
+"""The sections of a search's configuration: what each setting is, and what it may be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from headmask.errors import ConfigError
+from headmask.mask import Head
+from orchestrator.location import check_location
+from strategies import check_strategy
+from workers.tasks import Mix
+
+if TYPE_CHECKING:
+    from workers.loading import Reading
+
+
+def _checked_mix(objective: str | None) -> str | None:
+    """Return an objective that can be parsed; a mistake counts as one among others."""
+    try:
+        if objective is not None:
+            Mix.parse(objective)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return objective
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Settings that belong together; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """Which model is searched."""
+
+    name: str
+    """open_clip architecture, or `local-dir:` / `hf-hub:` with a folder or repository."""
+    pretrained: str | None = None
+    """Tag or checkpoint file."""
+
+
+class DataSection(Section):
+    """Which data it is searched on."""
+
+    path: str
+    """Parquet file, as `headmask data build` writes it."""
+    name: Annotated[str, Field(pattern=r"^[\w. -]+$")] | None = None
+    """What its metrics begin with where there are several data sets; the file's name without its ending by default."""
+    task: Literal["retrieval", "classification", "matching"] | None = None
+    """Found by the columns by default."""
+    objective: str | None = None
+    """Metric or mix of metrics; the search's by default."""
+    max_loss: Annotated[float, Field(ge=0)] | None = None
+    """Points that the objective may lose here; the data set then limits the search instead of guiding it."""
+    image_column: str | None = None
+    caption_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
+    split_column: str | None = None
+    draw_splits: bool = False
+    """Draw the splits even where the file has a split column."""
+    split_seed: int = 0
+    templates: str | None = None
+    """`imagenet`, `simple` or a file; those that came with the data, or `imagenet`, by default."""
+    class_names: str | None = None
+    """File of class names; those of the data by default."""
+
+    @field_validator("objective")
+    @classmethod
+    def _is_mix(cls, objective: str | None) -> str | None:
+        return _checked_mix(objective)
+
+    def reading(self) -> Reading:
+        """Return how the file is read."""
+        from workers.columns import Columns
+        from workers.loading import Reading
+
+        return Reading(
+            task=self.task,
+            columns=Columns(
+                image=self.image_column,
+                caption=self.caption_column,
+                label=self.label_column,
+                group=self.group_column,
+                split=self.split_column,
+            ),
+            draw_splits=self.draw_splits,
+            split_seed=self.split_seed,
+            templates=self.templates,
+            class_names=self.class_names,
+        )
+
+
+class SearchSection(Section):
+    """What is searched, and how."""
+
+    tower: Literal["image", "text"] = "image"
+    """Whose heads are searched."""
+    objective: str | None = None
+    """Metric, or mix such as 0.7*t2i_r1 + 0.3*i2t_r1; mean_recall, top1 or group_score by the task by default."""
+    combine: Literal["mean", "worst"] = "mean"
+    """Of several data sets, the mean of their objectives is maximised, or the smallest of them."""
+    ablation: Literal["zero", "mean", "uniform", "cls"] = "zero"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Of the search; `auto` is bfloat16 where the hardware computes in it. Finalists are always scored in float32."""
+    strategy: str = "mixture"
+    seed: Annotated[int, Field(ge=0)] = 0
+    block_size: PositiveInt = 32
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Layers whose heads may be ablated; all by default."""
+    protect: tuple[str, ...] = ()
+    """Heads that are never ablated, such as L11H3."""
+    max_heads: PositiveInt | None = None
+    image_chunk: PositiveInt | None = None
+    """Images (or texts) computed together; a constant of the study, measured when it is created by default."""
+    threads: PositiveInt = 1
+    """CPU threads of one replica; a constant of the study."""
+    finalists: Annotated[int, Field(ge=1)] = 16
+    """Masks re-scored on the confirm split."""
+    random_masks: Annotated[int, Field(ge=0)] = 40
+    """Random masks of the selected one's size, scored on the confirm split for context."""
+    gate: bool = True
+    """Refuse a model whose baseline scores at chance level."""
+
+    @field_validator("protect")
+    @classmethod
+    def _heads_parse(cls, heads: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(Head.parse(head)) for head in heads)
+
+    @field_validator("strategy")
+    @classmethod
+    def _exists(cls, strategy: str) -> str:
+        check_strategy(strategy)
+        return strategy
+
+    @field_validator("objective")
+    @classmethod
+    def _is_mix(cls, objective: str | None) -> str | None:
+        return _checked_mix(objective)
+
+
+class BudgetSection(Section):
+    """When to stop: after a number of masks, or of seconds (at the end of a block), whichever comes first."""
+
+    masks: PositiveInt = 1000
+    seconds: Annotated[float, Field(gt=0)] | None = None
+
+
+class PoolSection(Section):
+    """Where masks are scored."""
+
+    kind: Literal["ray", "inline"] = "ray"
+    replicas: PositiveInt | None = None
+    """Number of Ray replicas; as many as there is room for by default."""
+    address: str | None = None
+    """Ray cluster to join; Ray starts on this machine by default."""
+
+
+class OutputSection(Section):
+    """Where results go."""
+
+    folder: str
+    study: str | None = None
+    """Name of the study; the folder's name by default."""
+    storage: str | None = None
+    """Journal file or database URL; `study.journal` in the folder by default."""
+    tracking_uri: str | None = None
+    """MLflow server or store; `mlflow.db` beside the folder by default."""
+    experiment: str = "headmask"
+    fold: bool = False
+    """Fold a reliable mask into `folded`, a model folder, at the end."""
+
+    @field_validator("storage")
+    @classmethod
+    def _is_known(cls, storage: str | None) -> str | None:
+        if storage is not None:
+            check_location(storage)
+        return storage
