@@ -24,6 +24,7 @@ from orchestrator.sections import (
     Section,
 )
 
+
 def _twice(names: Sequence[str]) -> str:
     return next(name for name in names if names.count(name) > 1)
 

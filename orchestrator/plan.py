@@ -13,6 +13,7 @@ from orchestrator.config import SearchConfig
 from orchestrator.location import redacted
 from orchestrator.session import Session, prepare
 from strategies import make_sampler
+from workers.pixels import Pixels
 from workers.replica import Payload, Replica
 from workers.scorer import DTYPES, default_device
 
@@ -46,7 +47,7 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     num_inputs = round(
         num_forwards * sizes["search"] + (search.finalists + search.random_masks) * sizes["confirm"] + 2 * sizes["test"]
     )
-    payload_gib = payload_bytes(session.payload) / _GIB
+    payload_gib, pixels_gib = (size / _GIB for size in payload_bytes(session.payload))
     node_bytes = session.cost.numbers_per_node * (search.image_chunk or 1) * DTYPES[search.precision].itemsize
     nodes_gib = session.grid.layers * node_bytes / _GIB
     return {
@@ -61,7 +62,8 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
         "forwards_per_second_of_one_replica_here": round(inputs_per_s, 1),
         "replica_hours": round(num_inputs / inputs_per_s / 3600, 3),
         "memory_per_replica_gib": round(payload_gib + nodes_gib + PROCESS_GIB, 2),
-        "object_store_gib": round(payload_gib, 3),
+        "pixels_per_host_gib": round(pixels_gib, 3),
+        "object_store_gib": round(payload_gib + (pixels_gib if config.pool.address else 0.0), 3),
         "run_folder": str(config.folder),
         "study": f"{config.study_name} in {redacted(config.storage)}",
         "tracking": config.output.tracking_uri or str(config.folder.resolve().parent / "mlflow.db"),
@@ -97,10 +99,11 @@ def measured_speed(session: Session, replica: Replica) -> float:
     return len(engine.inputs) * session.cost(baseline) / (time.perf_counter() - started)
 
 
-def payload_bytes(payload: Payload) -> int:
-    """Return the size of what goes to every node."""
+def payload_bytes(payload: Payload) -> tuple[int, int]:
+    """Return the sizes of what every replica takes, and of the pixels that the replicas of a host share."""
+    arrays = [split for parts in payload.splits.values() for split in parts.values()]
     tower = sum(array.nbytes for array in payload.tower.arrays.values())
-    splits = sum(
-        split.inputs.nbytes + split.other_E.nbytes for parts in payload.splits.values() for split in parts.values()
+    own = sum(
+        split.other_E.nbytes + (0 if isinstance(split.inputs, Pixels) else split.inputs.nbytes) for split in arrays
     )
-    return tower + splits
+    return tower + own, sum(split.inputs.nbytes for split in arrays if isinstance(split.inputs, Pixels))

@@ -277,7 +277,9 @@ def _conclude(
     config, folder = session.config, session.config.folder
     objective = str(session.objective)
     write_trials(records, folder / "trials.parquet")
-    write_heat_map(records, verdict.selected, objective, folder / "heatmap.png")
+    gain = session.objective.gain
+    gains = {record.mask: gain(record.metrics) for record in records if record.metrics}
+    write_heat_map(records, verdict.selected, objective, folder / "heatmap.png", lambda record: gains.get(record.mask))
     run_id = tracker.wait_for_run(RUN_WAIT_S)
     mask = results.mask_file(session, verdict.recommended, verdict, study=store.name, run_id=run_id)
     mask.write(folder / "mask.json")

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 
-from headmask.errors import ConfigError
+from headmask.errors import ConfigError, ModelError
 from headmask.maskfile import MaskFile
 from headmask.models import load_model
 from orchestrator.cli import main
 from orchestrator.config import read_config
+from orchestrator.gate import check_baseline
+from orchestrator.plan import make_plan
 from orchestrator.session import prepare
 from tests.orchestrator.studies import resume, start, trials
 from tests.tiny import tiny_rows, write_chinese_model, write_tiny_dataset
@@ -262,3 +264,21 @@ def test_embeddings_are_made_once_and_then_found(tiny_config, tmp_path, monkeypa
     third = prepare(tiny_config())
     assert caplog.text.count("are made again") == 2
     assert (first.payload.splits["test"][""].other_E == third.payload.splits["test"][""].other_E).all()
+
+
+def test_a_plan_counts_all_data_sets(tiny_config, tiny_files, files):
+    plan = make_plan(several(tiny_config, tiny_files, files, data__max_loss={"data": 1}))
+    assert plan["inputs"] == "72 search, 60 confirm, 90 test"
+    assert plan["pixels_per_host_gib"] == pytest.approx(222 * 28 * 28 * 3 / 2**30, abs=1e-3)
+    assert plan["object_store_gib"] < plan["memory_per_replica_gib"]
+
+
+def test_a_gate_looks_at_every_data_set(tiny_config, tiny_files, files):
+    for tower in ("image", "text"):
+        session = prepare(several(tiny_config, tiny_files, files, search__tower=tower, search__gate=True))
+        with pytest.raises(ModelError, match=r"scores at chance level: text-to-image recall@10 .* of data, chance is"):
+            check_baseline(session)
+        labels = prepare(tiny_config(data__path=str(files / "labels.parquet"), search__tower=tower))
+        with pytest.raises(ModelError, match=r"top-1 is .* of labels, chance is 16.7 %. Check .* and labels"):
+            check_baseline(labels)
+        check_baseline(prepare(tiny_config(data__path=str(files / "pairs.parquet"), search__tower=tower)))

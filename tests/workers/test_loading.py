@@ -1,5 +1,7 @@
 """Splits and clusters: identical pixels never in two splits, and nothing depends on the file's layout."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -9,8 +11,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from headmask.errors import DataError
 from tests.tiny import tiny_rows, write_tiny_dataset
-from workers.dataset import Row, write_dataset
-from workers.loading import load_data, take_split
+from workers.dataset import Kind, Row, write_dataset
+from workers.loading import Reading, load_data, take_split
 from workers.preprocess import UInt8Preprocess
 from workers.splits import SPLITS, drawn_splits, given_splits
 
@@ -95,3 +97,81 @@ def test_a_split_that_is_not_there_is_refused(tmp_path):
     splits = load_data(write_tiny_dataset(tmp_path / "d.parquet"), PREPROCESS)
     with pytest.raises(DataError, match="split must be one of search, confirm, test, all; got 'val'"):
         take_split(splits, "val")
+
+
+def labelled(tmp_path, name="d", names=("cat", "dog"), templates=(), **changes):
+    """Write twelve images with labels and groups; return the digest of the search split."""
+    rows = [
+        Row(row.path, row.image, split=row.split, label=number % 2, group="ab"[number % 3 == 0])
+        for number, row in enumerate(tiny_rows({"search": 4, "confirm": 4, "test": 4}))
+    ]
+    rows[0] = replace(rows[0], **changes)
+    kind = Kind("classification", names, templates, has_groups=True)
+    write_dataset(tmp_path / f"{name}.parquet", rows, kind)
+    return load_data(tmp_path / f"{name}.parquet", PREPROCESS)["search"].digest
+
+
+def test_digests_of_classification_see_labels_groups_names_and_templates(tmp_path):
+    variants = [
+        labelled(tmp_path),
+        labelled(tmp_path, label=1),
+        labelled(tmp_path, group="c"),
+        labelled(tmp_path, names=("cat", "hound")),
+        labelled(tmp_path, templates=("a {c}",)),
+    ]
+    assert len(set(variants)) == 5
+    path = tmp_path / "d.parquet"
+    assert labelled(tmp_path) == variants[0]
+    pq.write_table(pq.read_table(path), path, row_group_size=3, compression="zstd")
+    assert load_data(path, PREPROCESS)["search"].digest == variants[0]
+    reading = Reading(templates="simple")
+    assert load_data(path, PREPROCESS, reading)["search"].digest != variants[0]
+
+
+def test_digests_of_matching_see_which_image_has_which_caption(tmp_path):
+    rows = [
+        Row(row.path, row.image, row.captions[:1], row.split, pair=number // 2)
+        for number, row in enumerate(tiny_rows({"search": 4, "confirm": 4, "test": 4}))
+    ]
+
+    def digest(rows):
+        write_dataset(tmp_path / "d.parquet", rows, Kind("matching"))
+        return load_data(tmp_path / "d.parquet", PREPROCESS)["search"].digest
+
+    swapped = [replace(rows[0], captions=rows[1].captions), replace(rows[1], captions=rows[0].captions), *rows[2:]]
+    reordered = [rows[2], rows[3], rows[0], rows[1], *rows[4:]]
+    assert len({digest(variant) for variant in (rows, swapped, reordered)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({1: {"pair": 5}}, "row 1: the two images of a pair must follow each other"),
+        ({2: {"pair": 0}, 3: {"pair": 0}}, "every pair must have two images"),
+        ({0: {"captions": ("a", "b")}}, "row 0: an image of a pair has one caption; got 2"),
+        ({1: {"split": "test"}}, "split search holds one image of a pair without the other"),
+    ],
+)
+def test_pairs_that_are_none_are_refused(tmp_path, changes, message):
+    rows = [
+        Row(row.path, row.image, row.captions[:1], row.split, pair=number // 2)
+        for number, row in enumerate(tiny_rows({"search": 4, "confirm": 4, "test": 4}))
+    ]
+    rows = [replace(row, **changes.get(number, {})) for number, row in enumerate(rows)]
+    write_dataset(tmp_path / "d.parquet", rows, Kind("matching"))
+    with pytest.raises(DataError, match=message):
+        load_data(tmp_path / "d.parquet", PREPROCESS)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [(None, "row 0: the label is missing"), (2, "row 0: label must be 0 to 1; got 2"), (-1, "label must be 0 to 1")],
+)
+def test_labels_that_name_no_class_are_refused(tmp_path, label, message):
+    with pytest.raises(DataError, match=message):
+        labelled(tmp_path, label=label)
+
+
+def test_a_missing_group_is_refused(tmp_path):
+    with pytest.raises(DataError, match="row 0: the group is missing"):
+        labelled(tmp_path, group=None)

@@ -146,10 +146,10 @@ def test_truncated_parquet_is_one_message(tmp_path):
     write_dataset(path, [Row(f"{n}.jpg", picture(n), (str(n),)) for n in range(40)])
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(DataError, match=r"d.parquet cannot be read as Parquet"):
+    with pytest.raises(DataError, match=r"d.parquet cannot be read: Parquet magic bytes not found"):
         ParquetSource([str(path)])
     path.write_bytes(whole[:2000] + b"\0" * 3000 + whole[5000:])
-    with pytest.raises(DataError, match=r"d.parquet (is damaged|row \d+)|the source has"):
+    with pytest.raises(DataError, match=r"d.parquet cannot be read|the source has"):
         built(ParquetSource([str(path)]), tmp_path)
 
 

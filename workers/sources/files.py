@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import fs
 
 from headmask.errors import DataError
+
+RETRY_S = 30
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,22 @@ class RemoteFile:
         return Path(self.path).parent if isinstance(self.system, fs.LocalFileSystem) else None
 
 
+@contextmanager
+def reached(where: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a file into one message: file systems and the hub raise their own kinds.
+
+    Raises:
+        DataError: something went wrong.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{where} cannot be read: {reason[:200]}") from None
+
+
 def find_files(patterns: list[str], suffix: str) -> list[RemoteFile]:
     """Return the files that paths, globs, folders and addresses name, in order of their paths.
 
@@ -42,12 +61,8 @@ def find_files(patterns: list[str], suffix: str) -> list[RemoteFile]:
     """
     found: dict[tuple[str, str], RemoteFile] = {}
     for pattern in patterns:
-        try:
+        with reached(pattern):
             files = _files(pattern, suffix)
-        except (OSError, pa.ArrowException, ValueError, ImportError) as error:
-            raise DataError(
-                f"{pattern} cannot be reached: {(str(error).splitlines() or [type(error).__name__])[0]}"
-            ) from None
         if not files:
             raise DataError(f"there is no {suffix} file at {pattern}")
         found |= {(file.system.type_name, file.path): file for file in files}
@@ -65,7 +80,7 @@ def _files(pattern: str, suffix: str) -> list[RemoteFile]:
     else:
         base = re.split(r"[*?\[]", pattern)[0]
         has_glob = base != pattern
-        system, path = fs.FileSystem.from_uri(base.rpartition("/")[0] if has_glob else base)
+        system, path = _system(base.rpartition("/")[0] if has_glob else base)
         infos = [system.get_file_info(path)]
         wanted = _matcher(path, pattern[len(base.rpartition("/")[0]) :]) if has_glob else None
     files = []
@@ -76,6 +91,15 @@ def _files(pattern: str, suffix: str) -> list[RemoteFile]:
         elif info.type == fs.FileType.File:
             files.append(info)
     return [RemoteFile(system, info.path, (info.size, str(info.mtime_ns))) for info in files if info.is_file]
+
+
+def _system(address: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system and the path of an address."""
+    if address.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in address:
+        # Without a limit, missing credentials are looked for during a quarter of an hour.
+        address += ("&" if "?" in address else "?") + f"retry_limit_seconds={RETRY_S}"
+    system, path = fs.FileSystem.from_uri(address)
+    return system, path
 
 
 def _matcher(base: str, pattern: str) -> Any:

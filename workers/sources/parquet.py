@@ -15,7 +15,7 @@ from workers.columns import COLUMNS, Columns, check_type, label_names, no_column
 from workers.dataset import Kind, captions_of, image_bytes
 from workers.prompts import read_class_names
 from workers.sources.base import BadRow, Item, Source, checked_captions
-from workers.sources.files import RemoteFile, find_files, split_of
+from workers.sources.files import RemoteFile, find_files, reached, split_of
 
 BATCH = 16
 
@@ -133,13 +133,9 @@ class ParquetSource(Source):
         return {value for each in cells for value in each.to_pylist() if value is not None}
 
     def _open(self, file: RemoteFile) -> pq.ParquetFile:
-        try:
+        with reached(file.path):
             return pq.ParquetFile(file.system.open_input_file(file.path))
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file.path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
     def _batches(self, file: RemoteFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        try:
+        with reached(file.path):
             yield from self._open(file).iter_batches(batch_size=BATCH, columns=columns, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file.path} is damaged: {str(error).splitlines()[0]}") from None

@@ -11,7 +11,7 @@ from headmask.errors import DataError
 from workers.dataset import Kind
 from workers.prompts import read_class_names, read_lines
 from workers.sources.base import IMAGE_SUFFIXES, BadRow, Item, Source, checked_captions
-from workers.sources.files import RemoteFile, find_files, split_of
+from workers.sources.files import RemoteFile, find_files, reached, split_of
 
 
 class ShardSource(Source):
@@ -88,21 +88,22 @@ class ShardSource(Source):
 def _samples(file: RemoteFile) -> Iterator[dict[str, Any]]:
     """Yield samples: what follows each other in a shard under one name, by ending; the name itself under ""."""
     sample: dict[str, Any] = {}
-    try:
-        with file.system.open_input_stream(file.path) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                folder, slash, base = member.name.rpartition("/")
-                stem, dot, ending = base.partition(".")
-                if sample and sample[""] != folder + slash + stem:
-                    yield sample
-                    sample = {}
-                content = archive.extractfile(member)
-                sample[""] = folder + slash + stem
-                sample[dot + ending.lower()] = content.read() if content else b""
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{file.path} is no whole tar file: {error}") from None
+    with (
+        reached(file.path),
+        file.system.open_input_stream(file.path) as stream,
+        tarfile.open(fileobj=stream, mode="r|*") as archive,
+    ):
+        for member in archive:
+            if not member.isfile():
+                continue
+            folder, slash, base = member.name.rpartition("/")
+            stem, dot, ending = base.partition(".")
+            if sample and sample[""] != folder + slash + stem:
+                yield sample
+                sample = {}
+            content = archive.extractfile(member)
+            sample[""] = folder + slash + stem
+            sample[dot + ending.lower()] = content.read() if content else b""
     if sample:
         yield sample
 
