@@ -42,6 +42,9 @@ SourceName = Literal[
 ]
 
 
+MOST_LISTED = 20
+
+
 @data_app.command()
 def build(
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
@@ -96,7 +99,9 @@ def build(
     lines = [f"{out}: {report.num_images} images" + (f", {report.num_captions} captions" * bool(report.num_captions))]
     lines += [", ".join(f"{name}: {count}" for name, count in sorted(report.splits.items()))] if report.splits else []
     lines += [f"{report.num_resumed} of them were there from an earlier build"] if report.num_resumed else []
-    lines += [f"left out: {row}" for row in report.bad_rows]
+    lines += [f"left out: {row}" for row in report.bad_rows[:MOST_LISTED]]
+    if len(report.bad_rows) > MOST_LISTED:
+        lines.append(f"and {len(report.bad_rows) - MOST_LISTED} more; --json lists them all")
     lines += (
         [f"{report.num_unnamed} image files in {images} have no caption and were left out"]
         if report.num_unnamed

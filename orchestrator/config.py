@@ -111,16 +111,22 @@ def read_config(path: Path | None, flags: Mapping[str, Any]) -> SearchConfig:
 
 
 def _set_data(content: dict[str, Any], name: str, value: Any) -> None:
-    """Set a key of all data sets; `paths` makes as many as it has paths, `max_losses` is by name of the data set."""
-    if name == "path" and not isinstance(value, str):
-        content["data"] = [{"path": str(path)} for path in value]
-        return
+    """Set a key of all data sets. Paths make as many data sets; limits of loss are by name of the data set."""
     sections = content.setdefault("data", {})
-    for section in [sections] if isinstance(sections, dict) else sections:
-        if name != "max_loss" or not isinstance(value, Mapping):
-            section[name] = value
+    if name == "path":
+        paths = [value] if isinstance(value, str | Path) else list(value)
+        # One path leaves what else a file says of its one data set.
+        content["data"] = [
+            {**(sections if isinstance(sections, dict) and len(paths) == 1 else {}), "path": str(path)}
+            for path in paths
+        ]
+        return
+    sections = [sections] if isinstance(sections, dict) else sections
     if name == "max_loss" and isinstance(value, Mapping):
-        _limit_losses([sections] if isinstance(sections, dict) else sections, value)
+        _limit_losses(sections, value)
+    else:
+        for section in sections:
+            section[name] = value
 
 
 def _limit_losses(sections: list[dict[str, Any]], limits: Mapping[str, Any]) -> None:

@@ -122,6 +122,20 @@ class LiveDisplay:
         self._progress.stop()
 
 
+def said_when_slow(say: Callable[[str], None], what: str) -> Callable[[int, int], None]:
+    """Return a callback (done, total) that says how far something is, now and then, if it takes long."""
+    start = last = time.monotonic()
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PLAIN_EVERY_S and done < total:
+            last = now
+            say(f"{what}: {done:,} of {total:,}, {_duration((now - start) / done * (total - done))} left")
+
+    return on_progress
+
+
 @contextmanager
 def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback (done, total) that moves a bar; it does nothing without a terminal."""

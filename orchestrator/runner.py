@@ -63,7 +63,7 @@ def start(config: SearchConfig, display: Display) -> Outcome:
             "or choose another --out"
         )
     display.say(_loading_sentence(config))
-    session = prepare(config)
+    session = prepare(config, display.say)
     if config.search.gate:
         check_baseline(session)
     with contextlib.closing(make_pool(session, display)) as pool:
@@ -113,7 +113,7 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
     """
     with StudyStore.open(config.storage, config.study_name) as store:
         display.say(_loading_sentence(config))
-        session = prepare(_with_constants(config, store.attr("fingerprint") or {}))
+        session = prepare(_with_constants(config, store.attr("fingerprint") or {}), display.say)
         _check_fingerprint(store, session)
         store.set_attr("config", session.config.public())
         with contextlib.closing(make_pool(session, display)) as pool:

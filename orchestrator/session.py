@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from headmask.towers import TowerName, tower_of, view_of
 from headmask.views import TowerView
 from orchestrator.config import SearchConfig
 from orchestrator.objective import Goal, Objective
+from orchestrator.progress import said_when_slow
 from orchestrator.sections import DataSection
 from strategies import Limits
 from workers.constants import Constants
@@ -131,8 +132,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def prepare(config: SearchConfig) -> Session:
+def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None) -> Session:
     """Return the session of a configuration: load, decode, embed the other side, prove the tower.
+
+    Args:
+        config: of the search.
+        say: told how far what takes long is.
 
     Raises:
         HeadmaskError: the model, its tower, the data or the limits do not fit; raised before any replica is started.
@@ -143,22 +148,29 @@ def prepare(config: SearchConfig) -> Session:
     check_ablation(search.ablation, has_class_token=view.has_class_token, means=())
     limits = _limits(config, view.grid)
     preprocess = UInt8Preprocess(model.preprocess)
-    data = {name: load_section(section, preprocess) for name, section in config.data_sets.items()}
+    data = {name: load_section(section, preprocess, say=say) for name, section in config.data_sets.items()}
     objective = make_objective(config, data)
     splits = {name: tuple(parts[name] for parts in data.values()) for name in SPLITS}
     settings = ScorerSettings(search.ablation, search.threads)
     prefixes = [goal.prefix for goal in objective.goals]
     arranged = {name: dict(zip(prefixes, parts, strict=True)) for name, parts in splits.items()}
-    payload = make_payload(model, preprocess, arranged, settings, search.tower)
+    payload = make_payload(model, preprocess, arranged, settings, search.tower, say)
     first = payload.splits["search"][prefixes[0]]
     view = proven_view(tower_of(model.clip, search.tower), first, payload.normalisation, name=search.tower)
     cost = TowerCost.of(view, probe_inputs(first, view, payload.normalisation))
     return Session(config, model, view, cost, limits, splits, objective, payload, preprocess.description)
 
 
-def load_section(section: DataSection, preprocess: UInt8Preprocess, *, whole: bool = False) -> dict[str, Split]:
+def load_section(
+    section: DataSection,
+    preprocess: UInt8Preprocess,
+    *,
+    whole: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Split]:
     """Return the splits of a data set, decoded."""
-    return load_data(Path(section.path), preprocess, section.reading(), whole=whole)
+    on_progress = said_when_slow(say, f"Decoding the images of {section.path}, once")
+    return load_data(Path(section.path), preprocess, section.reading(), whole=whole, on_progress=on_progress)
 
 
 def make_objective(config: SearchConfig, data: Mapping[str, Mapping[str, Split]]) -> Objective:
@@ -183,6 +195,7 @@ def make_payload(
     splits: Mapping[str, Mapping[str, Split]],
     settings: ScorerSettings,
     tower: TowerName,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Payload:
     """Return what replicas need: the packed tower, its inputs, the other side's embeddings."""
     normalisation = Normalisation(preprocess.mean, preprocess.std)
@@ -194,12 +207,23 @@ def make_payload(
         if tower == "text":
             image_NE = kept(
                 ("images", split.digest, preprocess.description, *decides),
-                lambda: embed_images(model.clip.visual, split.pixels, normalisation, threads=settings.threads),
+                lambda: embed_images(
+                    model.clip.visual,
+                    split.pixels,
+                    normalisation,
+                    threads=settings.threads,
+                    on_progress=said_when_slow(say, f"Embedding the images of split {split.name}, once"),
+                ),
             )
             return SplitArrays(tokens_QT.numpy(), image_NE, split.targets)
         text_QE = kept(
             ("texts", tokens_QT.numpy(), *decides),
-            lambda: embed_texts(model.clip, tokens_QT, threads=settings.threads),
+            lambda: embed_texts(
+                model.clip,
+                tokens_QT,
+                threads=settings.threads,
+                on_progress=said_when_slow(say, f"Embedding the texts of split {split.name}, once"),
+            ),
         )
         return SplitArrays(split.pixels, split.targets.pooled(torch.from_numpy(text_QE)).numpy(), split.targets)
 

@@ -55,8 +55,8 @@ def kept(
                 _log.warning("embeddings %s are damaged (%s) and are made again", path, error)
         embeddings = make()
         temporary = path.with_suffix(".part")
-        with temporary.open("wb") as file:
-            np.savez(file, embeddings=embeddings)
+        with temporary.open("wb") as sink:
+            np.savez(sink, embeddings=embeddings)
         temporary.replace(path)
     return embeddings
 
@@ -69,13 +69,25 @@ def _key(decides: tuple[Any, ...]) -> str:
     return digest.hexdigest()[:32]
 
 
-def embed_texts(clip: Any, tokens_QT: Tensor, *, threads: int, batch: int = 32) -> NDArray[np.float32]:
+OnProgress = Callable[[int, int], None]
+"""Told how many are done, and of how many."""
+
+
+def embed_texts(
+    clip: Any, tokens_QT: Tensor, *, threads: int, batch: int = 32, on_progress: OnProgress = lambda done, total: None
+) -> NDArray[np.float32]:
     """Return L2-normalised caption embeddings (Q, E) float32 of a model's stock text tower."""
-    return _embed(clip.encode_text, lambda part: tokens_QT[part], len(tokens_QT), threads, batch)
+    return _embed(clip.encode_text, lambda part: tokens_QT[part], len(tokens_QT), threads, batch, on_progress)
 
 
 def embed_images(
-    visual: nn.Module, pixels: Pixels, normalisation: Normalisation, *, threads: int, batch: int = 16
+    visual: nn.Module,
+    pixels: Pixels,
+    normalisation: Normalisation,
+    *,
+    threads: int,
+    batch: int = 16,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> NDArray[np.float32]:
     """Return L2-normalised image embeddings (N, E) float32 of a model's stock image tower."""
 
@@ -84,11 +96,16 @@ def embed_images(
         embedding_BE: Tensor = output[0] if isinstance(output, tuple) else output
         return embedding_BE
 
-    return _embed(encode, lambda part: normalisation(pixels[part]), len(pixels), threads, batch)
+    return _embed(encode, lambda part: normalisation(pixels[part]), len(pixels), threads, batch, on_progress)
 
 
 def _embed(
-    encode: Callable[[Tensor], Tensor], take: Callable[[slice], Tensor], count: int, threads: int, batch: int
+    encode: Callable[[Tensor], Tensor],
+    take: Callable[[slice], Tensor],
+    count: int,
+    threads: int,
+    batch: int,
+    on_progress: OnProgress,
 ) -> NDArray[np.float32]:
     """Embed batches padded to one shape, each by a fixed number of threads, several side by side.
 
@@ -105,7 +122,10 @@ def _embed(
     torch.set_num_threads(threads)
     try:
         with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // threads)) as executor:
-            parts = list(executor.map(embed, range(0, count, batch)))
+            parts = []
+            for part in executor.map(embed, range(0, count, batch)):
+                parts.append(part)
+                on_progress(min(count, len(parts) * batch), count)
     finally:
         torch.set_num_threads(previous)
     embedding_E: NDArray[np.float32] = torch.cat(parts).numpy()

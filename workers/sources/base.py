@@ -94,6 +94,7 @@ class FolderSource(Source):
         entries: what they say, image by image.
         bad_rows: what in them cannot be used.
         kind: what the data is for.
+        is_listed: the entries are all the images that lie there, so that none can be unnamed.
     """
 
     def __init__(
@@ -103,11 +104,13 @@ class FolderSource(Source):
         entries: Sequence[Entry],
         bad_rows: Sequence[BadRow] = (),
         kind: Kind | None = None,
+        *,
+        is_listed: bool = False,
     ) -> None:
         if not images.is_dir():
             raise DataError(f"there is no folder of images at {images}")
         self.images, self.annotations = images, annotations
-        self._entries, self._bad_rows = entries, bad_rows
+        self._entries, self._bad_rows, self._is_listed = entries, bad_rows, is_listed
         self.kind = kind or Kind()
         self.split_names = frozenset(entry.split for entry in entries if entry.split is not None)
 
@@ -119,6 +122,8 @@ class FolderSource(Source):
     @property
     def num_unnamed(self) -> int:
         """Image files in the folder that no annotation names."""
+        if self._is_listed:
+            return 0
         base = self.images.resolve()
         named = {(base / place).resolve() for entry in self._entries for place in (entry.name, *entry.places)}
         found = {path.resolve() for path in base.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES}

@@ -39,7 +39,8 @@ def imagefolder(root: Path, class_names: Path | None = None) -> FolderSource:
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in IMAGE_SUFFIXES
     ]
-    return FolderSource(root, [root], entries, kind=Kind("classification", _class_names(names, class_names)))
+    kind = Kind("classification", _class_names(names, class_names))
+    return FolderSource(root, [root], entries, kind=kind, is_listed=True)
 
 
 def _folders(path: Path) -> list[Path]:
