@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -93,14 +94,14 @@ class MlflowRun:
             self._client.log_batch(self.run_id, params=new[start : start + 100])
 
     def metrics(self, points: list[tuple[str, float, int]]) -> None:
-        """Log (name, value, step) points."""
+        """Log (name, value, step) points; what MLflow refuses in a name becomes an underscore."""
         self._log_metrics(self.run_id, points)
 
     def _log_metrics(self, run_id: str, points: list[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value, step in points]
+        metrics = [Metric(re.sub(r"[^\w/.: -]", "_", name), value, now, step) for name, value, step in points]
         for start in range(0, len(metrics), 1000):
             self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
 

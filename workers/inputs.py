@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,13 @@ class Normalisation:
         images = pixels_NCYX.to(device, non_blocking=True).float().div_(255)
         mean, std = (torch.from_numpy(part).to(device).view(1, 3, 1, 1) for part in (self.mean_3, self.std_3))
         return images.sub_(mean).div_(std)
+
+
+def shared_tensor(array: NDArray) -> Tensor:
+    """Return a tensor over an array's own memory, to be read only: replicas of a host share what they were sent."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 class Inputs(ABC):

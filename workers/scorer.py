@@ -24,7 +24,7 @@ from headmask.towers import TowerName, prove, view_of
 from headmask.views import TextView, TowerView
 from workers.constants import Precision
 from workers.engine import Engine
-from workers.inputs import Normalisation, make_inputs
+from workers.inputs import Normalisation, make_inputs, shared_tensor
 from workers.pixels import Pixels
 from workers.tasks import Ranks, Targets
 
@@ -104,7 +104,7 @@ class Scorer:
             means_LHd=None if means_LHd is None else means_LHd.to(view.device),
             chunk=chunk,
         )
-        self._other_E = torch.from_numpy(np.array(split.other_E)).to(view.device)
+        self._other_E = shared_tensor(split.other_E).to(view.device)
         self._targets = split.targets
 
     def score(self, masks_MLH: BoolArray, *, ranks: bool = False) -> list[MaskScore]:

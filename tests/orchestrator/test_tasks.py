@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from mlflow import MlflowClient
 from PIL import Image
 
 from headmask.errors import ConfigError, ModelError
@@ -87,6 +88,10 @@ def test_every_metric_of_classification_can_be_the_objective(tiny_config, files,
     assert low <= result.splits.test.delta[result.objective] <= high
     values = [trial["value"] for trial in trials(config.folder)]
     assert result.splits.search.baseline[result.objective] == values[0]
+    run = MlflowClient(tracking_uri=f"sqlite:///{config.folder.parent / 'mlflow.db'}").get_run(result.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    tracked = {name: value for name, value in run.data.metrics.items() if name.startswith("test.delta.")}
+    assert list(tracked.values()) == [pytest.approx(result.splits.test.delta[result.objective])]
 
 
 def test_matching_is_searched(tiny_config, files):
