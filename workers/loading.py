@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -111,65 +112,72 @@ def take_split(splits: dict[str, Split], name: str) -> Split:
     return splits[name]
 
 
-class _Captions:
-    """What a retrieval data set holds besides images."""
+@dataclass(frozen=True)
+class _Part:
+    """What some rows hold besides images."""
 
+    texts: tuple[str, ...]
+    targets: Targets
+    shared: list[tuple[int, ...]]
+    """Images that share something that makes them one cluster, besides their pixels."""
+    digest: str
+
+
+class _Contents(ABC):
+    """What a data set holds besides images."""
+
+    @abstractmethod
     def __init__(self, dataset: Dataset, reading: Reading) -> None:
-        self._captions = dataset.captions()
+        """Read it, without touching the images."""
 
     def together(self, digests: Sequence[str]) -> Sequence[str]:
         """Return a key for every row; rows with the same key belong into one split."""
         return digests
 
+    @abstractmethod
+    def part(self, name: str, rows: Sequence[int], digests: Sequence[str]) -> _Part:
+        """Return what some rows hold, given the digests of their images."""
+
     def split(self, name: str, rows_N: NDArray[np.int64], decoded: PixelCache) -> Split:
         """Return some rows as a split."""
-        texts = [self._captions[row] for row in rows_N]
         digests = [decoded.digests[row] for row in rows_N]
-        image_of_caption_Q = np.repeat(np.arange(len(texts)), [len(image_texts) for image_texts in texts])
-        shared = [*_by("pixels", digests), *_by("caption", texts)]
-        return Split(
-            name=name,
-            pixels=decoded.rows(rows_N),
-            texts=tuple(text for image_texts in texts for text in image_texts),
-            targets=RetrievalTargets(image_of_caption_Q),
-            clusters_N=clusters(len(digests), shared),
-            digest=_digest(name, digests, texts),
-        )
+        part = self.part(name, rows_N.tolist(), digests)
+        clusters_N = clusters(len(digests), [*_by("pixels", digests), *part.shared])
+        return Split(name, decoded.rows(rows_N), part.texts, part.targets, clusters_N, part.digest)
 
 
-class _Labels:
-    """What a classification data set holds besides images."""
+class _Captions(_Contents):
+    def __init__(self, dataset: Dataset, reading: Reading) -> None:
+        self._captions = dataset.captions()
 
+    def part(self, name: str, rows: Sequence[int], digests: Sequence[str]) -> _Part:
+        captions = [self._captions[row] for row in rows]
+        targets = RetrievalTargets(np.repeat(np.arange(len(rows)), list(map(len, captions))))
+        texts = tuple(text for each in captions for text in each)
+        return _Part(texts, targets, _by("caption", captions), _digest(name, digests, captions))
+
+
+class _Labels(_Contents):
     def __init__(self, dataset: Dataset, reading: Reading) -> None:
         self._labels, names = dataset.labels()
         self._groups = dataset.groups()
-        if reading.class_names is not None:
-            names = read_class_names(Path(reading.class_names), names)
-        templates = templates_of(reading.templates, dataset.templates())
-        self._names, self._prompts = names, prompts(names, templates)
+        self._names = read_class_names(Path(reading.class_names), names) if reading.class_names else names
+        self._prompts = prompts(self._names, templates_of(reading.templates, dataset.templates()))
 
-    def together(self, digests: Sequence[str]) -> Sequence[str]:
-        return digests
-
-    def split(self, name: str, rows_N: NDArray[np.int64], decoded: PixelCache) -> Split:
-        labels_N = np.array([self._labels[row] for row in rows_N], dtype=np.int64)
-        digests = [decoded.digests[row] for row in rows_N]
-        groups = None if self._groups is None else [self._groups[row] for row in rows_N]
-        targets = [(self._names[label], *([groups[row]] if groups else [])) for row, label in enumerate(labels_N)]
+    def part(self, name: str, rows: Sequence[int], digests: Sequence[str]) -> _Part:
+        labels_N = np.array([self._labels[row] for row in rows], dtype=np.int64)
+        groups = None if self._groups is None else [self._groups[row] for row in rows]
         group_of_image_N = None if groups is None else np.unique(groups, return_inverse=True)[1]
-        return Split(
-            name=name,
-            pixels=decoded.rows(rows_N),
-            texts=self._prompts,
-            targets=ClassificationTargets(labels_N, len(self._names), group_of_image_N),
-            clusters_N=clusters(len(digests), _by("pixels", digests)),
-            digest=_digest(f"{name}|classification|{_digest('', self._prompts, ())}", digests, targets),
-        )
+        targets = ClassificationTargets(labels_N, len(self._names), group_of_image_N)
+        described = [
+            (self._names[label], *groups[row : row + 1]) if groups else (self._names[label],)
+            for row, label in enumerate(labels_N)
+        ]
+        kind = f"{name}|classification|{_digest('', self._prompts, ())}"
+        return _Part(self._prompts, targets, [], _digest(kind, digests, described))
 
 
-class _Pairs:
-    """What a matching data set holds besides images."""
-
+class _Pairs(_Contents):
     def __init__(self, dataset: Dataset, reading: Reading) -> None:
         self._captions = dataset.captions()
         self._pairs = dataset.pairs()
@@ -183,31 +191,23 @@ class _Pairs:
 
     def together(self, digests: Sequence[str]) -> Sequence[str]:
         """Pairs and identical images stay together, and so do pairs that share an image."""
-        shared = [*_by("pixels", digests), *_by("pair", self._pairs)]
-        groups = clusters(len(digests), shared)
+        groups = clusters(len(digests), [*_by("pixels", digests), *_by("pair", self._pairs)]).tolist()
         first: dict[int, str] = {}
-        for group, digest in zip(groups.tolist(), digests, strict=True):
+        for group, digest in zip(groups, digests, strict=True):
             first[group] = min(first.get(group, digest), digest)
-        return [first[group] for group in groups.tolist()]
+        return [first[group] for group in groups]
 
-    def split(self, name: str, rows_N: NDArray[np.int64], decoded: PixelCache) -> Split:
-        pairs = [self._pairs[row] for row in rows_N]
+    def part(self, name: str, rows: Sequence[int], digests: Sequence[str]) -> _Part:
+        pairs = [self._pairs[row] for row in rows]
         if pairs[::2] != pairs[1::2]:
             raise DataError(f"split {name} holds one image of a pair without the other")
-        digests = [decoded.digests[row] for row in rows_N]
-        texts = [self._captions[row] for row in rows_N]
-        shared = [*_by("pixels", digests), *_by("caption", texts), *_by("pair", pairs)]
-        return Split(
-            name=name,
-            pixels=decoded.rows(rows_N),
-            texts=tuple(captions[0] for captions in texts),
-            targets=MatchingTargets(len(rows_N) // 2),
-            clusters_N=clusters(len(digests), shared),
-            digest=_digest(f"{name}|matching", digests, texts),
-        )
+        captions = [self._captions[row] for row in rows]
+        shared = [*_by("caption", captions), *_by("pair", pairs)]
+        texts = tuple(text for (text,) in captions)
+        return _Part(texts, MatchingTargets(len(rows) // 2), shared, _digest(f"{name}|matching", digests, captions))
 
 
-_CONTENTS: dict[str, Callable[[Dataset, Reading], Any]] = {
+_CONTENTS: dict[TaskName, type[_Contents]] = {
     "retrieval": _Captions,
     "classification": _Labels,
     "matching": _Pairs,

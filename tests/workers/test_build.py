@@ -104,7 +104,7 @@ def test_bad_rows_can_be_left_out_and_are_reported(photos):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("c.csv", "name,words\na,b\n", "needs a header with an image column"),
+        ("c.csv", "name,words\na,b\n", "needs an image column"),
         ("c.json", "{", "is not JSON"),
         ("c.json", "3", "must hold a list of objects"),
         ("c.json", "[3]", "entry 1 must be an object with image and caption; got 3"),

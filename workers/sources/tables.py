@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from workers.dataset import Kind
 from workers.prompts import read_class_names
 from workers.sources.base import BadRow, Entry, FolderSource, checked_captions
 
-IMAGE_KEYS = ("image", "file", "filename", "file_name", "filepath", "path", "image_path", "img_filename", "image_name")
-CAPTION_KEYS = ("caption", "captions", "text", "sentence", "sentences", "comment")
-LABEL_KEYS = ("label", "class", "y")
-GROUP_KEYS = ("group",)
-SPLIT_KEYS = ("split",)
+USUAL = {
+    "image": ("image", "file", "filename", "file_name", "filepath", "path", "image_path", "img_filename", "image_name"),
+    "caption": ("caption", "captions", "text", "sentence", "sentences", "comment"),
+    "label": ("label", "class", "y"),
+    "group": ("group",),
+    "split": ("split",),
+}
+"""What columns are usually called, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -119,71 +122,59 @@ def _read(path: Path, columns: Columns) -> tuple[Iterator[_Raw], bool]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from None
     suffix = path.suffix.lower()
-    if suffix == ".csv":
-        return _from_csv(text, path, columns)
-    if suffix in (".json", ".jsonl"):
-        return _from_json(text, path, columns, lines=suffix == ".jsonl")
-    raise DataError(f"the caption file must be .csv, .json or .jsonl; got {path.name}")
-
-
-@dataclass(frozen=True)
-class _Keys:
-    """Names of columns in a table."""
-
-    image: str | None
-    caption: str | None
-    label: str | None
-    groups: tuple[str, ...]
-    split: str | None
-
-    @classmethod
-    def find(cls, header: dict[str, str], columns: Columns, path: Path) -> _Keys:
-        """Return the columns that are asked for, or have a usual name; by lower-case name in the header."""
-
-        def one(asked: str | None, usual: tuple[str, ...]) -> str | None:
-            if asked is not None and asked.lower() not in header:
-                raise DataError(f"{path} has no column {asked}; it has {', '.join(header) or 'none'}")
-            return next((header[name] for name in ([asked.lower()] if asked else usual) if name in header), None)
-
-        groups = columns.group.split(",") if columns.group else []
-        caption = None if columns.label else one(columns.caption, CAPTION_KEYS)
-        return cls(
-            one(columns.image, IMAGE_KEYS),
-            caption,
-            None if caption else one(columns.label, LABEL_KEYS),
-            tuple(str(one(group.strip(), ())) for group in groups) or tuple(filter(None, [one(None, GROUP_KEYS)])),
-            one(columns.split, SPLIT_KEYS),
+    if suffix not in (".csv", ".json", ".jsonl"):
+        raise DataError(f"the caption file must be .csv, .json or .jsonl; got {path.name}")
+    rows, header = _from_csv(text) if suffix == ".csv" else _from_json(text, path, lines=suffix == ".jsonl")
+    names = _names(columns, header, path)
+    if "image" not in names or not {"caption", "label"} & names.keys():
+        usual = {what: ", ".join(USUAL[what]) for what in USUAL}
+        raise DataError(
+            f"{path} needs an image column ({usual['image']}) and a caption column ({usual['caption']}) or a label "
+            f"column ({usual['label']}); got {', '.join(header) or 'nothing'}. Name them with --image-column, "
+            "--caption-column, --label-column"
         )
-
-    def raw(self, where: str, row: dict[str, Any]) -> _Raw:
-        """Return a row by what its columns hold."""
-        captions = row.get(self.caption) if self.caption else None
-        groups = [str(row.get(group)) for group in self.groups if row.get(group) not in (None, "")]
-        return _Raw(
-            where,
-            row.get(self.image) if self.image else None,
-            captions if isinstance(captions, list) else [captions],
-            row.get(self.label) if self.label else None,
-            ", ".join(groups) or None,
-            row.get(self.split) if self.split else None,
-        )
+    return (_raw(where, row, names) for where, row in rows), "caption" not in names
 
 
-def _from_csv(text: str, path: Path, columns: Columns) -> tuple[Iterator[_Raw], bool]:
+_Rows = tuple[list[tuple[str, dict[str, Any]]], list[str]]
+"""Where each row stands and its cells by lower-case name; and all names."""
+
+
+def _names(columns: Columns, header: Collection[str], path: Path) -> dict[str, tuple[str, ...]]:
+    """Return what columns may be called by what they hold, those that are nowhere left out; captions go before labels.
+
+    Raises:
+        DataError: a column that is named is not there.
+    """
+    names: dict[str, tuple[str, ...]] = {}
+    for what, usual in USUAL.items():
+        asked = getattr(columns, what)
+        wanted = tuple(part.strip().lower() for part in asked.split(",")) if asked else usual
+        missing = [name for name in wanted if name not in header]
+        if asked and missing:
+            raise DataError(f"{path} has no column {missing[0]}; it has {', '.join(header) or 'none'}")
+        if len(missing) < len(wanted):
+            names[what] = wanted
+    names.pop("caption" if columns.label else "label" if "caption" in names else "", None)
+    return names
+
+
+def _raw(where: str, row: dict[str, Any], names: dict[str, tuple[str, ...]]) -> _Raw:
+    cells = {what: [row[name] for name in names.get(what, ()) if row.get(name) not in (None, "")] for what in USUAL}
+    first = {what: found[0] if found else None for what, found in cells.items()}
+    captions = first["caption"] if isinstance(first["caption"], list) else [first["caption"]]
+    group = ", ".join(map(str, cells["group"])) or None
+    return _Raw(where, first["image"], captions, first["label"], group, first["split"])
+
+
+def _from_csv(text: str) -> _Rows:
     csv.field_size_limit(sys.maxsize)
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    header = {name.strip().lower(): name for name in reader.fieldnames or []}
-    keys = _Keys.find(header, columns, path)
-    if keys.image is None or not (keys.caption or keys.label):
-        raise DataError(
-            f"{path} needs a header with an image column ({', '.join(IMAGE_KEYS)}) and a caption column "
-            f"({', '.join(CAPTION_KEYS)}) or a label column ({', '.join(LABEL_KEYS)}); "
-            f"got {', '.join(header) or 'nothing'}. Name them with --image-column, --caption-column, --label-column"
-        )
-    return (keys.raw(f"line {reader.line_num}", row) for row in reader), keys.caption is None
+    header = [name.strip().lower() for name in reader.fieldnames or []]
+    return [(f"line {reader.line_num}", dict(zip(header, row.values(), strict=False))) for row in reader], header
 
 
-def _from_json(text: str, path: Path, columns: Columns, *, lines: bool) -> tuple[Iterator[_Raw], bool]:
+def _from_json(text: str, path: Path, *, lines: bool) -> _Rows:
     try:
         content = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -195,20 +186,6 @@ def _from_json(text: str, path: Path, columns: Columns, *, lines: bool) -> tuple
     for number, item in enumerate(content, start=1):
         if not isinstance(item, dict):
             raise DataError(f"{path} entry {number} must be an object with image and caption; got {item!r}")
-    names = list(dict.fromkeys(name for item in content for name in item))
-    keys = _Keys.find({name.lower(): name for name in names}, columns, path)
-    # A row may name its image or caption differently from the others.
-    rows = (_Keys.find({name.lower(): name for name in item}, _own(columns, item), path) for item in content)
-    found = (own.raw(f"entry {number}", item) for number, (own, item) in enumerate(zip(rows, content, strict=True), 1))
-    return found, keys.caption is None and keys.label is not None
-
-
-def _own(columns: Columns, item: dict[str, Any]) -> Columns:
-    """Return the columns that are asked for, less those that a row lacks."""
-    present = {name.lower() for name in item}
-    kept = {
-        what: name
-        for what, name in vars(columns).items()
-        if name and all(part.strip().lower() in present for part in name.split(","))
-    }
-    return Columns(**kept)
+    rows = [{name.lower(): value for name, value in item.items()} for item in content]
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    return [(f"entry {number}", row) for number, row in enumerate(rows, 1)], header
