@@ -23,7 +23,8 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 
 from headmask.ablation import Ablation, corrected_output, replace_heads
-from headmask.attention import Attended, HeadAttention, open_attention
+from headmask.adapters import open_attention
+from headmask.attention import Attended, HeadAttention
 from headmask.errors import ModelError
 from headmask.mask import HeadGrid, HeadMask
 

@@ -12,6 +12,7 @@ from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
 
+from headmask.mask import HeadGrid, HeadMask
 from workers.dataset import Row, write_dataset
 
 VISION = {"image_size": 28, "patch_size": 7, "width": 32, "layers": 3, "head_width": 8}
@@ -29,6 +30,13 @@ def tiny_clip(seed: int = 0, text: dict | None = None, std: float = 0.3, **visio
             if "attn" in name and "norm" not in name and "ln" not in name:
                 parameter.normal_(std=std)
     return model.requires_grad_(False).eval()
+
+
+def random_masks(grid: HeadGrid, count: int, seed: int = 0) -> list[HeadMask]:
+    """Return some distinct random masks, sorted."""
+    rng = np.random.default_rng(seed)
+    words = {tuple(rng.integers(1 << grid.heads, size=grid.layers).tolist()) for _ in range(4 * count)}
+    return [HeadMask(grid, word) for word in sorted(words)[:count]]
 
 
 def write_tiny_model(folder: Path, seed: int = 0, **vision) -> Path:

@@ -109,7 +109,7 @@ class Mix:
     def __str__(self) -> str:
         if len(self.weights) == 1:
             return self.weights[0][0]
-        return " + ".join(f"{weight:g}*{name}" for name, weight in self.weights)
+        return " + ".join(f"{weight:.12g}*{name}" for name, weight in self.weights)
 
     @property
     def metrics(self) -> tuple[str, ...]:

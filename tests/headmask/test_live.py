@@ -13,21 +13,26 @@ from headmask.folding import probe_images
 from headmask.live import ablate, calibrate_means
 from headmask.mask import HeadGrid, HeadMask
 from headmask.towers import grid_of
+from tests.families import OPEN_CLIP
 from tests.headmask.test_mask import masks
 from tests.tiny import tiny_clip
 
 GRID = HeadGrid(3, 4)
 MASK = HeadMask.from_text(GRID, "L0H1,L1H0,L1H3,L2H2")
 VARIANTS = {
-    "multihead": {},
-    "custom": {"block_type": "custom"},
-    "layer scale": {"ls_init_value": 0.5},
-    "query and key norms": {"qk_norm": True},
-    "head scale": {"scale_heads": True},
-    "inner norm": {"scale_attn_inner": True},
-    "average pooling": {"pool_type": "avg"},
-    "attentional pooling": {"attentional_pool": True, "attn_pooler_heads": 4},
+    name: OPEN_CLIP[name]
+    for name in (
+        "multihead attention",
+        "custom attention",
+        "layer scale",
+        "query and key norms",
+        "head scale",
+        "inner norm",
+        "average pooling",
+        "attentional pooling",
+    )
 }
+"""Blocks that differ in what an ablation has to do."""
 
 
 def encode(model, images=None):

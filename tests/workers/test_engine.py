@@ -20,7 +20,7 @@ from headmask.mask import HeadGrid, HeadMask
 from headmask.towers import view_of
 from tests.families import FAMILIES, TEXT_FAMILIES, family, text_family, tokens
 from tests.headmask.test_mask import masks
-from tests.tiny import tiny_clip
+from tests.tiny import random_masks, tiny_clip
 from workers.constants import measured_chunk
 from workers.engine import Engine
 from workers.inputs import Normalisation, make_inputs
@@ -44,12 +44,6 @@ def engine_of(model, count=7, *, tower="image", dtype=torch.float32, chunk=3, **
     view = view_of(model.to(dtype), tower)
     inputs = pixels_for(model, count) if tower == "image" else tokens(count).numpy()
     return Engine(view, make_inputs(inputs, view, NORMALISATION), chunk=chunk, **options)
-
-
-def random_masks(grid, count, seed=0):
-    rng = np.random.default_rng(seed)
-    words = {tuple(rng.integers(1 << grid.heads, size=grid.layers).tolist()) for _ in range(4 * count)}
-    return [HeadMask(grid, word) for word in sorted(words)[:count]]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

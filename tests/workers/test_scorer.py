@@ -9,7 +9,7 @@ from headmask.errors import GridError, ModelError
 from headmask.mask import HeadMask, stack
 from headmask.oracle import stock_ablation
 from headmask.towers import attentions
-from tests.tiny import tiny_clip
+from tests.tiny import random_masks, tiny_clip
 from workers.embedding import embed_texts
 from workers.inputs import Normalisation
 from workers.pixels import Pixels
@@ -28,12 +28,6 @@ def random_split(size, num_images=40, seed=0):
     return SplitArrays(
         Pixels(pixels_NCYX, np.arange(num_images)), text_QE, RetrievalTargets(np.arange(num_images).repeat(2))
     )
-
-
-def random_masks(grid, count, seed=0):
-    rng = np.random.default_rng(seed)
-    words = {tuple(rng.integers(1 << grid.heads, size=grid.layers).tolist()) for _ in range(4 * count)}
-    return [HeadMask(grid, word) for word in sorted(words)[:count]]
 
 
 def scorer_of(model, split, precision="float32", chunk=16, **settings):
