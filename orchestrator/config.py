@@ -203,7 +203,8 @@ def parse_config(content: Mapping[str, Any], source: str) -> SearchConfig:
     try:
         return SearchConfig.model_validate(content)
     except (ValidationError, HeadmaskError) as error:
-        mistakes = list(_mistakes(error)) if isinstance(error, ValidationError) else [str(error)]
+        several = isinstance(content.get("data"), list | tuple) and len(content["data"]) > 1
+        mistakes = list(_mistakes(error, several=several)) if isinstance(error, ValidationError) else [str(error)]
         count = f"{len(mistakes)} mistake{'s' * (len(mistakes) > 1)}"
         raise ConfigError("\n  ".join([f"{source} has {count}:", *mistakes])) from None
 
@@ -220,18 +221,21 @@ def parse_data(sections: Sequence[Mapping[str, Any]]) -> tuple[DataSection, ...]
         raise ConfigError("\n  ".join(["the data set has mistakes:", *_mistakes(error)])) from None
 
 
-def _mistakes(error: ValidationError) -> Iterator[str]:
+def _mistakes(error: ValidationError, *, several: bool = False) -> Iterator[str]:
+    """Yield every mistake; with several data sets, the key says which one it is in."""
     for item in error.errors():
-        # Which of several data sets it was; one alone has no number.
-        key = ".".join(str(part) for part in item["loc"] if not (isinstance(part, int) and item["loc"][0] == "data"))
-        key = key or "data"
+        key = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
         if item["type"] == "extra_forbidden":
-            yield f"{key}: unknown key{did_you_mean(key, _known_keys())}"
+            text = f"unknown key{did_you_mean(key, _known_keys())}"
         elif item["type"] == "missing":
-            yield f"{key}: {_MISSING.get(key, 'is required')}"
+            text = _MISSING.get(key, "is required")
         else:
-            message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-            yield f"{key}: {message}" + ("" if "got" in message else f", got {item['input']!r}")
+            text = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+            # A rule over the whole configuration has no value of its own.
+            text += f", got {item['input']!r}" if item["loc"] and "got" not in text else ""
+        if several and len(item["loc"]) > 1 and isinstance(item["loc"][1], int):
+            key = key.replace("data", f"data[{item['loc'][1]}]", 1)
+        yield f"{key or 'data'}: {text}"
 
 
 _MISSING = {

@@ -91,10 +91,9 @@ def build(
     if out.exists() and not overwrite:
         raise DataError(f"{out} exists; choose another name or pass --overwrite")
     chosen = (splits or SplitMap()).fitted(source.split_names)
-    out.parent.mkdir(parents=True, exist_ok=True)
     work = out.with_name(f".{out.name}.build")
-    work.mkdir(exist_ok=True)
     try:
+        work.mkdir(parents=True, exist_ok=True)
         with FileLock(work / "lock", timeout=0), quiet_pillow():
             parts = _resumed(work, _identity(source, chosen))
             num_resumed = sum(part.num_items for part in parts)
@@ -104,6 +103,10 @@ def build(
             shutil.rmtree(work)
     except Timeout:
         raise DataError(f"another build is writing {out}") from None
+    except OSError as error:
+        raise DataError(
+            f"cannot write {out} ({error.strerror or error}); what is done is kept, mend that and go on"
+        ) from None
     return report
 
 

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,14 +79,11 @@ class CacheFile:
         return replace(self, pieces=pieces)
 
     def _write(self, path: Path, fetch: Callable[[Any], NDArray[np.uint8]]) -> None:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".pixels-", delete=False) as file:
-            try:
-                for piece in self.pieces:
-                    fetch(piece).tofile(file)
-                file.flush()
-                os.replace(file.name, path)
-            finally:
-                Path(file.name).unlink(missing_ok=True)
+        temporary = path.with_suffix(".part")
+        with temporary.open("wb") as file:
+            for piece in self.pieces:
+                fetch(piece).tofile(file)
+        temporary.replace(path)
 
 
 @dataclass(frozen=True)
@@ -176,14 +172,21 @@ def load_pixels(
     Raises:
         DataError: an image cannot be decoded; the message names its row.
     """
-    folder = folder or cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_key(dataset, preprocess)}.npy"
-    with FileLock(path.with_suffix(".lock")):
-        cache = _open(path, (len(dataset), *preprocess.shape))
-        if cache is None:
-            _build(path, dataset, preprocess, on_progress)
-            cache = _open(path, (len(dataset), *preprocess.shape))
+    folder, key, shape = folder or cache_folder(), _key(dataset, preprocess), (len(dataset), *preprocess.shape)
+    path = folder / f"{key}.npy"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            cache = _open(path, shape)
+            if cache is None:
+                _build(path, dataset, preprocess, on_progress)
+                cache = _open(path, shape)
+    except OSError as error:
+        needed_gib = np.prod(shape, dtype=float) / 2**30
+        raise DataError(
+            f"cannot write the pixel cache in {folder} ({error.strerror or error}): it takes {needed_gib:.1f} GiB; "
+            "free them, or name another folder in HEADMASK_CACHE"
+        ) from None
     if cache is None:
         raise DataError(f"the pixel cache {path} was damaged while it was written; is the disk sound?")
     return cache
@@ -222,7 +225,10 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
 def _build(path: Path, dataset: Dataset, preprocess: UInt8Preprocess, on_progress: Callable[[int, int], None]) -> None:
     """Write the images one after another, so that memory stays bounded; the file that says it is whole comes last."""
     count, digests = len(dataset), []
-    scratch = Path(tempfile.mkdtemp(prefix=".pixels-", dir=path.parent))
+    scratch = path.with_suffix(".part")
+    # What a process left that was killed here; the lock is ours.
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
     try:
         with (scratch / "pixels").open("wb") as file, quiet_pillow():
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, *preprocess.shape)}

@@ -164,8 +164,12 @@ def test_a_guarded_study_resumed_is_the_uninterrupted_one(tiny_config, tiny_file
     [
         ({"data__max_loss": {"date": 1}}, "there is no data set 'date', did you mean data"),
         ({"data__max_loss": {"data": 1, "labels": 1, "other": 1}}, "every data set has a max_loss"),
-        ({"data__max_loss": {"data": -1}}, "data.max_loss: must be greater than or equal to 0, got -1"),
+        ({"data__max_loss": {"data": -1}}, r"data\[0\].max_loss: must be greater than or equal to 0, got -1"),
         ({"search__combine": "median"}, "search.combine: must be 'mean' or 'worst'"),
+        (
+            {"data__task": "sorting"},
+            r"data\[2\].task: must be 'retrieval', 'classification' or 'matching', got 'sorting'",
+        ),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(tiny_config, tiny_files, files, flags, message):
@@ -174,7 +178,7 @@ def test_limits_that_make_no_sense_are_refused(tiny_config, tiny_files, files, f
 
 
 def test_two_data_sets_of_one_name_are_refused(tiny_config, tiny_files):
-    with pytest.raises(ConfigError, match="two data sets are called data; give them a name each"):
+    with pytest.raises(ConfigError, match=r"data: two data sets are called data; give them a name each$"):
         tiny_config(data__path=[str(tiny_files[1])] * 2)
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from headmask.errors import DataError
 from orchestrator.show import look_at
 from tests.workers.test_sources import built, picture, write_pictures, write_shard
+from workers import build as build_module
 from workers.build import build
 from workers.dataset import Dataset, Row, write_dataset
 from workers.images import decode_image
@@ -280,3 +281,34 @@ def test_the_flickr30k_trap_is_warned_of(tmp_path, monkeypatch):
     write_dataset(tmp_path / "d.parquet", [Row(f"{n}.jpg", picture(n), (str(n),), "test") for n in range(5)])
     (warning,) = look_at(tmp_path / "d.parquet", Reading()).warnings
     assert "which some mirrors call its test split; results are reported on 1,000 of them with 5,000" in warning
+
+
+def test_places_that_cannot_be_written_are_one_message(tmp_path, tiny_preprocess, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot write .*file/out.parquet \(Not a directory\)"):
+        build(ShardSource([str(many(tmp_path, 2))]), tmp_path / "file" / "out.parquet")
+    write_dataset(tmp_path / "d.parquet", [Row("a.jpg", picture(0), ("a",))])
+    monkeypatch.setenv("HEADMASK_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(DataError, match=r"cannot write the pixel cache in .* \(Not a directory\).*HEADMASK_CACHE"):
+        load_data(tmp_path / "d.parquet", tiny_preprocess, whole=True)
+
+
+def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
+    """The third part cannot be written; the build after that goes on with two."""
+    shard, written = many(tmp_path, 40), []
+    monkeypatch.setattr("workers.build.PART_ROWS", 10)
+    write = build_module._write
+
+    def filling(path, *rest):
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        return write(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.build._write", filling)
+        with pytest.raises(DataError, match=r"No space left on device\); what is done is kept"):
+            build(ShardSource([str(shard)]), tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
+    report = build(ShardSource([str(shard)]), tmp_path / "out.parquet")
+    assert (report.num_images, report.num_resumed) == (40, 20)
