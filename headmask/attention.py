@@ -88,7 +88,7 @@ class HeadAttention(ABC):
         """Return the q, k and v projections, one block of rows per head; views of the weights, not copies."""
         packed = self.packed_projection()
         if packed is None:
-            raise NotImplementedError(f"{type(self).__name__} says nowhere where its projections lie")
+            raise ModelError(f"{type(self.module).__name__} has neither one packed projection nor three of its own")
         weight, bias = packed
         biases = (None, None, None) if bias is None else bias.chunk(3)
         return tuple(zip(weight.chunk(3), biases, strict=True))  # type: ignore[return-value]

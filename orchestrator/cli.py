@@ -22,7 +22,7 @@ from orchestrator.cli_data import (
     Templates,
     data_app,
 )
-from orchestrator.cli_tools import Json, bench_app, models, print_json
+from orchestrator.cli_tools import Json, bench_app, models, print_json, schema
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -259,14 +259,7 @@ def export(
     console.print(f"Load it with: {proof.how_to_load}", highlight=False, soft_wrap=True, markup=False)
 
 
-@app.command()
-def schema() -> None:
-    """Print the JSON schema of result.json."""
-    from orchestrator.result import SearchResult
-
-    print_json(SearchResult.model_json_schema())
-
-
+app.command()(schema)
 app.command()(models)
 
 

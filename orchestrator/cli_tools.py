@@ -1,4 +1,4 @@
-"""The commands that search nothing: which models are supported, and how fast the machine is."""
+"""The commands that search nothing: which models are supported, what results look like, how fast the machine is."""
 
 from __future__ import annotations
 
@@ -60,6 +60,13 @@ def models(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def schema() -> None:
+    """Print the JSON schema of result.json."""
+    from orchestrator.result import SearchResult
+
+    print_json(SearchResult.model_json_schema())
 
 
 @bench_app.command()

@@ -18,7 +18,7 @@ from strategies.selection import paired_interval, permutation_p_value
 from workers.constants import USUAL_CHUNK, Constants
 from workers.loading import ALL, Split, take_split
 from workers.preprocess import UInt8Preprocess
-from workers.replica import Payload, Replica, Stage
+from workers.replica import Replica, Stage
 from workers.scorer import MaskScore, ScorerSettings, default_device
 from workers.tasks import Mix
 
@@ -107,13 +107,13 @@ def evaluate_masks(
     preprocess = UInt8Preprocess(loaded.preprocess)
     name = split or ALL
     columns = [take_split(load_section(section, preprocess, whole=split is None), name) for section in data]
+    scores = _scores(loaded, preprocess, contents, columns, threads)
     found = []
-    for path, content in zip(masks, contents, strict=True):
-        mixes = [_mix(section, content, each) for section, each in zip(data, columns, strict=True)]
+    for path, content, (before, after) in zip(masks, contents, scores, strict=True):
         row = []
-        for section, each, mix in zip(data, columns, mixes, strict=True):
-            before, after = _scores(loaded, preprocess, content, each, threads)
-            row.append(_evaluation(path, content, Path(section.path), each, mix, before, after))
+        for section, each, *sides in zip(data, columns, before, after, strict=True):
+            mix = _mix(section, content, each)
+            row.append(_evaluation(path, content, Path(section.path), each, mix, *sides))
         found.append(row)
     return found
 
@@ -132,18 +132,38 @@ def _mix(section: DataSection, content: MaskFile, split: Split) -> Mix:
     return mix
 
 
+Scores = list[MaskScore]
+"""Of one mask, data set by data set."""
+
+
 def _scores(
-    loaded: LoadedModel, preprocess: UInt8Preprocess, content: MaskFile, split: Split, threads: int
-) -> tuple[MaskScore, MaskScore]:
-    """Return the scores of the empty mask and of a mask file's, with ranks."""
-    settings = ScorerSettings(content.ablation, threads)
-    payload: Payload = make_payload(loaded, preprocess, {split.name: {"": split}}, settings, content.tower)
-    means_LHd = content.means_tensor()
-    constants = Constants("float32", USUAL_CHUNK, None if means_LHd is None else means_LHd.numpy())
-    replica = Replica(payload, default_device(), constants)
-    words = [HeadMask.empty(content.head_grid).words, content.mask.words]
-    before, after = replica.score(Stage(split.name, ranks=True), content.head_grid, words)
-    return before, after
+    loaded: LoadedModel,
+    preprocess: UInt8Preprocess,
+    contents: Sequence[MaskFile],
+    columns: Sequence[Split],
+    threads: int,
+) -> list[tuple[Scores, Scores]]:
+    """Return the scores of the empty mask and of every mask file's, with ranks.
+
+    Masks that differ in nothing but their heads are scored together, with the empty mask once.
+    """
+    kinds = [(content.tower, content.ablation, str(content.means)) for content in contents]
+    found: dict[int, tuple[Scores, Scores]] = {}
+    for kind in dict.fromkeys(kinds):
+        numbers = [number for number, each in enumerate(kinds) if each == kind]
+        content = contents[numbers[0]]
+        settings = ScorerSettings(content.ablation, threads)
+        splits = {str(place): {"": split} for place, split in enumerate(columns)}
+        means_LHd = content.means_tensor()
+        constants = Constants("float32", USUAL_CHUNK, None if means_LHd is None else means_LHd.numpy())
+        payload = make_payload(loaded, preprocess, splits, settings, content.tower)
+        replica = Replica(payload, default_device(), constants)
+        masks = [HeadMask.empty(content.head_grid), *(contents[number].mask for number in numbers)]
+        words = [mask.words for mask in masks]
+        scored = [replica.score(Stage(place, ranks=True), content.head_grid, words) for place in splits]
+        before, *after = (list(each) for each in zip(*scored, strict=True))
+        found |= {number: (before, own) for number, own in zip(numbers, after, strict=True)}
+    return [found[number] for number in range(len(contents))]
 
 
 def _evaluation(

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +203,13 @@ def make_payload(
     # The weights do not tell the activation; the structure does.
     decides = model.reference.weights_sha256, model.clip, settings.threads
 
+    @cache
+    def tokens(texts: tuple[str, ...]) -> torch.Tensor:
+        """Return token ids; the splits of a classification set have the same prompts."""
+        return model.tokenizer(list(texts))
+
     def arrays(split: Split) -> SplitArrays:
-        tokens_QT = model.tokenizer(list(split.texts))
+        tokens_QT = tokens(split.texts)
         if tower == "text":
             image_NE = kept(
                 ("images", split.digest, preprocess.description, *decides),

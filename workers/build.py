@@ -22,14 +22,13 @@ from filelock import FileLock, Timeout
 
 from headmask.errors import DataError
 from workers.ahead import ahead
-from workers.dataset import ROW_GROUP, Row, table_of
+from workers.dataset import Row, groups_of, table_of
 from workers.images import check_image, quiet_pillow
 from workers.sources.base import BadRow, Item, Source
 from workers.splits import SplitMap
 
 PART_ROWS = 1000
 PART_BYTES = 1 << 28
-GROUP_BYTES = 1 << 26
 _MOST_LISTED = 20
 
 
@@ -182,24 +181,10 @@ def _write(path: Path, rows: list[Row], schema: pa.Schema, num_items: int, bad_r
     own = schema.with_metadata({**(schema.metadata or {}), b"part": json.dumps(content).encode()})
     temporary = path.with_suffix(".tmp")
     with pq.ParquetWriter(temporary, own, compression="none") as writer:
-        for group in _groups(rows):
+        for group in groups_of(rows):
             writer.write_table(table_of(group, own))
     temporary.replace(path)
     return _Part(path, num_items, tuple(bad_rows))
-
-
-def _groups(rows: list[Row]) -> Iterator[list[Row]]:
-    """Yield rows in groups of 100, fewer where images are large."""
-    group: list[Row] = []
-    size = 0
-    for row in rows:
-        group.append(row)
-        size += len(row.image)
-        if len(group) == ROW_GROUP or size >= GROUP_BYTES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
 
 
 def _join(

@@ -92,10 +92,8 @@ def check_type(what: str, column: str, schema: pa.Schema, where: str) -> None:
     is_text = pa.types.is_string(listed) or pa.types.is_large_string(listed)
     if what == "image":
         is_struct = pa.types.is_struct(kind) and {"bytes", "path"} & {each.name for each in kind}
-        fits, wanted = (
-            is_struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind),
-            "struct<bytes, path> or binary",
-        )
+        fits = is_struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        wanted = "struct<bytes, path> or binary"
     elif what == "caption":
         fits, wanted = is_text, "string or list<string>"
     elif what == "label" and listed is not kind:

@@ -21,6 +21,7 @@ from workers.columns import COLUMNS, Columns, check_labels, check_type, label_na
 from workers.tasks import TaskName
 
 ROW_GROUP = 100
+GROUP_BYTES = 1 << 26
 _NEEDED: dict[TaskName, tuple[str, ...]] = {
     "retrieval": ("image", "caption"),
     "classification": ("image", "label"),
@@ -84,7 +85,7 @@ def write_dataset(path: Path, rows: Iterable[Row], kind: Kind | None = None) -> 
     count = 0
     try:
         with pq.ParquetWriter(temporary, schema) as writer:
-            for group in groups_of(rows, ROW_GROUP):
+            for group in groups_of(rows):
                 writer.write_table(table_of(group, schema))
                 count += len(group)
         temporary.replace(path)
@@ -93,14 +94,16 @@ def write_dataset(path: Path, rows: Iterable[Row], kind: Kind | None = None) -> 
     return count
 
 
-def groups_of(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Yield rows in lists of a size, the last one shorter."""
+def groups_of(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Yield rows in groups of 100, fewer where images are large."""
     group: list[Row] = []
+    size = 0
     for row in rows:
         group.append(row)
-        if len(group) == size:
+        size += len(row.image)
+        if len(group) == ROW_GROUP or size >= GROUP_BYTES:
             yield group
-            group = []
+            group, size = [], 0
     if group:
         yield group
 

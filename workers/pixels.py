@@ -43,7 +43,6 @@ class CacheFile:
     """A file of pixels as processes find it: at its place, in their host's cache, or in pieces that others hold."""
 
     path: Path
-    checksum: str
     pieces: tuple[Any, ...] = ()
     """Object references; none where every process is on the host of the file."""
 
@@ -56,17 +55,17 @@ class CacheFile:
         Raises:
             DataError: the file is not on this host, and there are no pieces.
         """
-        for path in (self.path, cache_folder() / self.path.name):
+        own = cache_folder() / self.path.name
+        for path in (self.path, own):
             if path.exists():
                 return _mapped(path)
         if not self.pieces or fetch is None:
             raise DataError(f"the pixel cache {self.path} is not on this host; start the search with --address")
-        path = cache_folder() / self.path.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                self._write(path, fetch)
-        return _mapped(path)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(own.with_suffix(".lock")):
+            if not own.exists():
+                self._write(own, fetch)
+        return _mapped(own)
 
     def in_pieces(self, put: Callable[[NDArray[np.uint8]], Any]) -> CacheFile:
         """Return the same file with its content put where other hosts find it.
@@ -210,7 +209,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> PixelCache | None:
         pixels_NCYX = _mapped(path)
         if pixels_NCYX.shape != shape or len(digests) != shape[0] or _checksum(path, digests) != content["checksum"]:
             raise ValueError("checksum mismatch")
-        return PixelCache(pixels_NCYX, tuple(digests), CacheFile(path.resolve(), content["checksum"]))
+        return PixelCache(pixels_NCYX, tuple(digests), CacheFile(path.resolve()))
     # NumPy raises many kinds on a file that is cut off or overwritten; whatever the damage, it is made again.
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         _log.warning("pixel cache %s is damaged (%s) and is made again", path, error)

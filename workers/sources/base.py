@@ -162,6 +162,20 @@ def stamp(path: Path) -> list[Any]:
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a caption file.
+
+    Raises:
+        DataError: there is no such file, or it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"there is no caption file at {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from None
+
+
 def checked_captions(texts: Sequence[Any]) -> list[str]:
     """Return captions without the blanks around them.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from headmask.errors import DataError
 from workers.prompts import read_json, read_lines
-from workers.sources.base import BadRow, Entry, FolderSource, checked_captions
+from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, read_text
 
 
 class _Entries:
@@ -195,16 +195,7 @@ def _keyed(file: Path) -> Iterable[tuple[str, str, str]]:
 
 
 def _lines(file: Path) -> list[str]:
-    return [line for line in _text(file).splitlines() if line.strip()]
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"there is no caption file at {file}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read as UTF-8 text: {error}") from None
+    return [line for line in read_text(file).splitlines() if line.strip()]
 
 
 def _object(file: Path, *lists: str) -> dict[str, list[dict[str, Any]]]:

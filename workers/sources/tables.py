@@ -15,7 +15,7 @@ from headmask.errors import DataError
 from workers.columns import Columns
 from workers.dataset import Kind
 from workers.prompts import read_class_names
-from workers.sources.base import BadRow, Entry, FolderSource, checked_captions
+from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, read_text
 
 USUAL = {
     "image": ("image", "file", "filename", "file_name", "filepath", "path", "image_path", "img_filename", "image_name"),
@@ -115,12 +115,7 @@ def _number(entries: dict[str, Entry], labels: dict[str, str], class_names: Path
 
 def _read(path: Path, columns: Columns) -> tuple[Iterator[_Raw], bool]:
     """Return the rows of a table, and whether they have labels instead of captions."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"there is no caption file at {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from None
+    text = read_text(path)
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".json", ".jsonl"):
         raise DataError(f"the caption file must be .csv, .json or .jsonl; got {path.name}")
