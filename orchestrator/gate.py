@@ -15,13 +15,10 @@ from headmask.errors import ModelError
 from headmask.mask import HeadMask
 from orchestrator.objective import Goal
 from orchestrator.session import Session
-from workers.classification import ClassificationTargets
 from workers.constants import USUAL_CHUNK
 from workers.embedding import embed_images, embed_texts
 from workers.pixels import Pixels
-from workers.retrieval import RetrievalTargets
 from workers.scorer import Scorer, SplitArrays
-from workers.tasks import Targets
 
 NUM_IMAGES = 128
 SIGMAS = 4.0
@@ -41,14 +38,14 @@ def check_baseline(session: Session) -> None:
 def _check_goal(session: Session, number: int, goal: Goal) -> None:
     split = _first_images(session, goal)
     score = _metrics(session, split)
-    kind, metric, chance, num_queries = _chance(split.targets)
-    spread = math.sqrt(chance * (1 - chance) / num_queries)
-    if chance < 1 and score[metric] < chance + SIGMAS * spread:
-        raise ModelError(
-            f"{session.model} scores at chance level: {kind} is {100 * score[metric]:.1f} % on "
-            f"{num_queries} queries of {goal.data}, chance is {100 * chance:.1f} %. Check weights, preprocessing and "
-            f"{'labels' if metric == 'top1' else 'captions'}, or pass --no-gate"
-        )
+    if (chance := split.targets.chance) is not None and chance.value < 1:
+        spread = math.sqrt(chance.value * (1 - chance.value) / chance.num_queries)
+        if score[chance.metric] < chance.value + SIGMAS * spread:
+            raise ModelError(
+                f"{session.model} scores at chance level: {chance.words} is {100 * score[chance.metric]:.1f} % on "
+                f"{chance.num_queries} queries of {goal.data}, chance is {100 * chance.value:.1f} %. Check weights, "
+                f"preprocessing and {chance.suspects}, or pass --no-gate"
+            )
     with _other_gelu(session.model.clip) as (before, after):
         swapped = _metrics(session, _embedded_again(session, split, number)) if before else score
     gain = goal.mix.value(swapped) - goal.mix.value(score)
@@ -60,25 +57,12 @@ def _check_goal(session: Session, number: int, goal: Goal) -> None:
         )
 
 
-def _chance(targets: Targets) -> tuple[str, str, float, int]:
-    """Return the metric that tells a model from chance, in words and by name, its value by chance, its queries."""
-    if isinstance(targets, RetrievalTargets):
-        num_images = len(targets.image_of_queries["i2t"])
-        return "text-to-image recall@10", "t2i_r10", min(1.0, 10 / num_images), len(targets.image_of_caption_Q)
-    if isinstance(targets, ClassificationTargets):
-        return "top-1", "top1", 1 / targets.num_classes, len(targets.class_of_image_N)
-    # Good models match pairs that differ in the order of words little better than chance.
-    return "", "group_score", 1.0, 1
-
-
 def _first_images(session: Session, goal: Goal) -> SplitArrays:
     split = session.payload.splits["search"][goal.prefix]
-    targets, num_texts = split.targets.first(NUM_IMAGES)
+    targets, texts = split.targets.first(NUM_IMAGES)
     if isinstance(split.inputs, Pixels):
-        return SplitArrays(split.inputs.first(NUM_IMAGES), split.other_E[:num_texts], targets)
-    # Of classification, every prompt is an input, and they are pooled afterwards.
-    num_inputs = len(split.inputs) if isinstance(targets, ClassificationTargets) else num_texts
-    return SplitArrays(split.inputs[:num_inputs], split.other_E[:NUM_IMAGES], targets)
+        return SplitArrays(split.inputs.first(NUM_IMAGES), split.other_E[texts], targets)
+    return SplitArrays(split.inputs[texts], split.other_E[:NUM_IMAGES], targets)
 
 
 def _embedded_again(session: Session, split: SplitArrays, number: int) -> SplitArrays:
@@ -86,8 +70,8 @@ def _embedded_again(session: Session, split: SplitArrays, number: int) -> SplitA
     clip, threads = session.model.clip, session.payload.settings.threads
     whole = session.splits["search"][number]
     if isinstance(split.inputs, Pixels):
-        num_texts = len(whole.texts) if isinstance(split.targets, ClassificationTargets) else len(split.other_E)
-        text_QE = embed_texts(clip, session.model.tokenizer(list(whole.texts[:num_texts])), threads=threads)
+        _, part = whole.targets.first(NUM_IMAGES)
+        text_QE = embed_texts(clip, session.model.tokenizer(list(whole.texts[part])), threads=threads)
         return replace(split, other_E=split.targets.pooled(torch.from_numpy(text_QE)).numpy())
     pixels = whole.pixels.first(len(split.other_E))
     return replace(split, other_E=embed_images(clip.visual, pixels, session.payload.normalisation, threads=threads))

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.tasks import Ranks, Share, Targets, clipped
+from workers.tasks import Chance, Ranks, Share, Targets, clipped
 
 # N images, C classes, P prompts of a class, E embedding
 
@@ -64,8 +64,13 @@ class ClassificationTargets(Targets):
             parts.append((scores_nC >= scores_nC.gather(1, class_N[part, None])).sum(1) - 1)
         return {"class": clipped(torch.cat(parts))}
 
-    def first(self, num_images: int) -> tuple[ClassificationTargets, int]:
-        """Return the targets of the first images, and how many class embeddings there are: all."""
+    def first(self, num_images: int) -> tuple[ClassificationTargets, slice]:
+        """Return the targets of the first images, which are compared with all classes."""
         groups = None if self.group_of_image_N is None else self.group_of_image_N[:num_images]
         fewer = replace(self, class_of_image_N=self.class_of_image_N[:num_images], group_of_image_N=groups)
-        return fewer, self.num_classes
+        return fewer, slice(None)
+
+    @property
+    def chance(self) -> Chance:
+        """Top-1."""
+        return Chance("top1", "top-1", 1 / self.num_classes, len(self.class_of_image_N), "labels")

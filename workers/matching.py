@@ -50,7 +50,7 @@ class MatchingTargets(Targets):
         kinds = {"text": text_P, "image": image_P, "group": text_P & image_P}
         return {kind: clipped((~right_P).long()) for kind, right_P in kinds.items()}
 
-    def first(self, num_images: int) -> tuple[MatchingTargets, int]:
-        """Return the first pairs, and how many captions they have."""
+    def first(self, num_images: int) -> tuple[MatchingTargets, slice]:
+        """Return the first pairs, and which captions they have."""
         num_pairs = min(self.num_pairs, max(1, num_images // 2))
-        return MatchingTargets(num_pairs), 2 * num_pairs
+        return MatchingTargets(num_pairs), slice(2 * num_pairs)

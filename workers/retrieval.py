@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.tasks import KS, RECALLS, Ranks, Share, Targets, clipped
+from workers.tasks import KS, RECALLS, Chance, Ranks, Share, Targets, clipped
 
 # N images, Q captions, E embedding, t captions in a tile
 
@@ -52,10 +52,16 @@ class RetrievalTargets(Targets):
         """Return the ranks of all captions and images."""
         return retrieval_ranks(image_NE, text_QE, torch.from_numpy(np.array(self.image_of_caption_Q)))
 
-    def first(self, num_images: int) -> tuple[RetrievalTargets, int]:
-        """Return the targets of the first images, and how many captions they have."""
-        num_captions = int(np.searchsorted(self.image_of_caption_Q, num_images))
-        return RetrievalTargets(self.image_of_caption_Q[:num_captions]), num_captions
+    def first(self, num_images: int) -> tuple[RetrievalTargets, slice]:
+        """Return the targets of the first images, and which captions they have."""
+        part = slice(int(np.searchsorted(self.image_of_caption_Q, num_images)))
+        return RetrievalTargets(self.image_of_caption_Q[part]), part
+
+    @property
+    def chance(self) -> Chance:
+        """Text-to-image recall@10."""
+        share = min(1.0, 10 / (int(self.image_of_caption_Q[-1]) + 1))
+        return Chance("t2i_r10", "text-to-image recall@10", share, len(self.image_of_caption_Q), "captions")
 
 
 def retrieval_ranks(image_NE: Tensor, text_QE: Tensor, image_of_caption_Q: Tensor) -> Ranks:

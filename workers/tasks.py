@@ -157,6 +157,18 @@ class Table:
         return value_R
 
 
+@dataclass(frozen=True)
+class Chance:
+    """A metric, its name in words, its value by chance, and the number of queries that it is a share of."""
+
+    metric: str
+    words: str
+    value: float
+    num_queries: int
+    suspects: str
+    """What to check where a model scores no more."""
+
+
 class Targets(ABC):
     """What is right on a split, and how embeddings are measured by it."""
 
@@ -187,8 +199,13 @@ class Targets(ABC):
         return text_QE
 
     @abstractmethod
-    def first(self, num_images: int) -> tuple[Targets, int]:
-        """Return the targets of the first images, and how many texts belong to them."""
+    def first(self, num_images: int) -> tuple[Targets, slice]:
+        """Return the targets of the first images, and which texts belong to them."""
+
+    @property
+    def chance(self) -> Chance | None:
+        """What a model without any sense scores; None where good models score little more."""
+        return None
 
     def values(self, ranks: Ranks) -> dict[str, float]:
         """Return every metric in [0, 1]."""
