@@ -12,9 +12,18 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def ahead(function: Callable[[T], U], items: Iterable[T], per_thread: int = 4) -> Iterator[U]:
-    """Yield a function's results in the order of its arguments, computed by threads that run a little ahead."""
-    workers = os.cpu_count() or 1
+def ahead(
+    function: Callable[[T], U], items: Iterable[T], *, threads: int | None = None, per_thread: int = 4
+) -> Iterator[U]:
+    """Yield a function's results in the order of its arguments, computed by threads that run a little ahead.
+
+    Args:
+        function: called in the threads.
+        items: its arguments.
+        threads: how many; one per core when None.
+        per_thread: results that may wait to be taken, for each thread.
+    """
+    workers = threads or os.cpu_count() or 1
     waiting: deque[Future[U]] = deque()
     with ThreadPoolExecutor(workers) as executor:
         try:

@@ -45,10 +45,8 @@ def kept(
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
             try:
-                with (
-                    path.open("rb") as file,
-                    np.load(file, allow_pickle=False) as content,
-                ):  # The archive's checksums find damage.
+                # The archive's own checksums find damage.
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                     found: NDArray[np.float32] = content["embeddings"]
                 return found
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -6,7 +6,6 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headmask.views import TextView, TowerView
+from workers.ahead import ahead
 from workers.pixels import Pixels
 
 # N images or texts, T tokens, C channels, Y by X pixels
@@ -66,14 +66,8 @@ class Inputs(ABC):
         return self._on_device(self._fetch(part))
 
     def stream(self, parts: Sequence[slice]) -> Iterator[Tensor]:
-        """Yield slices as `take` does; the next one is read while this one is computed with."""
-        with ThreadPoolExecutor(1) as executor:
-            waiting = [executor.submit(self._fetch, part) for part in parts[:1]]
-            for part in [*parts[1:], None]:
-                fetched = waiting.pop().result()
-                if part is not None:
-                    waiting.append(executor.submit(self._fetch, part))
-                yield self._on_device(fetched)
+        """Return slices as `take` does, one after another; the next one is read while this one is computed with."""
+        return map(self._on_device, ahead(self._fetch, parts, threads=1, per_thread=1))
 
     @abstractmethod
     def _fetch(self, part: slice) -> Tensor:

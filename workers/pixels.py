@@ -1,6 +1,6 @@
 """Every image of a data set, decoded once to uint8 and memory-mapped by whoever needs it.
 
-The cache is a NumPy file of pixels and one of digests. Its name is the digest of the encoded images and the
+The cache is a NumPy file of pixels and a JSON file about it. Its name is the digest of the encoded images and the
 preprocessing; a checksum finds damage, and a damaged or half-written cache is made again. All processes of a host map
 the same file, so they share one copy; other hosts get it in pieces and keep a cache of their own.
 """
