@@ -9,6 +9,7 @@ from strategies.genetic import GeneticSampler
 from strategies.history import History
 from strategies.local import LocalSampler
 from strategies.mixture import MixtureSampler
+from strategies.pairwise import PairwiseSampler
 from strategies.scan import ScanSampler
 from strategies.space import Limits, distributions, mask_of, params_of
 
@@ -21,6 +22,7 @@ __all__ = [
     "LocalSampler",
     "MaskSampler",
     "MixtureSampler",
+    "PairwiseSampler",
     "ScanSampler",
     "Screen",
     "distributions",
@@ -30,7 +32,8 @@ __all__ = [
 ]
 
 STRATEGIES: dict[str, type[MaskSampler]] = {
-    strategy.label: strategy for strategy in (ScanSampler, GeneticSampler, LocalSampler, MixtureSampler)
+    strategy.label: strategy
+    for strategy in (ScanSampler, GeneticSampler, LocalSampler, PairwiseSampler, MixtureSampler)
 }
 
 
