@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from headmask.mask import HeadMask
 from headmask.maskfile import Grid, MaskFile, SplitScores, write_json
+from orchestrator.budget import StopReason
 from orchestrator.session import Session, versions
 from orchestrator.verdict import Verdict, holds
 from workers.scorer import MaskScore
@@ -88,6 +89,10 @@ class SearchResult(_Part):
     guarded: list[Guarded] = Field(description="data sets on which little may be lost")
     num_masks: int = Field(description="distinct masks scored on the search split")
     num_failed: int
+    stopped_by: StopReason = Field(description="what ended the search: a budget, or that no mask was left")
+    image_forwards: int = Field(
+        description="plain forward passes of one image (or text) that the masks are predicted to take"
+    )
     seconds: float = Field(description="wall-clock time of this run of the driver, resumed results excluded")
     study: str
     storage: str

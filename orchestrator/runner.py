@@ -21,9 +21,9 @@ from orchestrator.ledger import count_looks, look_at_test
 from orchestrator.location import is_url, redacted
 from orchestrator.plots import write_heat_map
 from orchestrator.progress import Display
-from orchestrator.search import Budget, Interrupted, Progress, Search
+from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare, versions
-from orchestrator.store import StudyStore, TrialRecord, load_study, open_storage
+from orchestrator.store import StudyStore, load_study, open_storage
 from orchestrator.tables import write_trials
 from orchestrator.tracked import BestCurve, params_of_run, tags_of_run, track_verdict
 from orchestrator.tracking import Tracker, default_target
@@ -176,10 +176,10 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
         tracker.log(lambda run: run.params(params_of_run(session)))
         try:
             _check_device(store, pool)
-            records = _search(session, store, pool, tracker, display, stopping)
+            searched = _search(session, store, pool, tracker, display, stopping)
             verdict = decide(
                 session,
-                records,
+                searched.records,
                 pool,
                 on_stage=display.say,
                 is_stopping=stopping.is_set,
@@ -191,14 +191,15 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
         except BaseException:
             tracker.log(lambda run: run.end("FAILED"))
             raise
-        outcome = _conclude(session, store, tracker, records, verdict, display, time.monotonic() - started)
+        outcome = _conclude(session, store, tracker, searched, verdict, display, time.monotonic() - started)
         display.say(f"Results are in {config.folder}")
         return outcome
 
 
 def _search(
     session: Session, store: StudyStore, pool: Pool, tracker: Tracker, display: Display, stopping: StopFlag
-) -> list[TrialRecord]:
+) -> Progress:
+    """Return how far the search got when its budget was spent."""
     config = session.config
     if session.constants is None:
         raise RuntimeError("the constants of the study are settled before masks are scored")
@@ -225,12 +226,13 @@ def _search(
         stage=stage,
         value=lambda metrics: session.objective.value(metrics, baseline),
         objective=str(session.objective),
-        cost=session.cost,
+        cost=session.forwards,
         on_progress=on_progress,
         is_stopping=stopping.is_set,
     )
     try:
-        return search.run(Budget(config.budget.masks, config.budget.seconds))
+        search.run(config.budget.budget())
+        return search.progress
     finally:
         display.stop()
 
@@ -268,13 +270,13 @@ def _conclude(
     session: Session,
     store: StudyStore,
     tracker: Tracker,
-    records: list[TrialRecord],
+    searched: Progress,
     verdict: Verdict,
     display: Display,
     seconds: float,
 ) -> Outcome:
     """Write the run folder and the tracking run."""
-    config, folder = session.config, session.config.folder
+    config, folder, records = session.config, session.config.folder, searched.records
     objective = str(session.objective)
     write_trials(records, folder / "trials.parquet")
     gain = session.objective.gain
@@ -304,6 +306,8 @@ def _conclude(
         random_masks=results.random_masks(session, verdict),
         num_masks=len(records),
         num_failed=sum(record.failure is not None for record in records),
+        stopped_by=searched.reason,
+        image_forwards=round(searched.image_forwards),
         seconds=round(seconds, 3),
         study=store.name,
         storage=redacted(config.storage),

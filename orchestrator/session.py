@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from headmask.ablation import check_ablation
-from headmask.mask import HeadGrid
+from headmask.mask import HeadGrid, HeadMask
 from headmask.models import LoadedModel, load_model
 from headmask.towers import TowerName, tower_of, view_of
 from headmask.views import TowerView
@@ -71,6 +71,15 @@ class Session:
         """What the configuration says of the constants of the study."""
         search = self.config.search
         return Wanted(search.precision, search.image_chunk, baseline=bool(self.objective.guarded))
+
+    def num_inputs(self, split: str) -> int:
+        """Return how many images, or texts, of a split the searched tower is given for one mask."""
+        is_image = self.config.search.tower == "image"
+        return sum(len(part.pixels if is_image else part.texts) for part in self.splits[split])
+
+    def forwards(self, masks: Sequence[HeadMask]) -> float:
+        """Return the plain forward passes of one input that masks take together on the search split, as predicted."""
+        return self.cost(masks) * self.num_inputs("search")
 
     def settled(self, constants: Constants) -> Session:
         """Return the session with the constants of the study, which its configuration names from then on."""

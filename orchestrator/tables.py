@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.budget import STOPS
 from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.store import TrialRecord
 
@@ -121,5 +122,6 @@ def sentences(result: SearchResult) -> list[str]:
         )
     if result.num_failed:
         lines.append(f"{result.num_failed} masks could not be scored; trials.parquet says why.")
+    lines.append(f"Stopped {STOPS[result.stopped_by]}.")
     lines.append(f"{result.num_masks} masks in {result.seconds:.0f} s. Mask: {result.mask_file}")
     return lines

@@ -68,12 +68,14 @@ def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, fold
                 ("test.interval_high", test.interval[1], 0),
                 ("test.p_value", test.p_value, 0),
                 ("num_masks", result.num_masks, 0),
+                ("image_forwards", result.image_forwards, 0),
             ]
         )
         run.tags(
             {
                 "headmask.verdict": result.verdict,
                 "headmask.selected": ",".join(result.selected) or "(none)",
+                "headmask.stopped_by": result.stopped_by,
             }
         )
         for name in ARTIFACTS:
