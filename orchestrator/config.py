@@ -169,6 +169,8 @@ OPTIONS = {
     "gate": "search.gate",
     "masks": "budget.masks",
     "seconds": "budget.seconds",
+    "image_forwards": "budget.image_forwards",
+    "patience": "budget.patience",
     "pool": "pool.kind",
     "replicas": "pool.replicas",
     "address": "pool.address",

@@ -78,8 +78,7 @@ class PlainDisplay:
 
     def update(self, progress: loop.Progress, pool_status: str) -> None:
         """Print the state, every ten seconds and at the end."""
-        done = len(progress.records) == progress.budget.masks
-        if (time.monotonic() >= self._next or done) and len(progress.records) != self._shown:
+        if (time.monotonic() >= self._next or progress.is_done) and len(progress.records) != self._shown:
             self._next, self._shown = time.monotonic() + PLAIN_EVERY_S, len(progress.records)
             count = f"{len(progress.records)}/{progress.budget.masks} masks"
             self.say(f"{count}, {summary(progress, pool_status)}")

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadGrid, HeadMask
+from orchestrator.budget import Budget, StopReason, blocks_without_gain
 from orchestrator.store import StudyStore, TrialRecord
 from strategies import Exhausted, MaskSampler, distributions, mask_of
 from workers.pool import Pool, Result
@@ -28,14 +29,6 @@ from workers.replica import Stage
 POLL_S = 0.5
 DRAIN_S = 5.0
 """Seconds that running batches may take to finish after an interrupt."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When to stop proposing: at a number of masks, or at the end of the block in which the seconds run out."""
-
-    masks: int
-    seconds: float | None = None
 
 
 @dataclass
@@ -53,9 +46,13 @@ class Progress:
     best: TrialRecord | None = None
     num_asked: int = 0
     cost_asked: float = 0.0
-    """Predicted cost of the masks sent to be scored, in plain forward passes over the split."""
+    """Predicted cost of the masks sent to be scored, in plain forward passes of one input."""
     cost_done: float = 0.0
     """Of those that came back."""
+    image_forwards: float = 0.0
+    """Predicted cost of all masks asked for, whether they had to be sent or not: what the budget counts."""
+    stopped_by: StopReason | None = None
+    """Why no further block is begun, once it is known."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -63,10 +60,25 @@ class Progress:
         num_sent = self.num_asked - self.served
         if not self.cost_done or not num_sent:
             return None
-        num_unasked = max(0, self.budget.masks - self.num_asked)
-        cost_left = max(0.0, self.cost_asked - self.cost_done) + num_unasked * self.cost_asked / num_sent
+        num_unasked = 0 if self.stopped_by else max(0, self.budget.masks - self.num_asked)
+        cost_unasked = num_unasked * self.cost_asked / num_sent
+        if self.budget.image_forwards is not None:
+            cost_unasked = min(cost_unasked, max(0.0, self.budget.image_forwards - self.image_forwards))
+        cost_left = max(0.0, self.cost_asked - self.cost_done) + cost_unasked
         left_s = cost_left * self.seconds / self.cost_done
         return left_s if self.budget.seconds is None else min(left_s, max(0.0, self.budget.seconds - self.seconds))
+
+    @property
+    def reason(self) -> StopReason:
+        """Why a search that has ended did."""
+        if self.stopped_by is None:
+            raise RuntimeError("the search has not ended")
+        return self.stopped_by
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to be proposed or scored."""
+        return self.stopped_by is not None and len(self.records) == self.num_asked
 
     @property
     def seconds(self) -> float:
@@ -98,10 +110,14 @@ class Search:
         stage: what masks are scored on.
         value: the trials' value from a mask's metrics.
         objective: its name.
-        cost: predicted cost of masks that are scored together; their number by default.
+        cost: predicted cost of masks that are scored together, in plain forward passes of one input; their number by
+            default.
         on_progress: called after every batch of results.
         is_stopping: asked before every proposal; True ends the search early.
     """
+
+    progress: Progress
+    """How far the last run got, and why it stopped."""
 
     def __init__(
         self,
@@ -135,30 +151,44 @@ class Search:
         Raises:
             Interrupted: it was asked to stop first; everything scored is stored.
         """
-        progress = Progress(budget, self.objective)
+        self.progress = progress = Progress(budget, self.objective)
         while True:
             if self.is_stopping():
                 self._drain(progress)
                 raise Interrupted
             self._propose(progress)
-            if len(progress.records) == len(self._asked):
+            if progress.is_done:
                 break
             self._take(self.pool.collect(POLL_S), progress)
+        progress.records.sort(key=lambda record: record.proposal)
         self.on_progress(progress)
-        return sorted(progress.records, key=lambda record: record.proposal)
+        return progress.records
 
     def _propose(self, progress: Progress) -> None:
         """Ask for every block whose results are known and that the budget admits."""
-        budget = progress.budget
-        while len(self._asked) < budget.masks and not self._exhausted:
+        while progress.stopped_by is None:
             block = self.sampler.block_of(len(self._asked))
-            starts_block = len(self._asked) == self.sampler.block_range(block).start
-            out_of_time = budget.seconds is not None and progress.seconds >= budget.seconds
-            if self._num_told_first < self.sampler.num_known(block) or (starts_block and out_of_time):
+            if self._num_told_first < self.sampler.num_known(block):
                 return
-            self._ask_block(min(self.sampler.block_range(block).stop, budget.masks), progress)
+            progress.stopped_by = self._stop_reason(block, progress)
+            if progress.stopped_by is None:
+                self._ask_block(min(self.sampler.block_range(block).stop, progress.budget.masks), progress)
+
+    def _stop_reason(self, block: int, progress: Progress) -> StopReason | None:
+        """Return why a block is not begun; None if it is. Of results, it knows those that the block may know."""
+        if self._exhausted:
+            return "exhausted"
+        known = self._told[: self.sampler.num_known(block)]
+        values = [None if record is None else record.value for record in known]
+        return progress.budget.spent(
+            num_masks=len(self._asked),
+            image_forwards=progress.image_forwards,
+            blocks_without_gain=blocks_without_gain(values, self.sampler.block_of),
+            seconds=progress.seconds,
+        )
 
     def _ask_block(self, stop: int, progress: Progress) -> None:
+        block: list[HeadMask] = []
         missing = []
         while len(self._asked) < stop:
             try:
@@ -167,6 +197,7 @@ class Search:
                 self._exhausted = True
                 break
             mask = mask_of(trial.params, self.grid)
+            block.append(mask)
             self._numbers[mask] = trial.number
             self._asked.append(trial)
             self._told.append(None)
@@ -176,6 +207,7 @@ class Search:
             else:
                 missing.append(mask)
         progress.num_asked = len(self._asked)
+        progress.image_forwards += self.cost(block) if block else 0.0
         progress.cost_asked += self.cost(missing) if missing else 0.0
         self.pool.submit(self.stage, missing)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from headmask.errors import ConfigError
 from headmask.mask import Head
+from orchestrator.budget import Budget
 from orchestrator.location import check_location
 from strategies import check_strategy
 from workers.tasks import Mix
@@ -145,10 +146,26 @@ class SearchSection(Section):
 
 
 class BudgetSection(Section):
-    """When to stop: after a number of masks, or of seconds (at the end of a block), whichever comes first."""
+    """When to stop, whichever comes first. All but the number of masks end a search after a whole block; 0 lifts them.
+
+    No part of the fingerprint: a study goes on with another budget.
+    """
 
     masks: PositiveInt = 1000
     seconds: Annotated[float, Field(gt=0)] | None = None
+    image_forwards: PositiveInt | None = None
+    """Plain forward passes of one image (or text), as predicted for the masks that are searched."""
+    patience: PositiveInt | None = None
+    """Blocks in a row without a better mask."""
+
+    @field_validator("seconds", "image_forwards", "patience", mode="before")
+    @classmethod
+    def _zero_is_none(cls, limit: Any) -> Any:
+        return None if limit == 0 and not isinstance(limit, bool) else limit
+
+    def budget(self) -> Budget:
+        """Return the budget of a search."""
+        return Budget(self.masks, self.seconds, self.image_forwards, self.patience)
 
 
 class PoolSection(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from headmask.ablation import check_ablation
-from headmask.mask import HeadGrid
+from headmask.mask import HeadGrid, HeadMask
 from headmask.models import LoadedModel, load_model
 from headmask.towers import TowerName, tower_of, view_of
 from headmask.views import TowerView
@@ -22,6 +22,7 @@ from orchestrator.config import SearchConfig
 from orchestrator.objective import Goal, Objective
 from orchestrator.progress import said_when_slow
 from orchestrator.sections import DataSection
+from orchestrator.store import TrialRecord
 from strategies import Limits
 from workers.constants import Constants
 from workers.embedding import embed_images, embed_texts, kept
@@ -71,6 +72,32 @@ class Session:
         """What the configuration says of the constants of the study."""
         search = self.config.search
         return Wanted(search.precision, search.image_chunk, baseline=bool(self.objective.guarded))
+
+    def gains(self, records: Iterable[TrialRecord]) -> dict[HeadMask, float]:
+        """Return the objective on the search split of every mask that has one and loses no more than it may."""
+        baseline = (self.constants.baseline if self.constants else None) or {}
+        return {
+            record.mask: self.objective.gain(record.metrics)
+            for record in records
+            if record.value is not None and not self.objective.loss_beyond(record.metrics, baseline)
+        }
+
+    def pruned_share(self, mask: HeadMask) -> float | None:
+        """Return what pruning a mask's heads spares the tower, see `TowerCost.saved`; None where they cannot be pruned.
+
+        Only `zero` and `mean` need nothing of an ablated head, and only where heads are not normalised together.
+        """
+        normalises = any(attention.normalises_heads for attention in self.view.attentions)
+        return None if normalises or self.config.search.ablation not in ("zero", "mean") else self.cost.saved(mask)
+
+    def num_inputs(self, split: str) -> int:
+        """Return how many images, or texts, of a split the searched tower is given for one mask."""
+        is_image = self.config.search.tower == "image"
+        return sum(len(part.pixels if is_image else part.texts) for part in self.splits[split])
+
+    def forwards(self, masks: Sequence[HeadMask]) -> float:
+        """Return the plain forward passes of one input that masks take together on the search split, as predicted."""
+        return self.cost(masks) * self.num_inputs("search")
 
     def settled(self, constants: Constants) -> Session:
         """Return the session with the constants of the study, which its configuration names from then on."""

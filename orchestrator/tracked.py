@@ -13,7 +13,7 @@ from orchestrator.session import Session
 from orchestrator.tracking import MlflowRun, Tracker
 from orchestrator.verdict import Finalist, Verdict
 
-ARTIFACTS = ("trials.parquet", "heatmap.png", "mask.json", "result.json", "config.json")
+ARTIFACTS = ("trials.parquet", "heatmap.png", "pareto.png", "mask.json", "result.json", "config.json")
 
 
 def params_of_run(session: Session) -> dict[str, Any]:
@@ -68,12 +68,15 @@ def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, fold
                 ("test.interval_high", test.interval[1], 0),
                 ("test.p_value", test.p_value, 0),
                 ("num_masks", result.num_masks, 0),
+                ("image_forwards", result.image_forwards, 0),
             ]
+            + [(f"search.{name}", value, 0) for name, value in _prospects(result).items()]
         )
         run.tags(
             {
                 "headmask.verdict": result.verdict,
                 "headmask.selected": ",".join(result.selected) or "(none)",
+                "headmask.stopped_by": result.stopped_by,
             }
         )
         for name in ARTIFACTS:
@@ -83,6 +86,13 @@ def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, fold
     for finalist in verdict.finalists:
         tracker.log(partial(_track_finalist, finalist, finalist.mask == verdict.selected))
     tracker.log(conclude)
+
+
+def _prospects(result: SearchResult) -> dict[str, float]:
+    """Return the noise of the search split and what more masks would bring there, as far as known."""
+    found = result.prospects
+    values = {} if found is None else {"noise": found.noise, "expected": found.expected}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _track_finalist(finalist: Finalist, is_selected: bool, run: MlflowRun) -> None:
