@@ -21,7 +21,7 @@ from headmask.views import TowerView
 from orchestrator.config import SearchConfig
 from orchestrator.objective import Goal, Objective
 from orchestrator.progress import said_when_slow
-from orchestrator.sections import DataSection
+from orchestrator.sections import OBJECTIVE, DataSection
 from strategies import Limits
 from workers.constants import Constants
 from workers.embedding import embed_images, embed_texts, kept
@@ -51,6 +51,8 @@ class Session:
     splits: Mapping[str, tuple[Split, ...]]
     """By name of the split, in order of the data sets."""
     objective: Objective
+    guide: Objective
+    """What masks are searched by; the objective decides on confirm and test."""
     payload: Payload
     preprocessing: str
     constants: Constants | None = None
@@ -100,7 +102,8 @@ class Session:
             },
             "preprocess": self.preprocessing,
             "task": self.splits["search"][0].targets.task if len(goals) == 1 else several,
-            "objective": [str(goal) for goal in goals] if len(goals) > 1 else str(goals[0]),
+            "objective": _names(self.objective),
+            "guide": _names(self.guide),
             "ablation": search.ablation,
             "engine": REVISION,
             "precision": search.precision,
@@ -151,6 +154,7 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     preprocess = UInt8Preprocess(model.preprocess)
     data = {name: load_section(section, preprocess, say=say) for name, section in config.data_sets.items()}
     objective = make_objective(config, data)
+    guide = make_guide(config, data, objective)
     splits = {name: tuple(parts[name] for parts in data.values()) for name in SPLITS}
     settings = ScorerSettings(search.ablation, search.threads)
     prefixes = [goal.prefix for goal in objective.goals]
@@ -159,7 +163,7 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     first = payload.splits["search"][prefixes[0]]
     view = proven_view(tower_of(model.clip, search.tower), first, payload.normalisation, name=search.tower)
     cost = TowerCost.of(view, probe_inputs(first, view, payload.normalisation))
-    return Session(config, model, view, cost, limits, splits, objective, payload, preprocess.description)
+    return Session(config, model, view, cost, limits, splits, objective, guide, payload, preprocess.description)
 
 
 def load_section(
@@ -188,6 +192,30 @@ def make_objective(config: SearchConfig, data: Mapping[str, Mapping[str, Split]]
         max_loss = None if section.max_loss is None else section.max_loss / 100
         goals.append(Goal(name, mix, max_loss, prefix=f"{name}/" if len(data) > 1 else ""))
     return Objective(tuple(goals), config.search.combine)
+
+
+def make_guide(config: SearchConfig, data: Mapping[str, Mapping[str, Split]], objective: Objective) -> Objective:
+    """Return what masks are searched by: every data set's own guide, or the search's, or the one for its objective.
+
+    The smallest of several objectives is searched by itself, because which one it is depends on the metrics; and a
+    limit of loss is one on the objective.
+
+    Raises:
+        ConfigError: a guide is of metrics that a data set's task does not have.
+    """
+    is_worst = objective.combine == "worst" and len(objective.improved) > 1
+    mixes = []
+    for goal, section in zip(objective.goals, config.data_sets.values(), strict=True):
+        targets = data[goal.data]["search"].targets
+        text = section.guide or config.search.guide
+        if goal.max_loss is not None or text == OBJECTIVE or (text is None and is_worst):
+            mixes.append(goal.mix)
+        elif text is None:
+            mixes.append(goal.mix.guided(targets.guides))
+        else:
+            mixes.append(Mix.parse(text))
+            targets.check(mixes[-1], section.path)
+    return objective.guided(mixes)
 
 
 def make_payload(
@@ -236,6 +264,11 @@ def make_payload(
     packed = PackedTower.pack(tower_of(model.clip, tower))
     made = {name: {prefix: arrays(split) for prefix, split in parts.items()} for name, parts in splits.items()}
     return Payload(packed, tower, made, normalisation, settings)
+
+
+def _names(objective: Objective) -> str | list[str]:
+    names = [str(goal) for goal in objective.goals]
+    return names if len(names) > 1 else names[0]
 
 
 def _limits(config: SearchConfig, grid: HeadGrid) -> Limits:

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.tasks import Chance, Ranks, Share, Targets, clipped
+from workers.tasks import Chance, Ranks, Share, Targets, clipped, reciprocal, within
 
 # N images, C classes, P prompts of a class, E embedding
 
@@ -36,13 +36,14 @@ class ClassificationTargets(Targets):
 
     @cached_property
     def shares(self) -> Mapping[str, tuple[Share, ...]]:
-        """Top-1, top-5 from five classes on, mean recall of the classes present, and the worst group's top-1."""
-        shares = {"top1": (Share("class", 1),)}
+        """Top-1, top-5 from five classes on, the reciprocal rank, mean recall of classes, the worst group's top-1."""
+        shares = {"top1": (Share("class", within(1)),)}
         if self.num_classes >= 5:
-            shares["top5"] = (Share("class", 5),)
-        shares["mean_per_class_recall"] = (Share("class", 1, self.class_of_image_N),)
+            shares["top5"] = (Share("class", within(5)),)
+        shares["mrr"] = (Share("class", reciprocal()),)
+        shares["mean_per_class_recall"] = (Share("class", within(1), self.class_of_image_N),)
         if self.group_of_image_N is not None:
-            shares["worst_group"] = (Share("class", 1, self.group_of_image_N, smallest=True),)
+            shares["worst_group"] = (Share("class", within(1), self.group_of_image_N, smallest=True),)
         return shares
 
     @property

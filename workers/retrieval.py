@@ -16,7 +16,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.tasks import KS, RECALLS, Chance, Ranks, Share, Targets, clipped
+from workers.tasks import (
+    DIRECTIONS,
+    KS,
+    Chance,
+    Ranks,
+    Share,
+    Targets,
+    clipped,
+    logarithmic,
+    reciprocal,
+    within,
+)
 
 # N images, Q captions, E embedding, t captions in a tile
 
@@ -36,12 +47,17 @@ class RetrievalTargets(Targets):
 
     task = "retrieval"
     default_objective = "mean_recall"
+    guides = {"mean_recall": "mrr"} | {f"{way}_r{k}": f"{way}_mrr" for way in DIRECTIONS for k in KS}
 
     @cached_property
     def shares(self) -> Mapping[str, tuple[Share, ...]]:
-        """Recall at 1, 5 and 10 in both directions, and their mean."""
-        recalls = [Share(direction, k) for direction in ("t2i", "i2t") for k in KS]
-        return {"mean_recall": tuple(recalls), **{name: (each,) for name, each in zip(RECALLS, recalls, strict=True)}}
+        """Recall at 1, 5 and 10, mean reciprocal rank and log rank: in both directions, and the mean of them."""
+        recalls = {f"{way}_r{k}": (Share(way, within(k)),) for way in DIRECTIONS for k in KS}
+        shares = {"mean_recall": _together(recalls), **recalls}
+        for name, credit in (("mrr", reciprocal()), ("log_rank", logarithmic())):
+            ways = {f"{way}_{name}": (Share(way, credit),) for way in DIRECTIONS}
+            shares |= {name: _together(ways), **ways}
+        return shares
 
     @property
     def image_of_queries(self) -> Mapping[str, NDArray[np.int64]]:
@@ -62,6 +78,10 @@ class RetrievalTargets(Targets):
         """Text-to-image recall@10."""
         share = min(1.0, 10 / (int(self.image_of_caption_Q[-1]) + 1))
         return Chance("t2i_r10", "text-to-image recall@10", share, len(self.image_of_caption_Q), "captions")
+
+
+def _together(parts: Mapping[str, tuple[Share, ...]]) -> tuple[Share, ...]:
+    return tuple(share for shares in parts.values() for share in shares)
 
 
 def retrieval_ranks(image_NE: Tensor, text_QE: Tensor, image_of_caption_Q: Tensor) -> Ranks:

@@ -1,8 +1,8 @@
 """What a task is: what is right on a split, and the metrics that embeddings earn by it.
 
 Every task ends in ranks of queries: how many competitors score not less than the right answer. A rank is pessimistic
-and deterministic, so that a collapsed model cannot score by luck. A metric is a share of queries whose rank is low
-enough, or the mean or the smallest of several such shares.
+and deterministic, so that a collapsed model cannot score by luck. A query earns a credit by its rank: one for a hit, or
+part of one. A metric is the mean credit of its queries, or the mean or the smallest of several such shares.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ MAX_RANK = 255
 MAX_DENSE_CELLS = 32
 """Most cells for which a table is a plain array; many classes make a sparse one."""
 KS = (1, 5, 10)
-RECALLS = tuple(f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in KS)
-RETRIEVAL_METRICS = ("mean_recall", *RECALLS)
-CLASSIFICATION_METRICS = ("top1", "top5", "mean_per_class_recall", "worst_group")
+DIRECTIONS = ("t2i", "i2t")
+RECALLS = tuple(f"{direction}_r{k}" for direction in DIRECTIONS for k in KS)
+RANK_METRICS = ("mrr", "t2i_mrr", "i2t_mrr", "log_rank", "t2i_log_rank", "i2t_log_rank")
+RETRIEVAL_METRICS = ("mean_recall", *RECALLS, *RANK_METRICS)
+CLASSIFICATION_METRICS = ("top1", "top5", "mrr", "mean_per_class_recall", "worst_group")
 MATCHING_METRICS = ("text_score", "image_score", "group_score")
-METRICS = (*RETRIEVAL_METRICS, *CLASSIFICATION_METRICS, *MATCHING_METRICS)
+METRICS = tuple(dict.fromkeys((*RETRIEVAL_METRICS, *CLASSIFICATION_METRICS, *MATCHING_METRICS)))
 
 
 def clipped(ranks: Tensor) -> NDArray[np.uint8]:
@@ -44,15 +46,37 @@ def clipped(ranks: Tensor) -> NDArray[np.uint8]:
     return kept
 
 
+def within(k: int) -> NDArray[np.float64]:
+    """Return the credit of a hit, by rank: 1 below k, else 0."""
+    return (np.arange(MAX_RANK + 1) < k).astype(np.float64)
+
+
+def reciprocal() -> NDArray[np.float64]:
+    """Return the credit of the reciprocal rank (Voorhees 1999): 1 / (1 + rank), 0 where ranks are clipped.
+
+    So the clipping costs a query at most 1/256; it is never to a mask's advantage.
+    """
+    credits = 1 / np.arange(1.0, MAX_RANK + 2)
+    credits[MAX_RANK] = 0.0
+    return credits
+
+
+def logarithmic() -> NDArray[np.float64]:
+    """Return a credit that every halving of 1 + rank raises alike: 1 - log(1 + rank) / log(256), 0 where clipped."""
+    credits: NDArray[np.float64] = 1 - np.log2(np.arange(1.0, MAX_RANK + 2)) / np.log2(MAX_RANK + 1)
+    return credits
+
+
 @dataclass(frozen=True, eq=False)
 class Share:
-    """The share of queries of a kind whose rank is below k; with cells, the mean or the smallest of the cells' shares.
+    """The mean credit of a kind's queries by their ranks; with cells, the mean or the smallest of the cells' means.
 
     Cells without queries do not count.
     """
 
     kind: str
-    k: int = 1
+    credit_of_rank: NDArray[np.float64]
+    """(256,) in [0, 1], falling; see `within`, `reciprocal`, `logarithmic`."""
     cell_of_query_Q: NDArray[np.int64] | None = None
     """Class or group of every query."""
     smallest: bool = False
@@ -64,13 +88,18 @@ class Share:
 
     def value(self, ranks: Ranks) -> float:
         """Return the share in [0, 1]."""
-        hits_Q = ranks[self.kind] < self.k
+        hits_Q = self.credits(ranks)
         if self.cell_of_query_Q is None:
             return float(np.mean(hits_Q))
         queries_K = np.bincount(self.cell_of_query_Q)
         hits_K = np.bincount(self.cell_of_query_Q, weights=hits_Q)
         shares_K = hits_K[queries_K > 0] / queries_K[queries_K > 0]
         return float(shares_K.min() if self.smallest else shares_K.mean())
+
+    def credits(self, ranks: Ranks) -> NDArray[np.float64]:
+        """Return what every query earns, (Q,)."""
+        earned_Q: NDArray[np.float64] = self.credit_of_rank[ranks[self.kind]]
+        return earned_Q
 
     def reduce(self, ratios_RK: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the share of every draw from the ratios in its cells, NaN where a draw has no query of a cell."""
@@ -111,6 +140,14 @@ class Mix:
             return self.weights[0][0]
         return " + ".join(f"{weight:.12g}*{name}" for name, weight in self.weights)
 
+    def guided(self, guides: Mapping[str, str]) -> Mix:
+        """Return the mix with every metric replaced by the one that it is better searched by, where there is one."""
+        weights: dict[str, float] = {}
+        for name, weight in self.weights:
+            guide = guides.get(name, name)
+            weights[guide] = weights.get(guide, 0.0) + weight
+        return Mix(tuple(weights.items()))
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics."""
@@ -138,7 +175,7 @@ Counts = Any
 
 @dataclass(frozen=True)
 class Table:
-    """Hits and queries per resampling cluster (C, K): the ratio of their sums over clusters is each cell's share."""
+    """Hits, or parts of them, and queries per resampling cluster (C, K): the ratio of sums is each cell's share."""
 
     hits_CK: Counts
     queries_CK: Counts
@@ -174,6 +211,8 @@ class Targets(ABC):
 
     task: ClassVar[TaskName]
     default_objective: ClassVar[str]
+    guides: ClassVar[Mapping[str, str]] = {}
+    """The metric that masks are searched by instead, for metrics that a search overfits."""
 
     @property
     @abstractmethod
@@ -229,7 +268,7 @@ class Targets(ABC):
             cluster_Q = clusters_N[self.image_of_queries[share.kind]]
             cell_Q = np.zeros_like(cluster_Q) if share.cell_of_query_Q is None else share.cell_of_query_Q
             shape = num_clusters, share.num_cells
-            hits_Q = (ranks[share.kind] < share.k).astype(np.float64)
+            hits_Q = share.credits(ranks)
             columns.append([_sums(values_Q, cluster_Q, cell_Q, shape) for values_Q in (hits_Q, np.ones_like(hits_Q))])
         hits_CK, queries_CK = (_beside(side) for side in zip(*columns, strict=True))
         return Table(hits_CK, queries_CK, mix, self.shares)

@@ -92,12 +92,13 @@ def test_the_worst_group_is_the_smallest_accuracy_of_a_group(seed, num_classes, 
         for n in range(num_images)
     ]
     assert ranks["class"].tolist() == expected
+    values = targets.values(ranks)
+    assert values["mrr"] == pytest.approx(np.mean(1 / (1 + np.array(expected))))
     hits_N = np.array(expected) < 1
     accuracies = [hits_N[groups_N == group].mean() for group in set(groups_N.tolist())]
-    values = targets.values(ranks)
     assert values["worst_group"] == pytest.approx(min(accuracies))
     clusters_N = np.arange(num_images)
-    for text in ("top1", "mean_per_class_recall", "worst_group", "top1 + 3*worst_group"):
+    for text in ("top1", "mrr", "mean_per_class_recall", "worst_group", "top1 + 3*worst_group"):
         table = targets.table(ranks, Mix.parse(text), clusters_N)
         with np.errstate(invalid="ignore"):
             ratios_1K = (table.hits_CK.sum(0) / table.queries_CK.sum(0))[None]
