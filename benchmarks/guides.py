@@ -51,8 +51,17 @@ def columns(name: str) -> list[int]:
 
 
 OBJECTIVES = {
-    "mean_recall": ("mean_recall", "r1", "mrr", "log_rank", "likelihood"),
-    "t2i_r1": ("t2i_r1", "mean_recall", "t2i_mrr", "mrr", "t2i_log_rank", "t2i_likelihood", "likelihood"),
+    "mean_recall": ("mean_recall", "r1", "mrr", "log_rank", "probability", "likelihood"),
+    "t2i_r1": (
+        "t2i_r1",
+        "mean_recall",
+        "t2i_mrr",
+        "mrr",
+        "t2i_log_rank",
+        "t2i_probability",
+        "probability",
+        "likelihood",
+    ),
 }
 """Objectives, with their candidates for a guide; the first is the objective itself."""
 VARIANTS = ("plain", "per_head", "less_spread")

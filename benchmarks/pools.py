@@ -32,8 +32,8 @@ from workers.tasks import MAX_RANK, logarithmic, reciprocal, within
 
 Shift = Literal["none", "noise", "blur"]
 KS = {"r1": within(1), "r5": within(5), "r10": within(10), "mrr": reciprocal(), "log_rank": logarithmic()}
-COLUMNS = tuple(f"{way}_{name}" for way in ("t2i", "i2t") for name in (*KS, "likelihood"))
-"""What every image earns by its ranks in either direction, and by the contrastive likelihood."""
+COLUMNS = tuple(f"{way}_{name}" for way in ("t2i", "i2t") for name in (*KS, "probability", "likelihood"))
+"""What every image earns in either direction: by its ranks, by the probability of what is right, by its logarithm."""
 MASKS_AT_ONCE = 64
 
 
@@ -70,10 +70,10 @@ class Pool:
 
 @torch.inference_mode()
 def credits_of(image_nE: Tensor, text_n2E: Tensor, scale: float) -> NDArray[np.float32]:
-    """Return what every image earns, (n, K): by the ranks of `workers.retrieval`, and by the contrastive likelihood.
+    """Return what every image earns, (n, K): by the ranks of `workers.retrieval`, and by the model's probabilities.
 
-    The likelihood is the mean log-probability of the right image (or of the image's captions together) among all, at
-    the model's temperature: minus the loss of CLIP's training (Radford et al. 2021).
+    The probability is that of the right image (or of the image's captions together) among all, at the model's
+    temperature; the likelihood is its logarithm, minus the loss of CLIP's training (Radford et al. 2021).
     """
     count = len(image_nE)
     scores_QN = text_n2E.reshape(2 * count, -1) @ image_nE.T
@@ -83,14 +83,15 @@ def credits_of(image_nE: Tensor, text_n2E: Tensor, scale: float) -> NDArray[np.f
     i2t_N = (scores_QN >= best_N).sum(0) - (own_N2 >= best_N[:, None]).sum(1)
     logits_QN = (scale * (scores_QN - scores_QN.max())).exp_()
     own_logit_N2 = (scale * (own_N2 - scores_QN.max())).exp()
-    likelihoods = (
-        (own_logit_N2 / logits_QN.sum(1).view(count, 2)).log().mean(1),
-        (own_logit_N2.sum(1) / logits_QN.sum(0)).log(),
+    probabilities = (
+        own_logit_N2 / logits_QN.sum(1).view(count, 2),
+        (own_logit_N2.sum(1) / logits_QN.sum(0))[:, None],
     )
     columns = []
-    for ranks_Nq, likelihood_N in zip((t2i_N2, i2t_N[:, None]), likelihoods, strict=True):
+    for ranks_Nq, probability_Nq in zip((t2i_N2, i2t_N[:, None]), probabilities, strict=True):
         clipped_Nq = ranks_Nq.clamp(max=MAX_RANK).numpy()
-        columns += [credit[clipped_Nq].mean(1) for credit in KS.values()] + [likelihood_N.numpy()]
+        columns += [credit[clipped_Nq].mean(1) for credit in KS.values()]
+        columns += [probability_Nq.mean(1).numpy(), probability_Nq.log().mean(1).numpy()]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
