@@ -39,7 +39,7 @@ from strategies.selection import finalists, select
 
 # M masks, n images of a split, K columns of credits
 
-FINALISTS, CONFIRM, TEST = 16, 400, 1500
+FINALISTS, CONFIRM = 16, 400
 
 
 def columns(name: str) -> list[int]:
@@ -85,11 +85,10 @@ def value_of(gain_n: NDArray[np.float64], num_heads: int, variant: str, penalty:
 
 
 def draws(num_images: int, size: int, count: int, seed: int) -> Iterator[tuple[NDArray[np.int64], ...]]:
-    """Yield rows of search, confirm and test."""
+    """Yield rows of search, confirm and test, which takes the rest."""
     for number in range(count):
         rows = np.random.default_rng((seed, size, number)).permutation(num_images)
-        ends = np.cumsum([size, CONFIRM, TEST])
-        yield tuple(np.sort(part) for part in np.split(rows[: ends[-1]], ends[:-1]))
+        yield tuple(np.sort(part) for part in np.split(rows, [size, size + CONFIRM]))
 
 
 class Splits:

@@ -78,18 +78,20 @@ def credits_of(image_nE: Tensor, text_n2E: Tensor, scale: float) -> NDArray[np.f
     count = len(image_nE)
     scores_QN = text_n2E.reshape(2 * count, -1) @ image_nE.T
     own_N2 = scores_QN.view(count, 2, count).diagonal(dim1=0, dim2=2).T
-    t2i_N2 = ((scores_QN >= own_N2.reshape(-1, 1)).sum(1) - 1).view(count, 2)
-    best_N = own_N2.amax(1)
-    i2t_N = (scores_QN >= best_N).sum(0) - (own_N2 >= best_N[:, None]).sum(1)
-    logits_QN = (scale * (scores_QN - scores_QN.max())).exp_()
-    own_logit_N2 = (scale * (own_N2 - scores_QN.max())).exp()
+    best_N, largest = own_N2.amax(1), scores_QN.max()
+    # NumPy counts several times as fast as torch sums.
+    t2i_N2 = np.count_nonzero((scores_QN >= own_N2.reshape(-1, 1)).numpy(), axis=1).reshape(count, 2) - 1
+    not_less_N = np.count_nonzero((scores_QN >= best_N).numpy(), axis=0)
+    i2t_N1 = (not_less_N - (own_N2 >= best_N[:, None]).sum(1).numpy())[:, None]
+    own_logit_N2 = (own_N2 - largest).mul_(scale).exp_()
+    logits_QN = scores_QN.sub_(largest).mul_(scale).exp_()
     probabilities = (
         own_logit_N2 / logits_QN.sum(1).view(count, 2),
         (own_logit_N2.sum(1) / logits_QN.sum(0))[:, None],
     )
     columns = []
-    for ranks_Nq, probability_Nq in zip((t2i_N2, i2t_N[:, None]), probabilities, strict=True):
-        clipped_Nq = ranks_Nq.clamp(max=MAX_RANK).numpy()
+    for ranks_Nq, probability_Nq in zip((t2i_N2, i2t_N1), probabilities, strict=True):
+        clipped_Nq = np.minimum(ranks_Nq, MAX_RANK)
         columns += [credit[clipped_Nq].mean(1) for credit in KS.values()]
         columns += [probability_Nq.mean(1).numpy(), probability_Nq.log().mean(1).numpy()]
     return np.stack(columns, axis=1).astype(np.float32)
