@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headmask.errors import ConfigError, did_you_mean
 from headmask.mask import HeadGrid
-from strategies.base import Exhausted, MaskSampler
+from strategies.base import Exhausted, MaskSampler, Screen
 from strategies.genetic import GeneticSampler
 from strategies.history import History
 from strategies.local import LocalSampler
@@ -22,6 +22,7 @@ __all__ = [
     "MaskSampler",
     "MixtureSampler",
     "ScanSampler",
+    "Screen",
     "distributions",
     "make_sampler",
     "mask_of",
@@ -34,7 +35,13 @@ STRATEGIES: dict[str, type[MaskSampler]] = {
 
 
 def make_sampler(
-    name: str, grid: HeadGrid, *, seed: int = 0, limits: Limits | None = None, block_size: int = 32
+    name: str,
+    grid: HeadGrid,
+    *,
+    seed: int = 0,
+    limits: Limits | None = None,
+    block_size: int = 32,
+    screen: Screen | None = None,
 ) -> MaskSampler:
     """Return a strategy by its name.
 
@@ -42,7 +49,7 @@ def make_sampler(
         ConfigError: there is none of that name, or the limits do not fit the grid.
     """
     check_strategy(name)
-    return STRATEGIES[name](grid, seed=seed, limits=limits, block_size=block_size)
+    return STRATEGIES[name](grid, seed=seed, limits=limits, block_size=block_size, screen=screen)
 
 
 def check_strategy(name: str) -> None:

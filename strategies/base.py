@@ -6,22 +6,28 @@ A strategy is an Optuna sampler, so `optuna.create_study(sampler=ScanSampler(gri
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from itertools import takewhile
+from collections.abc import Callable, Sequence
+from itertools import islice, takewhile
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from headmask.errors import HeadmaskError, StudyError
-from headmask.mask import HeadGrid, HeadMask
+from headmask.mask import BoolArray, HeadGrid, HeadMask
 from strategies.history import History
 from strategies.space import Limits, distributions, mask_of, params_of
 
-_RANDOM_TRIES = 40
+# T trials, R candidates, F free heads, M masks
+
+Screen = Callable[[Sequence[HeadMask]], NDArray[np.float64]]
+"""Predicted values (M) of masks, NaN where there is none: a function of each mask alone."""
+
+_RANDOM_TRIES = 8
 _FINISHED = (TrialState.COMPLETE, TrialState.FAIL)
 
 
@@ -30,18 +36,20 @@ class Exhausted(HeadmaskError):
 
 
 class MaskSampler(BaseSampler):
-    """Base of all strategies: subclasses say what to propose after the scan, by `propose`.
+    """Base of all strategies: subclasses say what to propose after the scan, block by block, by `propose`.
 
     Masks come in blocks. Block 0 is the scan: the empty mask, then every free head alone; it depends on nothing. Block
     1 is proposed from exactly the results of block 0, and every later block b from exactly those of blocks 0 to b - 2,
-    whatever else is known by then; so two blocks can be out at a time. The random state of trial n derives from
-    (seed, n). Nothing else is remembered: a new sampler on a stored study goes on as the old one would have.
+    whatever else is known by then; so two blocks can be out at a time. The random state of a block derives from
+    (seed, its first trial). Nothing else is remembered: a new sampler on a stored study goes on as the old one would
+    have.
 
     Args:
         grid: of the tower.
         seed: the same seed and the same results give the same masks.
         limits: which masks may be proposed.
         block_size: masks in a block after the scan.
+        screen: predicts the values of masks at little cost; strategies that can use it do.
 
     Raises:
         ConfigError: the limits do not fit the grid.
@@ -49,25 +57,34 @@ class MaskSampler(BaseSampler):
 
     label = "base"
 
-    def __init__(self, grid: HeadGrid, *, seed: int = 0, limits: Limits | None = None, block_size: int = 32) -> None:
-        self.grid, self.seed, self.block_size = grid, seed, block_size
+    def __init__(
+        self,
+        grid: HeadGrid,
+        *,
+        seed: int = 0,
+        limits: Limits | None = None,
+        block_size: int = 32,
+        screen: Screen | None = None,
+    ) -> None:
+        self.grid, self.seed, self.block_size, self.screen = grid, seed, block_size, screen
         self.limits = limits or Limits()
         self.limits.check(grid)
         self._scan = HeadMask.singles(grid, self.limits.free_heads(grid))
         self._num_masks = self.limits.num_masks(grid)
         self._masks: list[HeadMask] = []
         """Every mask proposed so far, by trial number."""
-        self._taken: set[tuple[int, ...]] = set()
-        self._history: tuple[int, History] | None = None
+        self._results = _Results(len(self._scan) - 1)
+        self._plan: tuple[int, list[HeadMask]] = (0, self._scan)
+        """The block proposed last, and its masks."""
 
     @abstractmethod
-    def propose(self, number: int, history: History, rng: np.random.Generator) -> HeadMask | None:
-        """Return a new mask for a trial after the scan, or None when the strategy has none.
+    def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
+        """Return new masks for a block after the scan, as `history.new` gives them; fewer when there are no more.
 
         Args:
-            number: of the trial.
+            count: of masks wanted.
             history: what may be known.
-            rng: the trial's own random state.
+            rng: the block's own random state.
         """
 
     def block_of(self, number: int) -> int:
@@ -114,7 +131,6 @@ class MaskSampler(BaseSampler):
             raise Exhausted(f"all {len(self._masks)} masks that this strategy can propose have been proposed")
         mask = self._propose(study, trial.number)
         self._masks.append(mask)
-        self._taken.add(mask.words)
         return params_of(mask)
 
     def sample_independent(
@@ -138,48 +154,77 @@ class MaskSampler(BaseSampler):
     # --- proposing ---
 
     def _propose(self, study: Study, number: int) -> HeadMask:
-        if number < len(self._scan):
-            return self._scan[number]
-        history = self._history_for(study, self.block_of(number))
-        rng = np.random.default_rng((self.seed, number))
-        mask = self.propose(number, history, rng)
-        return mask if mask is not None and history.is_new(mask) else self._fill(history, rng)
+        block = self.block_of(number)
+        if self._plan[0] != block:
+            self._plan = block, self._plan_block(study, block)
+        return self._plan[1][number - self.block_range(block).start]
 
-    def _fill(self, history: History, rng: np.random.Generator) -> HeadMask:
-        """Return a new random mask about as large as the best ones; when those run out, the first new one of all."""
-        best = [len(history.masks[index]) for index in history.ranked[:16]]
-        largest = min(history.most_heads, max(best, default=1) + 2)
-        for _ in range(_RANDOM_TRIES):
-            size = int(rng.integers(1, largest + 1))
-            chosen = rng.choice(len(history.free_heads), size=size, replace=False)
-            mask = HeadMask.from_heads(self.grid, [history.free_heads[index] for index in chosen])
-            if history.is_new(mask):
-                return mask
-        return next(history.enumerate_new())
+    def _plan_block(self, study: Study, block: int) -> list[HeadMask]:
+        if block == 0:
+            return self._scan
+        start = self.block_range(block).start
+        self._learn(study, block)
+        taken = {mask.words for mask in self._masks[:start]}
+        history = History(self.grid, self.limits, *self._results.first(self.num_known(block)), taken)
+        rng = np.random.default_rng((self.seed, start))
+        masks = self.propose(self.block_size, history, rng)
+        return masks + self._fill(self.block_size - len(masks), history, rng)
+
+    def _fill(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
+        """Return new random masks about as large as the best ones; when those run out, the first new ones of all."""
+        num_free = len(history.free_heads)
+        largest = min(history.most_heads, int(history.sizes_T[history.ranked[:16]].max(initial=1)) + 2)
+        sizes_R = rng.integers(1, largest + 1, size=_RANDOM_TRIES * count)
+        order_RF = rng.random((len(sizes_R), num_free)).argsort(1).argsort(1)
+        masks = history.new(order_RF < sizes_R[:, None], count)
+        return masks + list(islice(history.enumerate_new(), count - len(masks)))
 
     def _recall(self, study: Study, number: int) -> None:
         """Learn the masks of earlier trials that this sampler did not propose itself."""
         if len(self._masks) > number:
-            self.__dict__.update(_masks=[], _taken=set(), _history=None)
+            self.__dict__.update(_masks=[], _results=_Results(len(self._scan) - 1), _plan=(0, self._scan))
         if len(self._masks) < number:
             trials = study.get_trials(deepcopy=False)[len(self._masks) : number]
             # A proposal that was refused leaves a trial without params behind, after all masks.
             self._masks += [mask_of(trial.params, self.grid) for trial in takewhile(lambda t: t.params, trials)]
-            self._taken.update(mask.words for mask in self._masks)
         if len(self._masks) < number and not self.exhausted:
             raise StudyError(f"trial {len(self._masks)} holds no mask, so trials after it cannot be proposed")
 
-    def _history_for(self, study: Study, block: int) -> History:
-        if self._history is None or self._history[0] != block:
-            count = self.num_known(block)
-            trials = study.get_trials(deepcopy=False)[:count]
-            missing = [trial.number for trial in trials if trial.state not in _FINISHED]
-            if missing or len(trials) < count:
-                raise StudyError(
-                    f"block {block} is proposed from the results of trials 0 to {count - 1}; tell trial "
-                    f"{missing[0] if missing else len(trials)} first"
-                )
-            values = [trial.value if trial.state is TrialState.COMPLETE else None for trial in trials]
-            values_T = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-            self._history = block, History(self.grid, self.limits, self._masks[:count], values_T, self._taken)
-        return self._history[1]
+    def _learn(self, study: Study, block: int) -> None:
+        """Take the results that a block is proposed from."""
+        count, known = self.num_known(block), len(self._results)
+        trials = study.get_trials(deepcopy=False)[known:count]
+        missing = [trial.number for trial in trials if trial.state not in _FINISHED]
+        if missing or known + len(trials) < count:
+            raise StudyError(
+                f"block {block} is proposed from the results of trials 0 to {count - 1}; tell trial "
+                f"{missing[0] if missing else known + len(trials)} first"
+            )
+        values = [trial.value if trial.state is TrialState.COMPLETE else None for trial in trials]
+        self._results.add(self.limits.bits_of(self.grid, self._masks[known:count]), values)
+
+
+class _Results:
+    """The results of the first trials, as growing arrays."""
+
+    def __init__(self, num_free: int) -> None:
+        self._bits_TF = np.zeros((0, num_free), dtype=np.bool_)
+        self._values_T = np.zeros(0)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, bits_TF: BoolArray, values: Sequence[float | None]) -> None:
+        """Append results; None is a failure."""
+        start, self._count = self._count, self._count + len(values)
+        if self._count > len(self._values_T):
+            room = max(self._count, 2 * len(self._values_T))
+            self._bits_TF = np.resize(self._bits_TF, (room, self._bits_TF.shape[1]))
+            self._values_T = np.resize(self._values_T, room)
+        self._bits_TF[start : self._count] = bits_TF
+        self._values_T[start : self._count] = [np.nan if value is None else value for value in values]
+
+    def first(self, count: int) -> tuple[BoolArray, NDArray[np.float64]]:
+        """Return masks and values of the first trials."""
+        return self._bits_TF[:count], self._values_T[:count]

@@ -6,16 +6,19 @@ from itertools import combinations
 
 import numpy as np
 
-from headmask.mask import Head, HeadMask
+from headmask.mask import BoolArray, HeadMask
 from strategies.base import MaskSampler
 from strategies.history import History
 
+# R children, F free heads, L layers
+
 NUM_PARENTS = 32
 TOURNAMENT = 3
-TRIES = 16
 SEED_SIZES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 SEED_PAIRS = 5
 """Pairs among this many of the best single heads start the search."""
+ROUNDS, BROOD = 4, 4
+"""Rounds of breeding until enough children are new, and children bred for each one wanted."""
 
 
 class GeneticSampler(MaskSampler):
@@ -26,77 +29,66 @@ class GeneticSampler(MaskSampler):
 
     label = "genetic"
 
-    def propose(self, number: int, history: History, rng: np.random.Generator) -> HeadMask | None:
-        """Return the next unseen seed, else a new child of two good masks."""
-        for seed in _seeds(history):
-            if history.is_new(seed):
-                return seed
-        parents = history.ranked[:NUM_PARENTS]
-        if not parents:
-            return None
-        largest = _size_limit(history, parents)
-        for attempt in range(TRIES):
-            first, second = (history.masks[parents[_tournament(len(parents), rng)]] for _ in range(2))
-            child = _mutated(_crossed(first, second, rng), history, rng, extra=attempt // 4)
-            child = _shrunk(child, largest, history, rng)
-            if history.is_new(child):
-                return child
-        return None
+    def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
+        """Return the next unseen seeds, else new children of good masks."""
+        masks = history.new(seeds(history), count)
+        parents_PF = history.bits_TF[history.ranked[:NUM_PARENTS]]
+        if not len(parents_PF):
+            return masks
+        for extra in range(ROUNDS):
+            children_RF = bred(parents_PF, BROOD * count, history, rng, extra=extra)
+            masks += history.new(children_RF, count - len(masks))
+        return masks
 
 
-def _seeds(history: History) -> list[HeadMask]:
-    heads = [head for head in history.promising if head in history.scan_gains]
-    together = [HeadMask.from_heads(history.grid, heads[:size]) for size in SEED_SIZES if size <= len(heads)]
-    pairs = [HeadMask.from_heads(history.grid, pair) for pair in combinations(heads[:SEED_PAIRS], 2)]
-    return together + pairs
+def seeds(history: History) -> BoolArray:
+    """Return the best heads of the scan together, two to many of them, and pairs of the very best."""
+    heads = [head for head in history.promising.tolist() if np.isfinite(history.scan_gains_F[head])]
+    together = [heads[:size] for size in SEED_SIZES if size <= len(heads)]
+    return history.rows([*together, *combinations(heads[:SEED_PAIRS], 2)])
 
 
-def _tournament(count: int, rng: np.random.Generator) -> int:
-    """Return the rank of the best of a few random contestants."""
-    return int(rng.integers(count, size=TOURNAMENT).min())
+def bred(parents_PF: BoolArray, count: int, history: History, rng: np.random.Generator, *, extra: int = 0) -> BoolArray:
+    """Return children (R, F) of good masks, best parents first.
+
+    Args:
+        parents_PF: sorted, best first.
+        count: of children.
+        history: for what the scan favours, and how large a child may be.
+        rng: random state.
+        extra: heads flipped beyond the usual number.
+    """
+    first_R, second_R = (rng.integers(len(parents_PF), size=(2, count, TOURNAMENT))).min(2)
+    children_RF = _crossed(parents_PF[first_R], parents_PF[second_R], history, rng)
+    children_RF = _mutated(children_RF, history, rng, extra)
+    largest = max(3, int(parents_PF[: NUM_PARENTS // 2].sum(1).max()) + 2)
+    return _shrunk(children_RF, min(history.most_heads, largest), rng)
 
 
-def _crossed(first: HeadMask, second: HeadMask, rng: np.random.Generator) -> HeadMask:
-    """Return a child that takes every layer, or every bit, from either parent."""
-    grid = first.grid
-    if rng.random() < 0.5:
-        take_L = rng.integers(2, size=grid.layers) * ((1 << grid.heads) - 1)
-    else:
-        take_L = rng.integers(1 << grid.heads, size=grid.layers)
-    words = (a & take | b & ~take for a, b, take in zip(first.words, second.words, take_L.tolist(), strict=True))
-    return HeadMask(grid, tuple(words))
+def _crossed(first_RF: BoolArray, second_RF: BoolArray, history: History, rng: np.random.Generator) -> BoolArray:
+    """Return children that take every layer, or every bit, from either parent."""
+    layer_F = np.array([head.layer for head in history.free_heads])
+    take_RL = rng.random((len(first_RF), history.grid.layers)) < 0.5
+    take_RF = np.where(rng.random((len(first_RF), 1)) < 0.5, take_RL[:, layer_F], rng.random(first_RF.shape) < 0.5)
+    return np.where(take_RF, first_RF, second_RF)
 
 
-def _mutated(mask: HeadMask, history: History, rng: np.random.Generator, *, extra: int) -> HeadMask:
-    """Return the mask with a few heads flipped: as often added as dropped, by the scan's favour half of the time."""
-    for _ in range(int(rng.poisson(1.0)) + extra):
-        heads = mask.heads
-        if heads and rng.random() < 0.5:
-            mask = mask.flipped(heads[rng.integers(len(heads))])
-        else:
-            mask = mask.flipped(_favoured(history, rng))
-    return mask
+def _mutated(bits_RF: BoolArray, history: History, rng: np.random.Generator, extra: int) -> BoolArray:
+    """Return masks with a few heads flipped: as often added as dropped, by the scan's favour half of the time."""
+    bits_RF = bits_RF.copy()
+    num_free = bits_RF.shape[1]
+    for row_F, flips in zip(bits_RF, (rng.poisson(1.0, size=len(bits_RF)) + extra).tolist(), strict=True):
+        for _ in range(flips):
+            heads = np.flatnonzero(row_F)
+            if len(heads) and rng.random() < 0.5:
+                row_F[heads[rng.integers(len(heads))]] ^= True
+            else:
+                power = 1.0 if rng.random() < 0.5 else 2.5
+                row_F[history.promising[int(num_free * rng.random() ** power)]] ^= True
+    return bits_RF
 
 
-def _favoured(history: History, rng: np.random.Generator) -> Head:
-    count = len(history.promising)
-    if rng.random() < 0.5:
-        return history.promising[int(rng.integers(count))]
-    return history.promising[int(count * rng.random() ** 2.5)]
-
-
-def _size_limit(history: History, parents: list[int]) -> int:
-    """Return how large a child may be: there is a cliff, beyond which too many ablated heads ruin the model."""
-    largest = max(len(history.masks[index]) for index in parents[: NUM_PARENTS // 2])
-    return min(history.most_heads, max(3, largest + 2))
-
-
-def _shrunk(mask: HeadMask, largest: int, history: History, rng: np.random.Generator) -> HeadMask:
-    """Return the mask with random heads kept again until it is small enough."""
-    surplus = len(mask) - largest
-    if surplus <= 0:
-        return mask
-    heads = mask.heads
-    dropped = rng.choice(len(heads), size=surplus, replace=False)
-    kept = [head for index, head in enumerate(heads) if index not in set(dropped.tolist())]
-    return HeadMask.from_heads(mask.grid, kept)
+def _shrunk(bits_RF: BoolArray, largest: int, rng: np.random.Generator) -> BoolArray:
+    """Return masks with random heads kept again until they are small enough."""
+    rank_RF = np.where(bits_RF, rng.random(bits_RF.shape), 2.0).argsort(1).argsort(1)
+    return bits_RF & (rank_RF < largest)

@@ -1,8 +1,8 @@
-"""What a strategy may know when it proposes a mask."""
+"""What a strategy may know when it proposes a block of masks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -10,28 +10,33 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from headmask.mask import Head, HeadGrid, HeadMask
+from headmask.mask import BoolArray, Head, HeadGrid, HeadMask
 from strategies.space import Limits
+
+# T trials, R candidates, F free heads, L layers
+
+FloatArray = NDArray[np.float64]
 
 
 @dataclass
 class History:
-    """The results that a block is proposed from, and every mask that was proposed before.
+    """The results that a block is proposed from, and every mask that was proposed before it.
 
-    One is made per block; only `taken` grows while the block is proposed.
+    Masks are rows of bits over the heads that may be ablated, layer by layer.
     """
 
     grid: HeadGrid
     limits: Limits
-    masks: list[HeadMask]
-    values: NDArray[np.float64]
+    bits_TF: BoolArray
+    """Masks with results, in order of proposal; True ablates that head."""
+    values_T: FloatArray
     """Objective on the search split, larger is better; NaN for a failure."""
     taken: set[tuple[int, ...]]
-    """Words of every mask proposed so far, results or not."""
+    """Words of every mask proposed so far, results or not; `new` adds to it."""
 
     @cached_property
     def free_heads(self) -> tuple[Head, ...]:
-        """The heads that may be ablated."""
+        """The heads that may be ablated (F)."""
         return self.limits.free_heads(self.grid)
 
     @cached_property
@@ -40,32 +45,65 @@ class History:
         return self.limits.most_heads(self.grid)
 
     @cached_property
-    def ranked(self) -> list[int]:
-        """Indices of the masks that have a value: best first, then fewer heads, then words."""
-        scored = np.flatnonzero(np.isfinite(self.values))
-        return sorted(scored.tolist(), key=lambda i: (-self.values[i], len(self.masks[i]), self.masks[i].words))
+    def sizes_T(self) -> NDArray[np.int64]:
+        """The number of ablated heads of every mask."""
+        sizes: NDArray[np.int64] = self.bits_TF.sum(1)
+        return sizes
 
     @cached_property
-    def scan_gains(self) -> dict[Head, float]:
-        """The change of value when one head alone is ablated, for every head whose scan has a value."""
-        by_words = {mask.words: value for mask, value in zip(self.masks, self.values, strict=True) if len(mask) <= 1}
-        baseline = by_words.get(HeadMask.empty(self.grid).words, np.nan)
-        gains = {}
-        for head in self.free_heads:
-            gain = by_words.get(HeadMask.from_heads(self.grid, [head]).words, np.nan) - baseline
-            if np.isfinite(gain):
-                gains[head] = float(gain)
-        return gains
+    def ranked(self) -> NDArray[np.int64]:
+        """Indices of the masks that have a value: best first, then fewer heads, then the order of proposal."""
+        order = np.lexsort((self.sizes_T, -self.values_T))
+        return order[np.isfinite(self.values_T[order])]
 
     @cached_property
-    def promising(self) -> list[Head]:
+    def baseline(self) -> float:
+        """The value of the empty mask; NaN where it failed or has no result."""
+        found = np.flatnonzero(self.sizes_T == 0)
+        return float(self.values_T[found[0]]) if len(found) else np.nan
+
+    @cached_property
+    def scan_gains_F(self) -> FloatArray:
+        """The change of value when one head alone is ablated; NaN where the scan has no value."""
+        gains_F = np.full(len(self.free_heads), np.nan)
+        singles = np.flatnonzero(self.sizes_T == 1)
+        gains_F[self.bits_TF[singles].argmax(1)] = self.values_T[singles] - self.baseline
+        return gains_F
+
+    @cached_property
+    def promising(self) -> NDArray[np.int64]:
         """The free heads by scan gain, best first; those without one last."""
-        worst = min(self.scan_gains.values(), default=0.0) - 1.0
-        return sorted(self.free_heads, key=lambda head: (-self.scan_gains.get(head, worst), head))
+        return np.argsort(-np.nan_to_num(self.scan_gains_F, nan=-np.inf), kind="stable")
 
-    def is_new(self, mask: HeadMask) -> bool:
-        """Return whether a mask was never proposed. Strategies keep to free heads; sizes are checked here."""
-        return mask.words not in self.taken and len(mask) <= self.most_heads
+    def words(self, bits_RF: BoolArray) -> list[tuple[int, ...]]:
+        """Return masks as words."""
+        words_RL = bits_RF.astype(np.int64) @ self._powers_FL
+        return list(map(tuple, words_RL.tolist()))
+
+    def are_new(self, bits_RF: BoolArray) -> BoolArray:
+        """Return which masks (R) were never proposed and are small enough; a repeated row counts each time."""
+        new_R = np.array([words not in self.taken for words in self.words(bits_RF)], dtype=np.bool_)
+        new_R &= bits_RF.sum(1) <= self.most_heads
+        return new_R
+
+    def new(self, bits_RF: BoolArray, count: int) -> list[HeadMask]:
+        """Return up to `count` masks that were never proposed, the first ones first, and count them as taken."""
+        found: list[HeadMask] = []
+        for words, size in zip(self.words(bits_RF), bits_RF.sum(1).tolist(), strict=True):
+            if len(found) == count:
+                break
+            if words not in self.taken and size <= self.most_heads:
+                self.taken.add(words)
+                found.append(HeadMask(self.grid, words))
+        return found
+
+    def rows(self, heads: Iterable[Iterable[int]]) -> BoolArray:
+        """Return masks, each the indices of its free heads, as rows of bits."""
+        sets = [list(each) for each in heads]
+        bits_RF = np.zeros((len(sets), len(self.free_heads)), dtype=np.bool_)
+        for row_F, indices in zip(bits_RF, sets, strict=True):
+            row_F[indices] = True
+        return bits_RF
 
     def enumerate_new(self) -> Iterator[HeadMask]:
         """Yield every mask that was never proposed, smallest first."""
@@ -74,3 +112,10 @@ class History:
                 mask = HeadMask.from_heads(self.grid, heads)
                 if mask.words not in self.taken:
                     yield mask
+
+    @cached_property
+    def _powers_FL(self) -> NDArray[np.int64]:
+        powers_FL = np.zeros((len(self.free_heads), self.grid.layers), dtype=np.int64)
+        for index, head in enumerate(self.free_heads):
+            powers_FL[index, head.layer] = 1 << head.head
+        return powers_FL

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from headmask.mask import HeadMask
+from headmask.mask import BoolArray, HeadMask
 from strategies.base import MaskSampler
 from strategies.history import History
+
+# F free heads, R neighbours
 
 NUM_ELITES = 8
 NUM_ADDED = 24
@@ -18,29 +20,28 @@ class LocalSampler(MaskSampler):
 
     label = "local"
 
-    def propose(self, number: int, history: History, rng: np.random.Generator) -> HeadMask | None:
-        """Return a new neighbour of one of the best masks; better masks are taken more often."""
+    def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
+        """Return new neighbours of the best masks; better masks are taken more often."""
         elites = history.ranked[:NUM_ELITES]
-        if not elites:
-            return None
-        first = int(len(elites) * rng.random() ** 2)
-        for index in elites[first:] + elites[:first]:
-            neighbour = self._neighbour(history.masks[index], history, rng)
-            if neighbour is not None:
-                return neighbour
-        return None
+        masks: list[HeadMask] = []
+        for _ in range(count if len(elites) else 0):
+            first = int(len(elites) * rng.random() ** 2)
+            for index in [*elites[first:], *elites[:first]]:
+                neighbours_RF = _neighbours(history.bits_TF[index], history)
+                likely_RF = neighbours_RF[history.are_new(neighbours_RF)][:8]
+                if len(likely_RF):
+                    masks += history.new(likely_RF[[rng.integers(len(likely_RF))]], 1)
+                    break
+        return masks
 
-    def _neighbour(self, mask: HeadMask, history: History, rng: np.random.Generator) -> HeadMask | None:
-        gains = history.scan_gains
-        added = [head for head in history.promising[:NUM_ADDED] if head not in mask]
-        steps = [(gains.get(head, 0.0), mask.flipped(head)) for head in added]
-        steps += [(-gains.get(head, 0.0), mask.flipped(head)) for head in mask.heads]
-        if rng.random() < 0.5:
-            steps += [
-                (gains.get(new, 0.0) - gains.get(old, 0.0), mask.flipped(new).flipped(old))
-                for old in mask.heads
-                for new in added
-            ]
-        steps.sort(key=lambda step: (-step[0], step[1].words))
-        new = [neighbour for _, neighbour in steps if history.is_new(neighbour)]
-        return new[int(min(len(new), 8) * rng.random())] if new else None
+
+def _neighbours(bits_F: BoolArray, history: History) -> BoolArray:
+    """Return masks one head more, one head fewer, or one head swapped, the likeliest gain first."""
+    gains_F = np.nan_to_num(history.scan_gains_F)
+    added = [head for head in history.promising[:NUM_ADDED].tolist() if not bits_F[head]]
+    dropped = np.flatnonzero(bits_F).tolist()
+    flips = [*([head] for head in added), *([head] for head in dropped)]
+    flips += [[new, old] for old in dropped for new in added]
+    flips_RF = history.rows(flips)
+    losses_R = flips_RF @ np.where(bits_F, gains_F, -gains_F)
+    return (bits_F ^ flips_RF)[np.argsort(losses_R, kind="stable")]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from headmask.errors import ConfigError
 from headmask.mask import HeadGrid, HeadMask
-from strategies.base import MaskSampler
+from strategies.base import MaskSampler, Screen
 from strategies.genetic import GeneticSampler
 from strategies.history import History
 from strategies.local import LocalSampler
@@ -26,6 +28,7 @@ class MixtureSampler(MaskSampler):
         seed: see `MaskSampler`.
         limits: see `MaskSampler`.
         block_size: see `MaskSampler`.
+        screen: see `MaskSampler`.
         shares: strategies with their parts of a block, positive numbers.
 
     Raises:
@@ -41,22 +44,27 @@ class MixtureSampler(MaskSampler):
         seed: int = 0,
         limits: Limits | None = None,
         block_size: int = 32,
+        screen: Screen | None = None,
         shares: Sequence[Share] = DEFAULT_SHARES,
     ) -> None:
-        super().__init__(grid, seed=seed, limits=limits, block_size=block_size)
+        options: dict[str, Any] = {"seed": seed, "limits": limits, "block_size": block_size, "screen": screen}
+        super().__init__(grid, **options)
         if not shares or min(share for _, share in shares) <= 0:
             raise ConfigError(f"a mixture needs positive shares; got {[share for _, share in shares]}")
-        self._members = [member(grid, seed=seed, limits=limits, block_size=block_size) for member, _ in shares]
+        self._members = [member(grid, **options) for member, _ in shares]
         self._turns = _turns([share for _, share in shares], block_size)
 
-    def propose(self, number: int, history: History, rng: np.random.Generator) -> HeadMask | None:
-        """Return what the member whose turn it is proposes, else what another does."""
-        turn = self._turn(number)
-        for member in self._members[turn:] + self._members[:turn]:
-            mask = member.propose(number, history, rng)
-            if mask is not None:
-                return mask
-        return None
+    def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
+        """Return what every member proposes for its places; what one cannot fill, others do."""
+        turns = self._turns[:count]
+        own = [deque(member.propose(turns.count(place), history, rng)) for place, member in enumerate(self._members)]
+        missing = count - sum(map(len, own))
+        spare: list[HeadMask] = []
+        for member in self._members:
+            spare += member.propose(missing - len(spare), history, rng) if len(spare) < missing else []
+        others = iter(spare)
+        masks = (own[turn].popleft() if own[turn] else next(others, None) for turn in turns)
+        return [mask for mask in masks if mask is not None]
 
     def strategy_of(self, number: int) -> str:
         """Return the name of the member whose turn a trial is."""

@@ -19,6 +19,6 @@ class ScanSampler(MaskSampler):
         """True when every head was proposed."""
         return len(self._masks) >= len(self._scan)
 
-    def propose(self, number: int, history: History, rng: np.random.Generator) -> HeadMask | None:
-        """Return None: there is nothing after the scan."""
-        return None
+    def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
+        """Return nothing: there is nothing after the scan."""
+        return []

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution, IntDistribution
 
 from headmask.errors import ConfigError
-from headmask.mask import Head, HeadGrid, HeadMask
+from headmask.mask import BoolArray, Head, HeadGrid, HeadMask
+
+# M masks, L layers, F free heads
 
 
 @lru_cache
@@ -73,6 +76,13 @@ class Limits:
         return tuple(
             head for head in grid if head not in protected and (self.layers is None or head.layer in self.layers)
         )
+
+    def bits_of(self, grid: HeadGrid, masks: Sequence[HeadMask]) -> BoolArray:
+        """Return masks as rows of bits (M, F) over the free heads."""
+        layers, heads = zip(*self.free_heads(grid), strict=True)
+        words_ML = np.array([mask.words for mask in masks], dtype=np.int64).reshape(len(masks), grid.layers)
+        bits_MF: BoolArray = (words_ML[:, layers] >> np.array(heads) & 1).astype(np.bool_)
+        return bits_MF
 
     def most_heads(self, grid: HeadGrid) -> int:
         """Return the largest size of a mask."""
