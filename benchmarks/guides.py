@@ -36,6 +36,7 @@ from orchestrator.bench import hardware
 from orchestrator.demo import unpack_demo
 from strategies import distributions, make_sampler, mask_of
 from strategies.selection import finalists, select
+from workers.tasks import DIRECTIONS
 
 # M masks, n images of a split, K columns of credits
 
@@ -45,23 +46,15 @@ FINALISTS, CONFIRM = 16, 400
 def columns(name: str) -> list[int]:
     """Return the columns of credits that a metric is the mean of."""
     way, _, rest = name.partition("_")
-    ways, rest = ([way], rest) if way in ("t2i", "i2t") else (["t2i", "i2t"], name)
+    ways, rest = ([way], rest) if way in DIRECTIONS else (["t2i", "i2t"], name)
     rests = ("r1", "r5", "r10") if rest == "mean_recall" else (rest,)
     return [COLUMNS.index(f"{way}_{each}") for way in ways for each in rests]
 
 
 OBJECTIVES = {
     "mean_recall": ("mean_recall", "r1", "mrr", "log_rank", "probability", "likelihood"),
-    "t2i_r1": (
-        "t2i_r1",
-        "mean_recall",
-        "t2i_mrr",
-        "mrr",
-        "t2i_log_rank",
-        "t2i_probability",
-        "probability",
-        "likelihood",
-    ),
+    "t2i_r1": ("t2i_r1", "mean_recall", "t2i_mrr", "t2i_log_rank", "t2i_probability", "probability", "likelihood"),
+    "mrr": ("mrr", "log_rank", "probability"),
 }
 """Objectives, with their candidates for a guide; the first is the objective itself."""
 VARIANTS = ("plain", "per_head", "less_spread")

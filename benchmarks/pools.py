@@ -26,14 +26,19 @@ from workers.engine import Engine
 from workers.inputs import Normalisation, make_inputs
 from workers.pixels import Pixels
 from workers.preprocess import UInt8Preprocess
-from workers.tasks import MAX_RANK, logarithmic, reciprocal, within
+from workers.ranking import logarithmic, reciprocal, within
+from workers.retrieval import RetrievalTargets
+from workers.tasks import DIRECTIONS
 
 # M masks, N images, 2 captions of an image, Q captions, E embedding, K columns of credits
 
 Shift = Literal["none", "noise", "blur"]
-KS = {"r1": within(1), "r5": within(5), "r10": within(10), "mrr": reciprocal(), "log_rank": logarithmic()}
-COLUMNS = tuple(f"{way}_{name}" for way in ("t2i", "i2t") for name in (*KS, "probability", "likelihood"))
-"""What every image earns in either direction: by its ranks, by the probability of what is right, by its logarithm."""
+CREDITS = {"r1": within(1), "r5": within(5), "r10": within(10), "mrr": reciprocal(), "log_rank": logarithmic()}
+COLUMNS = tuple(f"{way}_{name}" for way in DIRECTIONS for name in (*CREDITS, "probability", "likelihood"))
+"""What every image earns, itself or by its captions: by ranks, by the probability of what is right, by its logarithm.
+
+The mean likelihood is minus the loss of CLIP's training (Radford et al. 2021).
+"""
 MASKS_AT_ONCE = 64
 
 
@@ -64,37 +69,15 @@ class Pool:
         return replace(self, exact={mask: self.exact[mask] for mask in HeadMask.singles(self.grid)})
 
     def credits(self, mask: HeadMask, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return what every image earns, (n, K), `COLUMNS` in order."""
-        return credits_of(self.embedding(mask, rows), self.text_N2E[torch.from_numpy(rows)], self.scale)
-
-
-@torch.inference_mode()
-def credits_of(image_nE: Tensor, text_n2E: Tensor, scale: float) -> NDArray[np.float32]:
-    """Return what every image earns, (n, K): by the ranks of `workers.retrieval`, and by the model's probabilities.
-
-    The probability is that of the right image (or of the image's captions together) among all, at the model's
-    temperature; the likelihood is its logarithm, minus the loss of CLIP's training (Radford et al. 2021).
-    """
-    count = len(image_nE)
-    scores_QN = text_n2E.reshape(2 * count, -1) @ image_nE.T
-    own_N2 = scores_QN.view(count, 2, count).diagonal(dim1=0, dim2=2).T
-    best_N, largest = own_N2.amax(1), scores_QN.max()
-    # NumPy counts several times as fast as torch sums.
-    t2i_N2 = np.count_nonzero((scores_QN >= own_N2.reshape(-1, 1)).numpy(), axis=1).reshape(count, 2) - 1
-    not_less_N = np.count_nonzero((scores_QN >= best_N).numpy(), axis=0)
-    i2t_N1 = (not_less_N - (own_N2 >= best_N[:, None]).sum(1).numpy())[:, None]
-    own_logit_N2 = (own_N2 - largest).mul_(scale).exp_()
-    logits_QN = scores_QN.sub_(largest).mul_(scale).exp_()
-    probabilities = (
-        own_logit_N2 / logits_QN.sum(1).view(count, 2),
-        (own_logit_N2.sum(1) / logits_QN.sum(0))[:, None],
-    )
-    columns = []
-    for ranks_Nq, probability_Nq in zip((t2i_N2, i2t_N1), probabilities, strict=True):
-        clipped_Nq = np.minimum(ranks_Nq, MAX_RANK)
-        columns += [credit[clipped_Nq].mean(1) for credit in KS.values()]
-        columns += [probability_Nq.mean(1).numpy(), probability_Nq.log().mean(1).numpy()]
-    return np.stack(columns, axis=1).astype(np.float32)
+        """Return what every image earns, (n, K), `COLUMNS` in order, as `workers` measures it."""
+        image_nE, text_QE = self.embedding(mask, rows), self.text_N2E[torch.from_numpy(rows)].flatten(0, 1)
+        found = RetrievalTargets(np.arange(len(rows)).repeat(2), self.scale).measure(image_nE, text_QE)
+        columns = []
+        for way in DIRECTIONS:
+            rank_nq, probability_nq = (found[kind].reshape(len(rows), -1) for kind in (way, f"{way}_probability"))
+            columns += [credit[rank_nq].mean(1) for credit in CREDITS.values()]
+            columns += [probability_nq.mean(1), np.log(probability_nq + 1e-30).mean(1)]
+        return np.stack(columns, axis=1).astype(np.float32)
 
 
 def make_pool(folder: Path, count: int, *, seed: int, cue: float, shift: Shift, num_candidates: int) -> Pool:
@@ -106,14 +89,12 @@ def make_pool(folder: Path, count: int, *, seed: int, cue: float, shift: Shift, 
     preprocess = UInt8Preprocess(model.preprocess)
     pixels = np.stack([preprocess(shifted(render(scene, rng), shift, rng)) for scene in scenes])
     captions = [caption for scene in scenes for caption in scene.captions]
-    text_QE = embed_texts(model.clip, model.tokenizer(captions), threads=1)
-    text_N2E = torch.from_numpy(np.array(text_QE)).view(count, 2, -1)
-    scale = float(model.clip.logit_scale.exp())
-    view = view_of(model.clip, "image")
-    scan = HeadMask.singles(view.grid)
-    pool = Pool(view.grid, embedded(model, preprocess, pixels, scan), text_N2E, scale)
+    text_QE = torch.from_numpy(np.array(embed_texts(model.clip, model.tokenizer(captions), threads=1)))
+    grid = view_of(model.clip, "image").grid
+    scan = embedded(model, preprocess, pixels, HeadMask.singles(grid))
+    pool = Pool(grid, scan, text_QE.view(count, 2, -1), model.scale)
     more = embedded(model, preprocess, pixels, candidates(pool, num_candidates, rng))
-    return Pool(view.grid, pool.exact | more, text_N2E, scale)
+    return replace(pool, exact=scan | more)
 
 
 def embedded(

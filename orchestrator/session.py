@@ -237,7 +237,7 @@ def make_payload(
         return model.tokenizer(list(texts))
 
     def arrays(split: Split) -> SplitArrays:
-        tokens_QT = tokens(split.texts)
+        tokens_QT, targets = tokens(split.texts), split.targets.at_scale(model.scale)
         if tower == "text":
             image_NE = kept(
                 ("images", split.digest, preprocess.description, *decides),
@@ -249,7 +249,7 @@ def make_payload(
                     on_progress=said_when_slow(say, f"Embedding the images of split {split.name}, once"),
                 ),
             )
-            return SplitArrays(tokens_QT.numpy(), image_NE, split.targets)
+            return SplitArrays(tokens_QT.numpy(), image_NE, targets)
         text_QE = kept(
             ("texts", tokens_QT.numpy(), *decides),
             lambda: embed_texts(
@@ -259,7 +259,7 @@ def make_payload(
                 on_progress=said_when_slow(say, f"Embedding the texts of split {split.name}, once"),
             ),
         )
-        return SplitArrays(split.pixels, split.targets.pooled(torch.from_numpy(text_QE)).numpy(), split.targets)
+        return SplitArrays(split.pixels, targets.pooled(torch.from_numpy(text_QE)).numpy(), targets)
 
     packed = PackedTower.pack(tower_of(model.clip, tower))
     made = {name: {prefix: arrays(split) for prefix, split in parts.items()} for name, parts in splits.items()}

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.tasks import Ranks, Share, Targets, clipped, within
+from workers.ranking import clipped, within
+from workers.tasks import Ranks, Share, Targets
 
 # P pairs, E embedding
 

@@ -2,7 +2,8 @@
 
 Every task ends in ranks of queries: how many competitors score not less than the right answer. A rank is pessimistic
 and deterministic, so that a collapsed model cannot score by luck. A query earns a credit by its rank: one for a hit, or
-part of one. A metric is the mean credit of its queries, or the mean or the smallest of several such shares.
+part of one; or the probability that the model gives to the right answer. A metric is the mean credit of its queries, or
+the mean or the smallest of several such shares.
 """
 
 from __future__ import annotations
@@ -25,58 +26,30 @@ if TYPE_CHECKING:
 # N images, Q queries of a kind or texts, E embedding, K cells of all shares, C resampling clusters, R bootstrap draws
 
 TaskName = Literal["retrieval", "classification", "matching"]
-Ranks = Mapping[str, NDArray[np.uint8]]
-"""Rank of every query of each kind, clipped to 255: all that metrics and paired statistics need."""
-MAX_RANK = 255
+Ranks = Mapping[str, NDArray[np.uint8] | NDArray[np.float32]]
+"""Of every query of each kind its rank, clipped to 255, or a probability: all that metrics and statistics need."""
 MAX_DENSE_CELLS = 32
 """Most cells for which a table is a plain array; many classes make a sparse one."""
 KS = (1, 5, 10)
 DIRECTIONS = ("t2i", "i2t")
 RECALLS = tuple(f"{direction}_r{k}" for direction in DIRECTIONS for k in KS)
-RANK_METRICS = ("mrr", "t2i_mrr", "i2t_mrr", "log_rank", "t2i_log_rank", "i2t_log_rank")
-RETRIEVAL_METRICS = ("mean_recall", *RECALLS, *RANK_METRICS)
-CLASSIFICATION_METRICS = ("top1", "top5", "mrr", "mean_per_class_recall", "worst_group")
+GRADED = tuple(f"{way}{name}" for name in ("mrr", "log_rank", "probability") for way in ("", "t2i_", "i2t_"))
+RETRIEVAL_METRICS = ("mean_recall", *RECALLS, *GRADED)
+CLASSIFICATION_METRICS = ("top1", "top5", "mrr", "probability", "mean_per_class_recall", "worst_group")
 MATCHING_METRICS = ("text_score", "image_score", "group_score")
 METRICS = tuple(dict.fromkeys((*RETRIEVAL_METRICS, *CLASSIFICATION_METRICS, *MATCHING_METRICS)))
 
 
-def clipped(ranks: Tensor) -> NDArray[np.uint8]:
-    """Return ranks as they are kept."""
-    kept: NDArray[np.uint8] = ranks.clamp(max=MAX_RANK).cpu().numpy().astype(np.uint8)
-    return kept
-
-
-def within(k: int) -> NDArray[np.float64]:
-    """Return the credit of a hit, by rank: 1 below k, else 0."""
-    return (np.arange(MAX_RANK + 1) < k).astype(np.float64)
-
-
-def reciprocal() -> NDArray[np.float64]:
-    """Return the credit of the reciprocal rank (Voorhees 1999): 1 / (1 + rank), 0 where ranks are clipped.
-
-    So the clipping costs a query at most 1/256; it is never to a mask's advantage.
-    """
-    credits = 1 / np.arange(1.0, MAX_RANK + 2)
-    credits[MAX_RANK] = 0.0
-    return credits
-
-
-def logarithmic() -> NDArray[np.float64]:
-    """Return a credit that every halving of 1 + rank raises alike: 1 - log(1 + rank) / log(256), 0 where clipped."""
-    credits: NDArray[np.float64] = 1 - np.log2(np.arange(1.0, MAX_RANK + 2)) / np.log2(MAX_RANK + 1)
-    return credits
-
-
 @dataclass(frozen=True, eq=False)
 class Share:
-    """The mean credit of a kind's queries by their ranks; with cells, the mean or the smallest of the cells' means.
+    """The mean credit of a kind's queries; with cells, the mean or the smallest of the cells' means.
 
     Cells without queries do not count.
     """
 
     kind: str
-    credit_of_rank: NDArray[np.float64]
-    """(256,) in [0, 1], falling; see `within`, `reciprocal`, `logarithmic`."""
+    credit_of_rank: NDArray[np.float64] | None = None
+    """(256,) in [0, 1], falling: see `workers.ranking`. None where a probability is the credit."""
     cell_of_query_Q: NDArray[np.int64] | None = None
     """Class or group of every query."""
     smallest: bool = False
@@ -98,7 +71,8 @@ class Share:
 
     def credits(self, ranks: Ranks) -> NDArray[np.float64]:
         """Return what every query earns, (Q,)."""
-        earned_Q: NDArray[np.float64] = self.credit_of_rank[ranks[self.kind]]
+        found_Q, credit = ranks[self.kind], self.credit_of_rank
+        earned_Q: NDArray[np.float64] = found_Q.astype(np.float64) if credit is None else credit[found_Q]
         return earned_Q
 
     def reduce(self, ratios_RK: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -226,12 +200,16 @@ class Targets(ABC):
 
     @abstractmethod
     def measure(self, image_NE: Tensor, text_QE: Tensor) -> Ranks:
-        """Return the ranks that embeddings earn.
+        """Return the ranks and probabilities that embeddings earn.
 
         Args:
             image_NE: (N, E) float32, L2-normalised, finite.
             text_QE: (Q, E) float32, L2-normalised, finite; after `pooled`.
         """
+
+    def at_scale(self, scale: float) -> Targets:
+        """Return the targets with a model's logit scale, which decides probabilities."""
+        return self
 
     def pooled(self, text_QE: Tensor) -> Tensor:
         """Return what images are compared with, from the L2-normalised embeddings of all texts."""

@@ -16,10 +16,10 @@ from tests.orchestrator.studies import resume, start, trials
 @pytest.mark.parametrize(
     ("objective", "guide", "expected"),
     [
-        (None, None, "mrr"),
-        ("t2i_r5", None, "t2i_mrr"),
-        ("i2t_r1", None, "i2t_mrr"),
-        ("0.7*t2i_r1 + 0.3*i2t_r10", None, "0.7*t2i_mrr + 0.3*i2t_mrr"),
+        (None, None, "probability"),
+        ("t2i_r5", None, "probability"),
+        ("i2t_r1", None, "probability"),
+        ("0.7*t2i_r1 + 0.3*i2t_r10", None, "probability"),
         ("log_rank", None, "log_rank"),
         (None, "objective", "mean_recall"),
         ("t2i_r1", "log_rank", "log_rank"),
@@ -52,13 +52,13 @@ def test_what_is_searched_by_is_said_everywhere(tiny_config, capsys):
     config = tiny_config()
     console = Console(width=200)
     result = start_with(config, PlainDisplay(console)).result
-    assert (result.objective, result.guide) == ("mean_recall", "mrr")
+    assert (result.objective, result.guide) == ("mean_recall", "probability")
     assert "40/40 masks" in (shown := capsys.readouterr().out)
-    assert "best mrr " in shown
+    assert "best probability " in shown
     run = MlflowClient(tracking_uri=f"sqlite:///{config.folder.parent / 'mlflow.db'}").get_run(result.mlflow_run_id)
-    assert (run.data.params["objective"], run.data.params["guide"]) == ("mean_recall", "mrr")
+    assert (run.data.params["objective"], run.data.params["guide"]) == ("mean_recall", "probability")
     plan = make_plan(tiny_config("other"))
-    assert (plan["objective"], plan["guide"]) == ("mean_recall", "mrr")
+    assert (plan["objective"], plan["guide"]) == ("mean_recall", "probability")
 
 
 def test_a_study_that_names_no_guide_is_refused_in_one_sentence(tiny_config):
@@ -68,7 +68,7 @@ def test_a_study_that_names_no_guide_is_refused_in_one_sentence(tiny_config):
         fingerprint = store.attr("fingerprint")
         del fingerprint["guide"]
         store.set_attr("fingerprint", fingerprint)
-    with pytest.raises(StudyError, match=r'what it searches has changed:\n  guide: null -> "mrr"\n'):
+    with pytest.raises(StudyError, match=r'what it searches has changed:\n  guide: null -> "probability"\n'):
         resume(config)
 
 

@@ -158,6 +158,30 @@ def test_reciprocal_and_log_ranks_are_those_of_a_sorted_list(seed, num_images, l
         assert ours[name] == pytest.approx((ours[f"t2i_{name}"] + ours[f"i2t_{name}"]) / 2)
 
 
+@pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
+def test_probabilities_are_those_of_a_softmax_among_the_same_competitors(scale):
+    targets_Q = random_targets(0, 40, 30)
+    image_NE, text_QE = (F.normalize(side, dim=-1) for side in random_pairs(0, 40, len(targets_Q)))
+    targets = RetrievalTargets(targets_Q).at_scale(scale)
+    ours = targets.values(targets.measure(image_NE, text_QE))
+    logits_QN = scale * (text_QE.double() @ image_NE.double().T)
+    t2i_Q = torch.softmax(logits_QN, 1)[torch.arange(len(targets_Q)), torch.from_numpy(targets_Q)]
+    i2t = []
+    for image in range(40):
+        own_Q = torch.from_numpy(targets_Q == image)
+        best = logits_QN[own_Q, image].max()
+        i2t.append(torch.softmax(torch.cat([best[None], logits_QN[~own_Q, image]]), 0)[0].item())
+    assert ours["t2i_probability"] == pytest.approx(t2i_Q.mean().item(), rel=1e-4)
+    assert ours["i2t_probability"] == pytest.approx(np.mean(i2t), rel=1e-4)
+    assert ours["probability"] == pytest.approx((t2i_Q.mean().item() + np.mean(i2t)) / 2, rel=1e-4)
+
+
+def test_hopeless_targets_have_probability_zero_not_nan():
+    image_NE = F.normalize(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), dim=-1)
+    ranks = retrieval_ranks(image_NE, image_NE.flip(0), torch.arange(2), scale=1000.0)
+    assert ranks["t2i_probability"].tolist() == ranks["i2t_probability"].tolist() == [0.0, 0.0]
+
+
 def test_ranks_beyond_255_earn_nothing_and_cost_less_than_a_256th():
     image_NE, text_NE = random_pairs(0, 1000, 1000)
     targets = RetrievalTargets(np.arange(1000))
@@ -170,7 +194,9 @@ def test_ranks_beyond_255_earn_nothing_and_cost_less_than_a_256th():
 def test_a_collapsed_model_scores_nothing():
     constant_NE = F.normalize(torch.ones(300, 8), dim=-1)
     targets = RetrievalTargets(np.arange(300))
-    assert targets.values(targets.measure(constant_NE, constant_NE)) == dict.fromkeys(RETRIEVAL_METRICS, 0.0)
+    values = targets.values(targets.measure(constant_NE, constant_NE))
+    chances = {f"{way}probability": pytest.approx(1 / 300) for way in ("", "t2i_", "i2t_")}
+    assert values == dict.fromkeys(RETRIEVAL_METRICS, 0.0) | chances
 
 
 def test_identical_images_count_against_each_other():
