@@ -32,6 +32,14 @@ def test_the_guide_follows_from_the_objective_or_is_named(tiny_config, objective
     assert str(session.objective) == session.fingerprint["objective"] == (objective or "mean_recall")
 
 
+def test_probabilities_are_measured_at_the_models_temperature(tiny_config):
+    session = prepare(tiny_config())
+    expected = session.model.clip.logit_scale.exp().item()
+    assert expected != 100
+    for parts in session.payload.splits.values():
+        assert parts[""].targets.scale == pytest.approx(expected)
+
+
 def test_a_data_set_may_have_a_guide_of_its_own(tiny_config):
     assert str(prepare(tiny_config(search__guide="t2i_mrr", data__guide="log_rank")).guide) == "log_rank"
 
