@@ -156,6 +156,7 @@ OPTIONS = {
     "max_loss": "data.max_loss",
     "tower": "search.tower",
     "objective": "search.objective",
+    "guide": "search.guide",
     "combine": "search.combine",
     "ablation": "search.ablation",
     "precision": "search.precision",

@@ -52,6 +52,8 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
         "model": str(session.model),
         "grid": f"{session.grid.layers} layers x {session.grid.heads} heads of the {search.tower} tower",
         "inputs": ", ".join(f"{size} {name}" for name, size in sizes.items()),
+        "objective": str(session.objective),
+        "guide": str(session.guide),
         "precision": search.precision,
         "image_chunk": search.image_chunk,
         "masks": num_masks,

@@ -43,7 +43,7 @@ def summary(progress: loop.Progress, pool_status: str) -> str:
     rate = scored / progress.seconds if progress.seconds >= 1 else 0.0
     parts = [f"{rate:.1f} masks/s"] if rate else []
     if progress.best and progress.best.value is not None:
-        text = f"best {progress.objective} {100 * progress.best.value:.2f}"
+        text = f"best {progress.guide} {100 * progress.best.value:.2f}"
         if progress.baseline and progress.baseline.value is not None:
             text += f" (baseline {100 * progress.baseline.value:.2f})"
         parts.append(text)

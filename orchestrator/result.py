@@ -126,6 +126,7 @@ class SearchResult(_Part):
     format: Literal["headmask-result/1"] = "headmask-result/1"
     verdict: Literal["reliable improvement", "no reliable improvement"]
     objective: str
+    guide: str = Field(description="what masks were searched by; the objective decides on confirm")
     selected: list[str] = Field(description="heads of the mask that won on confirm")
     recommended: list[str] = Field(
         description="heads of mask.json: the selected ones, or none without a reliable improvement"

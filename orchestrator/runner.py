@@ -234,8 +234,8 @@ def _search(
         pool,
         grid=session.grid,
         stage=stage,
-        value=lambda metrics: session.objective.value(metrics, baseline),
-        objective=str(session.objective),
+        value=lambda metrics: session.guide.value(metrics, baseline),
+        guide=str(session.guide),
         cost=session.forwards,
         on_progress=on_progress,
         is_stopping=stopping.is_set,
@@ -313,6 +313,7 @@ def _conclude(
     result = results.SearchResult(
         verdict=results.RELIABLE if verdict.is_reliable else results.UNRELIABLE,
         objective=objective,
+        guide=str(session.guide),
         selected=list(map(str, verdict.selected.heads)),
         recommended=list(map(str, verdict.recommended.heads)),
         splits=results.split_results(session, verdict),

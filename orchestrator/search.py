@@ -36,8 +36,8 @@ class Progress:
     """How far a search is, for displays and tracking."""
 
     budget: Budget
-    objective: str = "value"
-    """What is maximised, by name."""
+    guide: str = "value"
+    """What masks are searched by, by name."""
     records: list[TrialRecord] = field(default_factory=list)
     served: int = 0
     """Masks whose results came from the storage."""
@@ -109,7 +109,7 @@ class Search:
         pool: scores masks.
         stage: what masks are scored on.
         value: the trials' value from a mask's metrics.
-        objective: its name.
+        guide: its name.
         cost: predicted cost of masks that are scored together, in plain forward passes of one input; their number by
             default.
         on_progress: called after every batch of results.
@@ -128,13 +128,13 @@ class Search:
         grid: HeadGrid,
         stage: Stage,
         value: Callable[[Mapping[str, float]], float],
-        objective: str = "value",
+        guide: str = "value",
         cost: Callable[[list[HeadMask]], float] = len,
         on_progress: Callable[[Progress], None] = lambda _: None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sampler, self.store, self.pool, self.grid = sampler, store, pool, grid
-        self.stage, self.value, self.objective, self.cost = stage, value, objective, cost
+        self.stage, self.value, self.guide, self.cost = stage, value, guide, cost
         self.on_progress, self.is_stopping = on_progress, is_stopping
         self.working = optuna.create_study(direction="maximize", sampler=sampler)
         self._stored = store.records(grid)
@@ -151,7 +151,7 @@ class Search:
         Raises:
             Interrupted: it was asked to stop first; everything scored is stored.
         """
-        self.progress = progress = Progress(budget, self.objective)
+        self.progress = progress = Progress(budget, self.guide)
         while True:
             if self.is_stopping():
                 self._drain(progress)

@@ -13,6 +13,9 @@ from orchestrator.location import check_location
 from strategies import check_strategy
 from workers.tasks import Mix
 
+OBJECTIVE = "objective"
+"""The guide's name for the objective itself."""
+
 if TYPE_CHECKING:
     from workers.loading import Reading
 
@@ -25,6 +28,11 @@ def _checked_mix(objective: str | None) -> str | None:
     except ConfigError as error:
         raise ValueError(str(error)) from None
     return objective
+
+
+def _checked_guide(guide: str | None) -> str | None:
+    """Return a guide that is the objective or can be parsed."""
+    return guide if guide == OBJECTIVE else _checked_mix(guide)
 
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -56,6 +64,8 @@ class DataSection(Section):
     """Found by the columns by default."""
     objective: str | None = None
     """Metric or mix of metrics; the search's by default."""
+    guide: str | None = None
+    """What masks are searched by here; the search's by default."""
     max_loss: Annotated[float, Field(ge=0)] | None = None
     """Points that the objective may lose here; the data set then limits the search instead of guiding it."""
     image_column: str | None = None
@@ -75,6 +85,11 @@ class DataSection(Section):
     @classmethod
     def _is_mix(cls, objective: str | None) -> str | None:
         return _checked_mix(objective)
+
+    @field_validator("guide")
+    @classmethod
+    def _is_guide(cls, guide: str | None) -> str | None:
+        return _checked_guide(guide)
 
     def reading(self) -> Reading:
         """Return how the file is read."""
@@ -104,6 +119,11 @@ class SearchSection(Section):
     """Whose heads are searched."""
     objective: str | None = None
     """Metric, or mix such as 0.7*t2i_r1 + 0.3*i2t_r1; mean_recall, top1 or group_score by the task by default."""
+    guide: str | None = None
+    """Metric or mix that masks are searched by, or `objective`; the objective decides on confirm.
+
+    By default `probability` for recalls, the objective itself for other metrics and for the worst of several data sets.
+    """
     combine: Literal["mean", "worst"] = "mean"
     """Of several data sets, the mean of their objectives is maximised, or the smallest of them."""
     ablation: Literal["zero", "mean", "uniform", "cls"] = "zero"
@@ -143,6 +163,11 @@ class SearchSection(Section):
     @classmethod
     def _is_mix(cls, objective: str | None) -> str | None:
         return _checked_mix(objective)
+
+    @field_validator("guide")
+    @classmethod
+    def _is_guide(cls, guide: str | None) -> str | None:
+        return _checked_guide(guide)
 
 
 class BudgetSection(Section):

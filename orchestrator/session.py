@@ -21,7 +21,7 @@ from headmask.views import TowerView
 from orchestrator.config import SearchConfig
 from orchestrator.objective import Goal, Objective
 from orchestrator.progress import said_when_slow
-from orchestrator.sections import DataSection
+from orchestrator.sections import OBJECTIVE, DataSection
 from orchestrator.store import TrialRecord
 from strategies import Limits
 from workers.constants import Constants
@@ -52,6 +52,8 @@ class Session:
     splits: Mapping[str, tuple[Split, ...]]
     """By name of the split, in order of the data sets."""
     objective: Objective
+    guide: Objective
+    """What masks are searched by; the objective decides on confirm and test."""
     payload: Payload
     preprocessing: str
     constants: Constants | None = None
@@ -127,7 +129,8 @@ class Session:
             },
             "preprocess": self.preprocessing,
             "task": self.splits["search"][0].targets.task if len(goals) == 1 else several,
-            "objective": [str(goal) for goal in goals] if len(goals) > 1 else str(goals[0]),
+            "objective": _names(self.objective),
+            "guide": _names(self.guide),
             "ablation": search.ablation,
             "engine": REVISION,
             "precision": search.precision,
@@ -178,6 +181,7 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     preprocess = UInt8Preprocess(model.preprocess)
     data = {name: load_section(section, preprocess, say=say) for name, section in config.data_sets.items()}
     objective = make_objective(config, data)
+    guide = make_guide(config, data, objective)
     splits = {name: tuple(parts[name] for parts in data.values()) for name in SPLITS}
     settings = ScorerSettings(search.ablation, search.threads)
     prefixes = [goal.prefix for goal in objective.goals]
@@ -186,7 +190,7 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     first = payload.splits["search"][prefixes[0]]
     view = proven_view(tower_of(model.clip, search.tower), first, payload.normalisation, name=search.tower)
     cost = TowerCost.of(view, probe_inputs(first, view, payload.normalisation))
-    return Session(config, model, view, cost, limits, splits, objective, payload, preprocess.description)
+    return Session(config, model, view, cost, limits, splits, objective, guide, payload, preprocess.description)
 
 
 def load_section(
@@ -217,6 +221,30 @@ def make_objective(config: SearchConfig, data: Mapping[str, Mapping[str, Split]]
     return Objective(tuple(goals), config.search.combine)
 
 
+def make_guide(config: SearchConfig, data: Mapping[str, Mapping[str, Split]], objective: Objective) -> Objective:
+    """Return what masks are searched by: every data set's own guide, or the search's, or the one for its objective.
+
+    The smallest of several objectives is searched by itself, because which one it is depends on the metrics; and a
+    limit of loss is one on the objective.
+
+    Raises:
+        ConfigError: a guide is of metrics that a data set's task does not have.
+    """
+    is_worst = objective.combine == "worst" and len(objective.improved) > 1
+    mixes = []
+    for goal, section in zip(objective.goals, config.data_sets.values(), strict=True):
+        targets = data[goal.data]["search"].targets
+        text = section.guide or config.search.guide
+        if goal.max_loss is not None or text == OBJECTIVE or (text is None and is_worst):
+            mixes.append(goal.mix)
+        elif text is None:
+            mixes.append(goal.mix.guided(targets.guides))
+        else:
+            mixes.append(Mix.parse(text))
+            targets.check(mixes[-1], section.path)
+    return objective.guided(mixes)
+
+
 def make_payload(
     model: LoadedModel,
     preprocess: UInt8Preprocess,
@@ -236,7 +264,7 @@ def make_payload(
         return model.tokenizer(list(texts))
 
     def arrays(split: Split) -> SplitArrays:
-        tokens_QT = tokens(split.texts)
+        tokens_QT, targets = tokens(split.texts), split.targets.at_scale(model.scale)
         if tower == "text":
             image_NE = kept(
                 ("images", split.digest, preprocess.description, *decides),
@@ -248,7 +276,7 @@ def make_payload(
                     on_progress=said_when_slow(say, f"Embedding the images of split {split.name}, once"),
                 ),
             )
-            return SplitArrays(tokens_QT.numpy(), image_NE, split.targets)
+            return SplitArrays(tokens_QT.numpy(), image_NE, targets)
         text_QE = kept(
             ("texts", tokens_QT.numpy(), *decides),
             lambda: embed_texts(
@@ -258,11 +286,16 @@ def make_payload(
                 on_progress=said_when_slow(say, f"Embedding the texts of split {split.name}, once"),
             ),
         )
-        return SplitArrays(split.pixels, split.targets.pooled(torch.from_numpy(text_QE)).numpy(), split.targets)
+        return SplitArrays(split.pixels, targets.pooled(torch.from_numpy(text_QE)).numpy(), targets)
 
     packed = PackedTower.pack(tower_of(model.clip, tower))
     made = {name: {prefix: arrays(split) for prefix, split in parts.items()} for name, parts in splits.items()}
     return Payload(packed, tower, made, normalisation, settings)
+
+
+def _names(objective: Objective) -> str | list[str]:
+    names = [str(goal) for goal in objective.goals]
+    return names if len(names) > 1 else names[0]
 
 
 def _limits(config: SearchConfig, grid: HeadGrid) -> Limits:

@@ -17,13 +17,18 @@ ARTIFACTS = ("trials.parquet", "heatmap.png", "pareto.png", "mask.json", "result
 
 
 def params_of_run(session: Session) -> dict[str, Any]:
-    """Return the configuration, flat, and the fingerprint."""
+    """Return the configuration, flat, what is maximised and searched by, and the fingerprint."""
     public = session.config.public()
     sections = {name: part for name, part in public.items() if name != "data"}
     for name, part in zip(session.config.data_sets, public["data"], strict=True):
         sections["data" if len(public["data"]) == 1 else f"data.{name}"] = part
     flat = {f"{section}.{key}": value for section, part in sections.items() for key, value in part.items()}
-    return {**flat, "fingerprint": session.digest}
+    return {
+        **flat,
+        "objective": str(session.objective),
+        "guide": str(session.guide),
+        "fingerprint": session.digest,
+    }
 
 
 def tags_of_run(session: Session) -> dict[str, str]:
