@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from headmask.mask import HeadMask
 from headmask.maskfile import Grid, MaskFile, SplitScores, write_json
 from orchestrator.session import Session, versions
+from orchestrator.surrogate import Surrogate
 from orchestrator.verdict import Verdict, holds
 from workers.scorer import MaskScore
 
@@ -72,6 +73,15 @@ class RandomMasks(_Part):
     percentile: float | None = Field(description="share of them that score below the selected mask, in percent")
 
 
+class SurrogateResult(_Part):
+    """How well masks were predicted from single heads."""
+
+    rank_correlation: float | None = Field(
+        description="Spearman's, of predicted and exact search values over masks of several heads; null if undefined"
+    )
+    num_screened: int = Field(description="masks predicted in this run of the driver")
+
+
 class SearchResult(_Part):
     """What a search found."""
 
@@ -86,6 +96,7 @@ class SearchResult(_Part):
     best_single: SingleHead | None
     random_masks: RandomMasks
     guarded: list[Guarded] = Field(description="data sets on which little may be lost")
+    surrogate: SurrogateResult | None = Field(description="null for a search without")
     num_masks: int = Field(description="distinct masks scored on the search split")
     num_failed: int
     seconds: float = Field(description="wall-clock time of this run of the driver, resumed results excluded")
@@ -151,6 +162,13 @@ def guarded(session: Session, verdict: Verdict) -> list[Guarded]:
         )
         for goal, interval in verdict.guarded
     ]
+
+
+def surrogate_result(surrogate: Surrogate | None) -> SurrogateResult | None:
+    """Return how well masks were predicted."""
+    if surrogate is None:
+        return None
+    return SurrogateResult(rank_correlation=surrogate.rank_correlation, num_screened=surrogate.num_screened)
 
 
 def random_masks(session: Session, verdict: Verdict) -> RandomMasks:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import TrialState
@@ -24,6 +25,9 @@ from orchestrator.store import StudyStore, TrialRecord
 from strategies import Exhausted, MaskSampler, distributions, mask_of
 from workers.pool import Pool, Result
 from workers.replica import Stage
+
+if TYPE_CHECKING:
+    from orchestrator.surrogate import Surrogate
 
 POLL_S = 0.5
 DRAIN_S = 5.0
@@ -56,6 +60,8 @@ class Progress:
     """Predicted cost of the masks sent to be scored, in plain forward passes over the split."""
     cost_done: float = 0.0
     """Of those that came back."""
+    rank_correlation: float | None = None
+    """Between the surrogate's predictions and exact values; None where there is none."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -99,6 +105,7 @@ class Search:
         value: the trials' value from a mask's metrics.
         objective: its name.
         cost: predicted cost of masks that are scored together; their number by default.
+        surrogate: predicts for the strategy, and is told what it needs; None where nothing is predicted.
         on_progress: called after every batch of results.
         is_stopping: asked before every proposal; True ends the search early.
     """
@@ -114,12 +121,13 @@ class Search:
         value: Callable[[Mapping[str, float]], float],
         objective: str = "value",
         cost: Callable[[list[HeadMask]], float] = len,
+        surrogate: Surrogate | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sampler, self.store, self.pool, self.grid = sampler, store, pool, grid
         self.stage, self.value, self.objective, self.cost = stage, value, objective, cost
-        self.on_progress, self.is_stopping = on_progress, is_stopping
+        self.surrogate, self.on_progress, self.is_stopping = surrogate, on_progress, is_stopping
         self.working = optuna.create_study(direction="maximize", sampler=sampler)
         self._stored = store.records(grid)
         self._asked: list[optuna.Trial] = []
@@ -127,6 +135,8 @@ class Search:
         self._told: list[TrialRecord | None] = []
         self._num_told_first = 0
         """How many trials from number 0 on have results."""
+        self._again: set[HeadMask] = set()
+        """Masks with a result that are scored again, for what the surrogate needs of them."""
         self._exhausted = False
 
     def run(self, budget: Budget) -> list[TrialRecord]:
@@ -141,9 +151,10 @@ class Search:
                 self._drain(progress)
                 raise Interrupted
             self._propose(progress)
-            if len(progress.records) == len(self._asked):
+            if len(progress.records) == len(self._asked) and not self._again:
                 break
             self._take(self.pool.collect(POLL_S), progress)
+        self._compare(progress)
         self.on_progress(progress)
         return sorted(progress.records, key=lambda record: record.proposal)
 
@@ -156,9 +167,30 @@ class Search:
             out_of_time = budget.seconds is not None and progress.seconds >= budget.seconds
             if self._num_told_first < self.sampler.num_known(block) or (starts_block and out_of_time):
                 return
-            self._ask_block(min(self.sampler.block_range(block).stop, budget.masks), progress)
+            if block and not self._can_predict(progress):
+                return
+            stage = self.surrogate.scan_stage if self.surrogate and not block else self.stage
+            self._ask_block(min(self.sampler.block_range(block).stop, budget.masks), stage, progress)
 
-    def _ask_block(self, stop: int, progress: Progress) -> None:
+    def _can_predict(self, progress: Progress) -> bool:
+        """Return whether the surrogate has what it needs; what it misses of a stored scan is scored again."""
+        if self.surrogate is None:
+            return True
+        missing = self.surrogate.missing
+        if missing and not self._again:
+            self._again = missing
+            progress.cost_asked += self.cost(sorted(missing))
+            self.pool.submit(self.surrogate.scan_stage, missing)
+        if not missing:
+            self._compare(progress)
+        return not missing
+
+    def _compare(self, progress: Progress) -> None:
+        if self.surrogate is not None:
+            self.surrogate.compare()
+            progress.rank_correlation = self.surrogate.rank_correlation
+
+    def _ask_block(self, stop: int, stage: Stage, progress: Progress) -> None:
         missing = []
         while len(self._asked) < stop:
             try:
@@ -177,10 +209,15 @@ class Search:
                 missing.append(mask)
         progress.num_asked = len(self._asked)
         progress.cost_asked += self.cost(missing) if missing else 0.0
-        self.pool.submit(self.stage, missing)
+        self.pool.submit(stage, missing)
 
     def _take(self, results: list[Result], progress: Progress) -> None:
         for result in results:
+            if self.surrogate is not None:
+                self.surrogate.learn(result)
+            if result.mask in self._again:
+                self._again.remove(result.mask)
+                continue
             record = self._record(result)
             self.store.append(record)
             self._tell(record, progress)
@@ -215,6 +252,8 @@ class Search:
         while self._num_told_first < len(self._told) and self._told[self._num_told_first] is not None:
             self._num_told_first += 1
         progress.add(record)
+        if self.surrogate is not None and record.value is not None:
+            self.surrogate.watch(record.mask, record.value)
 
     def _drain(self, progress: Progress) -> None:
         """Let running batches finish for a few seconds."""
@@ -227,7 +266,7 @@ class Search:
 def score_all(
     pool: Pool, stage: Stage, masks: list[HeadMask], *, is_stopping: Callable[[], bool] = lambda: False
 ) -> dict[HeadMask, Result]:
-    """Return the results of masks at a stage.
+    """Return the results of masks at a stage; results of other stages that come meanwhile stay in the pool.
 
     Raises:
         Interrupted: asked to stop before all were there.
@@ -235,8 +274,14 @@ def score_all(
     wanted = set(masks)
     pool.submit(stage, sorted(wanted))
     results: dict[HeadMask, Result] = {}
-    while len(results) < len(wanted):
-        if is_stopping():
-            raise Interrupted
-        results |= {result.mask: result for result in pool.collect(POLL_S) if result.stage == stage}
+    others: list[Result] = []
+    try:
+        while len(results) < len(wanted):
+            if is_stopping():
+                raise Interrupted
+            collected = pool.collect(POLL_S)
+            results |= {result.mask: result for result in collected if result.stage == stage}
+            others += [result for result in collected if result.stage != stage]
+    finally:
+        pool.put_back(others)
     return results

@@ -50,7 +50,10 @@ class BestCurve:
             return
         self._next = time.monotonic() + 2.0
         best, masks, seconds = progress.best.value, len(progress.records), int(progress.seconds)
-        self._tracker.log(lambda run: run.metrics([("best_by_masks", best, masks), ("best_by_seconds", best, seconds)]))
+        points = [("best_by_masks", best, masks), ("best_by_seconds", best, seconds)]
+        if progress.rank_correlation is not None:
+            points.append(("surrogate_rank_correlation", progress.rank_correlation, masks))
+        self._tracker.log(lambda run: run.metrics(points))
 
 
 def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, folder: Path) -> None:

@@ -30,14 +30,21 @@ class ShuffledPool:
         self.rng = np.random.default_rng(seed)
         self.landscape = landscape
         self.waiting = []
-        self.scored = []
+        self.scored, self.submitted, self.held = [], [], []
         self.most_waiting = 0
 
     def submit(self, stage, masks):
         self.waiting += [(stage, mask) for mask in masks]
+        self.submitted += [(stage, mask) for mask in masks]
         self.most_waiting = max(self.most_waiting, len(self.waiting))
 
+    def put_back(self, results):
+        self.held += results
+
     def collect(self, timeout_s):
+        held, self.held = self.held, []
+        if held:
+            return held
         picked = [
             self.waiting.pop(self.rng.integers(len(self.waiting)))
             for _ in range(min(len(self.waiting), int(self.rng.integers(1, 9))))
