@@ -169,7 +169,7 @@ class Search:
                 return
             if block and not self._can_predict(progress):
                 return
-            stage = self.surrogate.scan_stage if self.surrogate and not block else self.stage
+            stage = self.surrogate.scan_stage if self.surrogate and self.surrogate.missing else self.stage
             self._ask_block(min(self.sampler.block_range(block).stop, budget.masks), stage, progress)
 
     def _can_predict(self, progress: Progress) -> bool:

@@ -63,7 +63,7 @@ class Surrogate:
 
     def learn(self, result: Result) -> None:
         """Take the result of a mask; only those of the scan leave something behind."""
-        if result.stage == self.scan_stage and not self._is_adopted:
+        if result.stage == self.scan_stage and result.mask in self.missing:
             self._store.add(result.mask, result.score.embeddings)
 
     def screen(self, masks: Sequence[HeadMask]) -> NDArray[np.float64]:

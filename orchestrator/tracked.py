@@ -72,6 +72,7 @@ def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, fold
                 ("test.p_value", test.p_value, 0),
                 ("num_masks", result.num_masks, 0),
             ]
+            + _surrogate(result)
         )
         run.tags(
             {
@@ -86,6 +87,12 @@ def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, fold
     for finalist in verdict.finalists:
         tracker.log(partial(_track_finalist, finalist, finalist.mask == verdict.selected))
     tracker.log(conclude)
+
+
+def _surrogate(result: SearchResult) -> list[tuple[str, float, int]]:
+    if result.surrogate is None or result.surrogate.rank_correlation is None:
+        return []
+    return [("surrogate_rank_correlation", result.surrogate.rank_correlation, result.num_masks)]
 
 
 def _track_finalist(finalist: Finalist, is_selected: bool, run: MlflowRun) -> None:

@@ -15,6 +15,7 @@ from headmask import folding
 from orchestrator import journal, result, verdict
 from orchestrator.config import parse_config
 from tests.orchestrator.studies import start
+from workers.displacement_store import DisplacementStore
 from workers.pool import InlinePool
 from workers.ray_pool import RayPool  # noqa: F401
 
@@ -56,6 +57,7 @@ def at_stage(split):
 
 
 MOMENTS = {
+    "rows": lambda: after(5, DisplacementStore, "_keep"),
     "scoring": lambda: after(6, InlinePool, "collect"),
     "storage": lambda: after(30, journal.GroupCommitBackend, "append_logs", half_a_line),
     "confirm": lambda: at_stage("confirm"),
