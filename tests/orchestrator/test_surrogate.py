@@ -1,5 +1,9 @@
 """Searches with the surrogate: the same study however they go, no second scan, and predictions that are watched."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from mlflow import MlflowClient
@@ -102,6 +106,23 @@ def test_rows_that_are_gone_are_computed_again_and_nothing_else(screening_config
     assert sorted(str(mask) for mask in scanned(submitted)) == sorted([first.stem, second.stem])
     assert trials(config.folder) == trials(whole.folder)
     assert len(rows(tmp_path)) == SCAN
+
+
+def test_a_search_killed_while_rows_are_written_goes_on_from_those_that_were(tiny_config, tmp_path):
+    config = tiny_config("killed", budget__masks=30)
+    config_file = tmp_path / "config.json"
+    config_file.write_text(json.dumps(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "tests.orchestrator.killed", str(config_file), f"rows={config.folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.stdout == "rows 9\n", done.stderr
+    written = {path: path.stat().st_mtime_ns for path in rows(tmp_path)}
+    assert len(written) == 5
+    resume(config)
+    assert len(rows(tmp_path)) == SCAN
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+    whole = tiny_config("whole", budget__masks=30)
+    start(whole)
+    assert trials(config.folder) == trials(whole.folder)
 
 
 def test_a_budget_within_the_scan_predicts_nothing_and_can_grow(screening_config, submitted):
