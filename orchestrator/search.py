@@ -217,6 +217,7 @@ class Search:
                 self.surrogate.learn(result)
             if result.mask in self._again:
                 self._again.remove(result.mask)
+                self._check_scored_again(result)
                 continue
             record = self._record(result)
             self.store.append(record)
@@ -224,6 +225,13 @@ class Search:
         if results:
             progress.cost_done += self.cost([result.mask for result in results])
             self.on_progress(progress)
+
+    def _check_scored_again(self, result: Result) -> None:
+        if result.score.failure:
+            raise HeadmaskError(
+                f"the stored study has a value for mask {result.mask}, which cannot be scored any more "
+                f"({result.score.failure}); resume it where it could"
+            )
 
     def _record(self, result: Result) -> TrialRecord:
         number = self._numbers[result.mask]
@@ -252,7 +260,7 @@ class Search:
         while self._num_told_first < len(self._told) and self._told[self._num_told_first] is not None:
             self._num_told_first += 1
         progress.add(record)
-        if self.surrogate is not None and record.value is not None:
+        if self.surrogate is not None:
             self.surrogate.watch(record.mask, record.value)
 
     def _drain(self, progress: Progress) -> None:

@@ -63,8 +63,9 @@ class Surrogate:
 
     def learn(self, result: Result) -> None:
         """Take the result of a mask; only those of the scan leave something behind."""
-        if result.stage == self.scan_stage and result.mask in self.missing:
-            self._store.add(result.mask, result.score.embeddings)
+        embeddings = result.score.embeddings
+        if result.mask in self.missing and embeddings is not None and not result.score.failure:
+            self._store.add(result.mask, embeddings)
 
     def screen(self, masks: Sequence[HeadMask]) -> NDArray[np.float64]:
         """Return the predicted values (M) of masks, NaN where there is none: a function of each mask alone.
@@ -80,9 +81,15 @@ class Surrogate:
         scores = [found[mask].score for mask in masks]
         return np.array([np.nan if score.failure else self._value(score.metrics) for score in scores])
 
-    def watch(self, mask: HeadMask, value: float) -> None:
-        """Note the exact value of a mask, to be compared with its prediction; single heads are known exactly."""
-        if len(mask) > 1:
+    def watch(self, mask: HeadMask, value: float | None) -> None:
+        """Note the exact value of a mask, None for a failure.
+
+        Those of several heads are compared with predictions. Nothing is predicted with a head that fails alone.
+        """
+        if len(mask) <= 1:
+            if value is None and not self._is_adopted:
+                self._store.exclude(mask)
+        elif value is not None:
             self._unwatched[mask] = value
 
     def compare(self) -> None:

@@ -59,10 +59,16 @@ class DisplacementStore:
         """The masks of the scan whose row is not there."""
         return {self._baseline, *self._singles} - self._rows.keys()
 
-    def add(self, mask: HeadMask, embeddings: Row | None) -> None:
-        """Take the embeddings of a mask of the scan; None for one that could not be computed at all."""
-        if embeddings is None:
-            embeddings = tuple(np.full(shape, np.nan, dtype=np.float32) for shape in self._shapes)
+    def exclude(self, mask: HeadMask) -> None:
+        """Let a mask of the scan count as not finite, whatever is on disk: nothing is predicted with it.
+
+        Without the empty mask, nothing is predicted at all.
+        """
+        for each in (self._baseline, *self._singles) if mask == self._baseline else (mask,):
+            self._rows[each] = tuple(np.full(shape, np.nan, dtype=np.float32) for shape in self._shapes)
+
+    def add(self, mask: HeadMask, embeddings: Row) -> None:
+        """Take the embeddings of a mask of the scan."""
         if mask != self._baseline and self._baseline not in self._rows:
             self._early[mask] = embeddings
             return

@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 import strategies
+from headmask.errors import HeadmaskError
 from headmask.mask import HeadMask
 from orchestrator.plan import make_plan
 from orchestrator.runner import stored_config
@@ -19,6 +20,7 @@ from strategies import MaskSampler
 from tests.orchestrator.studies import outcome, resume, start, trials
 from tests.orchestrator.test_tasks import files  # noqa: F401
 from workers.pool import InlinePool
+from workers.scorer import MaskScore, Scorer
 
 SCAN = 13
 
@@ -106,6 +108,33 @@ def test_rows_that_are_gone_are_computed_again_and_nothing_else(screening_config
     assert sorted(str(mask) for mask in scanned(submitted)) == sorted([first.stem, second.stem])
     assert trials(config.folder) == trials(whole.folder)
     assert len(rows(tmp_path)) == SCAN
+
+
+def test_nothing_is_predicted_with_a_head_that_fails_alone(screening_config, submitted, monkeypatch, tmp_path):
+    score = Scorer.score
+
+    def failing(self, masks_MLH, **kept):
+        scores = score(self, masks_MLH, **kept)
+        bad = [HeadMask.from_bools(mask_LH).words == (1, 0, 0) for mask_LH in masks_MLH]
+        return [MaskScore({}, 0.0, "failed on 3 replicas") if b else s for b, s in zip(bad, scores, strict=True)]
+
+    monkeypatch.setattr(Scorer, "score", failing)
+    config = screening_config(budget__masks=30)
+    start(config)
+    assert len(rows(tmp_path)) == SCAN - 1
+    proposed = [trial["mask"].split(",") for trial in trials(config.folder)[SCAN:]]
+    assert not any("L0H0" in heads for heads in proposed)
+    submitted.clear()
+    resume(screening_config(budget__masks=40))
+    assert scanned(submitted) == []
+
+
+def test_a_mask_that_can_no_longer_be_scored_ends_a_resumed_search(screening_config, monkeypatch, tmp_path):
+    start(screening_config(budget__masks=20))
+    rows(tmp_path)[0].unlink()
+    monkeypatch.setattr(Scorer, "score", lambda self, masks_MLH, **_: [MaskScore({}, 0.0, "lost")] * len(masks_MLH))
+    with pytest.raises(HeadmaskError, match=r"has a value for mask L0H0, which cannot be scored any more \(lost\)"):
+        resume(screening_config(budget__masks=40))
 
 
 def test_a_search_killed_while_rows_are_written_goes_on_from_those_that_were(tiny_config, tmp_path):

@@ -95,11 +95,23 @@ def test_what_decides_embeddings_decides_what_is_found(make_store):
     assert make_store("another").missing == set(SCAN)
 
 
-def test_a_mask_that_could_not_be_computed_is_not_asked_for_again(make_store):
-    store = filled(make_store(), SCAN[:-1])
-    store.add(SCAN[-1], None)
-    assert make_store().missing == set()
-    assert np.isnan(make_store().take()[0].moved[Head(1, 2)]).all()
+@pytest.mark.parametrize("known", [SCAN, SCAN[:-1]])
+def test_a_mask_that_fails_predicts_nothing_in_this_search_and_stays_as_it_is_on_disk(make_store, known):
+    filled(make_store(), known)
+    store = make_store()
+    store.exclude(SCAN[-1])
+    assert store.missing == set()
+    assert np.isnan(store.take()[0].moved[Head(1, 2)]).all()
+    assert make_store().missing == set(SCAN) - set(known)
+
+
+def test_without_the_empty_mask_nothing_is_predicted_and_nothing_is_kept(make_store, tmp_path):
+    store = filled(make_store(), SCAN[1:3])
+    store.exclude(SCAN[0])
+    assert store.missing == set()
+    (first, _) = store.take()
+    assert all(np.isnan(moved_NE).all() for moved_NE in (first.baseline_NE, *first.moved.values()))
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_next_run(tmp_path, caplog):
