@@ -5,7 +5,7 @@ python benchmarks/surrogate.py --random                               12 layers 
 python benchmarks/surrogate.py --model local-dir:FOLDER --data FILE   another model
 
 Masks of 2 to 12 heads, drawn at random, and evolved at their size until they are good; by Spearman's rank correlation
-with the exact objective.
+with the exact objective. Half of the evolved masks are there to be learned from, the other half is predicted.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ GENERATIONS = 2
 PAIR_HEADS = (8, 16, 24)
 """Pairs among this many of the best single heads have terms of their own."""
 REBASED_HEADS = 8
+NUM_LEARNED = (32, 128)
+"""Good masks that pair terms are learned from."""
+RIDGE = 0.1
 
 Predict = Callable[[HeadMask], Tensor]
 
@@ -123,6 +126,30 @@ def pair_terms(landscape: Landscape, predictor: Predictor, heads: list[Head]) ->
     return terms
 
 
+def learned_pairs(landscape: Landscape, predictor: Predictor, masks: list[HeadMask]) -> Predict:
+    """Return predictions with pair terms learned from exact embeddings: a ridge on all pairs, solved in its dual.
+
+    What masks do beyond the sums of their heads is a sum over their pairs, so the kernel of two masks is the number of
+    pairs that they share.
+    """
+    exact_MNE = torch.cat([landscape.engine.embed(masks[start : start + 64]) for start in range(0, len(masks), 64)])
+    residual_MNE = exact_MNE - torch.stack([predictor.embed(mask) for mask in masks])
+    kernel_MM = _shared_pairs(masks, masks)
+    inverse_MM = np.linalg.inv(kernel_MM + RIDGE * np.eye(len(masks)))
+
+    def predict(mask: HeadMask) -> Tensor:
+        weights_M = torch.from_numpy(_shared_pairs([mask], masks)[0] @ inverse_MM).float()
+        return predictor.embed(mask) + torch.tensordot(weights_M, residual_MNE, 1)
+
+    return predict
+
+
+def _shared_pairs(first: list[HeadMask], second: list[HeadMask]) -> np.ndarray:
+    bits = [np.stack([mask.to_bools().ravel() for mask in masks]).astype(np.float64) for masks in (first, second)]
+    shared = bits[0] @ bits[1].T
+    return shared * (shared - 1) / 2
+
+
 @torch.inference_mode()
 def contributions(engine: Engine, *, mean_ablated: bool) -> Predict:
     """Return predictions by direct contributions: heads taken out of what pooling reads, nothing propagated.
@@ -172,12 +199,18 @@ def study(landscape: Landscape, seed: int) -> dict[str, Any]:
             return sum((terms[pair].float() for pair in pairs), predictor.embed(mask))
 
         ways[f"displacements, pairs of {count}"] = _measured(landscape, with_pairs)
+    evolved = {size: evolved_masks(landscape, size, rng) for size in SIZES}
+    lesson = [mask for masks in evolved.values() for mask in masks[::2]]
+    for count in NUM_LEARNED:
+        chosen_masks = [lesson[index] for index in rng.choice(len(lesson), count, replace=False)]
+        learned = learned_pairs(landscape, predictor, chosen_masks)
+        ways[f"displacements, pairs learned from {count}"] = _measured(landscape, learned)
     kinds = {
         "random": {size: [random_mask(grid, size, rng) for _ in range(PER_SIZE)] for size in SIZES},
-        "evolved": {size: evolved_masks(landscape, size, rng) for size in SIZES},
+        "evolved": {size: masks[1::2] for size, masks in evolved.items()},
     }
     found = {kind: correlations(landscape, by_size, ways) for kind, by_size in kinds.items()}
-    base = max(kinds["evolved"][REBASED_HEADS], key=landscape.known.__getitem__)
+    base = max(evolved[REBASED_HEADS], key=landscape.known.__getitem__)
     return {**found, "near": near(landscape, predictor, base, rng, ways["displacements"])}
 
 
@@ -195,7 +228,7 @@ def correlations(
         predicted = {size: [predict(mask) for mask in masks] for size, masks in by_size.items()}
         by = {str(size): spearman(exact[size], predicted[size]) for size in by_size}
         found[name] = {**by, "all": spearman([*chain(*exact.values())], [*chain(*predicted.values())])}
-        print(f"{name:34}", *(f"{size} {value}" for size, value in found[name].items()), sep="  ", flush=True)
+        print(f"{name:38}", *(f"{size} {value}" for size, value in found[name].items()), sep="  ", flush=True)
     return found
 
 

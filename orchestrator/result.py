@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from headmask.mask import HeadMask
 from headmask.maskfile import Grid, MaskFile, SplitScores, write_json
 from orchestrator.session import Session, versions
-from orchestrator.surrogate import Surrogate
 from orchestrator.verdict import Verdict, holds
 from workers.scorer import MaskScore
+
+if TYPE_CHECKING:
+    from orchestrator.surrogate import Surrogate
 
 RELIABLE: Literal["reliable improvement"] = "reliable improvement"
 UNRELIABLE: Literal["no reliable improvement"] = "no reliable improvement"

@@ -146,17 +146,22 @@ class Search:
             Interrupted: it was asked to stop first; everything scored is stored.
         """
         progress = Progress(budget, self.objective)
-        while True:
-            if self.is_stopping():
-                self._drain(progress)
-                raise Interrupted
-            self._propose(progress)
-            if len(progress.records) == len(self._asked) and not self._again:
-                break
-            self._take(self.pool.collect(POLL_S), progress)
-        self._compare(progress)
+        try:
+            while self._goes_on(progress):
+                self._take(self.pool.collect(POLL_S), progress)
+            self._compare(progress)
+        except Interrupted:
+            self._drain(progress)
+            raise
         self.on_progress(progress)
         return sorted(progress.records, key=lambda record: record.proposal)
+
+    def _goes_on(self, progress: Progress) -> bool:
+        """Propose what can be, and return whether results are to come."""
+        if self.is_stopping():
+            raise Interrupted
+        self._propose(progress)
+        return len(progress.records) < len(self._asked) or bool(self._again)
 
     def _propose(self, progress: Progress) -> None:
         """Ask for every block whose results are known and that the budget admits."""

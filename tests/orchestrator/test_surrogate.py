@@ -1,6 +1,8 @@
 """Searches with the surrogate: the same study however they go, no second scan, and predictions that are watched."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -13,7 +15,7 @@ from headmask.errors import HeadmaskError
 from headmask.mask import HeadMask
 from orchestrator.plan import make_plan
 from orchestrator.runner import stored_config
-from orchestrator.search import score_all
+from orchestrator.search import Interrupted, score_all
 from orchestrator.session import prepare
 from orchestrator.surrogate import make_surrogate
 from strategies import MaskSampler
@@ -108,6 +110,23 @@ def test_rows_that_are_gone_are_computed_again_and_nothing_else(screening_config
     assert sorted(str(mask) for mask in scanned(submitted)) == sorted([first.stem, second.stem])
     assert trials(config.folder) == trials(whole.folder)
     assert len(rows(tmp_path)) == SCAN
+
+
+def test_a_signal_stops_a_search_that_waits_for_predictions(screening_config, monkeypatch):
+    whole, config = screening_config("whole"), screening_config("stopped")
+    start(whole)
+    submit, signals = InlinePool.submit, iter([signal.SIGINT])
+
+    def interrupted(pool, stage, masks):
+        if stage.predicted and (number := next(signals, None)):
+            os.kill(os.getpid(), number)
+        submit(pool, stage, masks)
+
+    monkeypatch.setattr(InlinePool, "submit", interrupted)
+    with pytest.raises(Interrupted):
+        start(config)
+    resume(config)
+    assert trials(config.folder) == trials(whole.folder)
 
 
 def test_nothing_is_predicted_with_a_head_that_fails_alone(screening_config, submitted, monkeypatch, tmp_path):
