@@ -111,6 +111,11 @@ def search(
     layers: Annotated[str | None, typer.Option(help="Layers whose heads may be ablated, such as 4,5,6.")] = None,
     protect: Annotated[str | None, typer.Option(help="Heads that are never ablated, such as L11H3,L0H1.")] = None,
     max_heads: Annotated[int | None, typer.Option(help="Most heads in a mask.")] = None,
+    surrogate: Annotated[
+        bool | None,
+        typer.Option("--surrogate/--no-surrogate", help="Predict masks by what the scan leaves (default), or not."),
+    ] = None,
+    surrogate_gib: Annotated[float | None, typer.Option(help="Most memory for that; 4 by default.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of one replica; a constant of the study.")] = None,
     image_chunk: Annotated[int | None, typer.Option(help="Images computed together; measured by default.")] = None,
     task: Task = None,

@@ -165,6 +165,8 @@ OPTIONS = {
     "layers": "search.layers",
     "protect": "search.protect",
     "max_heads": "search.max_heads",
+    "surrogate": "search.surrogate",
+    "surrogate_gib": "search.surrogate_gib",
     "threads": "search.threads",
     "image_chunk": "search.image_chunk",
     "gate": "search.gate",

@@ -48,6 +48,9 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     payload_gib, pixels_gib = (size / _GIB for size in payload_bytes(session.payload))
     node_bytes = session.cost.numbers_per_node * (search.image_chunk or 1) * DTYPES[search.precision].itemsize
     nodes_gib = session.grid.layers * node_bytes / _GIB
+    surrogate_gib = session.surrogate_bytes / _GIB if session.uses_surrogate else 0.0
+    # Replicas on CPUs read one copy of their host.
+    own_gib = surrogate_gib if replica.device != "cpu" else 0.0
     return {
         "model": str(session.model),
         "grid": f"{session.grid.layers} layers x {session.grid.heads} heads of the {search.tower} tower",
@@ -63,9 +66,11 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
         "forwards": num_inputs,
         "forwards_per_second_of_one_replica_here": round(inputs_per_s, 1),
         "replica_hours": round(num_inputs / inputs_per_s / 3600, 3),
-        "memory_per_replica_gib": round(payload_gib + nodes_gib + PROCESS_GIB, 2),
+        "surrogate": session.uses_surrogate,
+        "surrogate_per_host_gib": round(surrogate_gib, 3),
+        "memory_per_replica_gib": round(payload_gib + nodes_gib + own_gib + PROCESS_GIB, 2),
         "pixels_per_host_gib": round(pixels_gib, 3),
-        "object_store_gib": round(payload_gib + (pixels_gib if config.pool.address else 0.0), 3),
+        "object_store_gib": round(payload_gib + surrogate_gib + (pixels_gib if config.pool.address else 0.0), 3),
         "run_folder": str(config.folder),
         "study": f"{config.study_name} in {redacted(config.storage)}",
         "tracking": config.output.tracking_uri or str(config.folder.resolve().parent / "mlflow.db"),

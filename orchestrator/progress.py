@@ -38,7 +38,7 @@ def make_display(console: Console) -> Display:
 
 
 def summary(progress: loop.Progress, pool_status: str) -> str:
-    """Return the state of a search in one line: speed, best against baseline, time left, replicas."""
+    """Return the state of a search in one line: speed, best against baseline, surrogate, time left, replicas."""
     scored = len(progress.records) - progress.served
     rate = scored / progress.seconds if progress.seconds >= 1 else 0.0
     parts = [f"{rate:.1f} masks/s"] if rate else []
@@ -47,6 +47,8 @@ def summary(progress: loop.Progress, pool_status: str) -> str:
         if progress.baseline and progress.baseline.value is not None:
             text += f" (baseline {100 * progress.baseline.value:.2f})"
         parts.append(text)
+    if progress.rank_correlation is not None:
+        parts.append(f"surrogate {progress.rank_correlation:.2f}")
     if rate and len(progress.records) < progress.budget.masks and progress.seconds_left is not None:
         parts.append(f"{_duration(progress.seconds_left)} left")
     return ", ".join([*parts, pool_status])

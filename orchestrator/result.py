@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,9 @@ from orchestrator.session import Session, versions
 from orchestrator.store import TrialRecord
 from orchestrator.verdict import Verdict, holds
 from workers.scorer import MaskScore
+
+if TYPE_CHECKING:
+    from orchestrator.surrogate import Surrogate
 
 RELIABLE: Literal["reliable improvement"] = "reliable improvement"
 UNRELIABLE: Literal["no reliable improvement"] = "no reliable improvement"
@@ -120,6 +123,15 @@ class Prospects(_Part):
         return 1.96 * self.standard_error
 
 
+class SurrogateResult(_Part):
+    """How well masks were predicted from single heads."""
+
+    rank_correlation: float | None = Field(
+        description="Spearman's, of predicted and exact search values over masks of several heads; null if undefined"
+    )
+    num_screened: int = Field(description="masks predicted in this run of the driver")
+
+
 class SearchResult(_Part):
     """What a search found."""
 
@@ -137,6 +149,7 @@ class SearchResult(_Part):
     size: Size
     prospects: Prospects | None = Field(description="null where no mask but the baseline could be scored")
     guarded: list[Guarded] = Field(description="data sets on which little may be lost")
+    surrogate: SurrogateResult | None = Field(description="null for a search without")
     num_masks: int = Field(description="distinct masks scored on the search split")
     num_failed: int
     stopped_by: StopReason = Field(description="what ended the search: a budget, or that no mask was left")
@@ -206,6 +219,13 @@ def guarded(session: Session, verdict: Verdict) -> list[Guarded]:
         )
         for goal, interval in verdict.guarded
     ]
+
+
+def surrogate_result(surrogate: Surrogate | None) -> SurrogateResult | None:
+    """Return how well masks were predicted."""
+    if surrogate is None:
+        return None
+    return SurrogateResult(rank_correlation=surrogate.rank_correlation, num_screened=surrogate.num_screened)
 
 
 def random_masks(session: Session, verdict: Verdict) -> RandomMasks:

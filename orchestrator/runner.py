@@ -26,13 +26,13 @@ from orchestrator.prospects import look_ahead
 from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare, versions
 from orchestrator.store import StudyStore, load_study, open_storage
+from orchestrator.surrogate import Surrogate, make_surrogate
 from orchestrator.tables import write_trials
 from orchestrator.tracked import BestCurve, params_of_run, tags_of_run, track_verdict
 from orchestrator.tracking import Tracker, default_target
 from orchestrator.verdict import Verdict, decide
 from strategies import make_sampler
 from workers.pool import InlinePool, Pool
-from workers.replica import Stage
 
 RUN_WAIT_S = 30.0
 
@@ -178,7 +178,8 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
         tracker.log(lambda run: run.params(params_of_run(session)))
         try:
             _check_device(store, pool)
-            searched = _search(session, store, pool, tracker, display, stopping)
+            surrogate = make_surrogate(session, pool, display.say, stopping.is_set)
+            searched = _search(session, store, pool, surrogate, tracker, display, stopping)
             verdict = decide(
                 session,
                 searched.records,
@@ -201,28 +202,32 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
         except BaseException:
             tracker.log(lambda run: run.end("FAILED"))
             raise
-        outcome = _conclude(session, store, tracker, searched, verdict, prospects, display, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        outcome = _conclude(session, store, tracker, searched, verdict, prospects, surrogate, display, seconds)
         display.say(f"Results are in {config.folder}")
         return outcome
 
 
 def _search(
-    session: Session, store: StudyStore, pool: Pool, tracker: Tracker, display: Display, stopping: StopFlag
+    session: Session,
+    store: StudyStore,
+    pool: Pool,
+    surrogate: Surrogate | None,
+    tracker: Tracker,
+    display: Display,
+    stopping: StopFlag,
 ) -> Progress:
     """Return how far the search got when its budget was spent."""
     config = session.config
-    if session.constants is None:
-        raise RuntimeError("the constants of the study are settled before masks are scored")
-    stage = Stage("search", session.constants.precision)
     sampler = make_sampler(
         config.search.strategy,
         session.grid,
         seed=config.search.seed,
         limits=session.limits,
         block_size=config.search.block_size,
+        screen=surrogate.screen if surrogate else None,
     )
     curve = BestCurve(tracker)
-    baseline = session.constants.baseline or {}
 
     def on_progress(progress: Progress) -> None:
         display.update(progress, pool.status)
@@ -233,10 +238,11 @@ def _search(
         store,
         pool,
         grid=session.grid,
-        stage=stage,
-        value=lambda metrics: session.guide.value(metrics, baseline),
+        stage=session.search_stage,
+        value=session.search_value,
         guide=str(session.guide),
         cost=session.forwards,
+        surrogate=surrogate,
         on_progress=on_progress,
         is_stopping=stopping.is_set,
     )
@@ -283,6 +289,7 @@ def _conclude(
     searched: Progress,
     verdict: Verdict,
     prospects: results.Prospects | None,
+    surrogate: Surrogate | None,
     display: Display,
     seconds: float,
 ) -> Outcome:
@@ -330,6 +337,7 @@ def _conclude(
         storage=redacted(config.storage),
         fingerprint=session.digest,
         guarded=results.guarded(session, verdict),
+        surrogate=results.surrogate_result(surrogate),
         test_looks=count_looks(config.storage, session.test_digests),
         mlflow_run_id=run_id,
         mask_file=str(folder / "mask.json"),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import TrialState
@@ -25,6 +26,9 @@ from orchestrator.store import StudyStore, TrialRecord
 from strategies import Exhausted, MaskSampler, distributions, mask_of
 from workers.pool import Pool, Result
 from workers.replica import Stage
+
+if TYPE_CHECKING:
+    from orchestrator.surrogate import Surrogate
 
 POLL_S = 0.5
 DRAIN_S = 5.0
@@ -53,6 +57,8 @@ class Progress:
     """Predicted cost of all masks asked for, whether they had to be sent or not: what the budget counts."""
     stopped_by: StopReason | None = None
     """Why no further block is begun, once it is known."""
+    rank_correlation: float | None = None
+    """Between the surrogate's predictions and exact values; None where there is none."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -112,6 +118,7 @@ class Search:
         guide: its name.
         cost: predicted cost of masks that are scored together, in plain forward passes of one input; their number by
             default.
+        surrogate: predicts for the strategy, and is told what it needs; None where nothing is predicted.
         on_progress: called after every batch of results.
         is_stopping: asked before every proposal; True ends the search early.
     """
@@ -130,12 +137,13 @@ class Search:
         value: Callable[[Mapping[str, float]], float],
         guide: str = "value",
         cost: Callable[[list[HeadMask]], float] = len,
+        surrogate: Surrogate | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sampler, self.store, self.pool, self.grid = sampler, store, pool, grid
         self.stage, self.value, self.guide, self.cost = stage, value, guide, cost
-        self.on_progress, self.is_stopping = on_progress, is_stopping
+        self.surrogate, self.on_progress, self.is_stopping = surrogate, on_progress, is_stopping
         self.working = optuna.create_study(direction="maximize", sampler=sampler)
         self._stored = store.records(grid)
         self._asked: list[optuna.Trial] = []
@@ -143,6 +151,8 @@ class Search:
         self._told: list[TrialRecord | None] = []
         self._num_told_first = 0
         """How many trials from number 0 on have results."""
+        self._again: set[HeadMask] = set()
+        """Masks with a result that are scored again, for what the surrogate needs of them."""
         self._exhausted = False
 
     def run(self, budget: Budget) -> list[TrialRecord]:
@@ -152,17 +162,23 @@ class Search:
             Interrupted: it was asked to stop first; everything scored is stored.
         """
         self.progress = progress = Progress(budget, self.guide)
-        while True:
-            if self.is_stopping():
-                self._drain(progress)
-                raise Interrupted
-            self._propose(progress)
-            if progress.is_done:
-                break
-            self._take(self.pool.collect(POLL_S), progress)
+        try:
+            while self._goes_on(progress):
+                self._take(self.pool.collect(POLL_S), progress)
+            self._compare(progress)
+        except Interrupted:
+            self._drain(progress)
+            raise
         progress.records.sort(key=lambda record: record.proposal)
         self.on_progress(progress)
         return progress.records
+
+    def _goes_on(self, progress: Progress) -> bool:
+        """Propose what can be, and return whether results are to come."""
+        if self.is_stopping():
+            raise Interrupted
+        self._propose(progress)
+        return not progress.is_done or bool(self._again)
 
     def _propose(self, progress: Progress) -> None:
         """Ask for every block whose results are known and that the budget admits."""
@@ -171,8 +187,10 @@ class Search:
             if self._num_told_first < self.sampler.num_known(block):
                 return
             progress.stopped_by = self._stop_reason(block, progress)
-            if progress.stopped_by is None:
-                self._ask_block(min(self.sampler.block_range(block).stop, progress.budget.masks), progress)
+            if progress.stopped_by is not None or (block and not self._can_predict(progress)):
+                return
+            stage = self.surrogate.scan_stage if self.surrogate and self.surrogate.missing else self.stage
+            self._ask_block(min(self.sampler.block_range(block).stop, progress.budget.masks), stage, progress)
 
     def _stop_reason(self, block: int, progress: Progress) -> StopReason | None:
         """Return why a block is not begun; None if it is. Of results, it knows those that the block may know."""
@@ -187,7 +205,25 @@ class Search:
             seconds=progress.seconds,
         )
 
-    def _ask_block(self, stop: int, progress: Progress) -> None:
+    def _can_predict(self, progress: Progress) -> bool:
+        """Return whether the surrogate has what it needs; what it misses of a stored scan is scored again."""
+        if self.surrogate is None:
+            return True
+        missing = self.surrogate.missing
+        if missing and not self._again:
+            self._again = missing
+            progress.cost_asked += self.cost(sorted(missing))
+            self.pool.submit(self.surrogate.scan_stage, missing)
+        if not missing:
+            self._compare(progress)
+        return not missing
+
+    def _compare(self, progress: Progress) -> None:
+        if self.surrogate is not None:
+            self.surrogate.compare()
+            progress.rank_correlation = self.surrogate.rank_correlation
+
+    def _ask_block(self, stop: int, stage: Stage, progress: Progress) -> None:
         block: list[HeadMask] = []
         missing = []
         while len(self._asked) < stop:
@@ -209,16 +245,29 @@ class Search:
         progress.num_asked = len(self._asked)
         progress.image_forwards += self.cost(block) if block else 0.0
         progress.cost_asked += self.cost(missing) if missing else 0.0
-        self.pool.submit(self.stage, missing)
+        self.pool.submit(stage, missing)
 
     def _take(self, results: list[Result], progress: Progress) -> None:
         for result in results:
+            if self.surrogate is not None:
+                self.surrogate.learn(result)
+            if result.mask in self._again:
+                self._again.remove(result.mask)
+                self._check_scored_again(result)
+                continue
             record = self._record(result)
             self.store.append(record)
             self._tell(record, progress)
         if results:
             progress.cost_done += self.cost([result.mask for result in results])
             self.on_progress(progress)
+
+    def _check_scored_again(self, result: Result) -> None:
+        if result.score.failure:
+            raise HeadmaskError(
+                f"the stored study has a value for mask {result.mask}, which cannot be scored any more "
+                f"({result.score.failure}); resume it where it could"
+            )
 
     def _record(self, result: Result) -> TrialRecord:
         number = self._numbers[result.mask]
@@ -247,6 +296,8 @@ class Search:
         while self._num_told_first < len(self._told) and self._told[self._num_told_first] is not None:
             self._num_told_first += 1
         progress.add(record)
+        if self.surrogate is not None:
+            self.surrogate.watch(record.mask, record.value)
 
     def _drain(self, progress: Progress) -> None:
         """Let running batches finish for a few seconds."""
@@ -259,7 +310,7 @@ class Search:
 def score_all(
     pool: Pool, stage: Stage, masks: list[HeadMask], *, is_stopping: Callable[[], bool] = lambda: False
 ) -> dict[HeadMask, Result]:
-    """Return the results of masks at a stage.
+    """Return the results of masks at a stage; results of other stages that come meanwhile stay in the pool.
 
     Raises:
         Interrupted: asked to stop before all were there.
@@ -267,8 +318,14 @@ def score_all(
     wanted = set(masks)
     pool.submit(stage, sorted(wanted))
     results: dict[HeadMask, Result] = {}
-    while len(results) < len(wanted):
-        if is_stopping():
-            raise Interrupted
-        results |= {result.mask: result for result in pool.collect(POLL_S) if result.stage == stage}
+    others: list[Result] = []
+    try:
+        while len(results) < len(wanted):
+            if is_stopping():
+                raise Interrupted
+            collected = pool.collect(POLL_S)
+            results |= {result.mask: result for result in collected if result.stage == stage}
+            others += [result for result in collected if result.stage != stage]
+    finally:
+        pool.put_back(others)
     return results

@@ -143,6 +143,10 @@ class SearchSection(Section):
     """CPU threads of one replica; a constant of the study."""
     finalists: Annotated[int, Field(ge=1)] = 16
     """Masks re-scored on the confirm split."""
+    surrogate: bool = True
+    """Let strategies predict what masks score by how far embeddings move when single heads go."""
+    surrogate_gib: Annotated[float, Field(gt=0)] = 4.0
+    """Most memory that these displacements may take; a search that needs more goes without."""
     random_masks: Annotated[int, Field(ge=0)] = 40
     """Random masks of the selected one's size, scored on the confirm split for context."""
     gate: bool = True

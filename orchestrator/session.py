@@ -23,14 +23,15 @@ from orchestrator.objective import Goal, Objective
 from orchestrator.progress import said_when_slow
 from orchestrator.sections import OBJECTIVE, DataSection
 from orchestrator.store import TrialRecord
-from strategies import Limits
+from strategies import Limits, ScanSampler
 from workers.constants import Constants
+from workers.displacement import displacement_bytes
 from workers.embedding import embed_images, embed_texts, kept
 from workers.engine import REVISION
 from workers.inputs import Normalisation
 from workers.loading import Split, load_data
 from workers.preprocess import UInt8Preprocess
-from workers.replica import PackedTower, Payload, Wanted
+from workers.replica import PackedTower, Payload, Stage, Wanted
 from workers.scorer import ScorerSettings, SplitArrays, probe_inputs, proven_view
 from workers.tasks import Mix
 from workers.trie import TowerCost
@@ -109,6 +110,44 @@ class Session:
         return replace(self, config=self.config.model_copy(update={"search": search}), constants=constants)
 
     @property
+    def search_stage(self) -> Stage:
+        """What masks are searched on."""
+        if self.constants is None:
+            raise RuntimeError("the constants of the study are settled before masks are scored")
+        return Stage("search", self.constants.precision)
+
+    def search_value(self, metrics: Mapping[str, float]) -> float:
+        """Return what masks are searched by, from their metrics on the search split."""
+        return self.guide.value(metrics, (self.constants and self.constants.baseline) or {})
+
+    @property
+    def surrogate_bytes(self) -> int:
+        """Size of the displacements of all heads that may be ablated."""
+        parts = self.payload.splits["search"].values()
+        num_heads = len(self.limits.free_heads(self.grid))
+        return displacement_bytes(num_heads, [part.embedding_shape for part in parts])
+
+    @property
+    def surrogate_fits(self) -> bool:
+        """Whether displacements keep to the memory that they may take."""
+        return self.surrogate_bytes <= self.config.search.surrogate_gib * 2**30
+
+    @property
+    def uses_surrogate(self) -> bool:
+        """Whether masks are predicted from what the scan leaves; after the scan alone there is nothing to predict."""
+        search = self.config.search
+        return search.surrogate and search.strategy != ScanSampler.label and self.surrogate_fits
+
+    @property
+    def decides_embeddings(self) -> tuple[Any, ...]:
+        """All that decides the search split's embeddings under a mask, but for the kind of device."""
+        means_LHd = self.constants.means_LHd if self.constants else None
+        keys = "model", "tower", "preprocess", "ablation", "engine", "precision", "image_chunk", "threads"
+        digests = [split.digest for split in self.splits["search"]]
+        # The weights do not tell the activation; the structure does.
+        return self.model.clip, digests, means_LHd, *(self.fingerprint[key] for key in keys)
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """All that decides a study, as JSON values; the budget does not."""
         search = self.config.search
@@ -140,6 +179,7 @@ class Session:
             "layers": list(search.layers) if search.layers is not None else None,
             "protect": sorted(search.protect),
             "max_heads": search.max_heads,
+            "surrogate": self.uses_surrogate,
             "block_size": search.block_size,
             "seed": search.seed,
             "finalists": search.finalists,

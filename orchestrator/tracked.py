@@ -55,7 +55,10 @@ class BestCurve:
             return
         self._next = time.monotonic() + 2.0
         best, masks, seconds = progress.best.value, len(progress.records), int(progress.seconds)
-        self._tracker.log(lambda run: run.metrics([("best_by_masks", best, masks), ("best_by_seconds", best, seconds)]))
+        points = [("best_by_masks", best, masks), ("best_by_seconds", best, seconds)]
+        if progress.rank_correlation is not None:
+            points.append(("surrogate_rank_correlation", progress.rank_correlation, masks))
+        self._tracker.log(lambda run: run.metrics(points))
 
 
 def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, folder: Path) -> None:
@@ -76,6 +79,7 @@ def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, fold
                 ("image_forwards", result.image_forwards, 0),
             ]
             + [(f"search.{name}", value, 0) for name, value in _prospects(result).items()]
+            + _surrogate(result)
         )
         run.tags(
             {
@@ -98,6 +102,12 @@ def _prospects(result: SearchResult) -> dict[str, float]:
     found = result.prospects
     values = {} if found is None else {"noise": found.noise, "expected": found.expected}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _surrogate(result: SearchResult) -> list[tuple[str, float, int]]:
+    if result.surrogate is None or result.surrogate.rank_correlation is None:
+        return []
+    return [("surrogate_rank_correlation", result.surrogate.rank_correlation, result.num_masks)]
 
 
 def _track_finalist(finalist: Finalist, is_selected: bool, run: MlflowRun) -> None:

@@ -166,8 +166,8 @@ def test_every_ablation_can_be_searched(tiny_config):
 def test_failed_masks_end_with_exit_code_1(tiny_config, monkeypatch):
     score = Scorer.score
 
-    def failing(self, masks_MLH, *, ranks=False):
-        scores = score(self, masks_MLH, ranks=ranks)
+    def failing(self, masks_MLH, **kept):
+        scores = score(self, masks_MLH, **kept)
         bad = [HeadMask.from_bools(mask_LH).words == (1, 0, 0) for mask_LH in masks_MLH]
         return [MaskScore({}, 0.0, "non-finite embeddings") if b else s for b, s in zip(bad, scores, strict=True)]
 

@@ -30,14 +30,21 @@ class ShuffledPool:
         self.rng = np.random.default_rng(seed)
         self.landscape = landscape
         self.waiting = []
-        self.scored = []
+        self.scored, self.submitted, self.held = [], [], []
         self.most_waiting = 0
 
     def submit(self, stage, masks):
         self.waiting += [(stage, mask) for mask in masks]
+        self.submitted += [(stage, mask) for mask in masks]
         self.most_waiting = max(self.most_waiting, len(self.waiting))
 
+    def put_back(self, results):
+        self.held += results
+
     def collect(self, timeout_s):
+        held, self.held = self.held, []
+        if held:
+            return held
         picked = [
             self.waiting.pop(self.rng.integers(len(self.waiting)))
             for _ in range(min(len(self.waiting), int(self.rng.integers(1, 9))))
@@ -257,3 +264,14 @@ def test_score_all_returns_each_mask_once_and_can_be_stopped():
     assert set(results) == set(masks)
     with pytest.raises(Interrupted):
         score_all(ShuffledPool(), SEARCH, masks, is_stopping=lambda: True)
+
+
+def test_results_of_other_stages_that_come_meanwhile_stay_in_the_pool():
+    pool, masks = ShuffledPool(), [HeadMask(GRID, (word, 0, 0, 0)) for word in range(20)]
+    pool.submit(Stage("confirm"), masks)
+    score_all(pool, SEARCH, masks)
+    left = []
+    while more := pool.collect(1.0):
+        left += more
+    assert sorted(result.mask for result in left) == masks
+    assert {result.stage for result in left} == {Stage("confirm")}
