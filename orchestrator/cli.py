@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from headmask.errors import HeadmaskError
+from orchestrator.cli_contest import strategies
 from orchestrator.cli_data import (
     CaptionColumn,
     ClassNames,
@@ -37,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+bench_app.command()(strategies)
 app.add_typer(bench_app, name="bench")
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130

@@ -1,0 +1,42 @@
+"""`headmask bench strategies`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from orchestrator.cli_tools import Json, print_json
+
+
+def strategies(
+    landscape: Annotated[list[str] | None, typer.Option(help="By name; all by default.")] = None,
+    contestant: Annotated[list[str] | None, typer.Option(help="By name; all by default.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="More seeds and masks: takes hours.")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds on every landscape.")] = None,
+    first_seed: Annotated[int, typer.Option(min=0, help="The seeds are this one and those after it.")] = 0,
+    evaluations: Annotated[int | None, typer.Option(min=1, help="Distinct masks of every run.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time; one per core by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare our strategies with others, at equal numbers of distinct masks."""
+    from orchestrator.contest.contest import Run, hold
+    from orchestrator.contest.plan import plan
+    from orchestrator.contest.summary import standing
+    from orchestrator.contest.tables import standing_tables
+    from orchestrator.progress import counting
+
+    cells = plan(landscape, contestant, full=full, num_seeds=seeds, first_seed=first_seed, budget=evaluations)
+    with counting(Console(stderr=True), "runs") as on_progress:
+
+        def on_run(run: Run, done: int) -> None:
+            on_progress(done, len(cells))
+
+        found = standing(hold(cells, processes=processes, on_run=on_run))
+    if as_json:
+        print_json(found.as_json())
+        return
+    console = Console()
+    for table in standing_tables(found):
+        console.print(table)

@@ -1,0 +1,69 @@
+"""Counting what a contestant evaluates: distinct masks only, a budget of them, and the best value after each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headmask.mask import HeadGrid, HeadMask
+from orchestrator.contest.landscapes import Landscape
+from strategies import Limits
+
+MOST_REPEATS = 2_000
+"""Masks asked for in a row, none of them new, after which a contestant counts as converged."""
+
+
+class BudgetSpent(Exception):
+    """A contestant asked for a new mask after its last one, or for nothing new any more."""
+
+
+class Meter:
+    """A landscape as a contestant sees it: masks evaluated before are free, new ones count.
+
+    Args:
+        landscape: what masks are evaluated on.
+        budget: distinct masks that may be.
+    """
+
+    def __init__(self, landscape: Landscape, budget: int) -> None:
+        self._landscape, self._budget = landscape, budget
+        self._known: dict[HeadMask, float] = {}
+        self._num_repeats = 0
+        self.best_so_far: list[float] = []
+        """The best value after each distinct mask."""
+
+    @property
+    def grid(self) -> HeadGrid:
+        """Of the masks."""
+        return self._landscape.grid
+
+    @property
+    def limits(self) -> Limits:
+        """Which masks may be evaluated."""
+        return self._landscape.limits
+
+    def __call__(self, mask: HeadMask) -> float:
+        """Return the value of one mask.
+
+        Raises:
+            BudgetSpent: it is new, and one too many; or nothing has been new for long.
+        """
+        return self.values([mask])[0]
+
+    def values(self, masks: Sequence[HeadMask]) -> list[float]:
+        """Return the values of masks, in their order; new ones are evaluated together.
+
+        Raises:
+            BudgetSpent: there are more new masks than the budget has left, which are evaluated; or nothing has been
+                new for long.
+        """
+        new = [mask for mask in dict.fromkeys(masks) if mask not in self._known]
+        left = self._budget - len(self._known)
+        for mask, value in zip(new[:left], self._landscape.values(new[:left]), strict=True):
+            self._known[mask] = value
+            self.best_so_far.append(max(value, self.best_so_far[-1]) if self.best_so_far else value)
+        self._num_repeats = 0 if new else self._num_repeats + len(masks)
+        if len(new) > left:
+            raise BudgetSpent(f"all {self._budget:,} masks of the budget are evaluated")
+        if self._num_repeats > MOST_REPEATS:
+            raise BudgetSpent(f"nothing new in {MOST_REPEATS:,} masks")
+        return [self._known[mask] for mask in masks]
