@@ -21,19 +21,16 @@ def strategies(
     as_json: Json = False,
 ) -> None:
     """Compare our strategies with others, at equal numbers of distinct masks."""
-    from orchestrator.contest.contest import Run, hold
+    from orchestrator.contest.contest import hold
     from orchestrator.contest.plan import plan
     from orchestrator.contest.summary import standing
     from orchestrator.contest.tables import standing_tables
     from orchestrator.progress import counting
 
     cells = plan(landscape, contestant, full=full, num_seeds=seeds, first_seed=first_seed, budget=evaluations)
-    with counting(Console(stderr=True), "runs") as on_progress:
-
-        def on_run(run: Run, done: int) -> None:
-            on_progress(done, len(cells))
-
-        found = standing(hold(cells, processes=processes, on_run=on_run))
+    with counting(Console(stderr=True), "contest") as on_progress:
+        runs = hold(cells, processes=processes, on_progress=lambda what, done, total: on_progress(done, total))
+    found = standing(runs)
     if as_json:
         print_json(found.as_json())
         return

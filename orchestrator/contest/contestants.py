@@ -12,30 +12,46 @@ import optuna
 from optuna.distributions import BaseDistribution
 
 from headmask.mask import Head, HeadMask
+from orchestrator.contest import rivals
 from orchestrator.contest.meter import Meter
 from strategies import STRATEGIES, Exhausted, distributions, make_sampler, mask_of
 
 MOST_RANDOM_HEADS = 8
+SURROGATE = "+surrogate"
 Contestant = Callable[[Meter, int], None]
 """Evaluates masks of a meter by a seed, until `BudgetSpent` or until its plan ends."""
 
 OURS = tuple(name for name in STRATEGIES if name != "scan")
+DEFAULT_OURS = ("mixture", "genetic")
+"""Those of ours that compete when nobody is named; with the surrogate, too."""
 
 
 def contestants() -> dict[str, Contestant]:
     """Return every contestant by its name, ours first."""
     return {
         **{name: partial(ours, name) for name in OURS},
+        **{name + SURROGATE: partial(ours, name, screened=True) for name in OURS},
         "random": random_masks,
-        "greedy top-k": greedy_top_k,
-        "greedy forward-backward": greedy_forward_backward,
-        "hill climb": hill_climb,
+        "greedy-top-k": greedy_top_k,
+        "greedy-forward-backward": greedy_forward_backward,
+        "hill-climb": hill_climb,
+        "optuna-tpe": rivals.optuna_tpe,
+        "optuna-nsga2": rivals.optuna_nsga2,
+        "cma-es": rivals.cma_es,
+        "pymoo-ga": rivals.pymoo_ga,
     }
 
 
-def ours(name: str, meter: Meter, seed: int) -> None:
+def default_names() -> list[str]:
+    """Return the names of those who compete when nobody is named."""
+    own = [*DEFAULT_OURS, *(name + SURROGATE for name in DEFAULT_OURS)]
+    return own + [name for name in contestants() if name.removesuffix(SURROGATE) not in OURS]
+
+
+def ours(name: str, meter: Meter, seed: int, *, screened: bool = False) -> None:
     """Run one of our strategies in blocks of the shipped size, results told as late as the block rule allows."""
-    sampler = make_sampler(name, meter.grid, seed=seed, limits=meter.limits)
+    screen = meter.screen if screened else None
+    sampler = make_sampler(name, meter.grid, seed=seed, limits=meter.limits, screen=screen)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     space = dict(distributions(meter.grid))
     untold: deque[tuple[optuna.Trial, float]] = deque()

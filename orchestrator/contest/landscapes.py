@@ -1,42 +1,30 @@
-"""Synthetic landscapes on which the best mask is known: single heads, pairs that interact, too many heads.
-
-Most heads lose something when ablated, a few win, some hardly matter. Among those that win or hardly matter, pairs
-interact; that is where the difficulty lies. `cliff` also loses ever more with every head beyond a size. Values are
-recalls: shares of as many queries as COCO's test split has captions.
-"""
+"""The landscapes of a contest, by name: what contestants see of one, and the value that nobody can beat on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import combinations
-from typing import Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array, csr_array, eye_array, hstack, vstack
+from collections.abc import Sequence
+from itertools import chain, combinations
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from headmask.mask import HeadGrid, HeadMask
-from strategies import Limits
+from orchestrator.contest.synthetic import Synthetic, make_synthetic
+from strategies import Limits, Screen
 
-# B heads of the grid, P pairs, K heads beyond the cliff, M masks
+if TYPE_CHECKING:
+    from orchestrator.contest.measured import Measured
 
-Kind = Literal["pairwise", "cliff"]
-Screen = Callable[[Sequence[HeadMask]], NDArray[np.float64]]
-"""Predicts the values of masks by the displacement surrogate."""
-
-QUERIES = 25_010
-BASELINE = 0.5
-POINTS = 100
-NUM_HELPFUL, NUM_NEUTRAL = 18, 18
-PAIR_RATE = 0.12
-CLIFF = 14
+LandscapeName = Literal["pairwise-144", "cliff-144", "pairwise-384", "cliff-384", "table-12", "demo-48"]
+LANDSCAPES: tuple[LandscapeName, ...] = get_args(LandscapeName)
+TABLE = "table-12"
+MEASURED = (TABLE, "demo-48")
+"""Of a real model. There the displacement surrogate is at hand, and a seed decides the contestants only."""
+_GRIDS = {"144": HeadGrid(12, 12), "384": HeadGrid(24, 16)}
+_PART = 128
+"""Masks of a table that one process scores at a time."""
 
 
 class Landscape(Protocol):
-    """What a contest is held on."""
+    """What contestants see."""
 
     @property
     def grid(self) -> HeadGrid:
@@ -58,101 +46,40 @@ class Landscape(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Synthetic:
-    """A landscape of single changes, pair changes and a cliff, in points."""
-
-    grid: HeadGrid
-    gains_B: NDArray[np.float64]
-    """Change when a head alone is ablated, by layer and head."""
-    pairs_P2: NDArray[np.int64]
-    pair_gains_P: NDArray[np.float64]
-    """Further change when both heads of a pair are ablated."""
-    cliff: int | None = None
-    """k heads more than this lose k^1.5 points; None for no loss."""
-    limits: Limits = field(default_factory=Limits)
-    screen: None = None
-
-    def __call__(self, mask: HeadMask) -> float:
-        """Return the value of a mask: a recall, in steps of one query."""
-        return round((BASELINE + self.change(mask) / POINTS) * QUERIES) / QUERIES
-
-    def values(self, masks: Sequence[HeadMask]) -> list[float]:
-        """Return the values of masks, in their order."""
-        return [self(mask) for mask in masks]
-
-    def change(self, mask: HeadMask) -> float:
-        """Return the change against the baseline in points, before it is rounded."""
-        ablated_B = mask.to_bools().ravel()
-        both_P = ablated_B[self.pairs_P2].all(axis=1)
-        beyond = 0 if self.cliff is None else max(0, len(mask) - self.cliff)
-        return float(self.gains_B @ ablated_B + self.pair_gains_P @ both_P - beyond**1.5)
-
-    @cached_property
-    def best(self) -> HeadMask:
-        """A best mask, proved by branch and bound: rounding keeps the order, so none has a larger value."""
-        program = self._program()
-        found = milp(**program, options={"mip_rel_gap": 0})
-        if found.status != 0:
-            raise RuntimeError(f"the best mask of a synthetic landscape was not proved: {found.message}")
-        return HeadMask.from_bools(found.x[: len(self.grid)].round().astype(bool).reshape(*self._shape))
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        return self.grid.layers, self.grid.heads
-
-    def _program(self) -> dict[str, object]:
-        """Return the search for the best mask as an integer linear program in steps of one query.
-
-        Variables: a bit per head, the product of bits per pair, a unit per head beyond the cliff. A product is held
-        from above where it wins and from below where it loses; units grow dearer, so the cheapest are taken first.
-        """
-        num_heads, num_pairs = len(self.grid), len(self.pairs_P2)
-        num_units = 0 if self.cliff is None else num_heads - self.cliff
-        losses_K = np.diff(np.arange(num_units + 1) ** 1.5)
-        gains = np.concatenate([self.gains_B, self.pair_gains_P, -losses_K]) * QUERIES / POINTS
-        ends_PB = [_chosen(self.pairs_P2[:, end], num_heads) for end in (0, 1)]
-        wins_P = self.pair_gains_P > 0
-        product_PP, no_units = eye_array(num_pairs, format="csr"), csr_array((num_pairs, num_units))
-        above = [hstack([-end_PB, product_PP, no_units], format="csr")[wins_P] for end_PB in ends_PB]
-        below = hstack([ends_PB[0] + ends_PB[1], -product_PP, no_units], format="csr")[~wins_P]
-        size = hstack([np.ones((1, num_heads)), csr_array((1, num_pairs)), -np.ones((1, num_units))])
-        at_most = np.concatenate([np.zeros(2 * wins_P.sum()), np.ones((~wins_P).sum()), [self.cliff or num_heads]])
-        return {
-            "c": -gains,
-            "constraints": LinearConstraint(vstack([*above, below, size], format="csr"), -np.inf, at_most),
-            "bounds": Bounds(0, 1),
-            "integrality": np.arange(len(gains)) < num_heads,
-        }
+def landscape_of(name: str, seed: int) -> Landscape:
+    """Return the landscape of a name and a seed."""
+    return _measured(name) if name in MEASURED else _synthetic(name, seed)
 
 
-def _chosen(columns_P: NDArray[np.int64], num_columns: int) -> csr_array:
-    """Return (rows, columns) with a one in each row at the column given."""
-    rows = np.arange(len(columns_P))
-    return coo_array((np.ones(len(rows)), (rows, columns_P)), shape=(len(rows), num_columns)).tocsr()
+def optimum_of(name: str, seed: int) -> float:
+    """Return the best value: proved on synthetic landscapes, that of the whole table, the best known on the demo."""
+    if name in MEASURED:
+        return _measured(name).best_known
+    landscape = _synthetic(name, seed)
+    return landscape(landscape.best)
 
 
-def make_synthetic(
-    kind: Kind,
-    grid: HeadGrid,
-    seed: int,
-    *,
-    num_helpful: int = NUM_HELPFUL,
-    num_neutral: int = NUM_NEUTRAL,
-    cliff: int = CLIFF,
-) -> Synthetic:
-    """Return the landscape of a seed; both kinds of a seed differ by the cliff alone.
+def table_parts() -> list[tuple[HeadMask, ...]]:
+    """Return all masks of the table in parts, each a neighbourhood."""
+    landscape = _measured(TABLE)
+    heads = landscape.limits.free_heads(landscape.grid)
+    sets = chain.from_iterable(combinations(heads, size) for size in range(len(heads) + 1))
+    masks = sorted(HeadMask.from_heads(landscape.grid, each) for each in sets)
+    return [tuple(masks[start : start + _PART]) for start in range(0, len(masks), _PART)]
 
-    Changes in points: helpful heads N(.2, .15), near-neutral ones -|N(.08, .05)|, all others -|N(0, .4)|; 12 % of the
-    pairs among the helpful and the near-neutral interact by N(0, .25). A larger grid has more of the others.
-    """
-    rng = np.random.default_rng((seed, *(grid.layers, grid.heads)))
-    gains_B = -np.abs(rng.normal(0, 0.4, len(grid)))
-    order_B = rng.permutation(len(grid))
-    subtle = order_B[: num_helpful + num_neutral]
-    gains_B[subtle[:num_helpful]] = rng.normal(0.2, 0.15, num_helpful)
-    gains_B[subtle[num_helpful:]] = -np.abs(rng.normal(0.08, 0.05, num_neutral))
-    pairs_P2 = np.array(list(combinations(subtle.tolist(), 2)))
-    pairs_P2 = pairs_P2[rng.random(len(pairs_P2)) < PAIR_RATE]
-    pair_gains_P = rng.normal(0, 0.25, len(pairs_P2))
-    return Synthetic(grid, gains_B, pairs_P2, pair_gains_P, cliff if kind == "cliff" else None)
+
+def fill_table(masks: Sequence[HeadMask]) -> None:
+    """Score masks of the table, so that their values are kept."""
+    _measured(TABLE).values(masks)
+
+
+def _synthetic(name: str, seed: int) -> Synthetic:
+    kind, bits = name.split("-")
+    return make_synthetic("cliff" if kind == "cliff" else "pairwise", _GRIDS[bits], seed)
+
+
+def _measured(name: str) -> Measured:
+    # Imports torch and open_clip, which synthetic landscapes need not wait for.
+    from orchestrator.contest.measured import demo_landscape, table_landscape
+
+    return table_landscape() if name == TABLE else demo_landscape()

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headmask.mask import HeadGrid, HeadMask
+import numpy as np
+from numpy.typing import NDArray
+
+from headmask.mask import BoolArray, HeadGrid, HeadMask
 from orchestrator.contest.landscapes import Landscape
-from strategies import Limits
+from strategies import Limits, Screen
+
+# M masks, F free heads
 
 MOST_REPEATS = 2_000
 """Masks asked for in a row, none of them new, after which a contestant counts as converged."""
@@ -41,6 +46,11 @@ class Meter:
         """Which masks may be evaluated."""
         return self._landscape.limits
 
+    @property
+    def screen(self) -> Screen | None:
+        """The displacement surrogate; None where there is none."""
+        return self._landscape.screen
+
     def __call__(self, mask: HeadMask) -> float:
         """Return the value of one mask.
 
@@ -67,3 +77,9 @@ class Meter:
         if self._num_repeats > MOST_REPEATS:
             raise BudgetSpent(f"nothing new in {MOST_REPEATS:,} masks")
         return [self._known[mask] for mask in masks]
+
+    def bit_values(self, bits_MF: BoolArray) -> NDArray[np.float64]:
+        """Return the values (M) of masks that are rows of bits over the heads that may be ablated; see `values`."""
+        heads = self.limits.free_heads(self.grid)
+        masks = [HeadMask.from_heads(self.grid, [heads[index] for index in np.flatnonzero(row_F)]) for row_F in bits_MF]
+        return np.array(self.values(masks))

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headmask.errors import ConfigError, did_you_mean
-from orchestrator.contest.contest import LANDSCAPES, Cell
-from orchestrator.contest.contestants import contestants
+from orchestrator.contest.contest import Cell
+from orchestrator.contest.contestants import contestants, default_names
+from orchestrator.contest.landscapes import LANDSCAPES
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,24 @@ class Size:
 
 
 QUICK = {
-    "pairwise-144": Size(1_000, 10),
-    "cliff-144": Size(1_000, 10),
-    "pairwise-384": Size(1_000, 4),
-    "cliff-384": Size(1_000, 4),
+    "pairwise-144": Size(1_000, 5),
+    "cliff-144": Size(1_000, 5),
+    "pairwise-384": Size(1_000, 2),
+    "cliff-384": Size(1_000, 2),
+    "table-12": Size(1_000, 5),
+    "demo-48": Size(300, 2),
 }
 FULL = {
     "pairwise-144": Size(3_000, 30),
     "cliff-144": Size(3_000, 30),
     "pairwise-384": Size(3_000, 10),
     "cliff-384": Size(3_000, 10),
+    "table-12": Size(3_000, 30),
+    "demo-48": Size(1_000, 6),
 }
+QUICK_CAPS = {"optuna-tpe": 300, "tpe": 300}
+FULL_CAPS = {"optuna-tpe": 1_000, "tpe": 1_000}
+"""Distinct masks that slow contestants end at: TPE takes 0.04 to 0.5 s for a mask."""
 
 
 def plan(
@@ -50,23 +58,27 @@ def plan(
         full: take the full sizes.
         num_seeds: for every landscape, instead of its own number.
         first_seed: the seeds are this one and those after it.
-        budget: distinct masks of every run, instead of the landscape's own number.
+        budget: distinct masks of every run, instead of the landscape's own number; slow contestants stay capped.
 
     Raises:
         ConfigError: there is no landscape or contestant of a name.
     """
-    sizes = FULL if full else QUICK
-    landscapes, names = landscapes or LANDSCAPES, names or tuple(contestants())
+    sizes, caps = (FULL, FULL_CAPS) if full else (QUICK, QUICK_CAPS)
+    landscapes, names = landscapes or LANDSCAPES, names or default_names()
     for landscape in landscapes:
         _check_name("landscape", landscape, LANDSCAPES)
     for name in names:
         _check_name("contestant", name, tuple(contestants()))
     return [
-        Cell(landscape, name, seed, budget or sizes[landscape].budget)
+        Cell(landscape, name, seed, _capped(budget or sizes[landscape].budget, caps.get(name)))
         for landscape in landscapes
         for seed in range(first_seed, first_seed + (num_seeds or sizes[landscape].num_seeds))
         for name in names
     ]
+
+
+def _capped(budget: int, cap: int | None) -> int:
+    return budget if cap is None else min(budget, cap)
 
 
 def _check_name(what: str, name: str, known: Sequence[str]) -> None:

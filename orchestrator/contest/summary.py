@@ -37,7 +37,9 @@ class Row:
     """95 %, exact (Clopper-Pearson)."""
     num_seeds: int
     num_distinct: int
-    """Median of what was evaluated: fewer than `evaluations` where a contestant's plan ended before."""
+    """Median of what was evaluated: fewer than `evaluations` where a plan ended or a cap came before."""
+    capped: bool
+    """Whether it was stopped before, because it is slow; the figures are those of its last mask."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,17 @@ class Standing:
 
 
 def standing(runs: Sequence[Run]) -> Standing:
-    """Return the rows and mean ranks of runs, at all the numbers of evaluations that their budgets reach."""
+    """Return the rows and mean ranks of runs, at all the numbers of evaluations that a landscape's budgets reach."""
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    largest: dict[str, int] = defaultdict(int)
     for run in runs:
         groups[run.cell.landscape, run.cell.contestant].append(run)
+        largest[run.cell.landscape] = max(largest[run.cell.landscape], run.cell.budget)
     rows = [
         row_of(group, evaluations)
-        for group in groups.values()
+        for (landscape, _), group in groups.items()
         for evaluations in EVALUATIONS
-        if evaluations <= min(run.cell.budget for run in group)
+        if evaluations <= largest[landscape]
     ]
     return Standing(rows, mean_ranks(rows))
 
@@ -81,6 +85,7 @@ def row_of(runs: Sequence[Run], evaluations: int) -> Row:
         optimum_share_interval=tuple(binomtest(reached, len(runs)).proportion_ci(method="exact")),
         num_seeds=len(runs),
         num_distinct=int(np.median([len(run.best_so_far[:evaluations]) for run in runs])),
+        capped=evaluations > runs[0].cell.budget,
     )
 
 

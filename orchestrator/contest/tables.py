@@ -28,13 +28,13 @@ def _table(landscape: str, rows: list[Row]) -> Table:
     for evaluations in columns:
         table.add_column(f"{evaluations:,}", justify="right")
     for name in dict.fromkeys(row.contestant for row in rows):
-        table.add_row(name, *(_cell(by_cell.get((name, evaluations))) for evaluations in columns))
+        table.add_row(name, *(_cell(by_cell[name, evaluations]) for evaluations in columns))
     return table
 
 
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return "capped"
+def _cell(row: Row) -> str:
+    if row.capped:
+        return f"capped at {row.num_distinct:,}"
     regret, share = ([f"{value:.{digits}f}" for value in values] for values, digits in _figures(row))
     return f"{regret[0]} ({regret[1]} to {regret[2]})\n{share[0]} % ({share[1]} to {share[2]})"
 

@@ -1,17 +1,19 @@
 """What every contestant keeps to: its budget of distinct masks, its seed."""
 
 import contextlib
+import sys
 
 import pytest
 
+from headmask.errors import ConfigError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.contest.contestants import contestants
-from orchestrator.contest.landscapes import make_synthetic
 from orchestrator.contest.meter import BudgetSpent, Meter
+from orchestrator.contest.synthetic import make_synthetic
 
 GRID = HeadGrid(4, 4)
 LANDSCAPE = make_synthetic("pairwise", GRID, 0, num_helpful=4, num_neutral=4)
-ENDS = {"greedy top-k", "greedy forward-backward"}
+ENDS = {"greedy-top-k", "greedy-forward-backward"}
 
 everyone = pytest.mark.parametrize("name", list(contestants()))
 
@@ -24,10 +26,10 @@ def evaluated(name, seed=0, budget=60):
 
 
 @everyone
-@pytest.mark.parametrize("budget", [5, 60])
-def test_exactly_the_budget_of_distinct_masks_is_evaluated(name, budget):
-    count = len(evaluated(name, budget=budget))
-    assert 25 < count <= budget if name in ENDS and budget == 60 else count == budget
+def test_exactly_the_budget_of_distinct_masks_is_evaluated(name):
+    assert len(evaluated(name, budget=5)) == 5
+    count = len(evaluated(name))
+    assert 25 < count <= 60 if name in ENDS else count == 60
 
 
 @everyone
@@ -35,12 +37,9 @@ def test_a_seed_decides_a_run(name):
     assert evaluated(name, seed=1) == evaluated(name, seed=1)
 
 
-@everyone
-def test_the_best_mask_is_found_at_last_by_those_who_go_on(name):
-    best = evaluated(name, budget=3_000)[-1]
-    assert LANDSCAPE(HeadMask.empty(GRID)) < best <= LANDSCAPE(LANDSCAPE.best)
-    if name not in {*ENDS, "random"}:
-        assert best == LANDSCAPE(LANDSCAPE.best)
+@pytest.mark.parametrize("name", ["genetic", "hill-climb", "pymoo-ga"])
+def test_the_best_mask_is_found_at_last(name):
+    assert evaluated(name, budget=3_000)[-1] == LANDSCAPE(LANDSCAPE.best)
 
 
 def test_masks_seen_before_are_free():
@@ -66,3 +65,11 @@ def test_one_who_asks_for_nothing_new_any_more_is_stopped():
     with pytest.raises(BudgetSpent, match="nothing new in 2,000 masks"):
         meter.values([HeadMask.empty(GRID)] * 2_002)
     assert len(meter.best_so_far) == 1
+
+
+@pytest.mark.parametrize(("name", "package"), [("pymoo-ga", "pymoo"), ("cma-es", "cmaes")])
+def test_a_missing_extra_is_named(monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, "cmaes", None)
+    monkeypatch.setitem(sys.modules, "pymoo.algorithms.soo.nonconvex.ga", None)
+    with pytest.raises(ConfigError, match=rf"needs {package}, which is not installed: pip install '\.\[bench\]'"):
+        contestants()[name](Meter(LANDSCAPE, 60), 0)

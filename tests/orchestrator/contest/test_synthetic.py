@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.contest.landscapes import make_synthetic
+from orchestrator.contest.synthetic import make_synthetic
 
 GRID = HeadGrid(12, 12)
 
