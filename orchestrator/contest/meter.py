@@ -13,12 +13,12 @@ from strategies import Limits, Screen
 
 # M masks, F free heads
 
-MOST_REPEATS = 2_000
-"""Masks asked for in a row, none of them new, after which a contestant counts as converged."""
+MOST_ASKED = 5
+"""Masks asked for, new or not, for each one of the budget: a contestant that needs more has converged."""
 
 
 class BudgetSpent(Exception):
-    """A contestant asked for a new mask after its last one, or for nothing new any more."""
+    """A contestant asked for a new mask after its last one, or for hardly anything new."""
 
 
 class Meter:
@@ -32,7 +32,7 @@ class Meter:
     def __init__(self, landscape: Landscape, budget: int) -> None:
         self._landscape, self._budget = landscape, budget
         self._known: dict[HeadMask, float] = {}
-        self._num_repeats = 0
+        self._num_asked = 0
         self.best_so_far: list[float] = []
         """The best value after each distinct mask."""
 
@@ -55,7 +55,7 @@ class Meter:
         """Return the value of one mask.
 
         Raises:
-            BudgetSpent: it is new, and one too many; or nothing has been new for long.
+            BudgetSpent: it is new, and one too many; or hardly any is.
         """
         return self.values([mask])[0]
 
@@ -63,19 +63,19 @@ class Meter:
         """Return the values of masks, in their order; new ones are evaluated together.
 
         Raises:
-            BudgetSpent: there are more new masks than the budget has left, which are evaluated; or nothing has been
-                new for long.
+            BudgetSpent: there are more new masks than the budget has left, which are evaluated; or hardly
+                any is new.
         """
         new = [mask for mask in dict.fromkeys(masks) if mask not in self._known]
         left = self._budget - len(self._known)
         for mask, value in zip(new[:left], self._landscape.values(new[:left]), strict=True):
             self._known[mask] = value
             self.best_so_far.append(max(value, self.best_so_far[-1]) if self.best_so_far else value)
-        self._num_repeats = 0 if new else self._num_repeats + len(masks)
+        self._num_asked += len(masks)
         if len(new) > left:
             raise BudgetSpent(f"all {self._budget:,} masks of the budget are evaluated")
-        if self._num_repeats > MOST_REPEATS:
-            raise BudgetSpent(f"nothing new in {MOST_REPEATS:,} masks")
+        if self._num_asked > MOST_ASKED * self._budget:
+            raise BudgetSpent(f"{self._num_asked:,} masks were asked for, of which {len(self._known):,} were new")
         return [self._known[mask] for mask in masks]
 
     def bit_values(self, bits_MF: BoolArray) -> NDArray[np.float64]:
