@@ -103,7 +103,9 @@ def search(
     ] = None,
     ablation: Annotated[str | None, typer.Option(help="What replaces a head: zero, mean, uniform or cls.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the search: float32, bfloat16, float16, auto.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="scan, genetic, local or mixture.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="mixture, genetic, local or scan; or slower: tpe, nsga2.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the strategy.")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers whose heads may be ablated, such as 4,5,6.")] = None,
     protect: Annotated[str | None, typer.Option(help="Heads that are never ablated, such as L11H3,L0H1.")] = None,
