@@ -21,11 +21,11 @@ class Size:
 
 
 QUICK = {
-    "pairwise-144": Size(1_000, 5),
-    "cliff-144": Size(1_000, 5),
-    "pairwise-384": Size(1_000, 2),
-    "cliff-384": Size(1_000, 2),
-    "table-12": Size(1_000, 5),
+    "pairwise-144": Size(1_000, 4),
+    "cliff-144": Size(1_000, 4),
+    "pairwise-384": Size(1_000, 1),
+    "cliff-384": Size(1_000, 1),
+    "table-12": Size(1_000, 4),
     "demo-48": Size(300, 2),
 }
 FULL = {
@@ -33,8 +33,8 @@ FULL = {
     "cliff-144": Size(3_000, 30),
     "pairwise-384": Size(3_000, 10),
     "cliff-384": Size(3_000, 10),
-    "table-12": Size(3_000, 30),
-    "demo-48": Size(1_000, 6),
+    "table-12": Size(3_000, 20),
+    "demo-48": Size(1_000, 5),
 }
 QUICK_CAPS = {"optuna-tpe": 300, "tpe": 300}
 FULL_CAPS = {"optuna-tpe": 1_000, "tpe": 1_000}

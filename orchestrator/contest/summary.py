@@ -43,16 +43,30 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Reached:
+    """How many distinct masks one contestant took to the optimum of one landscape; None where a seed did not reach it.
+
+    Where half of the seeds or more did, there is a median.
+    """
+
+    landscape: str
+    contestant: str
+    median: float | None
+    most: int | None
+
+
+@dataclass(frozen=True)
 class Standing:
-    """The rows of a contest and the mean ranks that follow from them."""
+    """The rows of a contest and what follows from its runs."""
 
     rows: list[Row]
+    reached: list[Reached]
     mean_rank: dict[str, float]
     """Over landscapes and 300, 1,000 and 3,000 evaluations; by median regret, equal ones share their ranks."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the standing as JSON values."""
-        return {"rows": [asdict(row) for row in self.rows], "mean_rank": self.mean_rank}
+        return asdict(self)
 
 
 def standing(runs: Sequence[Run]) -> Standing:
@@ -68,7 +82,7 @@ def standing(runs: Sequence[Run]) -> Standing:
         for evaluations in EVALUATIONS
         if evaluations <= largest[landscape]
     ]
-    return Standing(rows, mean_ranks(rows))
+    return Standing(rows, [reached(group) for group in groups.values()], mean_ranks(rows))
 
 
 def row_of(runs: Sequence[Run], evaluations: int) -> Row:
@@ -86,6 +100,19 @@ def row_of(runs: Sequence[Run], evaluations: int) -> Row:
         num_seeds=len(runs),
         num_distinct=int(np.median([len(run.best_so_far[:evaluations]) for run in runs])),
         capped=evaluations > runs[0].cell.budget,
+    )
+
+
+def reached(runs: Sequence[Run]) -> Reached:
+    """Return how many distinct masks one contestant's runs on one landscape took to the optimum."""
+    took_S = [int(found[0]) + 1 if len(found := np.flatnonzero(regret(run) <= 0)) else np.inf for run in runs]
+    median, most = float(np.median(took_S)), max(took_S)
+    cell = runs[0].cell
+    return Reached(
+        cell.landscape,
+        cell.contestant,
+        median if np.isfinite(median) else None,
+        int(most) if np.isfinite(most) else None,
     )
 
 

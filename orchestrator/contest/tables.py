@@ -35,11 +35,7 @@ def _table(landscape: str, rows: list[Row]) -> Table:
 def _cell(row: Row) -> str:
     if row.capped:
         return f"capped at {row.num_distinct:,}"
-    regret, share = ([f"{value:.{digits}f}" for value in values] for values, digits in _figures(row))
-    return f"{regret[0]} ({regret[1]} to {regret[2]})\n{share[0]} % ({share[1]} to {share[2]})"
-
-
-def _figures(row: Row) -> Iterator[tuple[tuple[float, float, float], int]]:
-    yield (row.median_regret, *row.median_regret_interval), 2
-    low, high = row.optimum_share_interval
-    yield (100 * row.optimum_share, 100 * low, 100 * high), 0
+    low, high = row.median_regret_interval
+    regret = f"{row.median_regret:.2f} ({low:.2f}-{high:.2f})"
+    low, high = (100 * end for end in row.optimum_share_interval)
+    return f"{regret}\n{100 * row.optimum_share:.0f} % ({low:.0f}-{high:.0f})"

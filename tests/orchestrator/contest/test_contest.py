@@ -2,15 +2,18 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from headmask.errors import ConfigError
 from orchestrator import cli
 from orchestrator.contest.contest import Cell, Run, run_cell
 from orchestrator.contest.plan import plan
-from orchestrator.contest.summary import median_interval, row_of, standing
+from orchestrator.contest.plot import write_plot
+from orchestrator.contest.summary import Reached, median_interval, reached, row_of, standing
 
 
 def run(contestant, best_so_far, seed=0, landscape="one", optimum=0.9):
@@ -28,6 +31,27 @@ def test_one_whose_plan_ended_keeps_its_best():
     row = row_of([run("a", [0.5, 0.8])], 300)
     assert row.num_distinct == 2
     assert row.median_regret == pytest.approx(10)
+
+
+def test_masks_are_counted_up_to_the_optimum():
+    runs = [run("a", [0.5, 0.9], 0), run("a", [0.9], 1), run("a", [0.5, 0.6, 0.9], 2)]
+    assert reached(runs) == Reached("one", "a", 2, 3)
+    assert reached([*runs, run("a", [0.5], 3)]) == Reached("one", "a", 2.5, None)
+    assert reached([run("a", [0.5], 3)]) == Reached("one", "a", None, None)
+
+
+def test_a_capped_contestant_is_ranked_with_what_it_had():
+    slow = replace(run("slow", [0.5, 0.8]), cell=Cell("one", "slow", 0, 300))
+    found = standing([slow, run("a", [0.9])])
+    assert [(row.evaluations, row.capped) for row in found.rows[:3]] == [(100, False), (300, False), (1_000, True)]
+    assert found.rows[2].median_regret == pytest.approx(10)
+    assert found.mean_rank == {"a": 1.0, "slow": 2.0}
+
+
+def test_a_plot_is_drawn(tmp_path):
+    write_plot([run("genetic", [0.5, 0.9]), run("random", [0.5])], tmp_path / "new" / "plot.png")
+    with Image.open(tmp_path / "new" / "plot.png") as picture:
+        assert picture.size > (400, 400)
 
 
 def test_intervals_of_medians_cover_as_often_as_they_say():
