@@ -1,14 +1,18 @@
-"""Run `headmask bench engine` and keep what it prints, with date and commit, in `benchmarks/results/`.
+"""Run `headmask bench engine` or `strategies` and keep what it prints, with date and commit, in `benchmarks/results/`.
 
 python benchmarks/record.py --workload scan --model ViT-B-32 --precision float32
+python benchmarks/record.py strategies --full
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +30,43 @@ def save(name: str, content: dict[str, Any], arguments: list[str]) -> Path:
     return path
 
 
-def main() -> None:
-    """Measure, and write one dated file."""
-    arguments = sys.argv[1:]
-    program = "from orchestrator.cli import main; main()"
-    command = [sys.executable, "-c", program, "bench", "engine", *arguments, "--json"]
-    measured = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    content = json.loads(measured.stdout)
+def engine(arguments: list[str]) -> Path:
+    """Time the engine, and write one dated file."""
+    content = measured(["engine", *arguments])
     precisions = content["precision"]
     if content["plain_precision"] != content["precision"]:
         precisions += f"-over-{content['plain_precision']}"
     place = "cuda" if "GiB" in content["hardware"] else "cpu"
-    print(save(f"engine-{content['workload']}-{content['model']}-{precisions}-{place}", content, arguments))
+    return save(f"engine-{content['workload']}-{content['model']}-{precisions}-{place}", content, arguments)
+
+
+def strategies(arguments: list[str]) -> Path:
+    """Hold a contest of strategies, and write one dated file and a picture beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "plot.png"
+        content = measured(["strategies", *arguments, "--plot", str(picture)])
+        name = "strategies-full" if "--full" in arguments else "strategies"
+        path = save(name, {"versions": versions(), **content}, arguments)
+        shutil.move(picture, path.with_suffix(".png"))
+    return path
+
+
+def measured(arguments: list[str]) -> dict[str, Any]:
+    """Return what `headmask bench` prints."""
+    program = "from orchestrator.cli import main; main()"
+    command = [sys.executable, "-c", program, "bench", *arguments, "--json"]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides the masks that are proposed."""
+    return {name: version(name) for name in ("headmask", "numpy", "optuna", "cmaes", "pymoo", "torch")}
+
+
+def main() -> None:
+    """Measure, and write one dated file."""
+    arguments = sys.argv[1:]
+    print(strategies(arguments[1:]) if arguments[:1] == ["strategies"] else engine(arguments))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from headmask.errors import HeadmaskError
+from orchestrator.cli_contest import strategies
 from orchestrator.cli_data import (
     CaptionColumn,
     ClassNames,
@@ -37,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+bench_app.command()(strategies)
 app.add_typer(bench_app, name="bench")
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -106,7 +108,9 @@ def search(
     ] = None,
     ablation: Annotated[str | None, typer.Option(help="What replaces a head: zero, mean, uniform or cls.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the search: float32, bfloat16, float16, auto.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="scan, genetic, local or mixture.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="mixture, genetic, local or scan; or slower: tpe, nsga2.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the strategy.")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers whose heads may be ablated, such as 4,5,6.")] = None,
     protect: Annotated[str | None, typer.Option(help="Heads that are never ablated, such as L11H3,L0H1.")] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headmask.errors import ConfigError, did_you_mean
 from headmask.mask import HeadGrid
+from strategies.adapters import Nsga2Sampler, TpeSampler
 from strategies.base import Exhausted, MaskSampler, Screen
 from strategies.genetic import GeneticSampler
 from strategies.history import History
@@ -22,9 +23,11 @@ __all__ = [
     "LocalSampler",
     "MaskSampler",
     "MixtureSampler",
+    "Nsga2Sampler",
     "PairwiseSampler",
     "ScanSampler",
     "Screen",
+    "TpeSampler",
     "distributions",
     "make_sampler",
     "mask_of",
@@ -33,7 +36,15 @@ __all__ = [
 
 STRATEGIES: dict[str, type[MaskSampler]] = {
     strategy.label: strategy
-    for strategy in (ScanSampler, GeneticSampler, LocalSampler, PairwiseSampler, MixtureSampler)
+    for strategy in (
+        ScanSampler,
+        GeneticSampler,
+        LocalSampler,
+        PairwiseSampler,
+        MixtureSampler,
+        TpeSampler,
+        Nsga2Sampler,
+    )
 }
 
 

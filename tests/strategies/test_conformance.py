@@ -164,7 +164,7 @@ def test_searching_beats_random_masks_on_landscapes_with_interactions(name):
 
 
 def test_a_strategy_that_does_not_exist_is_refused():
-    with pytest.raises(ConfigError, match=r"must be one of .*pairwise, .*mixture.*; got 'genetics', did you mean"):
+    with pytest.raises(ConfigError, match=r"must be one of scan, genetic, .*; got 'genetics', did you mean"):
         make_sampler("genetics", GRID)
 
 

@@ -1,0 +1,44 @@
+"""`headmask bench strategies`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from orchestrator.cli_tools import Json, print_json
+
+
+def strategies(
+    landscape: Annotated[list[str] | None, typer.Option(help="By name; all by default.")] = None,
+    contestant: Annotated[list[str] | None, typer.Option(help="By name; all by default.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="More seeds and masks: takes hours.")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds on every landscape.")] = None,
+    first_seed: Annotated[int, typer.Option(min=0, help="The seeds are this one and those after it.")] = 0,
+    evaluations: Annotated[int | None, typer.Option(min=1, help="Distinct masks of every run.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time; one per core by default.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG of the median regret by number of masks.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare our strategies with others, at equal numbers of distinct masks."""
+    from orchestrator.contest.contest import hold
+    from orchestrator.contest.plan import plan
+    from orchestrator.contest.plot import write_plot
+    from orchestrator.contest.summary import standing
+    from orchestrator.contest.tables import standing_tables
+    from orchestrator.progress import counting
+
+    cells = plan(landscape, contestant, full=full, num_seeds=seeds, first_seed=first_seed, budget=evaluations)
+    with counting(Console(stderr=True), "contest") as on_progress:
+        runs = hold(cells, processes=processes, on_progress=lambda what, done, total: on_progress(done, total))
+    found = standing(runs)
+    if plot is not None:
+        write_plot(runs, plot)
+    if as_json:
+        print_json(found.as_json())
+        return
+    console = Console()
+    for table in standing_tables(found):
+        console.print(table)

@@ -1,0 +1,1 @@
+"""`headmask bench strategies`: our strategies against others, at equal numbers of distinct masks."""

@@ -1,0 +1,135 @@
+"""Who competes: our strategies, and what people do by hand. Every contestant runs until its budget or its plan ends."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+
+from headmask.mask import Head, HeadMask
+from orchestrator.contest import rivals
+from orchestrator.contest.meter import Meter
+from strategies import STRATEGIES, Exhausted, distributions, make_sampler, mask_of
+
+MOST_RANDOM_HEADS = 8
+SURROGATE = "+surrogate"
+Contestant = Callable[[Meter, int], None]
+"""Evaluates masks of a meter by a seed, until `BudgetSpent` or until its plan ends."""
+
+OURS = tuple(name for name in STRATEGIES if name != "scan")
+DEFAULT_OURS = ("mixture", "genetic")
+"""Those of ours that compete when nobody is named; with the surrogate, too."""
+
+
+def contestants() -> dict[str, Contestant]:
+    """Return every contestant by its name, ours first."""
+    return {
+        **{name: partial(ours, name) for name in OURS},
+        **{name + SURROGATE: partial(ours, name, screened=True) for name in OURS},
+        "random": random_masks,
+        "greedy-top-k": greedy_top_k,
+        "greedy-forward-backward": greedy_forward_backward,
+        "hill-climb": hill_climb,
+        "optuna-tpe": rivals.optuna_tpe,
+        "optuna-nsga2": rivals.optuna_nsga2,
+        "cma-es": rivals.cma_es,
+        "pymoo-ga": rivals.pymoo_ga,
+    }
+
+
+def default_names() -> list[str]:
+    """Return the names of those who compete when nobody is named."""
+    own = [*DEFAULT_OURS, *(name + SURROGATE for name in DEFAULT_OURS)]
+    return own + [name for name in contestants() if name.removesuffix(SURROGATE) not in OURS]
+
+
+def ours(name: str, meter: Meter, seed: int, *, screened: bool = False) -> None:
+    """Run one of our strategies in blocks of the shipped size, results told as late as the block rule allows."""
+    screen = meter.screen if screened else None
+    sampler = make_sampler(name, meter.grid, seed=seed, limits=meter.limits, screen=screen)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    space = dict(distributions(meter.grid))
+    untold: deque[tuple[optuna.Trial, float]] = deque()
+    for block in count():
+        while untold and untold[0][0].number < sampler.num_known(block):
+            study.tell(*untold.popleft())
+        trials = list(_asked(study, space, len(sampler.block_range(block))))
+        values = meter.values([mask_of(trial.params, meter.grid) for trial in trials])
+        untold.extend(zip(trials, values, strict=True))
+        if sampler.exhausted:
+            return
+
+
+def _asked(study: optuna.Study, space: dict[str, BaseDistribution], most: int) -> Iterator[optuna.Trial]:
+    """Yield new trials, until the strategy has no mask left."""
+    for _ in range(most):
+        try:
+            yield study.ask(space)
+        except Exhausted:
+            return
+
+
+def random_masks(meter: Meter, seed: int) -> None:
+    """Evaluate the empty mask, then random ones of 1 to 8 heads."""
+    rng = np.random.default_rng(seed)
+    heads = meter.limits.free_heads(meter.grid)
+    meter(HeadMask.empty(meter.grid))
+    while True:
+        size = rng.integers(1, min(MOST_RANDOM_HEADS, len(heads)) + 1)
+        chosen = rng.choice(len(heads), size=size, replace=False)
+        meter(HeadMask.from_heads(meter.grid, [heads[index] for index in chosen]))
+
+
+def greedy_top_k(meter: Meter, seed: int) -> None:
+    """Scan, then ablate the best heads together, two to all of them: what people do by hand. Then it ends."""
+    heads = scanned(meter)
+    meter.values([HeadMask.from_heads(meter.grid, heads[:size]) for size in range(2, len(heads) + 1)])
+
+
+def greedy_forward_backward(meter: Meter, seed: int) -> None:
+    """Scan, then flip the one head that improves most, again and again until none does. Then it ends."""
+    heads = scanned(meter)
+    mask = HeadMask.empty(meter.grid)
+    best = meter(mask)
+    while True:
+        flipped = [mask.flipped(head) for head in heads]
+        values = meter.values(flipped)
+        if max(values) <= best:
+            return
+        mask, best = flipped[int(np.argmax(values))], max(values)
+
+
+def hill_climb(meter: Meter, seed: int) -> None:
+    """Scan, then walk through the heads, best first, and flip whatever improves, until nothing does.
+
+    Then it starts again from nothing, through the heads in a random order. It waits for every single value, so it
+    cannot use a second replica.
+    """
+    rng = np.random.default_rng(seed)
+    heads = scanned(meter)
+    while True:
+        _climb(meter, heads)
+        heads = [heads[index] for index in rng.permutation(len(heads))]
+
+
+def scanned(meter: Meter) -> list[Head]:
+    """Return the free heads by their value when they alone are ablated, best first."""
+    heads = meter.limits.free_heads(meter.grid)
+    _, *values = meter.values(HeadMask.singles(meter.grid, heads))
+    return [heads[index] for index in np.argsort(values, kind="stable")[::-1]]
+
+
+def _climb(meter: Meter, heads: list[Head]) -> None:
+    mask = HeadMask.empty(meter.grid)
+    best, improved = meter(mask), True
+    while improved:
+        improved = False
+        for head in heads:
+            value = meter(mask.flipped(head))
+            if value > best:
+                mask, best, improved = mask.flipped(head), value, True

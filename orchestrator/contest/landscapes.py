@@ -1,0 +1,85 @@
+"""The landscapes of a contest, by name: what contestants see of one, and the value that nobody can beat on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, combinations
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
+
+from headmask.mask import HeadGrid, HeadMask
+from orchestrator.contest.synthetic import Synthetic, make_synthetic
+from strategies import Limits, Screen
+
+if TYPE_CHECKING:
+    from orchestrator.contest.measured import Measured
+
+LandscapeName = Literal["pairwise-144", "cliff-144", "pairwise-384", "cliff-384", "table-12", "demo-48"]
+LANDSCAPES: tuple[LandscapeName, ...] = get_args(LandscapeName)
+TABLE = "table-12"
+MEASURED = (TABLE, "demo-48")
+"""Of a real model. There the displacement surrogate is at hand, and a seed decides the contestants only."""
+_GRIDS = {"144": HeadGrid(12, 12), "384": HeadGrid(24, 16)}
+_PART = 128
+"""Masks of a table that one process scores at a time."""
+
+
+class Landscape(Protocol):
+    """What contestants see."""
+
+    @property
+    def grid(self) -> HeadGrid:
+        """Of the masks."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """Which masks may be evaluated."""
+        ...
+
+    @property
+    def screen(self) -> Screen | None:
+        """The displacement surrogate; None where there are no embeddings."""
+        ...
+
+    def values(self, masks: Sequence[HeadMask]) -> list[float]:
+        """Return the values of masks in [0, 1], in their order."""
+        ...
+
+
+def landscape_of(name: str, seed: int) -> Landscape:
+    """Return the landscape of a name and a seed."""
+    return _measured(name) if name in MEASURED else _synthetic(name, seed)
+
+
+def optimum_of(name: str, seed: int) -> float:
+    """Return the best value: proved on synthetic landscapes, that of the whole table, the best known on the demo."""
+    if name in MEASURED:
+        return _measured(name).best_known
+    landscape = _synthetic(name, seed)
+    return landscape(landscape.best)
+
+
+def table_parts() -> list[tuple[HeadMask, ...]]:
+    """Return all masks of the table in parts, each a neighbourhood."""
+    landscape = _measured(TABLE)
+    heads = landscape.limits.free_heads(landscape.grid)
+    sets = chain.from_iterable(combinations(heads, size) for size in range(len(heads) + 1))
+    masks = sorted(HeadMask.from_heads(landscape.grid, each) for each in sets)
+    return [tuple(masks[start : start + _PART]) for start in range(0, len(masks), _PART)]
+
+
+def fill_table(masks: Sequence[HeadMask]) -> None:
+    """Score masks of the table, so that their values are kept."""
+    _measured(TABLE).values(masks)
+
+
+def _synthetic(name: str, seed: int) -> Synthetic:
+    kind, bits = name.split("-")
+    return make_synthetic("cliff" if kind == "cliff" else "pairwise", _GRIDS[bits], seed)
+
+
+def _measured(name: str) -> Measured:
+    # Imports torch and open_clip, which synthetic landscapes need not wait for.
+    from orchestrator.contest.measured import demo_landscape, table_landscape
+
+    return table_landscape() if name == TABLE else demo_landscape()

@@ -1,0 +1,86 @@
+"""Which cells a contest consists of: sizes that fit in ten minutes on two cores, or the full ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headmask.errors import ConfigError, did_you_mean
+from orchestrator.contest.contest import Cell
+from orchestrator.contest.contestants import contestants, default_names
+from orchestrator.contest.landscapes import LANDSCAPES
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done on a landscape."""
+
+    budget: int
+    """Distinct masks of a run."""
+    num_seeds: int
+
+
+QUICK = {
+    "pairwise-144": Size(1_000, 4),
+    "cliff-144": Size(1_000, 4),
+    "pairwise-384": Size(1_000, 1),
+    "cliff-384": Size(1_000, 1),
+    "table-12": Size(1_000, 4),
+    "demo-48": Size(300, 2),
+}
+FULL = {
+    "pairwise-144": Size(3_000, 30),
+    "cliff-144": Size(3_000, 30),
+    "pairwise-384": Size(3_000, 10),
+    "cliff-384": Size(3_000, 10),
+    "table-12": Size(3_000, 20),
+    "demo-48": Size(1_000, 5),
+}
+QUICK_CAPS = {"optuna-tpe": 300, "tpe": 300}
+FULL_CAPS = {"optuna-tpe": 1_000, "tpe": 1_000}
+"""Distinct masks that slow contestants end at: TPE takes 0.04 to 0.5 s for a mask."""
+
+
+def plan(
+    landscapes: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    *,
+    full: bool = False,
+    num_seeds: int | None = None,
+    first_seed: int = 0,
+    budget: int | None = None,
+) -> list[Cell]:
+    """Return the cells of a contest.
+
+    Args:
+        landscapes: by name; all by default.
+        names: of the contestants; all by default.
+        full: take the full sizes.
+        num_seeds: for every landscape, instead of its own number.
+        first_seed: the seeds are this one and those after it.
+        budget: distinct masks of every run, instead of the landscape's own number; slow contestants stay capped.
+
+    Raises:
+        ConfigError: there is no landscape or contestant of a name.
+    """
+    sizes, caps = (FULL, FULL_CAPS) if full else (QUICK, QUICK_CAPS)
+    landscapes, names = landscapes or LANDSCAPES, names or default_names()
+    for landscape in landscapes:
+        _check_name("landscape", landscape, LANDSCAPES)
+    for name in names:
+        _check_name("contestant", name, tuple(contestants()))
+    return [
+        Cell(landscape, name, seed, _capped(budget or sizes[landscape].budget, caps.get(name)))
+        for landscape in landscapes
+        for seed in range(first_seed, first_seed + (num_seeds or sizes[landscape].num_seeds))
+        for name in names
+    ]
+
+
+def _capped(budget: int, cap: int | None) -> int:
+    return budget if cap is None else min(budget, cap)
+
+
+def _check_name(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise ConfigError(f"{what} must be one of {', '.join(known)}; got {name!r}{did_you_mean(name, known)}")

@@ -1,0 +1,148 @@
+"""Optuna's own samplers as strategies, over a shortlist of heads. Slower than ours: milliseconds for every mask.
+
+Each block is asked of a study in memory that is made for it from the results that may be known, with one parameter for
+each head of the shortlist; so what an adapter proposes is a function of these results, as for any strategy.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+
+from headmask.errors import ConfigError
+from headmask.mask import BoolArray, HeadGrid, HeadMask
+from strategies.base import MaskSampler, Screen
+from strategies.history import History
+from strategies.space import Limits
+
+# T trials, R candidates, F free heads, S heads of the shortlist
+
+SHORTLIST = 48
+"""Heads, by the scan's favour."""
+POPULATION = 50
+"""Of NSGA-II; Optuna's default."""
+MOST_TRIALS = 200
+"""Results that TPE is told, the best ones: it takes a time in proportion to them for every mask."""
+MOST_TOGETHER = 24
+"""Two to so many of the scan's best heads together are proposed first: what people try by hand."""
+ASKS = 2
+"""Masks asked for at most for each one wanted, as some may have been proposed before."""
+
+
+class AdaptedSampler(MaskSampler):
+    """Base of the adapters: subclasses give Optuna's sampler, and the results that it is told.
+
+    Args:
+        grid: of the tower.
+        seed: see `MaskSampler`.
+        limits: see `MaskSampler`.
+        block_size: see `MaskSampler`.
+        screen: not used.
+        shortlist: heads that may be ablated together, the best ones of the scan.
+
+    Raises:
+        ConfigError: the shortlist is empty, or the limits do not fit the grid.
+    """
+
+    def __init__(
+        self,
+        grid: HeadGrid,
+        *,
+        seed: int = 0,
+        limits: Limits | None = None,
+        block_size: int = 32,
+        screen: Screen | None = None,
+        shortlist: int = SHORTLIST,
+    ) -> None:
+        super().__init__(grid, seed=seed, limits=limits, block_size=block_size, screen=screen)
+        if shortlist < 1:
+            raise ConfigError(f"a shortlist must have at least 1 head; got {shortlist}")
+        self.shortlist = shortlist
+
+    @abstractmethod
+    def adapted(self, num_told: int, seed: int) -> BaseSampler:
+        """Return Optuna's sampler for a study in which it will find so many results."""
+
+    most_told: int
+    """Results that the sampler is told, the best ones."""
+    attrs_told: Mapping[str, Any] = MappingProxyType({})
+    """Attributes that trials need, so that the sampler sees them."""
+
+    def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
+        """Return the scan's best heads together, once; then what Optuna's sampler asks for over the shortlist."""
+        heads_S = history.promising[: self.shortlist]
+        together = [heads_S[:size].tolist() for size in range(2, min(MOST_TOGETHER, len(heads_S)) + 1)]
+        masks = history.new(history.rows(together), count)
+        told = _told(history, heads_S)[: self.most_told]
+        if len(told) < 2:
+            return masks
+        study = optuna.create_study(
+            direction="maximize", sampler=self.adapted(len(told), int(rng.integers(np.iinfo(np.int32).max)))
+        )
+        space: dict[str, BaseDistribution] = {f"{head:03d}": CategoricalDistribution((0, 1)) for head in heads_S}
+        self._tell(study, space, history.bits_TF[np.ix_(told, heads_S)], history.values_T[told])
+        for _ in range(ASKS * (count - len(masks))):
+            if len(masks) == count:
+                break
+            masks += history.new(_asked(study, space, heads_S, history), 1)
+        return masks
+
+    def _tell(
+        self, study: optuna.Study, space: dict[str, BaseDistribution], bits_TS: BoolArray, values_T: NDArray[np.float64]
+    ) -> None:
+        for bits_S, value in zip(bits_TS.astype(int).tolist(), values_T.tolist(), strict=True):
+            params = dict(zip(space, bits_S, strict=True))
+            study.add_trial(
+                optuna.create_trial(params=params, distributions=space, value=value, system_attrs=dict(self.attrs_told))
+            )
+
+
+class TpeSampler(AdaptedSampler):
+    """Optuna's TPE, multivariate, in which the masks of a block count as bad until their results are known."""
+
+    label = "tpe"
+    most_told = MOST_TRIALS
+
+    def adapted(self, num_told: int, seed: int) -> BaseSampler:
+        """Return a TPE sampler."""
+        return TPESampler(seed=seed, n_startup_trials=0, constant_liar=True)
+
+
+class Nsga2Sampler(AdaptedSampler):
+    """Optuna's NSGA-II, in which a block is a generation, bred from the best masks that are known."""
+
+    label = "nsga2"
+    most_told = POPULATION
+    # Trials without a generation are invisible to it.
+    attrs_told = MappingProxyType({NSGAIISampler._get_generation_key(): 0})
+
+    def adapted(self, num_told: int, seed: int) -> BaseSampler:
+        """Return an NSGA-II sampler that takes all results for its first generation."""
+        return NSGAIISampler(population_size=num_told, seed=seed)
+
+
+def _told(history: History, heads_S: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the masks with a value that ablate heads of the shortlist only, best first."""
+    others_F = np.ones(len(history.free_heads), dtype=np.bool_)
+    others_F[heads_S] = False
+    found: NDArray[np.int64] = history.ranked[~history.bits_TF[history.ranked][:, others_F].any(1)]
+    return found
+
+
+def _asked(
+    study: optuna.Study, space: dict[str, BaseDistribution], heads_S: NDArray[np.int64], history: History
+) -> BoolArray:
+    """Return the next mask that the study asks for (1, F); of one that is too large, the most promising heads."""
+    params = study.ask(space).params
+    bits_S = np.array([params[name] for name in space], dtype=np.bool_)
+    bits_1F = np.zeros((1, len(history.free_heads)), dtype=np.bool_)
+    bits_1F[0, heads_S] = bits_S & (bits_S.cumsum() <= history.most_heads)
+    return bits_1F

@@ -1,0 +1,114 @@
+"""The contest as a whole: what it says of runs, and the command's keys."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headmask.errors import ConfigError
+from orchestrator import cli
+from orchestrator.contest.contest import Cell, Run, run_cell
+from orchestrator.contest.plan import plan
+from orchestrator.contest.plot import write_plot
+from orchestrator.contest.summary import Reached, median_interval, reached, row_of, standing
+
+
+def run(contestant, best_so_far, seed=0, landscape="one", optimum=0.9):
+    return Run(Cell(landscape, contestant, seed, 1_000), tuple(best_so_far), optimum, 0.0)
+
+
+def test_regret_is_in_points_below_the_optimum():
+    row = row_of([run("a", [0.5, 0.7, 0.9], seed) for seed in range(3)], 2)
+    assert row.median_regret == pytest.approx(20)
+    assert row.optimum_share == 0
+    assert row_of([run("a", [0.5, 0.9]), run("a", [0.5, 0.8])], 100).optimum_share == 0.5
+
+
+def test_one_whose_plan_ended_keeps_its_best():
+    row = row_of([run("a", [0.5, 0.8])], 300)
+    assert row.num_distinct == 2
+    assert row.median_regret == pytest.approx(10)
+
+
+def test_masks_are_counted_up_to_the_optimum():
+    runs = [run("a", [0.5, 0.9], 0), run("a", [0.9], 1), run("a", [0.5, 0.6, 0.9], 2)]
+    assert reached(runs) == Reached("one", "a", 2, 3)
+    assert reached([*runs, run("a", [0.5], 3)]) == Reached("one", "a", 2.5, None)
+    assert reached([run("a", [0.5], 3)]) == Reached("one", "a", None, None)
+
+
+def test_a_capped_contestant_is_ranked_with_what_it_had():
+    slow = replace(run("slow", [0.5, 0.8]), cell=Cell("one", "slow", 0, 300))
+    found = standing([slow, run("a", [0.9])])
+    assert [(row.evaluations, row.capped) for row in found.rows[:3]] == [(100, False), (300, False), (1_000, True)]
+    assert found.rows[2].median_regret == pytest.approx(10)
+    assert found.mean_rank == {"a": 1.0, "slow": 2.0}
+
+
+def test_a_plot_is_drawn(tmp_path):
+    write_plot([run("genetic", [0.5, 0.9]), run("random", [0.5])], tmp_path / "new" / "plot.png")
+    with Image.open(tmp_path / "new" / "plot.png") as picture:
+        assert picture.size > (400, 400)
+
+
+def test_intervals_of_medians_cover_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    intervals = [median_interval(rng.exponential(size=15)) for _ in range(1_000)]
+    assert np.mean([low <= np.log(2) <= high for low, high in intervals]) >= 0.95
+    assert median_interval(np.array([3.0, 1.0])) == (1.0, 3.0)
+
+
+def test_mean_ranks_are_over_landscapes_and_evaluations():
+    runs = [run("a", [0.9], landscape=name) for name in ("one", "two")]
+    runs += [run("b", [0.8] * 400 + [0.9], landscape="one"), run("b", [0.9], landscape="two")]
+    assert standing(runs).mean_rank == {"a": 1.375, "b": 1.625}
+
+
+def test_a_cell_is_the_same_every_time():
+    cell = Cell("cliff-144", "genetic", 5, 200)
+    assert run_cell(cell)[0] == run_cell(cell)[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            {"landscapes": ["clif-144"]},
+            "landscape must be one of .*; got 'clif-144', did you mean cliff-144",
+        ),
+        ({"names": ["rndom"]}, "contestant must be one of .*; got 'rndom', did you mean random"),
+    ],
+)
+def test_names_that_do_not_exist_are_refused(names, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(**names)
+
+
+def test_all_contestants_get_the_same_seeds():
+    seeds = {}
+    for cell in plan(num_seeds=3, first_seed=7):
+        seeds.setdefault((cell.landscape, cell.contestant), []).append(cell.seed)
+    assert set(map(tuple, seeds.values())) == {(7, 8, 9)}
+
+
+def test_the_command_prints_rows_and_mean_ranks(monkeypatch, capsys):
+    flags = ["--landscape", "pairwise-144", "--contestant", "random", "--contestant", "greedy-top-k", "--seeds", "2"]
+    flags += ["--evaluations", "300", "--processes", "1", "--json"]
+    monkeypatch.setattr(sys, "argv", ["headmask", "bench", "strategies", *flags])
+    cli.main()
+    content = json.loads(capsys.readouterr().out)
+    assert set(content["mean_rank"]) == {"random", "greedy-top-k"}
+    assert [(row["contestant"], row["evaluations"]) for row in content["rows"]] == [
+        ("random", 100),
+        ("random", 300),
+        ("greedy-top-k", 100),
+        ("greedy-top-k", 300),
+    ]
+    for row in content["rows"]:
+        low, high = row["median_regret_interval"]
+        assert low <= row["median_regret"] <= high
+        low, high = row["optimum_share_interval"]
+        assert low <= row["optimum_share"] <= high

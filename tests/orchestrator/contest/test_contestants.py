@@ -1,0 +1,74 @@
+"""What every contestant keeps to: its budget of distinct masks, its seed."""
+
+import contextlib
+import sys
+
+import pytest
+
+from headmask.errors import ConfigError
+from headmask.mask import HeadGrid, HeadMask
+from orchestrator.contest.contestants import contestants
+from orchestrator.contest.meter import BudgetSpent, Meter
+from orchestrator.contest.synthetic import make_synthetic
+
+GRID = HeadGrid(4, 4)
+LANDSCAPE = make_synthetic("pairwise", GRID, 0, num_helpful=4, num_neutral=4)
+ENDS = {"greedy-top-k", "greedy-forward-backward"}
+
+everyone = pytest.mark.parametrize("name", list(contestants()))
+
+
+def evaluated(name, seed=0, budget=60):
+    meter = Meter(LANDSCAPE, budget)
+    with contextlib.suppress(BudgetSpent):
+        contestants()[name](meter, seed)
+    return meter.best_so_far
+
+
+@everyone
+def test_exactly_the_budget_of_distinct_masks_is_evaluated(name):
+    assert len(evaluated(name, budget=5)) == 5
+    count = len(evaluated(name))
+    assert 25 < count <= 60 if name in ENDS else count == 60
+
+
+@everyone
+def test_a_seed_decides_a_run(name):
+    assert evaluated(name, seed=1) == evaluated(name, seed=1)
+
+
+@pytest.mark.parametrize("name", ["genetic", "hill-climb", "pymoo-ga"])
+def test_the_best_mask_is_found_at_last(name):
+    assert evaluated(name, budget=3_000)[-1] == LANDSCAPE(LANDSCAPE.best)
+
+
+def test_masks_seen_before_are_free():
+    meter = Meter(LANDSCAPE, 2)
+    first, second, third = HeadMask.singles(GRID)[:3]
+    assert meter.values([first, second, first]) == LANDSCAPE.values([first, second, first])
+    assert meter(second) == LANDSCAPE(second)
+    with pytest.raises(BudgetSpent, match="all 2 masks"):
+        meter(third)
+    assert meter.best_so_far == [LANDSCAPE(first), max(LANDSCAPE(first), LANDSCAPE(second))]
+
+
+def test_what_is_left_of_the_budget_is_used():
+    meter = Meter(LANDSCAPE, 3)
+    with pytest.raises(BudgetSpent, match="all 3 masks"):
+        meter.values(HeadMask.singles(GRID))
+    assert len(meter.best_so_far) == 3
+
+
+def test_one_who_asks_for_hardly_anything_new_is_stopped():
+    meter = Meter(LANDSCAPE, 3)
+    meter.values([HeadMask.empty(GRID)] * 15)
+    with pytest.raises(BudgetSpent, match="16 masks were asked for, of which 1 were new"):
+        meter(HeadMask.empty(GRID))
+
+
+@pytest.mark.parametrize(("name", "package"), [("pymoo-ga", "pymoo"), ("cma-es", "cmaes")])
+def test_a_missing_extra_is_named(monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, "cmaes", None)
+    monkeypatch.setitem(sys.modules, "pymoo.algorithms.soo.nonconvex.ga", None)
+    with pytest.raises(ConfigError, match=rf"needs {package}, which is not installed: pip install '\.\[bench\]'"):
+        contestants()[name](Meter(LANDSCAPE, 60), 0)
