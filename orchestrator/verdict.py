@@ -69,7 +69,7 @@ class Verdict:
     @property
     def is_reliable(self) -> bool:
         """Whether a reliable improvement is claimed, and that no guarded goal loses more than it may."""
-        return self.interval[0] > 0 and all(holds(goal, interval) for goal, interval in self.guarded)
+        return improves(self.interval) and all(holds(goal, interval) for goal, interval in self.guarded)
 
     @property
     def recommended(self) -> HeadMask:
@@ -149,6 +149,11 @@ def decide(
         guarded=tuple(guarded),
         random_values=random_values,
     )
+
+
+def improves(interval: tuple[float, float]) -> bool:
+    """Return whether the interval of the objective's delta shows an improvement."""
+    return interval[0] > 0
 
 
 def holds(goal: Goal, interval: tuple[float, float]) -> bool:
