@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from headmask.mask import BoolArray, HeadMask
 from strategies.base import MaskSampler
-from strategies.genetic import seeds
+from strategies.breeding import seeds
 from strategies.history import History
 from strategies.model import Functions, PairwiseModel
 from strategies.tabu import tabu_search
