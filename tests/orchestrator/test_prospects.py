@@ -80,10 +80,14 @@ class RankedPool:
         self.asked += done
         return [Result(stage, mask, self.score(mask)) for stage, mask in done]
 
+    def put_back(self, results):
+        assert not results
+
     def score(self, mask):
         ranks_N = np.full(24, 200, np.uint8)
         ranks_N[: 8 + self.more.get(mask, 0)] = 0
         ranks = {"t2i": np.repeat(ranks_N, 2), "i2t": ranks_N}
+        ranks |= {f"{way}_probability": (ranks_Q == 0).astype(np.float32) for way, ranks_Q in ranks.items()}
         return MaskScore(self.targets.values(ranks), 0.0, ranks=(ranks,))
 
 

@@ -76,7 +76,7 @@ def test_the_result_follows_its_schema_and_adds_up(tiny_config):
 
 def test_the_result_says_how_good_masks_of_what_size_are(tiny_config):
     """By brute force over the table of trials; a head of this model is 4 T D d + 2 T^2 d multiply-adds."""
-    config = tiny_config(budget__masks=60)
+    config = tiny_config(budget__masks=60, search__guide="objective")
     size = start(config).result.size
     best: dict[int, float] = {}
     for row in trials(config.folder):
