@@ -248,6 +248,8 @@ class Search:
         self.pool.submit(stage, missing)
 
     def _take(self, results: list[Result], progress: Progress) -> None:
+        # After an interrupt, predictions that nobody waits for any more may still come.
+        results = [result for result in results if not result.stage.predicted]
         for result in results:
             if self.surrogate is not None:
                 self.surrogate.learn(result)

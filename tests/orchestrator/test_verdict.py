@@ -28,6 +28,9 @@ class ScriptedPool:
     def submit(self, stage, masks):
         self.waiting += [(stage, mask) for mask in masks]
 
+    def put_back(self, results):
+        assert not results
+
     def collect(self, timeout_s):
         done, self.waiting = self.waiting, []
         self.asked += done
