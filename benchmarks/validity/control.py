@@ -17,9 +17,6 @@ from orchestrator.session import Session
 from orchestrator.store import TrialRecord
 from orchestrator.verdict import Verdict, decide
 from strategies.selection import paired_interval
-from workers.replica import Stage
-
-SEARCH = Stage("search", "float32")
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,9 @@ def _random_search(session: Session, masks: int, seed: int) -> Verdict:
     with closing(make_pool(session, Quiet())) as pool:
         pool.settle(session.wanted)
         drawn = random_masks(session.grid, masks, np.random.default_rng(seed))
-        found = score_all(pool, SEARCH, drawn)
+        found = score_all(pool, session.search_stage, drawn)
         metrics = [found[mask].score.metrics for mask in drawn]
-        values = [session.objective.value(each, metrics[0]) for each in metrics]
+        values = [session.search_value(each) for each in metrics]
         return decide(session, [TrialRecord(i, drawn[i], values[i], metrics[i]) for i in range(masks)], pool)
 
 

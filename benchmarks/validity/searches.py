@@ -18,7 +18,7 @@ from orchestrator.progress import Quiet
 from orchestrator.runner import Outcome, make_pool
 from orchestrator.search import score_all
 from orchestrator.session import Session
-from orchestrator.verdict import TEST, outcomes_of
+from orchestrator.verdict import TEST, improved_outcomes
 from strategies.selection import Outcomes
 from workers.dataset import Row, write_dataset
 from workers.scorer import MaskScore
@@ -94,5 +94,5 @@ def outcomes_on_test(session: Session, masks: Sequence[HeadMask]) -> list[Outcom
 
 def outcomes(session: Session, score: MaskScore) -> Outcomes:
     """Return a mask's scores on the test split per cluster."""
-    (split,), (goal,), (ranks,) = session.splits["test"], session.objective.goals, score.ranks or ()
-    return outcomes_of(split, ranks, goal.mix)
+    (only,) = improved_outcomes(session, TEST.split, score)
+    return only
