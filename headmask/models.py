@@ -37,6 +37,11 @@ class LoadedModel:
     def __str__(self) -> str:
         return str(self.reference)
 
+    @property
+    def scale(self) -> float:
+        """What similarities are multiplied by before a softmax: one over the model's temperature."""
+        return float(self.clip.logit_scale.detach().exp())
+
 
 def load_model(name: str, pretrained: str | None = None) -> LoadedModel:
     """Return a model with its weights, on the CPU in float32.

@@ -45,7 +45,9 @@ EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 Out = Annotated[Path | None, typer.Option(help="Run folder: study, mask, results, pictures.")]
 Masks = Annotated[int | None, typer.Option(help="Budget: distinct masks to score on the search split.")]
-Seconds = Annotated[float | None, typer.Option(help="Budget: stop at the end of the block in which these run out.")]
+Seconds = Annotated[float | None, typer.Option(help="Budget: ends after the block in which these run out; 0 lifts it.")]
+ImageForwards = Annotated[int | None, typer.Option(help="Budget: plain forward passes of one image; 0 lifts it.")]
+Patience = Annotated[int | None, typer.Option(help="Budget: blocks in a row without a better mask; 0 lifts it.")]
 Replicas = Annotated[int | None, typer.Option(help="Ray replicas; as many as there is room for by default.")]
 PoolKind = Annotated[
     Literal["ray", "inline"] | None, typer.Option(help="Where masks are scored: on Ray, or in this process.")
@@ -90,10 +92,13 @@ def search(
     out: Out = None,
     masks: Masks = None,
     seconds: Seconds = None,
+    image_forwards: ImageForwards = None,
+    patience: Patience = None,
     tower: Annotated[str | None, typer.Option(help="Whose heads are searched: image (default) or text.")] = None,
     objective: Annotated[
         str | None, typer.Option(help="Metric to improve, or a mix: mean_recall, top1, 0.7*t2i_r1 + 0.3*i2t_r1, ...")
     ] = None,
+    guide: Annotated[str | None, typer.Option(help="Metric to search by; probability for recalls by default.")] = None,
     combine: Annotated[
         str | None, typer.Option(help="Of several data sets, improve the mean (default) or the worst.")
     ] = None,
@@ -110,6 +115,11 @@ def search(
     layers: Annotated[str | None, typer.Option(help="Layers whose heads may be ablated, such as 4,5,6.")] = None,
     protect: Annotated[str | None, typer.Option(help="Heads that are never ablated, such as L11H3,L0H1.")] = None,
     max_heads: Annotated[int | None, typer.Option(help="Most heads in a mask.")] = None,
+    surrogate: Annotated[
+        bool | None,
+        typer.Option("--surrogate/--no-surrogate", help="Predict masks by what the scan leaves (default), or not."),
+    ] = None,
+    surrogate_gib: Annotated[float | None, typer.Option(help="Most memory for that; 4 by default.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of one replica; a constant of the study.")] = None,
     image_chunk: Annotated[int | None, typer.Option(help="Images computed together; measured by default.")] = None,
     task: Task = None,
@@ -162,6 +172,8 @@ def resume(
     study: Annotated[str, typer.Argument(help="Run folder; or the name of a study, with --storage.")],
     masks: Masks = None,
     seconds: Seconds = None,
+    image_forwards: ImageForwards = None,
+    patience: Patience = None,
     storage: Annotated[str | None, typer.Option(help="Journal file or database URL that holds the study.")] = None,
     out: Out = None,
     pool: PoolKind = None,
@@ -178,6 +190,8 @@ def resume(
     changes = {
         ("budget", "masks"): masks,
         ("budget", "seconds"): seconds,
+        ("budget", "image_forwards"): image_forwards,
+        ("budget", "patience"): patience,
         ("pool", "kind"): pool,
         ("pool", "replicas"): replicas,
         ("pool", "address"): address,

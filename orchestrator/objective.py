@@ -1,9 +1,13 @@
-"""What a search maximises, over one data set or several, and what it may not lose."""
+"""What a search maximises, over one data set or several, and what it may not lose.
+
+The *objective* is what the user wants and what decides on confirm and test. Masks are searched by a *guide*, which may
+be another metric of the same data: one that a good optimiser cannot overfit as easily on a small search split.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -52,6 +56,10 @@ class Objective:
     def guarded(self) -> tuple[Goal, ...]:
         """The goals that may lose a little."""
         return tuple(goal for goal in self.goals if goal.max_loss is not None)
+
+    def guided(self, mixes: Sequence[Mix]) -> Objective:
+        """Return the objective with another mix for every goal, in order."""
+        return replace(self, goals=tuple(replace(goal, mix=mix) for goal, mix in zip(self.goals, mixes, strict=True)))
 
     def __str__(self) -> str:
         names = list(map(str, self.improved))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ from headmask.mask import HeadMask
 from orchestrator.config import SearchConfig
 from orchestrator.location import redacted
 from orchestrator.session import Session, prepare
-from strategies import make_sampler
+from strategies import ScanSampler, make_sampler
 from workers.pixels import Pixels
 from workers.replica import Payload, Replica
 from workers.scorer import DTYPES, default_device
@@ -37,11 +38,8 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     replica = Replica(session.payload, default_device())
     session = session.settled(replica.measure(session.wanted))
     search = session.config.search
-    sizes = {
-        name: sum(len(split.pixels if search.tower == "image" else split.texts) for split in parts)
-        for name, parts in session.splits.items()
-    }
-    num_masks = min(config.budget.masks, session.limits.num_masks(session.grid))
+    sizes = {name: session.num_inputs(name) for name in session.splits}
+    num_masks = num_masks_of(session)
     num_forwards = search_cost(session, num_masks)
     inputs_per_s = measured_speed(session, replica)
     num_inputs = round(
@@ -50,20 +48,29 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     payload_gib, pixels_gib = (size / _GIB for size in payload_bytes(session.payload))
     node_bytes = session.cost.numbers_per_node * (search.image_chunk or 1) * DTYPES[search.precision].itemsize
     nodes_gib = session.grid.layers * node_bytes / _GIB
+    surrogate_gib = session.surrogate_bytes / _GIB if session.uses_surrogate else 0.0
+    # Replicas on CPUs read one copy of their host.
+    own_gib = surrogate_gib if replica.device != "cpu" else 0.0
     return {
         "model": str(session.model),
         "grid": f"{session.grid.layers} layers x {session.grid.heads} heads of the {search.tower} tower",
         "inputs": ", ".join(f"{size} {name}" for name, size in sizes.items()),
+        "objective": str(session.objective),
+        "guide": str(session.guide),
         "precision": search.precision,
         "image_chunk": search.image_chunk,
         "masks": num_masks,
+        "stops_at": str(config.budget.budget()),
+        "image_forwards": round(num_forwards * sizes["search"]),
         "search_in_plain_forward_passes": round(num_forwards, 1),
         "forwards": num_inputs,
         "forwards_per_second_of_one_replica_here": round(inputs_per_s, 1),
         "replica_hours": round(num_inputs / inputs_per_s / 3600, 3),
-        "memory_per_replica_gib": round(payload_gib + nodes_gib + PROCESS_GIB, 2),
+        "surrogate": session.uses_surrogate,
+        "surrogate_per_host_gib": round(surrogate_gib, 3),
+        "memory_per_replica_gib": round(payload_gib + nodes_gib + own_gib + PROCESS_GIB, 2),
         "pixels_per_host_gib": round(pixels_gib, 3),
-        "object_store_gib": round(payload_gib + (pixels_gib if config.pool.address else 0.0), 3),
+        "object_store_gib": round(payload_gib + surrogate_gib + (pixels_gib if config.pool.address else 0.0), 3),
         "run_folder": str(config.folder),
         "study": f"{config.study_name} in {redacted(config.storage)}",
         "tracking": config.output.tracking_uri or str(config.folder.resolve().parent / "mlflow.db"),
@@ -76,12 +83,32 @@ def search_cost(session: Session, num_masks: int) -> float:
 
     The scan is counted mask by mask; what comes after it is taken for blocks of random masks of a few heads.
     """
-    scan, block_size = HeadMask.singles(session.grid)[:num_masks], session.config.search.block_size
-    rng, heads = np.random.default_rng(0), list(session.grid)
-    size = min(TYPICAL_HEADS, len(heads))
-    drawn = [rng.choice(len(heads), size, replace=False) for _ in range(block_size)]
-    block = [HeadMask.from_heads(session.grid, [heads[index] for index in chosen]) for chosen in drawn]
-    return session.cost(scan) + (num_masks - len(scan)) / block_size * session.cost(block)
+    scan, block = _scan(session), _typical_block(session)
+    after = max(0, num_masks - len(scan)) / len(block)
+    return session.cost(scan[:num_masks]) + after * session.cost(block)
+
+
+def num_masks_of(session: Session) -> int:
+    """Return how many masks a search scores at most: what its budget admits, and no more than there are."""
+    config, scan, block = session.config, _scan(session), _typical_block(session)
+    is_scan = config.search.strategy == ScanSampler.label
+    counts = [config.budget.masks, len(scan) if is_scan else session.limits.num_masks(session.grid)]
+    if (forwards := config.budget.image_forwards) is not None:
+        # A block is begun as long as something is left.
+        left = max(0.0, forwards - session.forwards(scan)) / session.forwards(block)
+        counts.append(len(scan) + math.ceil(left) * len(block))
+    return min(counts)
+
+
+def _scan(session: Session) -> list[HeadMask]:
+    return HeadMask.singles(session.grid, session.limits.free_heads(session.grid))
+
+
+def _typical_block(session: Session) -> list[HeadMask]:
+    rng, heads = np.random.default_rng(0), session.limits.free_heads(session.grid)
+    size = min(TYPICAL_HEADS, session.limits.most_heads(session.grid))
+    drawn = [rng.choice(len(heads), size, replace=False) for _ in range(session.config.search.block_size)]
+    return [HeadMask.from_heads(session.grid, [heads[index] for index in chosen]) for chosen in drawn]
 
 
 @torch.inference_mode()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from headmask.mask import HeadGrid, HeadMask
+from orchestrator.pareto import Point, front, knee, savings
 from orchestrator.store import TrialRecord
 
 
@@ -64,3 +66,85 @@ def write_heat_map(
         axes.scatter(heads, layers, marker="o", s=60, facecolor="black", edgecolor="white")
     figure.colorbar(image, ax=axes, label="points", extend="both")
     figure.savefig(path, dpi=120)
+
+
+def write_pareto(
+    values: Mapping[HeadMask, float],
+    confirm: Mapping[HeadMask, float],
+    selected: HeadMask,
+    objective: str,
+    path: Path,
+    share_per_head: float | None = None,
+) -> None:
+    """Write quality against size as PNG: all scored masks, both fronts, the knee, finalists on confirm.
+
+    Values are changes against the baseline of their own split.
+
+    Args:
+        values: objective on search of every mask, the baseline's among them.
+        confirm: objective on confirm of the finalists, the baseline's among them.
+        selected: the mask that won on confirm.
+        objective: its name.
+        path: of the picture.
+        share_per_head: share of the tower's multiply-adds that pruning any head spares; None for no such axis.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure: Any = Figure(figsize=(8, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    on_search, on_confirm = _changes(values), _changes(confirm)
+    _draw_search(axes, on_search)
+    axes.plot(*_line(on_confirm), "D", color="C1", ms=5, label="finalists, on confirm")
+    _mark(axes, "D", len(selected), on_confirm[selected], color="C1", label="selected mask, on confirm")
+    if selected in on_search:
+        _mark(axes, "o", len(selected), on_search[selected], color="0.6", label="selected mask, on search")
+    axes.axhline(0, color="black", lw=0.8, ls=":", label="baseline of each split")
+    _set_limits(axes, on_search, on_confirm)
+    axes.set_xlabel("ablated heads")
+    axes.set_ylabel(f"change of {objective} in points")
+    if share_per_head is not None:
+        scale = 100 * share_per_head
+        top = axes.secondary_xaxis("top", functions=(lambda heads_X: heads_X * scale, lambda saved_X: saved_X / scale))
+        top.set_xlabel("multiply-adds of the tower that pruning them spares, in %")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def _draw_search(axes: Any, changes: Mapping[HeadMask, float]) -> None:
+    fewest, most = front(changes), savings(changes)
+    axes.plot(*_line(changes), "o", color="0.6", ms=3, alpha=0.6, label="scored masks, on search (optimistic)")
+    axes.plot(*_line(most), "--", color="C0", lw=1.2, label="front: best with many heads")
+    axes.plot(*_line(fewest), "o-", color="C0", ms=4, label="front: best with few heads")
+    if (top := knee(fewest)) is not None:
+        axes.plot(top.num_heads, top.value, "o", color="none", ms=13, mec="C3", mew=2, label="knee of that front")
+
+
+def _mark(axes: Any, marker: str, num_heads: int, change: float, *, color: str, label: str) -> None:
+    axes.plot(num_heads, change, marker, color=color, ms=10, mec="black", mew=1.5, label=label)
+
+
+def _changes(values: Mapping[HeadMask, float]) -> dict[HeadMask, float]:
+    """Return values as changes against the baseline's, in points."""
+    baseline = next(value for mask, value in values.items() if mask.is_empty)
+    return {mask: 100 * (value - baseline) for mask, value in values.items()}
+
+
+def _line(points: Mapping[HeadMask, float] | Sequence[Point]) -> tuple[list[int], list[float]]:
+    """Return sizes and values."""
+    if isinstance(points, Mapping):
+        return list(map(len, points)), list(points.values())
+    return [point.num_heads for point in points], [point.value for point in points]
+
+
+def _set_limits(axes: Any, on_search: Mapping[HeadMask, float], on_confirm: Mapping[HeadMask, float]) -> None:
+    """Show what is near the baseline or above it: masks that ruin the model would flatten all others."""
+    from matplotlib.ticker import MaxNLocator
+
+    high = max(*on_search.values(), *on_confirm.values(), 0.1)
+    low = min(*on_confirm.values(), -0.6 * high)
+    widest = max(len(mask) for mask, change in on_search.items() if change >= low)
+    axes.set_xlim(-0.5, widest + 1.5)
+    axes.set_ylim(low - 0.08 * high, 1.12 * high)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

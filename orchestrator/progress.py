@@ -38,15 +38,17 @@ def make_display(console: Console) -> Display:
 
 
 def summary(progress: loop.Progress, pool_status: str) -> str:
-    """Return the state of a search in one line: speed, best against baseline, time left, replicas."""
+    """Return the state of a search in one line: speed, best against baseline, surrogate, time left, replicas."""
     scored = len(progress.records) - progress.served
     rate = scored / progress.seconds if progress.seconds >= 1 else 0.0
     parts = [f"{rate:.1f} masks/s"] if rate else []
     if progress.best and progress.best.value is not None:
-        text = f"best {progress.objective} {100 * progress.best.value:.2f}"
+        text = f"best {progress.guide} {100 * progress.best.value:.2f}"
         if progress.baseline and progress.baseline.value is not None:
             text += f" (baseline {100 * progress.baseline.value:.2f})"
         parts.append(text)
+    if progress.rank_correlation is not None:
+        parts.append(f"surrogate {progress.rank_correlation:.2f}")
     if rate and len(progress.records) < progress.budget.masks and progress.seconds_left is not None:
         parts.append(f"{_duration(progress.seconds_left)} left")
     return ", ".join([*parts, pool_status])
@@ -78,8 +80,7 @@ class PlainDisplay:
 
     def update(self, progress: loop.Progress, pool_status: str) -> None:
         """Print the state, every ten seconds and at the end."""
-        done = len(progress.records) == progress.budget.masks
-        if (time.monotonic() >= self._next or done) and len(progress.records) != self._shown:
+        if (time.monotonic() >= self._next or progress.is_done) and len(progress.records) != self._shown:
             self._next, self._shown = time.monotonic() + PLAIN_EVERY_S, len(progress.records)
             count = f"{len(progress.records)}/{progress.budget.masks} masks"
             self.say(f"{count}, {summary(progress, pool_status)}")

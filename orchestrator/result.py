@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from headmask.mask import HeadMask
 from headmask.maskfile import Grid, MaskFile, SplitScores, write_json
+from orchestrator import pareto
+from orchestrator.budget import StopReason
+from orchestrator.pareto import Point
 from orchestrator.session import Session, versions
+from orchestrator.store import TrialRecord
 from orchestrator.verdict import Verdict, holds
 from workers.scorer import MaskScore
+
+if TYPE_CHECKING:
+    from orchestrator.surrogate import Surrogate
 
 RELIABLE: Literal["reliable improvement"] = "reliable improvement"
 UNRELIABLE: Literal["no reliable improvement"] = "no reliable improvement"
@@ -72,12 +80,65 @@ class RandomMasks(_Part):
     percentile: float | None = Field(description="share of them that score below the selected mask, in percent")
 
 
+class FrontPoint(_Part):
+    """A mask for which no other one is as good and better in size."""
+
+    heads: list[str]
+    search: float = Field(description="objective on search, at the search's precision")
+    confirm: float | None = Field(description="objective on confirm, float32; null where it was not re-scored there")
+    flops_saved: float | None = Field(
+        description="share of the tower's multiply-adds that pruning the heads spares; null where they cannot be pruned"
+    )
+
+
+class Size(_Part):
+    """Quality against size, among the masks that were scored. Search-split values are optimistic."""
+
+    front: list[FrontPoint] = Field(description="best masks with few heads: from the baseline to the best mask")
+    knee: list[str] | None = Field(
+        description="heads of the point of front furthest above the line between its ends; null where none lies above"
+    )
+    savings: list[FrontPoint] = Field(description="best masks with many heads: from the best mask to the largest")
+    flops_saved: float | None = Field(description="of the selected mask")
+
+
+class Prospects(_Part):
+    """What further search could bring on the search split, and what is noise there."""
+
+    best: list[str] = Field(description="heads of the best mask on search that ablates any")
+    delta: float = Field(description="its objective minus the baseline's on search, both in float32")
+    standard_error: float = Field(description="of delta: paired bootstrap of images with all their captions")
+    growth: list[float] = Field(
+        description="growth of the best value in the last doubling of the masks after the scan, and in the one before; "
+        "empty with less than four blocks of them"
+    )
+    num_more: int = Field(description="as many masks again as were scored, or as many as are left")
+    expected: float | None = Field(
+        description="growth of the best value to be expected of num_more masks; null where growth is empty"
+    )
+
+    @property
+    def noise(self) -> float:
+        """What differences on the search split must exceed to tell anything: 1.96 standard errors of delta."""
+        return 1.96 * self.standard_error
+
+
+class SurrogateResult(_Part):
+    """How well masks were predicted from single heads."""
+
+    rank_correlation: float | None = Field(
+        description="Spearman's, of predicted and exact search values over masks of several heads; null if undefined"
+    )
+    num_screened: int = Field(description="masks predicted in this run of the driver")
+
+
 class SearchResult(_Part):
     """What a search found."""
 
     format: Literal["headmask-result/1"] = "headmask-result/1"
     verdict: Literal["reliable improvement", "no reliable improvement"]
     objective: str
+    guide: str = Field(description="what masks were searched by; the objective decides on confirm")
     selected: list[str] = Field(description="heads of the mask that won on confirm")
     recommended: list[str] = Field(
         description="heads of mask.json: the selected ones, or none without a reliable improvement"
@@ -85,9 +146,16 @@ class SearchResult(_Part):
     splits: Splits
     best_single: SingleHead | None
     random_masks: RandomMasks
+    size: Size
+    prospects: Prospects | None = Field(description="null where no mask but the baseline could be scored")
     guarded: list[Guarded] = Field(description="data sets on which little may be lost")
+    surrogate: SurrogateResult | None = Field(description="null for a search without")
     num_masks: int = Field(description="distinct masks scored on the search split")
     num_failed: int
+    stopped_by: StopReason = Field(description="what ended the search: a budget, or that no mask was left")
+    image_forwards: int = Field(
+        description="plain forward passes of one image (or text) that the masks are predicted to take"
+    )
     seconds: float = Field(description="wall-clock time of this run of the driver, resumed results excluded")
     study: str
     storage: str
@@ -153,6 +221,13 @@ def guarded(session: Session, verdict: Verdict) -> list[Guarded]:
     ]
 
 
+def surrogate_result(surrogate: Surrogate | None) -> SurrogateResult | None:
+    """Return how well masks were predicted."""
+    if surrogate is None:
+        return None
+    return SurrogateResult(rank_correlation=surrogate.rank_correlation, num_screened=surrogate.num_screened)
+
+
 def random_masks(session: Session, verdict: Verdict) -> RandomMasks:
     """Return where the selected mask stands among random ones."""
     values = verdict.random_values
@@ -160,6 +235,28 @@ def random_masks(session: Session, verdict: Verdict) -> RandomMasks:
     own = session.objective.value(*confirm)
     share = 100 * sum(value < own for value in values) / len(values) if values else None
     return RandomMasks(num_masks=len(values), percentile=share)
+
+
+def size(session: Session, verdict: Verdict, records: Sequence[TrialRecord]) -> Size:
+    """Return how good masks of what size are."""
+    values = session.gains(records)
+    confirm = {each.mask: each.confirm.metrics for each in verdict.finalists if each.confirm.metrics}
+
+    def described(point: Point) -> FrontPoint:
+        return FrontPoint(
+            heads=list(map(str, point.mask.heads)),
+            search=point.value,
+            confirm=session.objective.gain(confirm[point.mask]) if point.mask in confirm else None,
+            flops_saved=session.pruned_share(point.mask),
+        )
+
+    front, top = pareto.front(values), pareto.knee(pareto.front(values))
+    return Size(
+        front=list(map(described, front)),
+        knee=None if top is None else list(map(str, top.mask.heads)),
+        savings=list(map(described, pareto.savings(values))),
+        flops_saved=session.pruned_share(verdict.selected),
+    )
 
 
 def mask_file(session: Session, mask: HeadMask, verdict: Verdict, *, study: str, run_id: str | None) -> MaskFile:

@@ -12,6 +12,7 @@ from typing import Any
 
 from headmask.errors import ConfigError, StudyError
 from headmask.folding import export
+from headmask.mask import HeadMask
 from headmask.maskfile import write_json
 from orchestrator import result as results
 from orchestrator.config import SearchConfig, parse_config
@@ -19,18 +20,19 @@ from orchestrator.gate import check_baseline
 from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.ledger import count_looks, look_at_test
 from orchestrator.location import is_url, redacted
-from orchestrator.plots import write_heat_map
+from orchestrator.plots import write_heat_map, write_pareto
 from orchestrator.progress import Display
-from orchestrator.search import Budget, Interrupted, Progress, Search
+from orchestrator.prospects import look_ahead
+from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare, versions
-from orchestrator.store import StudyStore, TrialRecord, load_study, open_storage
+from orchestrator.store import StudyStore, load_study, open_storage
+from orchestrator.surrogate import Surrogate, make_surrogate
 from orchestrator.tables import write_trials
 from orchestrator.tracked import BestCurve, params_of_run, tags_of_run, track_verdict
 from orchestrator.tracking import Tracker, default_target
 from orchestrator.verdict import Verdict, decide
 from strategies import make_sampler
 from workers.pool import InlinePool, Pool
-from workers.replica import Stage
 
 RUN_WAIT_S = 30.0
 
@@ -176,14 +178,23 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
         tracker.log(lambda run: run.params(params_of_run(session)))
         try:
             _check_device(store, pool)
-            records = _search(session, store, pool, tracker, display, stopping)
+            surrogate = make_surrogate(session, pool, display.say, stopping.is_set)
+            searched = _search(session, store, pool, surrogate, tracker, display, stopping)
             verdict = decide(
                 session,
-                records,
+                searched.records,
                 pool,
                 on_stage=display.say,
                 is_stopping=stopping.is_set,
                 before_test=lambda mask: look_at_test(store, session.test_digests, mask),
+            )
+            display.say("scoring the best mask on the search split once more, for the noise there")
+            prospects = look_ahead(
+                session,
+                searched.records,
+                pool,
+                is_exhausted=searched.stopped_by == "exhausted",
+                is_stopping=stopping.is_set,
             )
         except (Interrupted, KeyboardInterrupt):
             tracker.log(lambda run: run.end("KILLED"))
@@ -191,27 +202,32 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
         except BaseException:
             tracker.log(lambda run: run.end("FAILED"))
             raise
-        outcome = _conclude(session, store, tracker, records, verdict, display, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        outcome = _conclude(session, store, tracker, searched, verdict, prospects, surrogate, display, seconds)
         display.say(f"Results are in {config.folder}")
         return outcome
 
 
 def _search(
-    session: Session, store: StudyStore, pool: Pool, tracker: Tracker, display: Display, stopping: StopFlag
-) -> list[TrialRecord]:
+    session: Session,
+    store: StudyStore,
+    pool: Pool,
+    surrogate: Surrogate | None,
+    tracker: Tracker,
+    display: Display,
+    stopping: StopFlag,
+) -> Progress:
+    """Return how far the search got when its budget was spent."""
     config = session.config
-    if session.constants is None:
-        raise RuntimeError("the constants of the study are settled before masks are scored")
-    stage = Stage("search", session.constants.precision)
     sampler = make_sampler(
         config.search.strategy,
         session.grid,
         seed=config.search.seed,
         limits=session.limits,
         block_size=config.search.block_size,
+        screen=surrogate.screen if surrogate else None,
     )
     curve = BestCurve(tracker)
-    baseline = session.constants.baseline or {}
 
     def on_progress(progress: Progress) -> None:
         display.update(progress, pool.status)
@@ -222,15 +238,17 @@ def _search(
         store,
         pool,
         grid=session.grid,
-        stage=stage,
-        value=lambda metrics: session.objective.value(metrics, baseline),
-        objective=str(session.objective),
-        cost=session.cost,
+        stage=session.search_stage,
+        value=session.search_value,
+        guide=str(session.guide),
+        cost=session.forwards,
+        surrogate=surrogate,
         on_progress=on_progress,
         is_stopping=stopping.is_set,
     )
     try:
-        return search.run(Budget(config.budget.masks, config.budget.seconds))
+        search.run(config.budget.budget())
+        return search.progress
     finally:
         display.stop()
 
@@ -268,18 +286,23 @@ def _conclude(
     session: Session,
     store: StudyStore,
     tracker: Tracker,
-    records: list[TrialRecord],
+    searched: Progress,
     verdict: Verdict,
+    prospects: results.Prospects | None,
+    surrogate: Surrogate | None,
     display: Display,
     seconds: float,
 ) -> Outcome:
     """Write the run folder and the tracking run."""
-    config, folder = session.config, session.config.folder
+    config, folder, records = session.config, session.config.folder, searched.records
     objective = str(session.objective)
     write_trials(records, folder / "trials.parquet")
     gain = session.objective.gain
     gains = {record.mask: gain(record.metrics) for record in records if record.metrics}
     write_heat_map(records, verdict.selected, objective, folder / "heatmap.png", lambda record: gains.get(record.mask))
+    confirm = {each.mask: gain(each.confirm.metrics) for each in verdict.finalists if each.confirm.metrics}
+    per_head = session.pruned_share(HeadMask.from_heads(session.grid, [(0, 0)]))
+    write_pareto(session.gains(records), confirm, verdict.selected, objective, folder / "pareto.png", per_head)
     run_id = tracker.wait_for_run(RUN_WAIT_S)
     mask = results.mask_file(session, verdict.recommended, verdict, study=store.name, run_id=run_id)
     mask.write(folder / "mask.json")
@@ -297,6 +320,7 @@ def _conclude(
     result = results.SearchResult(
         verdict=results.RELIABLE if verdict.is_reliable else results.UNRELIABLE,
         objective=objective,
+        guide=str(session.guide),
         selected=list(map(str, verdict.selected.heads)),
         recommended=list(map(str, verdict.recommended.heads)),
         splits=results.split_results(session, verdict),
@@ -304,11 +328,16 @@ def _conclude(
         random_masks=results.random_masks(session, verdict),
         num_masks=len(records),
         num_failed=sum(record.failure is not None for record in records),
+        size=results.size(session, verdict, records),
+        prospects=prospects,
+        stopped_by=searched.reason,
+        image_forwards=round(searched.image_forwards),
         seconds=round(seconds, 3),
         study=store.name,
         storage=redacted(config.storage),
         fingerprint=session.digest,
         guarded=results.guarded(session, verdict),
+        surrogate=results.surrogate_result(surrogate),
         test_looks=count_looks(config.storage, session.test_digests),
         mlflow_run_id=run_id,
         mask_file=str(folder / "mask.json"),

@@ -14,28 +14,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import TrialState
 
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadGrid, HeadMask
+from orchestrator.budget import Budget, StopReason, blocks_without_gain
 from orchestrator.store import StudyStore, TrialRecord
 from strategies import Exhausted, MaskSampler, distributions, mask_of
 from workers.pool import Pool, Result
 from workers.replica import Stage
 
+if TYPE_CHECKING:
+    from orchestrator.surrogate import Surrogate
+
 POLL_S = 0.5
 DRAIN_S = 5.0
 """Seconds that running batches may take to finish after an interrupt."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When to stop proposing: at a number of masks, or at the end of the block in which the seconds run out."""
-
-    masks: int
-    seconds: float | None = None
 
 
 @dataclass
@@ -43,8 +40,8 @@ class Progress:
     """How far a search is, for displays and tracking."""
 
     budget: Budget
-    objective: str = "value"
-    """What is maximised, by name."""
+    guide: str = "value"
+    """What masks are searched by, by name."""
     records: list[TrialRecord] = field(default_factory=list)
     served: int = 0
     """Masks whose results came from the storage."""
@@ -53,9 +50,15 @@ class Progress:
     best: TrialRecord | None = None
     num_asked: int = 0
     cost_asked: float = 0.0
-    """Predicted cost of the masks sent to be scored, in plain forward passes over the split."""
+    """Predicted cost of the masks sent to be scored, in plain forward passes of one input."""
     cost_done: float = 0.0
     """Of those that came back."""
+    image_forwards: float = 0.0
+    """Predicted cost of all masks asked for, whether they had to be sent or not: what the budget counts."""
+    stopped_by: StopReason | None = None
+    """Why no further block is begun, once it is known."""
+    rank_correlation: float | None = None
+    """Between the surrogate's predictions and exact values; None where there is none."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -63,10 +66,25 @@ class Progress:
         num_sent = self.num_asked - self.served
         if not self.cost_done or not num_sent:
             return None
-        num_unasked = max(0, self.budget.masks - self.num_asked)
-        cost_left = max(0.0, self.cost_asked - self.cost_done) + num_unasked * self.cost_asked / num_sent
+        num_unasked = 0 if self.stopped_by else max(0, self.budget.masks - self.num_asked)
+        cost_unasked = num_unasked * self.cost_asked / num_sent
+        if self.budget.image_forwards is not None:
+            cost_unasked = min(cost_unasked, max(0.0, self.budget.image_forwards - self.image_forwards))
+        cost_left = max(0.0, self.cost_asked - self.cost_done) + cost_unasked
         left_s = cost_left * self.seconds / self.cost_done
         return left_s if self.budget.seconds is None else min(left_s, max(0.0, self.budget.seconds - self.seconds))
+
+    @property
+    def reason(self) -> StopReason:
+        """Why a search that has ended did."""
+        if self.stopped_by is None:
+            raise RuntimeError("the search has not ended")
+        return self.stopped_by
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to be proposed or scored."""
+        return self.stopped_by is not None and len(self.records) == self.num_asked
 
     @property
     def seconds(self) -> float:
@@ -97,11 +115,16 @@ class Search:
         pool: scores masks.
         stage: what masks are scored on.
         value: the trials' value from a mask's metrics.
-        objective: its name.
-        cost: predicted cost of masks that are scored together; their number by default.
+        guide: its name.
+        cost: predicted cost of masks that are scored together, in plain forward passes of one input; their number by
+            default.
+        surrogate: predicts for the strategy, and is told what it needs; None where nothing is predicted.
         on_progress: called after every batch of results.
         is_stopping: asked before every proposal; True ends the search early.
     """
+
+    progress: Progress
+    """How far the last run got, and why it stopped."""
 
     def __init__(
         self,
@@ -112,14 +135,15 @@ class Search:
         grid: HeadGrid,
         stage: Stage,
         value: Callable[[Mapping[str, float]], float],
-        objective: str = "value",
+        guide: str = "value",
         cost: Callable[[list[HeadMask]], float] = len,
+        surrogate: Surrogate | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sampler, self.store, self.pool, self.grid = sampler, store, pool, grid
-        self.stage, self.value, self.objective, self.cost = stage, value, objective, cost
-        self.on_progress, self.is_stopping = on_progress, is_stopping
+        self.stage, self.value, self.guide, self.cost = stage, value, guide, cost
+        self.surrogate, self.on_progress, self.is_stopping = surrogate, on_progress, is_stopping
         self.working = optuna.create_study(direction="maximize", sampler=sampler)
         self._stored = store.records(grid)
         self._asked: list[optuna.Trial] = []
@@ -127,6 +151,8 @@ class Search:
         self._told: list[TrialRecord | None] = []
         self._num_told_first = 0
         """How many trials from number 0 on have results."""
+        self._again: set[HeadMask] = set()
+        """Masks with a result that are scored again, for what the surrogate needs of them."""
         self._exhausted = False
 
     def run(self, budget: Budget) -> list[TrialRecord]:
@@ -135,30 +161,70 @@ class Search:
         Raises:
             Interrupted: it was asked to stop first; everything scored is stored.
         """
-        progress = Progress(budget, self.objective)
-        while True:
-            if self.is_stopping():
-                self._drain(progress)
-                raise Interrupted
-            self._propose(progress)
-            if len(progress.records) == len(self._asked):
-                break
-            self._take(self.pool.collect(POLL_S), progress)
+        self.progress = progress = Progress(budget, self.guide)
+        try:
+            while self._goes_on(progress):
+                self._take(self.pool.collect(POLL_S), progress)
+            self._compare(progress)
+        except Interrupted:
+            self._drain(progress)
+            raise
+        progress.records.sort(key=lambda record: record.proposal)
         self.on_progress(progress)
-        return sorted(progress.records, key=lambda record: record.proposal)
+        return progress.records
+
+    def _goes_on(self, progress: Progress) -> bool:
+        """Propose what can be, and return whether results are to come."""
+        if self.is_stopping():
+            raise Interrupted
+        self._propose(progress)
+        return not progress.is_done or bool(self._again)
 
     def _propose(self, progress: Progress) -> None:
         """Ask for every block whose results are known and that the budget admits."""
-        budget = progress.budget
-        while len(self._asked) < budget.masks and not self._exhausted:
+        while progress.stopped_by is None:
             block = self.sampler.block_of(len(self._asked))
-            starts_block = len(self._asked) == self.sampler.block_range(block).start
-            out_of_time = budget.seconds is not None and progress.seconds >= budget.seconds
-            if self._num_told_first < self.sampler.num_known(block) or (starts_block and out_of_time):
+            if self._num_told_first < self.sampler.num_known(block):
                 return
-            self._ask_block(min(self.sampler.block_range(block).stop, budget.masks), progress)
+            progress.stopped_by = self._stop_reason(block, progress)
+            if progress.stopped_by is not None or (block and not self._can_predict(progress)):
+                return
+            stage = self.surrogate.scan_stage if self.surrogate and self.surrogate.missing else self.stage
+            self._ask_block(min(self.sampler.block_range(block).stop, progress.budget.masks), stage, progress)
 
-    def _ask_block(self, stop: int, progress: Progress) -> None:
+    def _stop_reason(self, block: int, progress: Progress) -> StopReason | None:
+        """Return why a block is not begun; None if it is. Of results, it knows those that the block may know."""
+        if self._exhausted:
+            return "exhausted"
+        known = self._told[: self.sampler.num_known(block)]
+        values = [None if record is None else record.value for record in known]
+        return progress.budget.spent(
+            num_masks=len(self._asked),
+            image_forwards=progress.image_forwards,
+            blocks_without_gain=blocks_without_gain(values, self.sampler.block_of),
+            seconds=progress.seconds,
+        )
+
+    def _can_predict(self, progress: Progress) -> bool:
+        """Return whether the surrogate has what it needs; what it misses of a stored scan is scored again."""
+        if self.surrogate is None:
+            return True
+        missing = self.surrogate.missing
+        if missing and not self._again:
+            self._again = missing
+            progress.cost_asked += self.cost(sorted(missing))
+            self.pool.submit(self.surrogate.scan_stage, missing)
+        if not missing:
+            self._compare(progress)
+        return not missing
+
+    def _compare(self, progress: Progress) -> None:
+        if self.surrogate is not None:
+            self.surrogate.compare()
+            progress.rank_correlation = self.surrogate.rank_correlation
+
+    def _ask_block(self, stop: int, stage: Stage, progress: Progress) -> None:
+        block: list[HeadMask] = []
         missing = []
         while len(self._asked) < stop:
             try:
@@ -167,6 +233,7 @@ class Search:
                 self._exhausted = True
                 break
             mask = mask_of(trial.params, self.grid)
+            block.append(mask)
             self._numbers[mask] = trial.number
             self._asked.append(trial)
             self._told.append(None)
@@ -176,17 +243,31 @@ class Search:
             else:
                 missing.append(mask)
         progress.num_asked = len(self._asked)
+        progress.image_forwards += self.cost(block) if block else 0.0
         progress.cost_asked += self.cost(missing) if missing else 0.0
-        self.pool.submit(self.stage, missing)
+        self.pool.submit(stage, missing)
 
     def _take(self, results: list[Result], progress: Progress) -> None:
         for result in results:
+            if self.surrogate is not None:
+                self.surrogate.learn(result)
+            if result.mask in self._again:
+                self._again.remove(result.mask)
+                self._check_scored_again(result)
+                continue
             record = self._record(result)
             self.store.append(record)
             self._tell(record, progress)
         if results:
             progress.cost_done += self.cost([result.mask for result in results])
             self.on_progress(progress)
+
+    def _check_scored_again(self, result: Result) -> None:
+        if result.score.failure:
+            raise HeadmaskError(
+                f"the stored study has a value for mask {result.mask}, which cannot be scored any more "
+                f"({result.score.failure}); resume it where it could"
+            )
 
     def _record(self, result: Result) -> TrialRecord:
         number = self._numbers[result.mask]
@@ -215,6 +296,8 @@ class Search:
         while self._num_told_first < len(self._told) and self._told[self._num_told_first] is not None:
             self._num_told_first += 1
         progress.add(record)
+        if self.surrogate is not None:
+            self.surrogate.watch(record.mask, record.value)
 
     def _drain(self, progress: Progress) -> None:
         """Let running batches finish for a few seconds."""
@@ -227,7 +310,7 @@ class Search:
 def score_all(
     pool: Pool, stage: Stage, masks: list[HeadMask], *, is_stopping: Callable[[], bool] = lambda: False
 ) -> dict[HeadMask, Result]:
-    """Return the results of masks at a stage.
+    """Return the results of masks at a stage; results of other stages that come meanwhile stay in the pool.
 
     Raises:
         Interrupted: asked to stop before all were there.
@@ -235,8 +318,14 @@ def score_all(
     wanted = set(masks)
     pool.submit(stage, sorted(wanted))
     results: dict[HeadMask, Result] = {}
-    while len(results) < len(wanted):
-        if is_stopping():
-            raise Interrupted
-        results |= {result.mask: result for result in pool.collect(POLL_S) if result.stage == stage}
+    others: list[Result] = []
+    try:
+        while len(results) < len(wanted):
+            if is_stopping():
+                raise Interrupted
+            collected = pool.collect(POLL_S)
+            results |= {result.mask: result for result in collected if result.stage == stage}
+            others += [result for result in collected if result.stage != stage]
+    finally:
+        pool.put_back(others)
     return results

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from headmask.errors import ConfigError
 from headmask.mask import Head
+from orchestrator.budget import Budget
 from orchestrator.location import check_location
 from strategies import check_strategy
 from workers.tasks import Mix
+
+OBJECTIVE = "objective"
+"""The guide's name for the objective itself."""
 
 if TYPE_CHECKING:
     from workers.loading import Reading
@@ -24,6 +28,11 @@ def _checked_mix(objective: str | None) -> str | None:
     except ConfigError as error:
         raise ValueError(str(error)) from None
     return objective
+
+
+def _checked_guide(guide: str | None) -> str | None:
+    """Return a guide that is the objective or can be parsed."""
+    return guide if guide == OBJECTIVE else _checked_mix(guide)
 
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -55,6 +64,8 @@ class DataSection(Section):
     """Found by the columns by default."""
     objective: str | None = None
     """Metric or mix of metrics; the search's by default."""
+    guide: str | None = None
+    """What masks are searched by here; the search's by default."""
     max_loss: Annotated[float, Field(ge=0)] | None = None
     """Points that the objective may lose here; the data set then limits the search instead of guiding it."""
     image_column: str | None = None
@@ -74,6 +85,11 @@ class DataSection(Section):
     @classmethod
     def _is_mix(cls, objective: str | None) -> str | None:
         return _checked_mix(objective)
+
+    @field_validator("guide")
+    @classmethod
+    def _is_guide(cls, guide: str | None) -> str | None:
+        return _checked_guide(guide)
 
     def reading(self) -> Reading:
         """Return how the file is read."""
@@ -103,6 +119,11 @@ class SearchSection(Section):
     """Whose heads are searched."""
     objective: str | None = None
     """Metric, or mix such as 0.7*t2i_r1 + 0.3*i2t_r1; mean_recall, top1 or group_score by the task by default."""
+    guide: str | None = None
+    """Metric or mix that masks are searched by, or `objective`; the objective decides on confirm.
+
+    By default `probability` for recalls, the objective itself for other metrics and for the worst of several data sets.
+    """
     combine: Literal["mean", "worst"] = "mean"
     """Of several data sets, the mean of their objectives is maximised, or the smallest of them."""
     ablation: Literal["zero", "mean", "uniform", "cls"] = "zero"
@@ -122,6 +143,10 @@ class SearchSection(Section):
     """CPU threads of one replica; a constant of the study."""
     finalists: Annotated[int, Field(ge=1)] = 16
     """Masks re-scored on the confirm split."""
+    surrogate: bool = True
+    """Let strategies predict what masks score by how far embeddings move when single heads go."""
+    surrogate_gib: Annotated[float, Field(gt=0)] = 4.0
+    """Most memory that these displacements may take; a search that needs more goes without."""
     random_masks: Annotated[int, Field(ge=0)] = 40
     """Random masks of the selected one's size, scored on the confirm split for context."""
     gate: bool = True
@@ -143,12 +168,33 @@ class SearchSection(Section):
     def _is_mix(cls, objective: str | None) -> str | None:
         return _checked_mix(objective)
 
+    @field_validator("guide")
+    @classmethod
+    def _is_guide(cls, guide: str | None) -> str | None:
+        return _checked_guide(guide)
+
 
 class BudgetSection(Section):
-    """When to stop: after a number of masks, or of seconds (at the end of a block), whichever comes first."""
+    """When to stop, whichever comes first. All but the number of masks end a search after a whole block; 0 lifts them.
+
+    No part of the fingerprint: a study goes on with another budget.
+    """
 
     masks: PositiveInt = 1000
     seconds: Annotated[float, Field(gt=0)] | None = None
+    image_forwards: PositiveInt | None = None
+    """Plain forward passes of one image (or text), as predicted for the masks that are searched."""
+    patience: PositiveInt | None = None
+    """Blocks in a row without a better mask."""
+
+    @field_validator("seconds", "image_forwards", "patience", mode="before")
+    @classmethod
+    def _zero_is_none(cls, limit: Any) -> Any:
+        return None if limit == 0 and not isinstance(limit, bool) else limit
+
+    def budget(self) -> Budget:
+        """Return the budget of a search."""
+        return Budget(self.masks, self.seconds, self.image_forwards, self.patience)
 
 
 class PoolSection(Section):

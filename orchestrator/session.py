@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,22 +14,24 @@ from typing import Any
 import torch
 
 from headmask.ablation import check_ablation
-from headmask.mask import HeadGrid
+from headmask.mask import HeadGrid, HeadMask
 from headmask.models import LoadedModel, load_model
 from headmask.towers import TowerName, tower_of, view_of
 from headmask.views import TowerView
 from orchestrator.config import SearchConfig
 from orchestrator.objective import Goal, Objective
 from orchestrator.progress import said_when_slow
-from orchestrator.sections import DataSection
-from strategies import Limits
+from orchestrator.sections import OBJECTIVE, DataSection
+from orchestrator.store import TrialRecord
+from strategies import Limits, ScanSampler
 from workers.constants import Constants
+from workers.displacement import displacement_bytes
 from workers.embedding import embed_images, embed_texts, kept
 from workers.engine import REVISION
 from workers.inputs import Normalisation
 from workers.loading import Split, load_data
 from workers.preprocess import UInt8Preprocess
-from workers.replica import PackedTower, Payload, Wanted
+from workers.replica import PackedTower, Payload, Stage, Wanted
 from workers.scorer import ScorerSettings, SplitArrays, probe_inputs, proven_view
 from workers.tasks import Mix
 from workers.trie import TowerCost
@@ -51,6 +53,8 @@ class Session:
     splits: Mapping[str, tuple[Split, ...]]
     """By name of the split, in order of the data sets."""
     objective: Objective
+    guide: Objective
+    """What masks are searched by; the objective decides on confirm and test."""
     payload: Payload
     preprocessing: str
     constants: Constants | None = None
@@ -72,12 +76,76 @@ class Session:
         search = self.config.search
         return Wanted(search.precision, search.image_chunk, baseline=bool(self.objective.guarded))
 
+    def gains(self, records: Iterable[TrialRecord]) -> dict[HeadMask, float]:
+        """Return the objective on the search split of every mask that has one and loses no more than it may."""
+        baseline = (self.constants.baseline if self.constants else None) or {}
+        return {
+            record.mask: self.objective.gain(record.metrics)
+            for record in records
+            if record.value is not None and not self.objective.loss_beyond(record.metrics, baseline)
+        }
+
+    def pruned_share(self, mask: HeadMask) -> float | None:
+        """Return what pruning a mask's heads spares the tower, see `TowerCost.saved`; None where they cannot be pruned.
+
+        Only `zero` and `mean` need nothing of an ablated head, and only where heads are not normalised together.
+        """
+        normalises = any(attention.normalises_heads for attention in self.view.attentions)
+        return None if normalises or self.config.search.ablation not in ("zero", "mean") else self.cost.saved(mask)
+
+    def num_inputs(self, split: str) -> int:
+        """Return how many images, or texts, of a split the searched tower is given for one mask."""
+        is_image = self.config.search.tower == "image"
+        return sum(len(part.pixels if is_image else part.texts) for part in self.splits[split])
+
+    def forwards(self, masks: Sequence[HeadMask]) -> float:
+        """Return the plain forward passes of one input that masks take together on the search split, as predicted."""
+        return self.cost(masks) * self.num_inputs("search")
+
     def settled(self, constants: Constants) -> Session:
         """Return the session with the constants of the study, which its configuration names from then on."""
         search = self.config.search.model_copy(
             update={"precision": constants.precision, "image_chunk": constants.chunk}
         )
         return replace(self, config=self.config.model_copy(update={"search": search}), constants=constants)
+
+    @property
+    def search_stage(self) -> Stage:
+        """What masks are searched on."""
+        if self.constants is None:
+            raise RuntimeError("the constants of the study are settled before masks are scored")
+        return Stage("search", self.constants.precision)
+
+    def search_value(self, metrics: Mapping[str, float]) -> float:
+        """Return what masks are searched by, from their metrics on the search split."""
+        return self.guide.value(metrics, (self.constants and self.constants.baseline) or {})
+
+    @property
+    def surrogate_bytes(self) -> int:
+        """Size of the displacements of all heads that may be ablated."""
+        parts = self.payload.splits["search"].values()
+        num_heads = len(self.limits.free_heads(self.grid))
+        return displacement_bytes(num_heads, [part.embedding_shape for part in parts])
+
+    @property
+    def surrogate_fits(self) -> bool:
+        """Whether displacements keep to the memory that they may take."""
+        return self.surrogate_bytes <= self.config.search.surrogate_gib * 2**30
+
+    @property
+    def uses_surrogate(self) -> bool:
+        """Whether masks are predicted from what the scan leaves; after the scan alone there is nothing to predict."""
+        search = self.config.search
+        return search.surrogate and search.strategy != ScanSampler.label and self.surrogate_fits
+
+    @property
+    def decides_embeddings(self) -> tuple[Any, ...]:
+        """All that decides the search split's embeddings under a mask, but for the kind of device."""
+        means_LHd = self.constants.means_LHd if self.constants else None
+        keys = "model", "tower", "preprocess", "ablation", "engine", "precision", "image_chunk", "threads"
+        digests = [split.digest for split in self.splits["search"]]
+        # The weights do not tell the activation; the structure does.
+        return self.model.clip, digests, means_LHd, *(self.fingerprint[key] for key in keys)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -100,7 +168,8 @@ class Session:
             },
             "preprocess": self.preprocessing,
             "task": self.splits["search"][0].targets.task if len(goals) == 1 else several,
-            "objective": [str(goal) for goal in goals] if len(goals) > 1 else str(goals[0]),
+            "objective": _names(self.objective),
+            "guide": _names(self.guide),
             "ablation": search.ablation,
             "engine": REVISION,
             "precision": search.precision,
@@ -110,6 +179,7 @@ class Session:
             "layers": list(search.layers) if search.layers is not None else None,
             "protect": sorted(search.protect),
             "max_heads": search.max_heads,
+            "surrogate": self.uses_surrogate,
             "block_size": search.block_size,
             "seed": search.seed,
             "finalists": search.finalists,
@@ -151,6 +221,7 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     preprocess = UInt8Preprocess(model.preprocess)
     data = {name: load_section(section, preprocess, say=say) for name, section in config.data_sets.items()}
     objective = make_objective(config, data)
+    guide = make_guide(config, data, objective)
     splits = {name: tuple(parts[name] for parts in data.values()) for name in SPLITS}
     settings = ScorerSettings(search.ablation, search.threads)
     prefixes = [goal.prefix for goal in objective.goals]
@@ -159,7 +230,7 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     first = payload.splits["search"][prefixes[0]]
     view = proven_view(tower_of(model.clip, search.tower), first, payload.normalisation, name=search.tower)
     cost = TowerCost.of(view, probe_inputs(first, view, payload.normalisation))
-    return Session(config, model, view, cost, limits, splits, objective, payload, preprocess.description)
+    return Session(config, model, view, cost, limits, splits, objective, guide, payload, preprocess.description)
 
 
 def load_section(
@@ -190,6 +261,30 @@ def make_objective(config: SearchConfig, data: Mapping[str, Mapping[str, Split]]
     return Objective(tuple(goals), config.search.combine)
 
 
+def make_guide(config: SearchConfig, data: Mapping[str, Mapping[str, Split]], objective: Objective) -> Objective:
+    """Return what masks are searched by: every data set's own guide, or the search's, or the one for its objective.
+
+    The smallest of several objectives is searched by itself, because which one it is depends on the metrics; and a
+    limit of loss is one on the objective.
+
+    Raises:
+        ConfigError: a guide is of metrics that a data set's task does not have.
+    """
+    is_worst = objective.combine == "worst" and len(objective.improved) > 1
+    mixes = []
+    for goal, section in zip(objective.goals, config.data_sets.values(), strict=True):
+        targets = data[goal.data]["search"].targets
+        text = section.guide or config.search.guide
+        if goal.max_loss is not None or text == OBJECTIVE or (text is None and is_worst):
+            mixes.append(goal.mix)
+        elif text is None:
+            mixes.append(goal.mix.guided(targets.guides))
+        else:
+            mixes.append(Mix.parse(text))
+            targets.check(mixes[-1], section.path)
+    return objective.guided(mixes)
+
+
 def make_payload(
     model: LoadedModel,
     preprocess: UInt8Preprocess,
@@ -209,7 +304,7 @@ def make_payload(
         return model.tokenizer(list(texts))
 
     def arrays(split: Split) -> SplitArrays:
-        tokens_QT = tokens(split.texts)
+        tokens_QT, targets = tokens(split.texts), split.targets.at_scale(model.scale)
         if tower == "text":
             image_NE = kept(
                 ("images", split.digest, preprocess.description, *decides),
@@ -221,7 +316,7 @@ def make_payload(
                     on_progress=said_when_slow(say, f"Embedding the images of split {split.name}, once"),
                 ),
             )
-            return SplitArrays(tokens_QT.numpy(), image_NE, split.targets)
+            return SplitArrays(tokens_QT.numpy(), image_NE, targets)
         text_QE = kept(
             ("texts", tokens_QT.numpy(), *decides),
             lambda: embed_texts(
@@ -231,11 +326,16 @@ def make_payload(
                 on_progress=said_when_slow(say, f"Embedding the texts of split {split.name}, once"),
             ),
         )
-        return SplitArrays(split.pixels, split.targets.pooled(torch.from_numpy(text_QE)).numpy(), split.targets)
+        return SplitArrays(split.pixels, targets.pooled(torch.from_numpy(text_QE)).numpy(), targets)
 
     packed = PackedTower.pack(tower_of(model.clip, tower))
     made = {name: {prefix: arrays(split) for prefix, split in parts.items()} for name, parts in splits.items()}
     return Payload(packed, tower, made, normalisation, settings)
+
+
+def _names(objective: Objective) -> str | list[str]:
+    names = [str(goal) for goal in objective.goals]
+    return names if len(names) > 1 else names[0]
 
 
 def _limits(config: SearchConfig, grid: HeadGrid) -> Limits:

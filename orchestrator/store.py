@@ -51,7 +51,7 @@ class TrialRecord:
     """Which proposal of the study this was; the trial's number in the storage is only the order of arrival."""
     mask: HeadMask
     value: float | None
-    """The objective on the search split; None for a failure."""
+    """What masks are searched by, on the search split; None for a failure."""
     metrics: dict[str, float] = field(default_factory=dict)
     strategy: str = ""
     seconds: float = 0.0

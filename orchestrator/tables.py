@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.budget import STOPS
 from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.store import TrialRecord
 
@@ -74,7 +75,7 @@ def show_result(console: Console, result: SearchResult) -> None:
     for column in ("split", "images", "baseline", "selected", "change", ""):
         table.add_column(column, justify="left" if column in ("split", "") else "right")
     tells = {
-        "search": "optimistic",
+        "search": _search_tell(result),
         "confirm": "chosen here",
         "test": "never chosen on",
     }
@@ -86,6 +87,12 @@ def show_result(console: Console, result: SearchResult) -> None:
     console.print(table)
     for line in sentences(result):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _search_tell(result: SearchResult) -> str:
+    if result.prospects is None:
+        return "optimistic"
+    return f"optimistic; noise is ±{100 * result.prospects.noise:.2f}"
 
 
 def sentences(result: SearchResult) -> list[str]:
@@ -115,11 +122,42 @@ def sentences(result: SearchResult) -> list[str]:
         lines.append(
             f"For context: on confirm it beats {share:.0f} % of {count} random masks with as many heads per layer."
         )
+    lines += _size_sentences(result)
     if result.test_looks > 1:
         lines.append(
             f"This test split has been looked at {result.test_looks} times; every look makes the next claim weaker."
         )
     if result.num_failed:
         lines.append(f"{result.num_failed} masks could not be scored; trials.parquet says why.")
+    lines.append(f"Stopped {STOPS[result.stopped_by]}.{_prospects_sentence(result)}")
     lines.append(f"{result.num_masks} masks in {result.seconds:.0f} s. Mask: {result.mask_file}")
     return lines
+
+
+def _size_sentences(result: SearchResult) -> list[str]:
+    """Return what fewer heads would do, and what the selected ones would spare."""
+    size, lines = result.size, []
+    if size.knee is not None:
+        first, top, last = size.front[0], next(each for each in size.front if each.heads == size.knee), size.front[-1]
+        share = (top.search - first.search) / (last.search - first.search)
+        lines.append(
+            f"Size: on search, {len(top.heads)} heads ({', '.join(top.heads)}) bring {100 * share:.0f} % of what the "
+            f"best mask's {len(last.heads)} do."
+        )
+    if result.selected and size.flops_saved is not None:
+        lines.append(
+            f"Pruned, the selected heads would spare {100 * size.flops_saved:.1f} % of their tower's multiply-adds."
+        )
+    return lines
+
+
+def _prospects_sentence(result: SearchResult) -> str:
+    """Return what further search could bring, to follow why it stopped."""
+    found = result.prospects
+    if found is None:
+        return ""
+    noise = f"differences below {100 * found.noise:.2f} points there are noise"
+    if not found.num_more or found.expected is None:
+        return f" On the search split, {noise.replace(' there', '')}."
+    gain = f"about {100 * found.expected:.1f}" if found.expected >= 0.0005 else "less than 0.05"
+    return f" Another {found.num_more} masks would be expected to add {gain} points on the search split; {noise}."

@@ -13,17 +13,22 @@ from orchestrator.session import Session
 from orchestrator.tracking import MlflowRun, Tracker
 from orchestrator.verdict import Finalist, Verdict
 
-ARTIFACTS = ("trials.parquet", "heatmap.png", "mask.json", "result.json", "config.json")
+ARTIFACTS = ("trials.parquet", "heatmap.png", "pareto.png", "mask.json", "result.json", "config.json")
 
 
 def params_of_run(session: Session) -> dict[str, Any]:
-    """Return the configuration, flat, and the fingerprint."""
+    """Return the configuration, flat, what is maximised and searched by, and the fingerprint."""
     public = session.config.public()
     sections = {name: part for name, part in public.items() if name != "data"}
     for name, part in zip(session.config.data_sets, public["data"], strict=True):
         sections["data" if len(public["data"]) == 1 else f"data.{name}"] = part
     flat = {f"{section}.{key}": value for section, part in sections.items() for key, value in part.items()}
-    return {**flat, "fingerprint": session.digest}
+    return {
+        **flat,
+        "objective": str(session.objective),
+        "guide": str(session.guide),
+        "fingerprint": session.digest,
+    }
 
 
 def tags_of_run(session: Session) -> dict[str, str]:
@@ -50,7 +55,10 @@ class BestCurve:
             return
         self._next = time.monotonic() + 2.0
         best, masks, seconds = progress.best.value, len(progress.records), int(progress.seconds)
-        self._tracker.log(lambda run: run.metrics([("best_by_masks", best, masks), ("best_by_seconds", best, seconds)]))
+        points = [("best_by_masks", best, masks), ("best_by_seconds", best, seconds)]
+        if progress.rank_correlation is not None:
+            points.append(("surrogate_rank_correlation", progress.rank_correlation, masks))
+        self._tracker.log(lambda run: run.metrics(points))
 
 
 def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, folder: Path) -> None:
@@ -68,12 +76,16 @@ def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, fold
                 ("test.interval_high", test.interval[1], 0),
                 ("test.p_value", test.p_value, 0),
                 ("num_masks", result.num_masks, 0),
+                ("image_forwards", result.image_forwards, 0),
             ]
+            + [(f"search.{name}", value, 0) for name, value in _prospects(result).items()]
+            + _surrogate(result)
         )
         run.tags(
             {
                 "headmask.verdict": result.verdict,
                 "headmask.selected": ",".join(result.selected) or "(none)",
+                "headmask.stopped_by": result.stopped_by,
             }
         )
         for name in ARTIFACTS:
@@ -83,6 +95,19 @@ def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, fold
     for finalist in verdict.finalists:
         tracker.log(partial(_track_finalist, finalist, finalist.mask == verdict.selected))
     tracker.log(conclude)
+
+
+def _prospects(result: SearchResult) -> dict[str, float]:
+    """Return the noise of the search split and what more masks would bring there, as far as known."""
+    found = result.prospects
+    values = {} if found is None else {"noise": found.noise, "expected": found.expected}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _surrogate(result: SearchResult) -> list[tuple[str, float, int]]:
+    if result.surrogate is None or result.surrogate.rank_correlation is None:
+        return []
+    return [("surrogate_rank_correlation", result.surrogate.rank_correlation, result.num_masks)]
 
 
 def _track_finalist(finalist: Finalist, is_selected: bool, run: MlflowRun) -> None:

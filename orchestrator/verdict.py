@@ -69,7 +69,7 @@ class Verdict:
     @property
     def is_reliable(self) -> bool:
         """Whether a reliable improvement is claimed, and that no guarded goal loses more than it may."""
-        return self.interval[0] > 0 and all(holds(goal, interval) for goal, interval in self.guarded)
+        return improves(self.interval) and all(holds(goal, interval) for goal, interval in self.guarded)
 
     @property
     def recommended(self) -> HeadMask:
@@ -131,9 +131,8 @@ def decide(
     on_stage("scoring the baseline and the selected mask on the test split")
     before_test(selected)
     test = score_all(pool, TEST, sorted({baseline, selected}), is_stopping=is_stopping)
-    before, after = (_outcomes(session, test[mask].score) for mask in (baseline, selected))
-    improved = [index for index, goal in enumerate(objective.goals) if goal.max_loss is None]
-    sides = [[side[index] for index in improved] for side in (before, after)]
+    before, after = (_outcomes(session, "test", test[mask].score) for mask in (baseline, selected))
+    sides = [improved_outcomes(session, "test", test[mask].score) for mask in (baseline, selected)]
     guarded = [
         (goal, paired_interval(before[index], after[index], draws=DRAWS, seed=0))
         for index, goal in enumerate(objective.goals)
@@ -150,6 +149,11 @@ def decide(
         guarded=tuple(guarded),
         random_values=random_values,
     )
+
+
+def improves(interval: tuple[float, float]) -> bool:
+    """Return whether the interval of the objective's delta shows an improvement."""
+    return interval[0] > 0
 
 
 def holds(goal: Goal, interval: tuple[float, float]) -> bool:
@@ -172,10 +176,16 @@ def _best_single(records: Sequence[TrialRecord]) -> HeadMask | None:
     return best.mask if best else None
 
 
-def _outcomes(session: Session, score: MaskScore) -> list[Outcomes]:
+def improved_outcomes(session: Session, split: str, score: MaskScore) -> list[Outcomes]:
+    """Return the paired-statistics tables of one mask on a split, of the data sets whose objective is improved."""
+    tables = zip(_outcomes(session, split, score), session.objective.goals, strict=True)
+    return [table for table, goal in tables if goal.max_loss is None]
+
+
+def _outcomes(session: Session, split_name: str, score: MaskScore) -> list[Outcomes]:
     if score.ranks is None:
-        raise StudyError(f"the test split could not be scored: {score.failure}")
-    parts = zip(session.splits["test"], session.objective.goals, score.ranks, strict=True)
+        raise StudyError(f"the {split_name} split could not be scored: {score.failure}")
+    parts = zip(session.splits[split_name], session.objective.goals, score.ranks, strict=True)
     return [outcomes_of(split, ranks, goal.mix) for split, goal, ranks in parts]
 
 

@@ -10,6 +10,7 @@ from strategies.genetic import GeneticSampler
 from strategies.history import History
 from strategies.local import LocalSampler
 from strategies.mixture import MixtureSampler
+from strategies.pairwise import PairwiseSampler
 from strategies.scan import ScanSampler
 from strategies.space import Limits, distributions, mask_of, params_of
 
@@ -23,6 +24,7 @@ __all__ = [
     "MaskSampler",
     "MixtureSampler",
     "Nsga2Sampler",
+    "PairwiseSampler",
     "ScanSampler",
     "Screen",
     "TpeSampler",
@@ -34,7 +36,15 @@ __all__ = [
 
 STRATEGIES: dict[str, type[MaskSampler]] = {
     strategy.label: strategy
-    for strategy in (ScanSampler, GeneticSampler, LocalSampler, MixtureSampler, TpeSampler, Nsga2Sampler)
+    for strategy in (
+        ScanSampler,
+        GeneticSampler,
+        LocalSampler,
+        PairwiseSampler,
+        MixtureSampler,
+        TpeSampler,
+        Nsga2Sampler,
+    )
 }
 
 

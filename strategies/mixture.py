@@ -13,11 +13,11 @@ from headmask.mask import HeadGrid, HeadMask
 from strategies.base import MaskSampler, Screen
 from strategies.genetic import GeneticSampler
 from strategies.history import History
-from strategies.local import LocalSampler
+from strategies.pairwise import PairwiseSampler
 from strategies.space import Limits
 
 Share = tuple[type[MaskSampler], float]
-DEFAULT_SHARES: tuple[Share, ...] = ((GeneticSampler, 0.75), (LocalSampler, 0.25))
+DEFAULT_SHARES: tuple[Share, ...] = ((GeneticSampler, 0.5), (PairwiseSampler, 0.5))
 
 
 class MixtureSampler(MaskSampler):

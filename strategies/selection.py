@@ -125,6 +125,38 @@ def paired_interval(
         draws: how many.
         seed: of the draws.
     """
+    low, high = np.quantile(_drawn_deltas(baseline, selected, combine, draws, seed), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def paired_standard_error(
+    baseline: Several,
+    selected: Several,
+    *,
+    combine: Callable[[NDArray[np.float64]], NDArray[np.float64]] = mean_of,
+    draws: int = 1_000,
+    seed: int = 0,
+) -> float:
+    """Return the bootstrap's standard error of the objective's delta (Efron and Tibshirani 1993, chapter 6).
+
+    Args:
+        baseline: see `paired_interval`.
+        selected: likewise.
+        combine: likewise.
+        draws: how many.
+        seed: of the draws.
+    """
+    return float(np.std(_drawn_deltas(baseline, selected, combine, draws, seed), ddof=1))
+
+
+def _drawn_deltas(
+    baseline: Several,
+    selected: Several,
+    combine: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    draws: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Return the objective's delta in every draw of clusters."""
     rng = np.random.default_rng(seed)
     deltas = []
     for start in range(0, draws, _DRAWS_AT_ONCE):
@@ -138,8 +170,7 @@ def paired_interval(
                 side.append(_value(outcomes, counts_RC @ outcomes.hits_CK, queries_RK))
         before_R, after_R = (combine(np.stack(side, axis=1)) for side in sides)
         deltas.append(after_R - before_R)
-    low, high = np.quantile(np.concatenate(deltas), (0.025, 0.975))
-    return float(low), float(high)
+    return np.concatenate(deltas)
 
 
 def permutation_p_value(

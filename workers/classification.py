@@ -12,7 +12,8 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.tasks import Chance, Ranks, Share, Targets, clipped
+from workers.ranking import CLIP_SCALE, clipped, competitors, odds_against, probability, reciprocal, within
+from workers.tasks import Chance, Ranks, Share, Targets
 
 # N images, C classes, P prompts of a class, E embedding
 
@@ -23,46 +24,57 @@ _TILE_SCORES = 1 << 22
 class ClassificationTargets(Targets):
     """The class of every image, and its group where there are groups.
 
-    A rank is the number of other classes that score not less than the right one. A class is embedded as the
-    normalised mean of its normalised prompts (Radford et al. 2021, arXiv 2103.00020).
+    A rank is the number of other classes that score not less than the right one, the probability that of the right one
+    among them all. A class is embedded as the normalised mean of its normalised prompts (Radford et al. 2021, arXiv
+    2103.00020).
     """
 
     class_of_image_N: NDArray[np.int64]
     num_classes: int
     group_of_image_N: NDArray[np.int64] | None = None
+    scale: float = CLIP_SCALE
+    """The model's logit scale."""
 
     task = "classification"
     default_objective = "top1"
 
     @cached_property
     def shares(self) -> Mapping[str, tuple[Share, ...]]:
-        """Top-1, top-5 from five classes on, mean recall of the classes present, and the worst group's top-1."""
-        shares = {"top1": (Share("class", 1),)}
+        """Top-1, top-5 from five classes on, reciprocal rank, probability, mean class recall, worst group's top-1."""
+        shares = {"top1": (Share("class", within(1)),)}
         if self.num_classes >= 5:
-            shares["top5"] = (Share("class", 5),)
-        shares["mean_per_class_recall"] = (Share("class", 1, self.class_of_image_N),)
+            shares["top5"] = (Share("class", within(5)),)
+        shares["mrr"] = (Share("class", reciprocal()),)
+        shares["probability"] = (Share("class_probability"),)
+        shares["mean_per_class_recall"] = (Share("class", within(1), self.class_of_image_N),)
         if self.group_of_image_N is not None:
-            shares["worst_group"] = (Share("class", 1, self.group_of_image_N, smallest=True),)
+            shares["worst_group"] = (Share("class", within(1), self.group_of_image_N, smallest=True),)
         return shares
 
     @property
     def image_of_queries(self) -> Mapping[str, NDArray[np.int64]]:
         """Every image is a query."""
-        return {"class": np.arange(len(self.class_of_image_N))}
+        return dict.fromkeys(("class", "class_probability"), np.arange(len(self.class_of_image_N)))
 
     def pooled(self, text_QE: Tensor) -> Tensor:
         """Return the embeddings of the classes (C, E), from those of their prompts, class by class."""
         return F.normalize(text_QE.reshape(self.num_classes, -1, text_QE.shape[1]).mean(1), dim=-1)
 
     def measure(self, image_NE: Tensor, text_QE: Tensor) -> Ranks:
-        """Return the rank of every image's class; tiles have the same shapes for every mask."""
+        """Return the rank and the probability of every image's class; tiles have the same shapes for every mask."""
         class_N = torch.from_numpy(np.array(self.class_of_image_N)).to(image_NE.device)
-        tile, parts = max(1, _TILE_SCORES // self.num_classes), []
+        tile = max(1, _TILE_SCORES // self.num_classes)
+        ranks, odds = [], []
         for start in range(0, len(image_NE), tile):
             part = slice(start, start + tile)
-            scores_nC = image_NE[part] @ text_QE.T
-            parts.append((scores_nC >= scores_nC.gather(1, class_N[part, None])).sum(1) - 1)
-        return {"class": clipped(torch.cat(parts))}
+            scores_nC, target_n = competitors(image_NE[part], text_QE, class_N[part])
+            ranks.append((scores_nC >= target_n[:, None]).sum(1))
+            odds.append(odds_against(scores_nC, target_n[:, None], self.scale).sum(1))
+        return {"class": clipped(torch.cat(ranks)), "class_probability": probability(torch.cat(odds))}
+
+    def at_scale(self, scale: float) -> ClassificationTargets:
+        """Return the targets with a model's logit scale."""
+        return replace(self, scale=scale)
 
     def first(self, num_images: int) -> tuple[ClassificationTargets, slice]:
         """Return the targets of the first images, which are compared with all classes."""

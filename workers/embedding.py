@@ -41,7 +41,7 @@ def kept(
     """
     folder = folder or cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"embeddings-{_key(decides)}.npz"
+    path = folder / f"embeddings-{cache_key(decides)}.npz"
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
             try:
@@ -59,7 +59,8 @@ def kept(
     return embeddings
 
 
-def _key(decides: tuple[Any, ...]) -> str:
+def cache_key(decides: tuple[Any, ...]) -> str:
+    """Return the digest of everything that decides something cached, and of the version of torch."""
     digest = hashlib.sha256(f"torch {torch.__version__}|{torch.backends.cpu.get_cpu_capability()}".encode())
     for part in decides:
         content = part.tobytes() if isinstance(part, np.ndarray) else str(part).encode()

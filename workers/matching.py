@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.tasks import Ranks, Share, Targets, clipped
+from workers.ranking import clipped, within
+from workers.tasks import Ranks, Share, Targets
 
 # P pairs, E embedding
 
@@ -32,7 +33,7 @@ class MatchingTargets(Targets):
     @cached_property
     def shares(self) -> Mapping[str, tuple[Share, ...]]:
         """Text, image and group score."""
-        return {f"{kind}_score": (Share(kind),) for kind in ("text", "image", "group")}
+        return {f"{kind}_score": (Share(kind, within(1)),) for kind in ("text", "image", "group")}
 
     @property
     def image_of_queries(self) -> Mapping[str, NDArray[np.int64]]:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from headmask.mask import HeadMask
 from workers.constants import Constants
+from workers.displacement import Displacements
 from workers.replica import Payload, Replica, Stage, Wanted
 from workers.scorer import MaskScore, default_device
 
@@ -58,6 +59,14 @@ class Pool(Protocol):
         """Return results as soon as there are any; an empty list after `timeout_s` seconds or with nothing queued."""
         ...
 
+    def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
+        """Let all replicas predict by the displacements of every data set on the search split."""
+        ...
+
+    def put_back(self, results: Iterable[Result]) -> None:
+        """Let results that were collected by the way be collected again, by whom they are for."""
+        ...
+
     def close(self) -> None:
         """Give all resources back; queued masks are forgotten."""
         ...
@@ -100,7 +109,8 @@ class BatchQueue:
         if self._alone:
             stage, mask = self._alone.popleft()
             return stage, [mask]
-        for stage, masks in self._waiting.items():
+        # Whoever asks for predictions waits for them.
+        for stage, masks in sorted(self._waiting.items(), key=lambda item: not item[0].predicted):
             if masks:
                 size = self._size(stage, masks, num_replicas)
                 self._waiting[stage] = masks[size:]
@@ -109,23 +119,27 @@ class BatchQueue:
 
     def expected_s(self, stage: Stage, masks: Sequence[HeadMask]) -> float:
         """Return the seconds that masks should take together by the batches before them; 0 before the first."""
-        return self._seconds.get(stage, 0.0) * sum(self._steps(masks))
+        return self._seconds.get(stage, 0.0) * sum(self._costs(stage, masks))
 
     def learn(self, stage: Stage, masks: Sequence[HeadMask], scores: Sequence[MaskScore]) -> None:
         """Take note of how long a batch took."""
-        seconds = sum(score.seconds for score in scores) / sum(self._steps(masks))
+        seconds = sum(score.seconds for score in scores) / sum(self._costs(stage, masks))
         self._seconds[stage] = 0.7 * self._seconds.get(stage, seconds) + 0.3 * seconds
+
+    def _costs(self, stage: Stage, masks: Sequence[HeadMask]) -> Sequence[float]:
+        """Return what each of some sorted masks costs after those before it; predictions share nothing."""
+        return [1.0] * len(masks) if stage.predicted else self._steps(masks)
 
     def _size(self, stage: Stage, masks: list[HeadMask], num_replicas: int) -> int:
         """Return how many of the waiting masks the next batch takes."""
-        steps = self._steps(masks)
+        steps = self._costs(stage, masks)
         limit = sum(steps) / (2 * num_replicas)
         most = FIRST_BATCH
         if stage in self._seconds:
             limit, most = min(limit, BATCH_S / self._seconds[stage]), MAX_BATCH
         # The small margin is for rounding: an exact share is a share.
         size = max(1, min(most, sum(total <= limit * (1 + 1e-9) for total in accumulate(steps))))
-        if size == len(masks):
+        if size == len(masks) or stage.predicted:
             return size
         # What a cut costs is the nodes that the next mask shares with the last one: they are computed twice.
         cuts = range(max(1, size - size // 4), size + 1)
@@ -140,6 +154,7 @@ class InlinePool:
     def __init__(self, payload: Payload, device: str | None = None, *, steps: Steps | None = None) -> None:
         self._replica = Replica(payload, device or default_device())
         self._queue = BatchQueue(steps)
+        self._held: list[Result] = []
 
     @property
     def device(self) -> str:
@@ -150,12 +165,23 @@ class InlinePool:
         """Find out the constants of the study on the pool's kind of device, and use them; before the first score."""
         return self._replica.settle(wanted)
 
+    def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
+        """Let the replica predict by the displacements of every data set on the search split."""
+        self._replica.adopt_displacements(displacements)
+
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks for scoring."""
         self._queue.put(stage, masks)
 
+    def put_back(self, results: Iterable[Result]) -> None:
+        """Let results that were collected by the way be collected again, by whom they are for."""
+        self._held += results
+
     def collect(self, timeout_s: float) -> list[Result]:
         """Score the next batch and return its results; an empty list with nothing queued."""
+        held, self._held = self._held, []
+        if held:
+            return held
         batch = self._queue.take(num_replicas=1)
         if batch is None:
             return []

@@ -12,13 +12,14 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from headmask.errors import HeadmaskError, PoolError
 from headmask.mask import HeadMask
 from workers.constants import Constants
+from workers.displacement import Displacements
 from workers.pool import BatchQueue, Result, Steps
 from workers.replica import Payload, Replica, Stage, Wanted
 from workers.scorer import MaskScore
@@ -87,9 +88,12 @@ class RayPool:
         self._ray, self._owns_ray = _connect(address)
         self._queue = BatchQueue(steps)
         self._constants: Constants | None = None
+        self._displacements: Any = None
+        """In the object store, once there are any."""
         self._running: dict[Any, _Running] = {}
         self._strikes: Counter[tuple[Stage, HeadMask]] = Counter()
-        self._given_up: list[Result] = []
+        self._held: list[Result] = []
+        """To be collected next: given up, or put back."""
         self._actors: list[Any] = []
         self._losses = 0
         self.num_replaced = 0
@@ -129,14 +133,24 @@ class RayPool:
             actor.adopt.remote(constants)
         return constants
 
+    def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
+        """Let all replicas predict by the displacements of every data set on the search split."""
+        self._displacements = self._ray.put(displacements)
+        for actor in self._actors:
+            actor.adopt_displacements.remote(self._displacements)
+
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks for scoring."""
         self._queue.put(stage, masks)
 
+    def put_back(self, results: Iterable[Result]) -> None:
+        """Let results that were collected by the way be collected again, by whom they are for."""
+        self._held += results
+
     def collect(self, timeout_s: float) -> list[Result]:
         """Return results as soon as there are any; an empty list after `timeout_s` seconds or with nothing queued."""
         self._dispatch()
-        results, self._given_up = self._given_up, []
+        results, self._held = self._held, []
         if self._running and not results:
             ready, _ = self._ray.wait(list(self._running), timeout=timeout_s)
             more, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
@@ -156,7 +170,10 @@ class RayPool:
             self._ray.shutdown()
 
     def _start(self) -> Any:
-        return self._actor_class.remote(self._payload, self._device, self._constants)
+        actor = self._actor_class.remote(self._payload, self._device, self._constants)
+        if self._displacements is not None:
+            actor.adopt_displacements.remote(self._displacements)
+        return actor
 
     def _first_device(self, resources: Resources, timeout_s: float) -> str:
         """Return the kind of device of the first replica that is up."""
@@ -224,7 +241,10 @@ class RayPool:
             self._strikes[running.stage, mask] += 1
             if self._strikes[running.stage, mask] == MAX_STRIKES:
                 failure = f"failed on {MAX_STRIKES} replicas: {reason}"
-                self._given_up.append(Result(running.stage, mask, MaskScore({}, 0.0, failure)))
+                if running.stage.predicted:
+                    # A study must not depend on what a machine had room for.
+                    raise PoolError(f"the surrogate cannot predict ({failure}); search with --no-surrogate")
+                self._held.append(Result(running.stage, mask, MaskScore({}, 0.0, failure)))
                 return
         self._queue.put_alone(running.stage, running.masks)
 

@@ -5,7 +5,7 @@ Everything that a replica needs arrives as a `Payload` of arrays, so a node need
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from headmask.errors import ModelError
-from headmask.mask import HeadGrid, HeadMask, stack
+from headmask.mask import BoolArray, HeadGrid, HeadMask, stack
 from headmask.towers import TowerName, grid_of
 from headmask.views import TowerView
 from workers.constants import USUAL_CHUNK, AnyPrecision, Constants, Precision, measured_chunk, resolved_precision
+from workers.displacement import Displacements, Predictor
 from workers.engine import Engine
 from workers.inputs import Normalisation, make_inputs
 from workers.pixels import CacheFile, PackedPixels, Pixels
@@ -104,11 +105,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Stage:
-    """What masks are scored on: a split, at a precision, keeping every query's rank or not."""
+    """What masks are scored on: a split, at a precision, and what is kept besides metrics."""
 
     split: str
     precision: Precision = "float32"
     ranks: bool = False
+    """Whether every query's rank is kept."""
+    embeddings: bool = False
+    """Whether embeddings are kept."""
+    predicted: bool = False
+    """Whether embeddings are predicted by the displacement surrogate instead of computed."""
 
 
 def _fetch(piece: Any) -> NDArray[np.uint8]:
@@ -130,6 +136,8 @@ class Replica:
     _views: dict[str, TowerView] = field(init=False, default_factory=dict, repr=False)
     """The proven view of each precision."""
     _scorers: dict[tuple[str, str, str], Scorer] = field(init=False, default_factory=dict, repr=False)
+    _predictors: tuple[Predictor, ...] = field(init=False, default=(), repr=False)
+    """Of every data set, on the search split."""
 
     def __post_init__(self) -> None:
         self._tower = self.payload.tower.unpack()
@@ -175,14 +183,31 @@ class Replica:
         self.constants = constants
         self._scorers.clear()
 
+    def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
+        """Predict from now on by the displacements of every data set on the search split."""
+        self._predictors = tuple(Predictor(each, torch.device(self.device)) for each in displacements)
+
     def score(self, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[MaskScore]:
         """Return the scores of masks given by their words, in the order given."""
-        masks_MLH = stack(HeadMask(grid, word) for word in words)
-        parts = {
-            prefix: self._scorer(stage, prefix).score(masks_MLH, ranks=stage.ranks)
+        prefixes, masks = list(self.payload.splits[stage.split]), [HeadMask(grid, word) for word in words]
+        parts = self._predicted(stage, masks) if stage.predicted else self._exact(stage, stack(masks))
+        return [merged(dict(zip(prefixes, scores, strict=True))) for scores in zip(*parts, strict=True)]
+
+    def _exact(self, stage: Stage, masks_MLH: BoolArray) -> list[list[MaskScore]]:
+        """Return the scores on every data set."""
+        return [
+            self._scorer(stage, prefix).score(masks_MLH, ranks=stage.ranks, embeddings=stage.embeddings)
             for prefix in self.payload.splits[stage.split]
-        }
-        return [merged(dict(zip(parts, scores, strict=True))) for scores in zip(*parts.values(), strict=True)]
+        ]
+
+    def _predicted(self, stage: Stage, masks: Sequence[HeadMask]) -> list[list[MaskScore]]:
+        """Return the scores on every data set, by the displacement surrogate."""
+        if not self._predictors:
+            raise RuntimeError("a replica adopts displacements before it predicts")
+        return [
+            self._scorer(stage, prefix).predict(masks, predictor)
+            for prefix, predictor in zip(self.payload.splits[stage.split], self._predictors, strict=True)
+        ]
 
     def _scorer(self, stage: Stage, prefix: str) -> Scorer:
         if self.constants is None:
@@ -224,8 +249,10 @@ def merged(parts: Mapping[str, MaskScore]) -> MaskScore:
     """Return a mask's score over all data sets from its scores on each, by what their metrics begin with."""
     seconds = sum(score.seconds for score in parts.values())
     failed = {prefix.rstrip("/"): score.failure for prefix, score in parts.items() if score.failure}
+    embeddings = tuple(part for score in parts.values() for part in score.embeddings or ()) or None
     if failed:
-        return MaskScore({}, seconds, "; ".join(f"{name}: {why}" if name else why for name, why in failed.items()))
+        why = "; ".join(f"{name}: {why}" if name else why for name, why in failed.items())
+        return MaskScore({}, seconds, why, embeddings=embeddings)
     metrics = {f"{prefix}{name}": value for prefix, score in parts.items() for name, value in score.metrics.items()}
     ranks = tuple(part for score in parts.values() for part in score.ranks or ())
-    return MaskScore(metrics, seconds, ranks=ranks or None)
+    return MaskScore(metrics, seconds, ranks=ranks or None, embeddings=embeddings)

@@ -8,7 +8,7 @@ similarity matrix as its competitors' scores, because a separate dot product rou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.tasks import KS, RECALLS, Chance, Ranks, Share, Targets, clipped
+from workers.ranking import CLIP_SCALE, clipped, competitors, logarithmic, odds_against, probability, reciprocal, within
+from workers.tasks import DIRECTIONS, KS, RECALLS, Chance, Ranks, Share, Targets
 
 # N images, Q captions, E embedding, t captions in a tile
 
@@ -28,34 +29,53 @@ class RetrievalTargets(Targets):
     """Which image each caption belongs to.
 
     `t2i` ranks, for each caption, the images that score not less than its own; `i2t`, for each image, the captions of
-    other images that score not less than its best own caption.
+    other images that score not less than its best own caption. Their probabilities are those of the own image, and of
+    the best own caption, among the same competitors.
     """
 
     image_of_caption_Q: NDArray[np.int64]
     """Ascending from 0; every image has a caption."""
+    scale: float = CLIP_SCALE
+    """The model's logit scale."""
 
     task = "retrieval"
     default_objective = "mean_recall"
+    guides = dict.fromkeys(("mean_recall", *RECALLS), "probability")
 
     @cached_property
     def shares(self) -> Mapping[str, tuple[Share, ...]]:
-        """Recall at 1, 5 and 10 in both directions, and their mean."""
-        recalls = [Share(direction, k) for direction in ("t2i", "i2t") for k in KS]
-        return {"mean_recall": tuple(recalls), **{name: (each,) for name, each in zip(RECALLS, recalls, strict=True)}}
+        """Recall at 1, 5 and 10, reciprocal rank, log rank, probability: in both directions, and the mean of them."""
+        recalls = {f"{way}_r{k}": (Share(way, within(k)),) for way in DIRECTIONS for k in KS}
+        shares = {"mean_recall": tuple(share for (share,) in recalls.values()), **recalls}
+        graded = {
+            "mrr": [Share(way, reciprocal()) for way in DIRECTIONS],
+            "log_rank": [Share(way, logarithmic()) for way in DIRECTIONS],
+            "probability": [Share(f"{way}_probability") for way in DIRECTIONS],
+        }
+        for name, parts in graded.items():
+            shares[name] = tuple(parts)
+            shares |= {f"{way}_{name}": (part,) for way, part in zip(DIRECTIONS, parts, strict=True)}
+        return shares
 
     @property
     def image_of_queries(self) -> Mapping[str, NDArray[np.int64]]:
         """Captions belong to their image, images to themselves."""
-        return {"t2i": self.image_of_caption_Q, "i2t": np.arange(int(self.image_of_caption_Q[-1]) + 1)}
+        images_N = np.arange(int(self.image_of_caption_Q[-1]) + 1)
+        ways = {"t2i": self.image_of_caption_Q, "i2t": images_N}
+        return ways | {f"{way}_probability": image_of_query for way, image_of_query in ways.items()}
 
     def measure(self, image_NE: Tensor, text_QE: Tensor) -> Ranks:
-        """Return the ranks of all captions and images."""
-        return retrieval_ranks(image_NE, text_QE, torch.from_numpy(np.array(self.image_of_caption_Q)))
+        """Return the ranks and probabilities of all captions and images."""
+        return retrieval_ranks(image_NE, text_QE, torch.from_numpy(np.array(self.image_of_caption_Q)), self.scale)
+
+    def at_scale(self, scale: float) -> RetrievalTargets:
+        """Return the targets with a model's logit scale."""
+        return replace(self, scale=scale)
 
     def first(self, num_images: int) -> tuple[RetrievalTargets, slice]:
         """Return the targets of the first images, and which captions they have."""
         part = slice(int(np.searchsorted(self.image_of_caption_Q, num_images)))
-        return RetrievalTargets(self.image_of_caption_Q[part]), part
+        return replace(self, image_of_caption_Q=self.image_of_caption_Q[part]), part
 
     @property
     def chance(self) -> Chance:
@@ -64,8 +84,8 @@ class RetrievalTargets(Targets):
         return Chance("t2i_r10", "text-to-image recall@10", share, len(self.image_of_caption_Q), "captions")
 
 
-def retrieval_ranks(image_NE: Tensor, text_QE: Tensor, image_of_caption_Q: Tensor) -> Ranks:
-    """Return the ranks of all captions and images.
+def retrieval_ranks(image_NE: Tensor, text_QE: Tensor, image_of_caption_Q: Tensor, scale: float = CLIP_SCALE) -> Ranks:
+    """Return the ranks and probabilities of all captions and images.
 
     Tiles have the same shapes for every mask, and the whole matrix is never held.
 
@@ -73,22 +93,29 @@ def retrieval_ranks(image_NE: Tensor, text_QE: Tensor, image_of_caption_Q: Tenso
         image_NE: (N, E) float32, L2-normalised, finite.
         text_QE: (Q, E) float32, L2-normalised.
         image_of_caption_Q: (Q,) int64, the image that each caption belongs to; every image has a caption.
+        scale: the model's logit scale.
     """
     image_of_caption_Q = image_of_caption_Q.to(image_NE.device)
-    num_images = len(image_NE)
+    num_images, num_captions = len(image_NE), len(text_QE)
     tile = max(1, _TILE_SCORES // num_images)
-    slices = [slice(start, start + tile) for start in range(0, len(text_QE), tile)]
-    t2i_Q = torch.empty(len(text_QE), dtype=torch.int64, device=image_NE.device)
-    target_Q = torch.empty(len(text_QE), dtype=torch.float32, device=image_NE.device)
+    slices = [slice(start, start + tile) for start in range(0, num_captions, tile)]
+    t2i_Q = torch.empty(num_captions, dtype=torch.int64, device=image_NE.device)
+    target_Q, odds_Q = (torch.empty(num_captions, device=image_NE.device) for _ in range(2))
     for part in slices:
-        scores_tN = text_QE[part] @ image_NE.T
-        target_Q[part] = scores_tN.gather(1, image_of_caption_Q[part, None]).squeeze(1)
-        t2i_Q[part] = (scores_tN >= target_Q[part, None]).sum(1) - 1
+        scores_tN, target_Q[part] = competitors(text_QE[part], image_NE, image_of_caption_Q[part])
+        t2i_Q[part] = (scores_tN >= target_Q[part, None]).sum(1)
+        odds_Q[part] = odds_against(scores_tN, target_Q[part, None], scale).sum(1)
     best_N = torch.full((num_images,), -torch.inf, device=image_NE.device)
     best_N.scatter_reduce_(0, image_of_caption_Q, target_Q, "amax")
-    not_less_N = torch.zeros(num_images, dtype=torch.int64, device=image_NE.device)
+    i2t_N = torch.zeros(num_images, dtype=torch.int64, device=image_NE.device)
+    odds_N = torch.zeros(num_images, device=image_NE.device)
     for part in slices:
-        not_less_N += (text_QE[part] @ image_NE.T >= best_N).sum(0)
-    own_N = torch.zeros_like(not_less_N)
-    own_N.index_add_(0, image_of_caption_Q, (target_Q >= best_N[image_of_caption_Q]).long())
-    return {"t2i": clipped(t2i_Q), "i2t": clipped(not_less_N - own_N)}
+        scores_tN, _ = competitors(text_QE[part], image_NE, image_of_caption_Q[part])
+        i2t_N += (scores_tN >= best_N).sum(0)
+        odds_N += odds_against(scores_tN, best_N, scale).sum(0)
+    return {
+        "t2i": clipped(t2i_Q),
+        "i2t": clipped(i2t_N),
+        "t2i_probability": probability(odds_Q),
+        "i2t_probability": probability(odds_N),
+    }

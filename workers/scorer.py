@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,12 +24,13 @@ from headmask.mask import BoolArray, HeadMask
 from headmask.towers import TowerName, prove, view_of
 from headmask.views import TextView, TowerView
 from workers.constants import Precision
+from workers.displacement import Predictor
 from workers.engine import Engine
 from workers.inputs import Normalisation, make_inputs, shared_tensor
 from workers.pixels import Pixels
 from workers.tasks import Ranks, Targets
 
-# M masks, L layers, H heads, d head width, N images, Q captions, E embedding
+# M masks, L layers, H heads, d head width, N images, or inputs of the searched tower, Q captions, E embedding
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROOF_TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-3}
@@ -46,6 +48,8 @@ class MaskScore:
     failure: str | None = None
     ranks: tuple[Ranks, ...] | None = None
     """Of every data set, where they were asked for."""
+    embeddings: tuple[NDArray[np.float32], ...] | None = None
+    """Of every data set (N, E), not normalised, where they were asked for; failures have them, too."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ class SplitArrays:
     """L2-normalised embeddings of the other side, which no mask changes: of captions or classes (Q, E), or of images
     (N, E)."""
     targets: Targets
+
+    @property
+    def embedding_shape(self) -> tuple[int, int]:
+        """Shape (N, E) of the searched tower's embeddings."""
+        return len(self.inputs), self.other_E.shape[1]
 
 
 @dataclass(frozen=True)
@@ -107,12 +116,13 @@ class Scorer:
         self._other_E = shared_tensor(split.other_E).to(view.device)
         self._targets = split.targets
 
-    def score(self, masks_MLH: BoolArray, *, ranks: bool = False) -> list[MaskScore]:
+    def score(self, masks_MLH: BoolArray, *, ranks: bool = False, embeddings: bool = False) -> list[MaskScore]:
         """Return the metrics with the marked heads ablated, one entry per mask, in the order given.
 
         Args:
             masks_MLH: (M, L, H) bool; True ablates that head.
             ranks: keep the rank of every query, for paired statistics.
+            embeddings: keep the embeddings.
 
         Raises:
             GridError: L or H differ from the tower's grid.
@@ -124,25 +134,34 @@ class Scorer:
         if not len(masks_MLH):
             return []
         started = time.perf_counter()
-        embeddings_M = self._engine.embed([HeadMask.from_bools(mask_LH) for mask_LH in masks_MLH])
-        scores = [self._rank(embedding_E, keep=ranks) for embedding_E in embeddings_M]
+        embedding_MNE = self._engine.embed([HeadMask.from_bools(mask_LH) for mask_LH in masks_MLH])
+        scores = [self._measure(embedding_NE, ranks=ranks) for embedding_NE in embedding_MNE]
         seconds = (time.perf_counter() - started) / len(scores)
-        return [
-            MaskScore(metrics, seconds, failure, None if kept is None else (kept,)) for metrics, failure, kept in scores
-        ]
+        kept = [(embedding_NE.cpu().numpy(),) if embeddings else None for embedding_NE in embedding_MNE]
+        return [replace(score, seconds=seconds, embeddings=each) for score, each in zip(scores, kept, strict=True)]
+
+    def predict(self, masks: Sequence[HeadMask], predictor: Predictor) -> list[MaskScore]:
+        """Return the metrics that predicted embeddings earn, measured as exact ones are, in the order given."""
+        scores = []
+        for mask in masks:
+            started = time.perf_counter()
+            score = self._measure(predictor.embed(mask), ranks=False)
+            scores.append(replace(score, seconds=time.perf_counter() - started))
+        return scores
 
     @torch.inference_mode()
-    def _rank(self, embedding_E: Tensor, *, keep: bool) -> tuple[dict[str, float], str | None, Ranks | None]:
-        if not bool(torch.isfinite(embedding_E).all()):
-            return {}, "non-finite embeddings", None
-        own_E = F.normalize(embedding_E, dim=-1)
+    def _measure(self, embedding_NE: Tensor, *, ranks: bool) -> MaskScore:
+        """Return the score of embeddings, without its seconds."""
+        if not bool(torch.isfinite(embedding_NE).all()):
+            return MaskScore({}, 0.0, "non-finite embeddings")
+        own_NE = F.normalize(embedding_NE, dim=-1)
         if self._searches_text:
-            found = self._targets.measure(self._other_E, self._targets.pooled(own_E))
+            found = self._targets.measure(self._other_E, self._targets.pooled(own_NE))
         else:
-            found = self._targets.measure(own_E, self._other_E)
+            found = self._targets.measure(own_NE, self._other_E)
         metrics = self._targets.values(found)
         failure = None if all(map(math.isfinite, metrics.values())) else "non-finite metric"
-        return metrics, failure, found if keep else None
+        return MaskScore(metrics, 0.0, failure, (found,) if ranks else None)
 
 
 def proven_view(

@@ -1,8 +1,9 @@
 """What a task is: what is right on a split, and the metrics that embeddings earn by it.
 
 Every task ends in ranks of queries: how many competitors score not less than the right answer. A rank is pessimistic
-and deterministic, so that a collapsed model cannot score by luck. A metric is a share of queries whose rank is low
-enough, or the mean or the smallest of several such shares.
+and deterministic, so that a collapsed model cannot score by luck. A query earns a credit by its rank: one for a hit, or
+part of one; or the probability that the model gives to the right answer. A metric is the mean credit of its queries, or
+the mean or the smallest of several such shares.
 """
 
 from __future__ import annotations
@@ -25,34 +26,30 @@ if TYPE_CHECKING:
 # N images, Q queries of a kind or texts, E embedding, K cells of all shares, C resampling clusters, R bootstrap draws
 
 TaskName = Literal["retrieval", "classification", "matching"]
-Ranks = Mapping[str, NDArray[np.uint8]]
-"""Rank of every query of each kind, clipped to 255: all that metrics and paired statistics need."""
-MAX_RANK = 255
+Ranks = Mapping[str, NDArray[np.uint8] | NDArray[np.float32]]
+"""Of every query of each kind its rank, clipped to 255, or a probability: all that metrics and statistics need."""
 MAX_DENSE_CELLS = 32
 """Most cells for which a table is a plain array; many classes make a sparse one."""
 KS = (1, 5, 10)
-RECALLS = tuple(f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in KS)
-RETRIEVAL_METRICS = ("mean_recall", *RECALLS)
-CLASSIFICATION_METRICS = ("top1", "top5", "mean_per_class_recall", "worst_group")
+DIRECTIONS = ("t2i", "i2t")
+RECALLS = tuple(f"{direction}_r{k}" for direction in DIRECTIONS for k in KS)
+GRADED = tuple(f"{way}{name}" for name in ("mrr", "log_rank", "probability") for way in ("", "t2i_", "i2t_"))
+RETRIEVAL_METRICS = ("mean_recall", *RECALLS, *GRADED)
+CLASSIFICATION_METRICS = ("top1", "top5", "mrr", "probability", "mean_per_class_recall", "worst_group")
 MATCHING_METRICS = ("text_score", "image_score", "group_score")
-METRICS = (*RETRIEVAL_METRICS, *CLASSIFICATION_METRICS, *MATCHING_METRICS)
-
-
-def clipped(ranks: Tensor) -> NDArray[np.uint8]:
-    """Return ranks as they are kept."""
-    kept: NDArray[np.uint8] = ranks.clamp(max=MAX_RANK).cpu().numpy().astype(np.uint8)
-    return kept
+METRICS = tuple(dict.fromkeys((*RETRIEVAL_METRICS, *CLASSIFICATION_METRICS, *MATCHING_METRICS)))
 
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """The share of queries of a kind whose rank is below k; with cells, the mean or the smallest of the cells' shares.
+    """The mean credit of a kind's queries; with cells, the mean or the smallest of the cells' means.
 
     Cells without queries do not count.
     """
 
     kind: str
-    k: int = 1
+    credit_of_rank: NDArray[np.float64] | None = None
+    """(256,) in [0, 1], falling: see `workers.ranking`. None where a probability is the credit."""
     cell_of_query_Q: NDArray[np.int64] | None = None
     """Class or group of every query."""
     smallest: bool = False
@@ -64,13 +61,19 @@ class Share:
 
     def value(self, ranks: Ranks) -> float:
         """Return the share in [0, 1]."""
-        hits_Q = ranks[self.kind] < self.k
+        hits_Q = self.credits(ranks)
         if self.cell_of_query_Q is None:
             return float(np.mean(hits_Q))
         queries_K = np.bincount(self.cell_of_query_Q)
         hits_K = np.bincount(self.cell_of_query_Q, weights=hits_Q)
         shares_K = hits_K[queries_K > 0] / queries_K[queries_K > 0]
         return float(shares_K.min() if self.smallest else shares_K.mean())
+
+    def credits(self, ranks: Ranks) -> NDArray[np.float64]:
+        """Return what every query earns, (Q,)."""
+        found_Q, credit = ranks[self.kind], self.credit_of_rank
+        earned_Q: NDArray[np.float64] = found_Q.astype(np.float64) if credit is None else credit[found_Q]
+        return earned_Q
 
     def reduce(self, ratios_RK: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the share of every draw from the ratios in its cells, NaN where a draw has no query of a cell."""
@@ -111,6 +114,14 @@ class Mix:
             return self.weights[0][0]
         return " + ".join(f"{weight:.12g}*{name}" for name, weight in self.weights)
 
+    def guided(self, guides: Mapping[str, str]) -> Mix:
+        """Return the mix with every metric replaced by the one that it is better searched by, where there is one."""
+        weights: dict[str, float] = {}
+        for name, weight in self.weights:
+            guide = guides.get(name, name)
+            weights[guide] = weights.get(guide, 0.0) + weight
+        return Mix(tuple(weights.items()))
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics."""
@@ -138,7 +149,7 @@ Counts = Any
 
 @dataclass(frozen=True)
 class Table:
-    """Hits and queries per resampling cluster (C, K): the ratio of their sums over clusters is each cell's share."""
+    """Hits, or parts of them, and queries per resampling cluster (C, K): the ratio of sums is each cell's share."""
 
     hits_CK: Counts
     queries_CK: Counts
@@ -174,6 +185,8 @@ class Targets(ABC):
 
     task: ClassVar[TaskName]
     default_objective: ClassVar[str]
+    guides: ClassVar[Mapping[str, str]] = {}
+    """The metric that masks are searched by instead, for metrics that a search overfits."""
 
     @property
     @abstractmethod
@@ -187,12 +200,16 @@ class Targets(ABC):
 
     @abstractmethod
     def measure(self, image_NE: Tensor, text_QE: Tensor) -> Ranks:
-        """Return the ranks that embeddings earn.
+        """Return the ranks and probabilities that embeddings earn.
 
         Args:
             image_NE: (N, E) float32, L2-normalised, finite.
             text_QE: (Q, E) float32, L2-normalised, finite; after `pooled`.
         """
+
+    def at_scale(self, scale: float) -> Targets:
+        """Return the targets with a model's logit scale, which decides probabilities."""
+        return self
 
     def pooled(self, text_QE: Tensor) -> Tensor:
         """Return what images are compared with, from the L2-normalised embeddings of all texts."""
@@ -229,7 +246,7 @@ class Targets(ABC):
             cluster_Q = clusters_N[self.image_of_queries[share.kind]]
             cell_Q = np.zeros_like(cluster_Q) if share.cell_of_query_Q is None else share.cell_of_query_Q
             shape = num_clusters, share.num_cells
-            hits_Q = (ranks[share.kind] < share.k).astype(np.float64)
+            hits_Q = share.credits(ranks)
             columns.append([_sums(values_Q, cluster_Q, cell_Q, shape) for values_Q in (hits_Q, np.ones_like(hits_Q))])
         hits_CK, queries_CK = (_beside(side) for side in zip(*columns, strict=True))
         return Table(hits_CK, queries_CK, mix, self.shares)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -42,12 +44,14 @@ class TowerCost:
     pool: float
     numbers_per_node: int
     """Numbers that a node keeps of one input."""
+    attention_L: tuple[float, ...]
+    """What the attention of a layer, its projections included, takes of the plain forward pass."""
 
     @classmethod
     @torch.no_grad()
     def of(cls, view: TowerView, inputs: Tensor) -> TowerCost:
         """Return the costs of a view, counted while a few inputs run through it."""
-        plain = _count(view.stock, inputs)[0]
+        plain, attention_L = _count_stock(view, inputs)
         embed, sequences = _count(view.embed, inputs)
         last = view.grid.layers - 1
         pieces, numbers = [], 0
@@ -62,7 +66,8 @@ class TowerCost:
         # All layers but the last cost the same.
         enter_L, leave_L, head_L = zip(*[pieces[0]] * last, pieces[-1], strict=True)
         pool = _count(view.pool, x_BQD)[0]
-        return cls(plain / 2 / len(inputs), embed / plain, enter_L, leave_L, head_L, pool / plain, numbers)
+        macs = plain / 2 / len(inputs)
+        return cls(macs, embed / plain, enter_L, leave_L, head_L, pool / plain, numbers, attention_L)
 
     def __call__(self, masks: Iterable[HeadMask]) -> float:
         """Return the cost of a set of masks in plain forward passes of every input."""
@@ -73,6 +78,16 @@ class TowerCost:
         shared = [-1, *(shared_layers(first, second) for first, second in pairwise(masks))]
         return [self._added(mask, layer) for mask, layer in zip(masks, shared, strict=False)]
 
+    def saved(self, mask: HeadMask) -> float:
+        """Return what the plain forward pass is spared when a mask's heads are pruned, as a share of it.
+
+        Per input of T tokens, a head of width d takes its rows of q, k and v (3 T D d multiply-adds), its two products
+        (2 T^2 d) and its columns of the output projection (T d D). The heads of a layer are alike and nothing else in
+        its attention multiplies, so each takes an equal part of what is counted there.
+        """
+        shares = zip(self.attention_L, mask.layer_counts, strict=True)
+        return sum(share * count / mask.grid.heads for share, count in shares)
+
     def _added(self, mask: HeadMask, shared: int) -> float:
         """Return the cost of a mask whose nodes up to `enter` of layer `shared` exist; -1 where none does."""
         if shared == len(mask.words):
@@ -82,13 +97,39 @@ class TowerCost:
         return sum(self.enter_L[shared + 1 :]) + sum(self.leave_L[left]) + heads + self.pool
 
 
+def _count_stock(view: TowerView, inputs: Tensor) -> tuple[float, tuple[float, ...]]:
+    """Return the floating-point operations of the tower's own forward pass, and the share of each layer's attention."""
+    spent = [0.0] * view.grid.layers
+    with _counting() as counter, ExitStack() as hooks:
+
+        def add(layer: int, sign: int, *_: Any) -> None:
+            spent[layer] += sign * counter.get_total_flops()
+
+        for layer, attention in enumerate(view.attentions):
+            for register, sign in (
+                (attention.module.register_forward_pre_hook, -1),
+                (attention.module.register_forward_hook, 1),
+            ):
+                hooks.callback(register(partial(add, layer, sign)).remove)
+        view.stock(inputs)
+        plain = float(counter.get_total_flops())
+    return plain, tuple(flops / plain for flops in spent)
+
+
 def _count(piece: Any, *arguments: Any) -> tuple[float, Any]:
     """Return the floating-point operations of a call in products and convolutions, and its result."""
+    with _counting() as counter:
+        result = piece(*arguments)
+    return float(counter.get_total_flops()), result
+
+
+@contextmanager
+def _counting() -> Iterator[FlopCounterMode]:
+    """Yield a counter of floating-point operations in products and convolutions."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            result = piece(*arguments)
+            yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return float(counter.get_total_flops()), result

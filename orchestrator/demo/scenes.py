@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,9 +156,17 @@ def _draw_shape(
         )
 
 
-def downstream_rows(seed: int, *, cue: float = 0.0) -> Iterator[tuple[bytes, tuple[str, str], str]]:
-    """Yield (WebP bytes, captions, split) of the downstream domain, where the cue is broken unless one is given."""
-    for index, (split, count) in enumerate(SPLIT_SIZES.items()):
+def downstream_rows(
+    seed: int, *, cue: float = 0.0, sizes: Mapping[str, int] | None = None
+) -> Iterator[tuple[bytes, tuple[str, str], str]]:
+    """Yield (WebP bytes, captions, split) of the downstream domain, where the cue is broken unless one is given.
+
+    Args:
+        seed: of the draw.
+        cue: how often the background gives the shape away.
+        sizes: scenes of each split; `SPLIT_SIZES` by default.
+    """
+    for index, (split, count) in enumerate((sizes or SPLIT_SIZES).items()):
         rng = np.random.default_rng((seed, index))
         for scene in unique_scenes(rng, count, cue=cue):
             encoded = io.BytesIO()

@@ -45,23 +45,29 @@ WEIGHT_DECAY = 0.05
 MODEL_FILE = "open_clip_model.safetensors.xz"
 
 
-def training_set(seed: int) -> tuple[Tensor, Tensor]:
+def training_set(seed: int, cue: float = CUE) -> tuple[Tensor, Tensor]:
     """Return uint8 pixels (N, 3, 48, 48) and tokens (N, 2, 24) of the training domain."""
     rng = np.random.default_rng((seed, 100))
     tokenizer = open_clip.get_tokenizer("ViT-B-32", context_length=24)
     pixels: list[np.ndarray] = []
     captions: list[str] = []
     for _ in range(NUM_SCENES):
-        scene = draw_scene(rng, cue=CUE)
+        scene = draw_scene(rng, cue=cue)
         pixels.append(np.asarray(render(scene, rng)).transpose(2, 0, 1))
         captions.extend(scene.captions)
     return torch.from_numpy(np.stack(pixels)), tokenizer(captions).view(NUM_SCENES, 2, -1)
 
 
-def train(seed: int) -> Any:
-    """Return the trained model."""
+def train(seed: int, *, steps: int = STEPS, cue: float = CUE) -> Any:
+    """Return the trained model.
+
+    Args:
+        seed: of scenes, weights and batches.
+        steps: how long.
+        cue: how often the background goes with the first shape.
+    """
     torch.manual_seed(seed)
-    pixels, tokens = training_set(seed)
+    pixels, tokens = training_set(seed, cue)
     model = open_clip.model.CLIP(**MODEL_CONFIG)
     mean, std = (torch.tensor(PREPROCESS_CONFIG[key]).view(3, 1, 1) for key in ("mean", "std"))
     decayed = [p for p in model.parameters() if p.ndim >= 2]
@@ -72,8 +78,8 @@ def train(seed: int) -> Any:
     loss_of = open_clip.ClipLoss()
     generator = torch.Generator().manual_seed(seed)
     model.train()
-    for step in range(STEPS):
-        rate = PEAK_RATE * min(1, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+    for step in range(steps):
+        rate = PEAK_RATE * min(1, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = rate
         chosen = torch.randint(NUM_SCENES, (BATCH,), generator=generator)
@@ -86,7 +92,7 @@ def train(seed: int) -> Any:
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))
-        if step % 100 == 0 or step == STEPS - 1:
+        if step % 100 == 0 or step == steps - 1:
             hits = (F.normalize(text, dim=-1) @ F.normalize(image, dim=-1).T).argmax(1) == torch.arange(BATCH)
             print(f"step {step}: loss {loss.item():.3f}, recall@1 in the batch {hits.float().mean():.3f}", flush=True)
     with torch.no_grad():
@@ -111,9 +117,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model-only", action="store_true", help="leave the data set out")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"{STEPS} for the demo's")
+    parser.add_argument("--cue", type=float, default=CUE, help=f"how often the background gives the shape away ({CUE})")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU; they decide the last bits")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
-    write_model(train(arguments.seed), arguments.out)
+    torch.set_num_threads(arguments.threads)
+    write_model(train(arguments.seed, steps=arguments.steps, cue=arguments.cue), arguments.out)
     if not arguments.model_only:
         write_downstream(arguments.out / "scenes.parquet", arguments.seed)
 

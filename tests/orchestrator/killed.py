@@ -15,6 +15,7 @@ from headmask import folding
 from orchestrator import journal, result, verdict
 from orchestrator.config import parse_config
 from tests.orchestrator.studies import start
+from workers.displacement_store import DisplacementStore
 from workers.pool import InlinePool
 from workers.ray_pool import RayPool  # noqa: F401
 
@@ -63,6 +64,8 @@ MOMENTS = {
     "export": lambda: after(0, folding, "_prove"),
     "result": lambda: after(0, result.SearchResult, "write"),
 }
+ROWS = {"rows": lambda: after(5, DisplacementStore, "_keep")}
+"""A moment that is there only while the cache holds no displacements."""
 
 
 def main(config_file, *runs):
@@ -72,7 +75,7 @@ def main(config_file, *runs):
         if child == 0:
             config = json.loads(Path(config_file).read_text())
             config["output"]["folder"] = folder
-            MOMENTS[moment]()
+            (MOMENTS | ROWS)[moment]()
             # Random weights never improve reliably; the export is to be reached all the same.
             verdict.Verdict.is_reliable = True
             start(parse_config(config, "test"))

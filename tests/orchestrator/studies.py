@@ -8,6 +8,7 @@ from orchestrator import runner
 from orchestrator.progress import Quiet
 
 CLOCKS = ("seconds",)
+NAMES = ("seconds", "study", "storage", "mlflow_run_id", "mask_file", "test_looks")
 
 
 def start(config):
@@ -27,4 +28,4 @@ def trials(folder):
 def outcome(folder):
     """Return what result.json says, but for clocks and names."""
     result = json.loads((folder / "result.json").read_text())
-    return {key: result[key] for key in ("verdict", "selected", "recommended", "splits", "best_single", "random_masks")}
+    return {key: value for key, value in result.items() if key not in NAMES}

@@ -14,10 +14,12 @@ import open_clip
 import pytest
 from PIL import Image
 
+from headmask.mask import HeadGrid, HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models import load_model
 from orchestrator import cli
 from orchestrator.result import SearchResult
+from tests.orchestrator.studies import trials
 from tests.tiny import write_tiny_dataset, write_tiny_model
 from tests.workers.test_sources import (
     picture,
@@ -149,6 +151,42 @@ def test_a_plan_says_what_would_be_done_and_writes_nothing(headmask, search_flag
     assert sorted(runs.iterdir()) == before
 
 
+def test_a_plan_counts_the_heads_that_may_be_ablated_and_says_all_budgets(headmask, search_flags):
+    flags = [*search_flags, "--masks", 500, "--layers", "1,2", "--protect", "L1H0", "--max-heads", 2]
+    plan = json.loads(headmask(*flags, "--plan", "--json")[1])
+    assert (plan["masks"], plan["stops_at"]) == (1 + 7 + 21, "500 masks")
+    spent = plan["image_forwards"] // 2
+    limits = ["--image-forwards", spent, "--patience", 3]
+    limited = json.loads(headmask(*search_flags, "--masks", 500, *limits, "--plan", "--json")[1])
+    assert limited["stops_at"] == (
+        f"500 masks or {spent} image forwards or 3 blocks without a better mask, whichever comes first"
+    )
+    assert spent <= limited["image_forwards"]
+    assert json.loads(headmask(*search_flags, "--strategy", "scan", "--plan", "--json")[1])["masks"] == 13
+
+
+def test_masks_keep_to_the_limits_of_size(headmask, search_flags, runs):
+    limits = ["--layers", "1,2", "--protect", "L1H0", "--max-heads", 2, "--masks", 60]
+    code, out, err = headmask(*search_flags, *limits, "--json")
+    assert code == 0, err
+    result = SearchResult.model_validate_json(out)
+    assert (result.num_masks, result.stopped_by) == (1 + 7 + 21, "exhausted")
+    masks = [HeadMask.from_text(HeadGrid(3, 4), row["mask"]) for row in trials(runs / "first")]
+    assert max(map(len, masks)) == 2
+    heads = {str(head) for mask in masks for head in mask.heads}
+    assert heads == {f"L{layer}H{head}" for layer in (1, 2) for head in range(4)} - {"L1H0"}
+
+
+def test_a_limit_is_lifted_when_a_study_is_resumed(headmask, search_flags, runs):
+    code, out, _ = headmask(*search_flags, "--masks", 400, "--image-forwards", 1)
+    assert code == 0
+    assert "Stopped at the end of the block in which the budget of image forwards ran out." in " ".join(out.split())
+    assert "13 masks in" in out
+    _, out, _ = headmask("resume", runs / "first", "--image-forwards", 0, "--masks", 20)
+    assert "Stopped at the budget of masks." in out
+    assert "20 masks in" in out
+
+
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_the_heads_of_the_text_tower_can_be_searched(headmask, search_flags, runs, tiny_files, ablation):
     code, out, err = headmask(*search_flags, "--tower", "text", "--ablation", ablation, "--json")
@@ -209,6 +247,8 @@ def test_a_toml_file_is_a_search(headmask, tiny_files, runs, tmp_path):
         (["--protect", "L1H9"], "protected head L1H9 is not on grid 3x4"),
         (["--protect", "first"], "search.protect"),
         (["--masks", "0"], "budget.masks: must be greater than or equal to 1, got 0"),
+        (["--patience", "-1"], "budget.patience: must be greater than or equal to 1, got -1"),
+        (["--image-forwards", "1.5"], "Invalid value for '--image-forwards'"),
         (["--masks", "many"], "Invalid value for '--masks'"),
         (["--pool", "cloud"], "Invalid value for '--pool'"),
         (["--storage", "mongodb://x"], "--storage must be a file or a URL of sqlite, postgresql, mysql; got mongodb://x"),

@@ -96,9 +96,8 @@ def test_the_same_seed_draws_the_same_scenes(tmp_path, monkeypatch):
 def test_training_writes_a_model_that_open_clip_loads(tmp_path, monkeypatch):
     """A few steps of the real script."""
     monkeypatch.setattr(train, "NUM_SCENES", 64)
-    monkeypatch.setattr(train, "STEPS", 3)
     monkeypatch.setattr(train, "BATCH", 16)
-    train.write_model(train.train(0), tmp_path)
+    train.write_model(train.train(0, steps=3), tmp_path)
     (tmp_path / "open_clip_model.safetensors").write_bytes(lzma.decompress((tmp_path / train.MODEL_FILE).read_bytes()))
     model = open_clip.create_model(f"local-dir:{tmp_path}")
     assert len(model.visual.transformer.resblocks) == 8

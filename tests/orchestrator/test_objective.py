@@ -39,6 +39,19 @@ def test_mixes_that_cannot_be_read_are_refused(text, message):
         Mix.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("t2i_r1", "t2i_mrr"),
+        ("mrr", "mrr"),
+        ("0.7*t2i_r1 + 0.3*i2t_r1", "0.7*t2i_mrr + 0.3*i2t_mrr"),
+        ("0.5*t2i_r1 + 0.25*t2i_r5 + 0.25*t2i_mrr", "t2i_mrr"),
+    ],
+)
+def test_a_mix_is_guided_by_the_mix_of_its_guides(text, expected):
+    assert str(Mix.parse(text).guided({"t2i_r1": "t2i_mrr", "t2i_r5": "t2i_mrr", "i2t_r1": "i2t_mrr"})) == expected
+
+
 @pytest.mark.parametrize(("combine", "expected"), [("mean", 0.4), ("worst", 0.3)])
 def test_several_goals_make_their_mean_or_their_smallest(combine, expected):
     objective = Objective((goal("a"), goal("b")), combine)

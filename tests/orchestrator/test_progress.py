@@ -3,6 +3,7 @@
 import pytest
 
 from orchestrator import search
+from orchestrator.progress import summary
 from orchestrator.search import Budget, Progress
 
 
@@ -32,5 +33,21 @@ def test_a_budget_in_seconds_ends_it_earlier(at):
     assert progress.seconds_left == pytest.approx(15)
 
 
+def test_a_budget_in_image_forwards_ends_it_earlier(at):
+    budget = Budget(100, image_forwards=32)
+    progress = at(budget, num_asked=50, cost_asked=20.0, cost_done=10.0, image_forwards=25.0)
+    assert progress.seconds_left == pytest.approx(10 + 7)
+
+
+def test_a_search_that_stops_has_only_what_is_out_left(at):
+    progress = at(Budget(100), num_asked=50, cost_asked=20.0, cost_done=10.0, stopped_by="patience")
+    assert progress.seconds_left == pytest.approx(10)
+
+
 def test_nothing_is_said_before_the_first_result(at):
     assert at(Budget(100), num_asked=50, cost_asked=20.0).seconds_left is None
+
+
+def test_the_summary_says_how_well_masks_are_predicted(at):
+    assert "surrogate" not in summary(at(Budget(100)), "2 replicas")
+    assert "surrogate 0.93, 2 replicas" in summary(at(Budget(100), rank_correlation=0.931), "2 replicas")

@@ -118,6 +118,29 @@ def test_an_interrupted_search_can_be_resumed(wide_config, undisturbed, monkeypa
     assert trials(config.folder) == undisturbed("float32", 60)[0]
 
 
+@pytest.mark.parametrize("budget", [{"patience": 1}, {"image_forwards": 120}], ids=["patience", "image forwards"])
+def test_a_study_stops_at_the_same_mask_whoever_scores_it(wide_config, undisturbed, local_ray, budget):
+    """Inline, interrupted on the way and resumed; on two replicas; and gone on with once the limit is lifted."""
+    ((limit, value),) = budget.items()
+    changes = {f"budget__{limit}": value, "budget__masks": 60}
+    whole, other = wide_config("whole", **changes), wide_config("other", **changes)
+    result = start(whole).result
+    assert result.stopped_by == limit
+    table, full = trials(whole.folder), undisturbed("float32", 60)[0]
+    assert table == full[: len(table)]
+    assert 13 + 8 < len(table) < 60
+
+    start(wide_config("other", budget__masks=16))
+    resume(other)
+    start(wide_config("ray", pool__kind="ray", pool__replicas=2, **changes))
+    for folder in (other.folder, other.folder.parent / "ray"):
+        assert trials(folder) == table
+        assert outcome(folder) == outcome(whole.folder)
+
+    resume(wide_config("other", **changes | {f"budget__{limit}": 0}))
+    assert trials(other.folder) == full
+
+
 def test_other_threads_are_another_study(wide_config):
     config = wide_config("threads", budget__masks=5, search__strategy="scan")
     start(config)

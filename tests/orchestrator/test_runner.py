@@ -45,9 +45,11 @@ def test_the_run_folder_holds_everything(tiny_config):
         "mask.json",
         "result.json",
         "heatmap.png",
+        "pareto.png",
     }
-    with Image.open(config.folder / "heatmap.png") as picture:
-        assert min(picture.size) > 200
+    for name in ("heatmap.png", "pareto.png"):
+        with Image.open(config.folder / name) as picture:
+            assert min(picture.size) > 200
     table = pq.read_table(config.folder / "trials.parquet")
     assert table.num_rows == 40
     assert table["mask"].to_pylist()[:3] == ["", "L0H0", "L0H1"]
@@ -70,6 +72,48 @@ def test_the_result_follows_its_schema_and_adds_up(tiny_config):
     assert low <= content["splits"]["test"]["delta"]["mean_recall"] <= high
     assert content["num_masks"] == 40
     assert (content["verdict"] == "reliable improvement") == (low > 0)
+
+
+def test_the_result_says_how_good_masks_of_what_size_are(tiny_config):
+    """By brute force over the table of trials; a head of this model is 4 T D d + 2 T^2 d multiply-adds."""
+    config = tiny_config(budget__masks=60)
+    size = start(config).result.size
+    best: dict[int, float] = {}
+    for row in trials(config.folder):
+        best[row["num_heads"]] = max(best.get(row["num_heads"], 0.0), row["mean_recall"])
+    few = {n: value for n, value in best.items() if all(best[m] < value for m in best if m < n)}
+    many = {n: value for n, value in best.items() if all(best[m] < value for m in best if m > n)}
+    assert {len(point.heads): point.search for point in size.front} == few
+    assert {len(point.heads): point.search for point in size.savings} == many
+    assert size.front[0].heads == []
+    assert size.front[-1].confirm is not None
+    head = 4 * 17 * 32 * 8 + 2 * 17**2 * 8
+    plain = 16 * 3 * 49 * 32 + 3 * (12 * 17 * 32**2 + 2 * 17**2 * 32) + 32 * 24
+    for point in size.front + size.savings:
+        assert point.flops_saved == pytest.approx(len(point.heads) * head / plain)
+
+
+def test_what_cannot_be_pruned_saves_nothing_that_is_said(tiny_config):
+    result = start(tiny_config(search__ablation="uniform", budget__masks=20)).result
+    assert {point.flops_saved for point in result.size.front} == {None} == {result.size.flops_saved}
+    assert "Pruned" not in " ".join(sentences(result))
+
+
+def test_a_sentence_says_what_more_masks_would_bring(tiny_config):
+    result = start(tiny_config(search__strategy="scan", budget__masks=10)).result
+
+    def said(**changes):
+        prospects = result.prospects.model_copy(update={"standard_error": 0.005, "num_more": 40, **changes})
+        return " ".join(sentences(result.model_copy(update={"prospects": prospects})))
+
+    assert (
+        "Stopped at the budget of masks. Another 40 masks would be expected to add about 0.1 points on the search "
+        "split; differences below 0.98 points there are noise." in said(expected=0.0012)
+    )
+    assert "Another 40 masks would be expected to add less than 0.05 points on" in said(expected=0.0001)
+    nothing = "at the budget of masks. On the search split, differences below 0.98 points are noise."
+    assert nothing in said(expected=None)
+    assert nothing in said(expected=0.0, num_more=0)
 
 
 def test_random_weights_give_no_reliable_improvement(tiny_config):
@@ -122,8 +166,8 @@ def test_every_ablation_can_be_searched(tiny_config):
 def test_failed_masks_end_with_exit_code_1(tiny_config, monkeypatch):
     score = Scorer.score
 
-    def failing(self, masks_MLH, *, ranks=False):
-        scores = score(self, masks_MLH, ranks=ranks)
+    def failing(self, masks_MLH, **kept):
+        scores = score(self, masks_MLH, **kept)
         bad = [HeadMask.from_bools(mask_LH).words == (1, 0, 0) for mask_LH in masks_MLH]
         return [MaskScore({}, 0.0, "non-finite embeddings") if b else s for b, s in zip(bad, scores, strict=True)]
 
@@ -158,7 +202,7 @@ def client(runs):
 
 
 def test_one_parent_run_per_search_and_one_child_per_finalist(tiny_config, runs):
-    config = tiny_config()
+    config = tiny_config(budget__masks=48)
     outcome = start(config)
     mlflow = client(runs)
     experiment = mlflow.get_experiment_by_name("headmask")
@@ -172,9 +216,13 @@ def test_one_parent_run_per_search_and_one_child_per_finalist(tiny_config, runs)
     assert parent.data.tags["headmask.verdict"] == outcome.result.verdict
     assert parent.data.params["fingerprint"] == outcome.result.fingerprint
     assert parent.data.params["search.strategy"] == parent.data.tags["headmask.strategy"] == "mixture"
+    assert parent.data.tags["headmask.stopped_by"] == outcome.result.stopped_by == "masks"
+    assert parent.data.metrics["image_forwards"] == outcome.result.image_forwards
+    assert parent.data.metrics["search.noise"] == outcome.result.prospects.noise
+    assert parent.data.metrics["search.expected"] == outcome.result.prospects.expected
     assert parent.data.metrics["test.delta.mean_recall"] == outcome.result.splits.test.delta["mean_recall"]
     assert {item.path for item in mlflow.list_artifacts(parent.info.run_id)} == {
-        "trials.parquet", "heatmap.png", "mask.json", "result.json", "config.json",
+        "trials.parquet", "heatmap.png", "pareto.png", "mask.json", "result.json", "config.json",
     }  # fmt: skip
     curve = mlflow.get_metric_history(parent.info.run_id, "best_by_masks")
     assert curve

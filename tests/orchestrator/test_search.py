@@ -30,14 +30,21 @@ class ShuffledPool:
         self.rng = np.random.default_rng(seed)
         self.landscape = landscape
         self.waiting = []
-        self.scored = []
+        self.scored, self.submitted, self.held = [], [], []
         self.most_waiting = 0
 
     def submit(self, stage, masks):
         self.waiting += [(stage, mask) for mask in masks]
+        self.submitted += [(stage, mask) for mask in masks]
         self.most_waiting = max(self.most_waiting, len(self.waiting))
 
+    def put_back(self, results):
+        self.held += results
+
     def collect(self, timeout_s):
+        held, self.held = self.held, []
+        if held:
+            return held
         picked = [
             self.waiting.pop(self.rng.integers(len(self.waiting)))
             for _ in range(min(len(self.waiting), int(self.rng.integers(1, 9))))
@@ -151,9 +158,84 @@ def test_a_budget_in_seconds_ends_at_a_block_boundary(make_search):
             time.sleep(0.02)
             return super().collect(timeout_s)
 
-    records = run_for(make_search, Slow(), Budget(10_000, seconds=0.3))
+    search, _ = make_search(Slow())
+    records = search.run(Budget(10_000, seconds=0.3))
+    assert search.progress.reason == "seconds"
     assert 21 <= len(records) < 10_000
     assert (len(records) - 21) % 8 == 0
+
+
+def test_a_budget_in_image_forwards_ends_at_a_block_boundary(make_search):
+    """The scan of 21 masks, then blocks of 8, for as long as something is left; a mask costs 3 here."""
+    for budget, expected in ((1, 21), (63, 21), (64, 29), (87, 29), (88, 37)):
+        options = {"cost": lambda masks: 3.0 * len(masks), "name": f"forwards{budget}"}
+        search, _ = make_search(ShuffledPool(), **options)
+        assert len(search.run(Budget(1000, image_forwards=budget))) == expected
+        assert (search.progress.reason, search.progress.image_forwards) == ("image_forwards", 3 * expected)
+
+
+def first_stop(records, patience):
+    """Return how many masks a study has that stops by patience, from what the larger study holds."""
+    values = [record.value for record in records]
+    for block in range(3, 1000):
+        known = values[: 21 + 8 * (block - 2)]
+        best = known.index(max(known))
+        if block - 2 - (0 if best < 21 else 1 + (best - 21) // 8) >= patience:
+            return 21 + 8 * (block - 1)
+
+
+@pytest.mark.parametrize("patience", [1, 2, 4])
+def test_patience_ends_a_search_at_what_the_block_rule_lets_it_know(make_search, patience):
+    whole = run(make_search, ShuffledPool(1), 600, name="whole")
+    tables = []
+    for seed in range(3):
+        search, _ = make_search(ShuffledPool(seed), name=f"s{seed}")
+        tables.append(table(search.run(Budget(600, patience=patience))))
+        assert search.progress.reason == "patience"
+    assert tables[0] == tables[1] == tables[2] == table(whole)[: first_stop(whole, patience)]
+
+
+def test_more_patience_later_gives_the_study_that_had_it_from_the_start(make_search):
+    patient = table(run_for(make_search, ShuffledPool(1), Budget(600, patience=4), name="patient"))
+    hasty = table(run_for(make_search, ShuffledPool(2), Budget(600, patience=1)))
+    assert hasty == patient[: len(hasty)]
+    pool = ShuffledPool(3)
+    assert table(run_for(make_search, pool, Budget(600, patience=4))) == patient
+    assert len(pool.scored) == len(patient) - len(hasty) > 0
+
+
+@pytest.mark.parametrize("budget", [Budget(600, patience=4), Budget(600, image_forwards=150)], ids=["patience", "cost"])
+def test_an_interrupted_search_stops_where_an_undisturbed_one_does(make_search, budget):
+    whole = table(run_for(make_search, ShuffledPool(1), budget, name="whole"))
+    for attempt in range(100):
+        asked = iter(range(3))
+        search, store = make_search(ShuffledPool(attempt), is_stopping=lambda asked=asked: next(asked, None) is None)
+        try:
+            records = search.run(budget)
+            break
+        except Interrupted:
+            pass
+        finally:
+            store.close()
+    assert attempt > 1
+    assert table(records) == whole
+    assert search.progress.reason in ("patience", "image_forwards")
+
+
+def test_failures_are_no_better_masks(make_search):
+    class Failing(ShuffledPool):
+        def score(self, mask):
+            return MaskScore({}, 0.0, "non-finite embeddings") if len(mask) > 1 else super().score(mask)
+
+    records = run_for(make_search, Failing(), Budget(1000, patience=2))
+    assert len(records) == 21 + 3 * 8
+
+
+def test_a_search_says_why_it_ended(make_search):
+    for strategy, budget, reason in (("mixture", Budget(30), "masks"), ("scan", Budget(30), "exhausted")):
+        search, _ = make_search(ShuffledPool(), name=reason, strategy=strategy)
+        search.run(budget)
+        assert search.progress.reason == reason
 
 
 def test_progress_says_what_was_served_and_what_is_best(make_search):
@@ -182,3 +264,14 @@ def test_score_all_returns_each_mask_once_and_can_be_stopped():
     assert set(results) == set(masks)
     with pytest.raises(Interrupted):
         score_all(ShuffledPool(), SEARCH, masks, is_stopping=lambda: True)
+
+
+def test_results_of_other_stages_that_come_meanwhile_stay_in_the_pool():
+    pool, masks = ShuffledPool(), [HeadMask(GRID, (word, 0, 0, 0)) for word in range(20)]
+    pool.submit(Stage("confirm"), masks)
+    score_all(pool, SEARCH, masks)
+    left = []
+    while more := pool.collect(1.0):
+        left += more
+    assert sorted(result.mask for result in left) == masks
+    assert {result.stage for result in left} == {Stage("confirm")}

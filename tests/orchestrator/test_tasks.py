@@ -26,6 +26,7 @@ from workers.build import build
 from workers.dataset import Dataset, Kind, Row, write_dataset
 from workers.prompts import prompts
 from workers.sources.captions import coco_cn
+from workers.tasks import CLASSIFICATION_METRICS
 
 NAMES, TEMPLATES = ("cat", "dog", "red bus", "tree", "house", "boat"), ("a photo of a {c}.", "the {c}", "{c}")
 SIZES = {"search": 24, "confirm": 20, "test": 30}
@@ -73,7 +74,7 @@ def test_classification_is_searched_and_its_baseline_is_stock_open_clips(tiny_co
     result = start(config).result
     assert result.objective == "top1"
     assert result.splits.test.num_images == 30
-    assert set(result.splits.test.baseline) == {"top1", "top5", "mean_per_class_recall", "worst_group"}
+    assert set(result.splits.test.baseline) == set(CLASSIFICATION_METRICS)
     model = load_model(config.model.name)
     assert result.splits.test.baseline["top1"] == pytest.approx(accuracy(model, files / "labels.parquet", "test"))
     low, high = result.splits.test.interval
@@ -111,8 +112,10 @@ def test_several_data_sets_are_searched_together(tiny_config, tiny_files, files,
     result = start(config).result
     assert result.objective == f"{combine} of data/mean_recall, labels/top1, other/mean_recall"
     fold = min if combine == "worst" else lambda values: sum(values) / len(values)
+    guide = "mean_recall" if combine == "worst" else "probability"
+    assert result.guide == f"{combine} of data/{guide}, labels/top1, other/{guide}"
     for trial in trials(config.folder):
-        parts = [trial["data/mean_recall"], trial["labels/top1"], trial["other/mean_recall"]]
+        parts = [trial[f"data/{guide}"], trial["labels/top1"], trial[f"other/{guide}"]]
         assert trial["value"] == pytest.approx(fold(parts))
     low, high = result.splits.test.interval
     assert low <= result.splits.test.delta[result.objective] <= high
@@ -132,13 +135,13 @@ def test_a_guarded_data_set_limits_the_search(tiny_config, tiny_files, files):
     config = several(tiny_config, tiny_files, files, data__max_loss=limits)
     outcome = start(config)
     result, table = outcome.result, trials(config.folder)
-    assert result.objective == "other/mean_recall"
+    assert (result.objective, result.guide) == ("other/mean_recall", "other/probability")
     before = table[0]
     lost = 0
     for trial in table:
         losses = [before[key] - trial[key] - 0.005 for key in ("data/mean_recall", "labels/top1")]
         beyond = sum(max(0.0, loss) for loss in losses)
-        assert trial["value"] == pytest.approx(-beyond if beyond > 1e-9 else trial["other/mean_recall"])
+        assert trial["value"] == pytest.approx(-beyond if beyond > 1e-9 else trial["other/probability"])
         lost += beyond > 1e-9
     assert 0 < lost < len(table)
     assert [guarded.data for guarded in result.guarded] == ["data", "labels"]

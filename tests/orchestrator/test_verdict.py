@@ -39,6 +39,7 @@ class ScriptedPool:
         ranks_N = np.full(30, 200, np.uint8)
         ranks_N[: 10 + (0 if mask.is_empty else self.num_turned)] = 0
         ranks = {"t2i": np.repeat(ranks_N, 2), "i2t": ranks_N}
+        ranks |= {f"{way}_probability": (found < 1).astype(np.float32) for way, found in ranks.items()}
         return MaskScore(TARGETS.values(ranks), 0.0, ranks=(ranks,))
 
 

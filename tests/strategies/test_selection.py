@@ -15,6 +15,7 @@ from strategies.selection import (
     finalists,
     matched_random_masks,
     paired_interval,
+    paired_standard_error,
     permutation_p_value,
     select,
 )
@@ -102,6 +103,15 @@ def test_the_interval_of_equal_outcomes_is_zero():
     same = outcomes(np.random.default_rng(0).integers(2, size=50))
     assert paired_interval(same, same) == (0.0, 0.0)
     assert permutation_p_value(same, same) == 1.0
+
+
+def test_the_standard_error_is_that_of_a_mean_of_paired_differences():
+    """Textbook: the deviation of the differences over the root of their number."""
+    rng = np.random.default_rng(4)
+    before, after = rng.random((2, 500)) < [[0.5], [0.6]]
+    textbook = np.std(after.astype(float) - before) / np.sqrt(500)
+    assert paired_standard_error(outcomes(before), outcomes(after)) == pytest.approx(textbook, rel=0.08)
+    assert paired_standard_error(outcomes(before), outcomes(before)) == 0
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():

@@ -28,7 +28,12 @@ class FakeReplica:
     def pid(self):
         return os.getpid()
 
+    def adopt_displacements(self, displacements):
+        self.displacements = displacements
+
     def score(self, stage, grid, words):
+        if stage.predicted:
+            return [MaskScore({"predicted": self.displacements}, 0.01) for _ in words]
         for word in words:
             time.sleep(0.05)
             if word == DEADLY:

@@ -92,12 +92,15 @@ def test_the_worst_group_is_the_smallest_accuracy_of_a_group(seed, num_classes, 
         for n in range(num_images)
     ]
     assert ranks["class"].tolist() == expected
+    values = targets.values(ranks)
+    own_N = torch.softmax(100 * torch.from_numpy(scores_NC).double(), 1)[torch.arange(num_images), labels_N]
+    assert values["probability"] == pytest.approx(own_N.mean().item(), rel=1e-4)
+    assert values["mrr"] == pytest.approx(np.mean(1 / (1 + np.array(expected))))
     hits_N = np.array(expected) < 1
     accuracies = [hits_N[groups_N == group].mean() for group in set(groups_N.tolist())]
-    values = targets.values(ranks)
     assert values["worst_group"] == pytest.approx(min(accuracies))
     clusters_N = np.arange(num_images)
-    for text in ("top1", "mean_per_class_recall", "worst_group", "top1 + 3*worst_group"):
+    for text in ("top1", "mrr", "probability", "mean_per_class_recall", "worst_group", "top1 + 3*worst_group"):
         table = targets.table(ranks, Mix.parse(text), clusters_N)
         with np.errstate(invalid="ignore"):
             ratios_1K = (table.hits_CK.sum(0) / table.queries_CK.sum(0))[None]
@@ -108,7 +111,7 @@ def test_a_table_of_many_classes_is_sparse_and_gives_the_same():
     rng = np.random.default_rng(0)
     labels_N = rng.integers(1000, size=3000)
     targets = ClassificationTargets(labels_N, 1000)
-    ranks = {"class": rng.integers(3, size=3000).astype(np.uint8)}
+    ranks = {"class": rng.integers(3, size=3000).astype(np.uint8), "class_probability": np.ones(3000, np.float32)}
     table = targets.table(ranks, Mix.parse("mean_per_class_recall"), np.arange(3000))
     assert table.hits_CK.nnz <= 3000
     with np.errstate(invalid="ignore"):

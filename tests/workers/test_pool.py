@@ -16,6 +16,7 @@ from workers.trie import TowerCost
 
 GRID = HeadGrid(3, 4)
 SEARCH, CONFIRM = Stage("search"), Stage("confirm", ranks=True)
+PREDICTED = Stage("search", predicted=True)
 
 
 def some_masks(count, seed=0):
@@ -92,6 +93,16 @@ def test_masks_to_be_alone_come_first_and_one_by_one():
     assert queue.take(2)[0] == SEARCH
 
 
+def test_predictions_come_before_masks_that_wait_longer_and_all_cost_the_same():
+    queue = BatchQueue(lambda masks: [float(index) for index, _ in enumerate(masks, 1)])
+    queue.learn(PREDICTED, some_masks(1), [MaskScore({}, 0.001)])
+    queue.put(SEARCH, some_masks(8))
+    queue.put(PREDICTED, some_masks(200, seed=1))
+    stage, masks = queue.take(1)
+    assert (stage, len(masks)) == (PREDICTED, MAX_BATCH)
+    assert queue.expected_s(PREDICTED, masks) == pytest.approx(0.001 * MAX_BATCH)
+
+
 @pytest.fixture
 def pool(tiny_session):
     pool = InlinePool(tiny_session.payload)
@@ -122,3 +133,12 @@ def test_a_closed_inline_pool_forgets_its_queue(pool):
     pool.submit(SEARCH, some_masks(5))
     pool.close()
     assert pool.collect(0.1) == []
+
+
+def test_results_that_are_put_back_are_collected_again(pool):
+    masks = sorted(set(some_masks(6)))
+    pool.submit(SEARCH, masks)
+    results = collected(pool)
+    pool.put_back(results[:2])
+    assert pool.collect(1.0) == results[:2]
+    assert pool.collect(1.0) == []

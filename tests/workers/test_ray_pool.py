@@ -8,14 +8,16 @@ import pytest
 
 from headmask.errors import DataError, PoolError
 from headmask.mask import HeadGrid, HeadMask
+from orchestrator.search import score_all
 from tests.workers.fakes import DEADLY, FAILING, REFUSED, FakePayload, FakeReplica, UnbornReplica
 from workers import ray_pool
+from workers.displacement import Displacements, displacement
 from workers.pool import InlinePool
 from workers.ray_pool import RayPool
 from workers.replica import Stage
 
 GRID = HeadGrid(3, 4)
-SEARCH = Stage("search")
+SEARCH, PREDICTED = Stage("search"), Stage("search", predicted=True)
 MASKS = [HeadMask(GRID, (a, b, 0)) for a in range(8) for b in range(8)]
 
 
@@ -176,3 +178,57 @@ def test_ray_gives_the_same_scores_as_the_inline_pool(make_pool, tiny_session):
     assert values[0] == values[1]
     assert len(values[0]) == len(masks) + 4
     assert pool.device == inline.device
+
+
+def test_replicas_predict_by_what_they_have_adopted_those_that_replace_others_too(make_pool):
+    pool = make_pool()
+    pool.adopt_displacements(7)
+    os.kill(pids(pool)[0], signal.SIGKILL)
+    pool.submit(SEARCH, MASKS[:30])
+    scored = collected(pool, 30)
+    assert pool.num_replaced == 1
+    pool.submit(PREDICTED, MASKS)
+    predicted = collected(pool, len(MASKS))
+    assert sorted(result.mask for result in predicted) == MASKS
+    assert {result.score.metrics["predicted"] for result in predicted} == {7}
+    assert_each_scored_once(scored, MASKS[:30])
+
+
+def test_a_replica_that_dies_while_predictions_are_awaited_costs_neither_them_nor_scores(make_pool):
+    pool = make_pool()
+    pool.adopt_displacements(7)
+    pool.submit(SEARCH, MASKS[:30])
+    first = collected(pool, 1)
+    os.kill(pids(pool)[0], signal.SIGKILL)
+    predicted = score_all(pool, PREDICTED, MASKS)
+    assert set(predicted) == set(MASKS)
+    assert_each_scored_once(first + collected(pool, 30 - len(first)), MASKS[:30])
+    assert pool.num_replaced == 1
+
+
+def test_a_search_ends_where_replicas_cannot_predict(make_pool):
+    pool = make_pool()
+    with pytest.raises(
+        PoolError,
+        match=r"the surrogate cannot predict \(failed on 3 replicas: .*displacements.*\); search with --no-surrogate",
+    ):
+        score_all(pool, PREDICTED, MASKS[:1])
+
+
+def test_ray_predicts_what_the_inline_pool_predicts(make_pool, tiny_session):
+    pool, inline = (
+        make_pool(payload=tiny_session.payload, replica_class=ray_pool.Replica),
+        InlinePool(tiny_session.payload),
+    )
+    found = []
+    for each in (pool, inline):
+        each.settle(tiny_session.wanted)
+        scan = HeadMask.singles(tiny_session.grid)
+        scores = {mask: r.score for mask, r in score_all(each, Stage("search", embeddings=True), scan).items()}
+        (baseline_NE,), *_ = (scores[mask].embeddings for mask in scan)
+        moved = {mask.heads[0]: displacement(scores[mask].embeddings[0], baseline_NE) for mask in scan[1:]}
+        each.adopt_displacements([Displacements(baseline_NE, moved)])
+        predicted = score_all(each, PREDICTED, MASKS)
+        found.append({mask: predicted[mask].score.metrics for mask in MASKS})
+    assert found[0] == found[1]
+    assert len({tuple(metrics.items()) for metrics in found[0].values()}) > 5

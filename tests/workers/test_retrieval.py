@@ -135,10 +135,68 @@ print(peak_gib() - before)
 """
 
 
+def sorted_places(scores_QN, targets_Q):
+    """Return the place, from 1, of every query's target in its competitors sorted by score, the target last of ties."""
+    is_target_QN = np.arange(scores_QN.shape[1]) == targets_Q[:, None]
+    order_QN = np.lexsort((is_target_QN, -scores_QN))
+    return np.argmax(np.take_along_axis(is_target_QN, order_QN, axis=1), axis=1) + 1
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([None, 2, 3]))
+@settings(max_examples=40, deadline=None)
+def test_reciprocal_and_log_ranks_are_those_of_a_sorted_list(seed, num_images, levels):
+    """One caption per image, so that both directions are a sort of the rows or the columns of one matrix."""
+    image_NE, text_NE = random_pairs(seed, num_images, num_images, levels)
+    targets = RetrievalTargets(np.arange(num_images))
+    ours = targets.values(targets.measure(image_NE, text_NE))
+    scores_NN = (text_NE @ image_NE.T).numpy()
+    for way, scores in (("t2i", scores_NN), ("i2t", scores_NN.T)):
+        places_N = sorted_places(scores, np.arange(num_images))
+        assert ours[f"{way}_mrr"] == pytest.approx(np.mean(1 / places_N))
+        assert ours[f"{way}_log_rank"] == pytest.approx(1 - np.mean(np.log(places_N)) / np.log(256))
+    for name in ("mrr", "log_rank"):
+        assert ours[name] == pytest.approx((ours[f"t2i_{name}"] + ours[f"i2t_{name}"]) / 2)
+
+
+@pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
+def test_probabilities_are_those_of_a_softmax_among_the_same_competitors(scale):
+    targets_Q = random_targets(0, 40, 30)
+    image_NE, text_QE = (F.normalize(side, dim=-1) for side in random_pairs(0, 40, len(targets_Q)))
+    targets = RetrievalTargets(targets_Q).at_scale(scale)
+    ours = targets.values(targets.measure(image_NE, text_QE))
+    logits_QN = scale * (text_QE.double() @ image_NE.double().T)
+    t2i_Q = torch.softmax(logits_QN, 1)[torch.arange(len(targets_Q)), torch.from_numpy(targets_Q)]
+    i2t = []
+    for image in range(40):
+        own_Q = torch.from_numpy(targets_Q == image)
+        best = logits_QN[own_Q, image].max()
+        i2t.append(torch.softmax(torch.cat([best[None], logits_QN[~own_Q, image]]), 0)[0].item())
+    assert ours["t2i_probability"] == pytest.approx(t2i_Q.mean().item(), rel=1e-4)
+    assert ours["i2t_probability"] == pytest.approx(np.mean(i2t), rel=1e-4)
+    assert ours["probability"] == pytest.approx((t2i_Q.mean().item() + np.mean(i2t)) / 2, rel=1e-4)
+
+
+def test_hopeless_targets_have_probability_zero_not_nan():
+    image_NE = F.normalize(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), dim=-1)
+    ranks = retrieval_ranks(image_NE, image_NE.flip(0), torch.arange(2), scale=1000.0)
+    assert ranks["t2i_probability"].tolist() == ranks["i2t_probability"].tolist() == [0.0, 0.0]
+
+
+def test_ranks_beyond_255_earn_nothing_and_cost_less_than_a_256th():
+    image_NE, text_NE = random_pairs(0, 1000, 1000)
+    targets = RetrievalTargets(np.arange(1000))
+    ours = targets.values(targets.measure(image_NE, text_NE))["t2i_mrr"]
+    places_N = sorted_places((text_NE @ image_NE.T).numpy(), np.arange(1000))
+    assert ours == pytest.approx(np.mean(np.where(places_N <= 255, 1 / places_N, 0)))
+    assert 0 < np.mean(1 / places_N) - ours < 1 / 256
+
+
 def test_a_collapsed_model_scores_nothing():
-    constant_NE = F.normalize(torch.ones(40, 8), dim=-1)
-    targets = RetrievalTargets(np.arange(40))
-    assert targets.values(targets.measure(constant_NE, constant_NE)) == dict.fromkeys(RETRIEVAL_METRICS, 0.0)
+    constant_NE = F.normalize(torch.ones(300, 8), dim=-1)
+    targets = RetrievalTargets(np.arange(300))
+    values = targets.values(targets.measure(constant_NE, constant_NE))
+    chances = {f"{way}probability": pytest.approx(1 / 300) for way in ("", "t2i_", "i2t_")}
+    assert values == dict.fromkeys(RETRIEVAL_METRICS, 0.0) | chances
 
 
 def test_identical_images_count_against_each_other():

@@ -1,0 +1,122 @@
+"""What each part measures, and what of it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from benchmarks.validity import control, differences, null, planted, shuffled
+from benchmarks.validity.bench import Bench
+from benchmarks.validity.differences import Differences
+from benchmarks.validity.null import Draw, Sizes
+from benchmarks.validity.searches import Workload
+from benchmarks.validity.shares import most_by_chance, share
+
+MASKS = 200
+"""Budget of a search."""
+SIZES = {"search": 150, "confirm": 250, "test": 1000}
+"""Scenes of each split."""
+POOL = 1500
+"""Scenes that masks are scored on for null draws: one gallery, whose scenes are drawn into splits."""
+NULL_SIZES = (Sizes(150, 250, 200), Sizes(150, 250, 1000))
+SMALL_SIZES = {"search": 100, "confirm": 100, "test": 400}
+"""Scenes of each split where nothing can be learnt."""
+SMALL_MASKS = 120
+DRAWS_IN_JOB = 50
+WRONG_WAYS = (null.reported_on_confirm, null.reported_on_search)
+WRONG_DRAWS = 200
+SEEDS = {"planted": 1000, "shuffled": 2000, "random": 3000, "null": 4000}
+"""First data seed of each part."""
+
+
+def measure_null(bench: Bench, draws: int) -> dict[str, Any]:
+    """Return how often improvements are claimed on null draws of two searches' differences."""
+    workload = Workload(bench.model, MASKS, {**SIZES, "test": POOL})
+    jobs = [(workload, SEEDS["null"] + index) for index in range(2)]
+    stored = bench.each("searches for null draws", differences.measure, jobs)
+    rows = [_null_row(bench, stored, sizes, draws) for sizes in NULL_SIZES]
+    return {
+        "num_masks": [len(each.masks) for each in stored],
+        "num_scenes": POOL,
+        "bootstrap_draws": null.BOOTSTRAP_DRAWS,
+        "claims": [row["claims"] for row in rows],
+        "passed": all(row["claims"]["count"] <= row["allowed"] for row in rows),
+        "rows": rows,
+        "wrong_ways": [_null_row(bench, stored, NULL_SIZES[0], min(draws, WRONG_DRAWS), way) for way in WRONG_WAYS],
+    }
+
+
+def _null_row(
+    bench: Bench, stored: Sequence[Differences], sizes: Sizes, draws: int, draw: Draw = null.three_splits
+) -> dict[str, Any]:
+    """Return how often improvements are claimed; the draws are shared out among the stored differences."""
+    jobs = [
+        (stored[index % len(stored)], sizes, range(start, min(start + DRAWS_IN_JOB, draws)), draw)
+        for index, start in enumerate(range(0, draws, DRAWS_IN_JOB))
+    ]
+    counts = bench.each(f"null draws, {draw.__name__}, {sizes.test} test scenes", _count_claims, jobs)
+    claims = share(sum(counts), draws)
+    return {"splits": draw.__name__, **asdict(sizes), "claims": claims, "allowed": most_by_chance(draws)}
+
+
+def _count_claims(_: Path, *arguments: Any) -> int:
+    """Return what `null.count_claims` returns, which needs no folder."""
+    return null.count_claims(*arguments)
+
+
+def measure_shuffled(bench: Bench, searches: int) -> dict[str, Any]:
+    """Return how often full searches on shuffled captions claim an improvement."""
+    workload = Workload(bench.model, SMALL_MASKS, SMALL_SIZES)
+    jobs = [(workload, SEEDS["shuffled"] + index) for index in range(searches)]
+    found = bench.each("searches on shuffled captions", shuffled.search_nothing, jobs)
+    claims, allowed = sum(each.is_reliable for each in found), most_by_chance(searches)
+    return {
+        **_about(workload),
+        "claims": share(claims, searches),
+        "allowed": allowed,
+        "passed": claims <= allowed,
+        "rows": [asdict(each) for each in found],
+    }
+
+
+def measure_planted(bench: Bench, plantings: int) -> dict[str, Any]:
+    """Return how often a search on a planted model is not inferior to removing exactly the planted heads."""
+    workload = Workload(bench.model, MASKS, SIZES)
+    found = bench.each("plantings", planted.recover, [(workload, SEEDS["planted"] + i) for i in range(plantings)])
+    points = [100 * (each.selected_removed - each.planted_removed) for each in found]
+    return {
+        **_about(workload),
+        "margin": planted.MARGIN,
+        "not_inferior": share(sum(each.not_inferior for each in found), plantings),
+        "not_below": share(sum(each.not_below for each in found), plantings),
+        "reliable": share(sum(each.is_reliable for each in found), plantings),
+        "median_difference_points": float(np.median(points)),
+        "smallest_difference_points": min(points),
+        "rows": [each.to_json() for each in found],
+    }
+
+
+def measure_random(bench: Bench, data_sets: int) -> dict[str, Any]:
+    """Return what a search gains on test over random search at equal budget."""
+    workload = Workload(bench.model, MASKS, SIZES)
+    jobs = [(workload, SEEDS["random"] + index) for index in range(data_sets)]
+    found = bench.each("searches against random search", control.compare, jobs)
+    points = 100 * np.array([each.difference for each in found])
+    half = student.ppf(0.975, len(points) - 1) * points.std(ddof=1) / len(points) ** 0.5
+    return {
+        **_about(workload),
+        "mean_gain_searched_points": 100 * float(np.mean([each.gain_searched for each in found])),
+        "mean_gain_random_points": 100 * float(np.mean([each.gain_random for each in found])),
+        "mean_difference_points": float(points.mean()),
+        "interval_points": [float(points.mean() - half), float(points.mean() + half)],
+        "rows": [asdict(each) for each in found],
+    }
+
+
+def _about(workload: Workload) -> dict[str, Any]:
+    return {"num_masks": workload.masks, "sizes": dict(workload.sizes)}

@@ -1,0 +1,172 @@
+"""Harm written into the weights of known heads, and whether a search undoes it.
+
+The scenes are of the domain that the model was trained on, where it has no harmful heads of its own: removing exactly
+the planted heads is then as good as a mask is known to be.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.validity.searches import Workload, outcomes_on_test, searched, write_scenes
+from headmask.mask import Head, HeadGrid, HeadMask
+from headmask.models import LoadedModel, load_model
+from headmask.towers import view_of
+from orchestrator.demo import DEMO_CHUNK
+from orchestrator.demo.scenes import CUE
+from orchestrator.session import make_payload
+from orchestrator.verdict import outcomes_of
+from strategies.selection import Outcomes, paired_interval
+from workers.constants import Constants
+from workers.loading import Split, load_data
+from workers.preprocess import UInt8Preprocess
+from workers.replica import Replica, Stage
+from workers.scorer import ScorerSettings
+from workers.tasks import Mix
+
+MARGIN = 0.01
+"""Mean recall by which a selected mask may be worse than removing the planted heads."""
+MOST_HEADS = 6
+STANDARD_ERRORS = 2.0
+"""What planted heads cost at least, in standard errors of the objective on search."""
+SCALES = tuple(2 ** (step / 2) for step in range(16))
+"""Standard deviation of the noise, in those of the weights it is added to; the first that costs enough is taken."""
+OBJECTIVE = Mix.parse("mean_recall")
+
+
+@dataclass(frozen=True)
+class Planting:
+    """A model with noise in the weights of some heads."""
+
+    model: LoadedModel
+    mask: HeadMask
+    """Of the heads with noise."""
+    scale: float
+    cost: float
+    """Mean recall on search that ablating these heads brings back."""
+    standard_error: float
+    """Of the mean recall of the model with noise, on search."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What a search on a planted model has found; scores are mean recall on test."""
+
+    seed: int
+    planted: tuple[str, ...]
+    selected: tuple[str, ...]
+    scale: float
+    cost_on_search: float
+    standard_error_on_search: float
+    baseline: float
+    planted_removed: float
+    selected_removed: float
+    interval: tuple[float, float]
+    """Two-sided 95 % interval of what the selected mask scores more than removing exactly the planted heads."""
+    is_reliable: bool
+
+    @property
+    def not_inferior(self) -> bool:
+        """Whether the interval shows that the selected mask is not worse by the margin."""
+        return self.interval[0] > -MARGIN
+
+    @property
+    def not_below(self) -> bool:
+        """Whether the selected mask's score itself is not lower by more than the margin."""
+        return self.selected_removed - self.planted_removed > -MARGIN
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {**asdict(self), "not_inferior": self.not_inferior, "not_below": self.not_below}
+
+
+def recover(folder: Path, workload: Workload, seed: int) -> Recovery:
+    """Return what a full search finds on a model with noise in 1 to 6 heads, by the seed."""
+    data = write_scenes(folder / f"planted{seed}.parquet", seed, workload.sizes, cue=CUE)
+    planting = plant(load_model(f"local-dir:{workload.model}"), data, seed)
+    planted = _write(planting.model, workload.model, folder / f"planted{seed}-model")
+    outcome = searched(replace(workload, model=planted), data, folder / f"planted{seed}")
+    session, selected = outcome.session, outcome.verdict.selected
+    baseline, exact, found = outcomes_on_test(session, [outcome.verdict.baseline, planting.mask, selected])
+    shutil.rmtree(planted)
+    return Recovery(
+        seed=seed,
+        planted=tuple(map(str, planting.mask.heads)),
+        selected=tuple(map(str, selected.heads)),
+        scale=planting.scale,
+        cost_on_search=planting.cost,
+        standard_error_on_search=planting.standard_error,
+        baseline=baseline.objective(),
+        planted_removed=exact.objective(),
+        selected_removed=found.objective(),
+        interval=paired_interval(exact, found),
+        is_reliable=outcome.verdict.is_reliable,
+    )
+
+
+def plant(model: LoadedModel, data: Path, seed: int) -> Planting:
+    """Return a model with just enough noise in some heads.
+
+    Raises:
+        RuntimeError: no noise costs enough.
+    """
+    heads = _heads(view_of(model.clip, "image").grid, seed)
+    search = load_data(data, UInt8Preprocess(model.preprocess))["search"]
+    for scale in SCALES:
+        noisy = _with_noise(model, heads.heads, scale, seed)
+        before, after = _outcomes(noisy, search, [HeadMask.empty(heads.grid), heads])
+        planting = Planting(noisy, heads, scale, after.objective() - before.objective(), _standard_error(before))
+        if planting.cost >= STANDARD_ERRORS * planting.standard_error:
+            return planting
+    raise RuntimeError(f"noise of {SCALES[-1]:.0f} times the weights in {heads} does not cost two standard errors")
+
+
+def _heads(grid: HeadGrid, seed: int) -> HeadMask:
+    """Return 1 to 6 random heads: as many by turns."""
+    every = list(grid)
+    chosen = np.random.default_rng(seed).choice(len(every), size=1 + seed % MOST_HEADS, replace=False)
+    return HeadMask.from_heads(grid, [every[index] for index in chosen])
+
+
+def _with_noise(model: LoadedModel, heads: tuple[Head, ...], scale: float, seed: int) -> LoadedModel:
+    """Return a copy with Gaussian noise on the heads' rows of W_V and columns of W_O: ablation removes all of it."""
+    clip, generator = deepcopy(model.clip), torch.Generator().manual_seed(seed)
+    view = view_of(clip, "image")
+    for layer, head in heads:
+        attention = view.attentions[layer]
+        part, (value, _) = attention.columns(head), attention.projections()[2]
+        for weights in (value[part], attention.out_proj.weight[:, part]):
+            weights.add_(scale * weights.std() * torch.randn(weights.shape, generator=generator))
+    return replace(model, clip=clip)
+
+
+def _outcomes(model: LoadedModel, split: Split, masks: list[HeadMask]) -> list[Outcomes]:
+    """Return outcomes of masks on the search split. Texts are as before the noise, so what is cached of them holds."""
+    splits = {"search": {"": split}}
+    payload = make_payload(model, UInt8Preprocess(model.preprocess), splits, ScorerSettings(), "image")
+    replica = Replica(payload, constants=Constants("float32", DEMO_CHUNK))
+    scores = replica.score(Stage("search", ranks=True), replica.grid, [mask.words for mask in masks])
+    return [outcomes_of(split, ranks, OBJECTIVE) for score in scores for ranks in score.ranks or ()]
+
+
+def _standard_error(outcomes: Outcomes) -> float:
+    """Return the standard error of the mean recall; every scene has as many queries as the others."""
+    share_C = (outcomes.hits_CK / outcomes.queries_CK).mean(1)
+    return float(share_C.std(ddof=1) / math.sqrt(len(share_C)))
+
+
+def _write(planted: LoadedModel, model: Path, folder: Path) -> Path:
+    folder.mkdir()
+    shutil.copyfile(model / "open_clip_config.json", folder / "open_clip_config.json")
+    state = {key: tensor.contiguous() for key, tensor in planted.clip.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    return folder

@@ -1,0 +1,98 @@
+"""Full searches, through the product, of the demo's model on scenes drawn for the purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from headmask.mask import HeadMask
+from orchestrator import runner
+from orchestrator.config import flags_of, read_config
+from orchestrator.demo import DEMO_CHUNK
+from orchestrator.demo.scenes import downstream_rows
+from orchestrator.progress import Quiet
+from orchestrator.runner import Outcome, make_pool
+from orchestrator.search import score_all
+from orchestrator.session import Session
+from orchestrator.verdict import TEST, outcomes_of
+from strategies.selection import Outcomes
+from workers.dataset import Row, write_dataset
+from workers.scorer import MaskScore
+
+SceneRow = tuple[bytes, tuple[str, str], str]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is searched, and how long."""
+
+    model: Path
+    """Folder of the demo's model."""
+    masks: int
+    """Budget of every search."""
+    sizes: Mapping[str, int]
+    """Scenes of each split."""
+
+
+def write_scenes(path: Path, seed: int, sizes: Mapping[str, int], *, cue: float = 0.0, shuffled: bool = False) -> Path:
+    """Return the path, where a data set of scenes has been written.
+
+    Args:
+        path: of the Parquet file.
+        seed: of the draw.
+        sizes: scenes of each split.
+        cue: how often the background gives the first shape away, as it does in the model's training domain.
+        shuffled: deal all captions of a split to its images at random, each alone: nothing can be learnt from them.
+    """
+    rows: Iterable[SceneRow] = downstream_rows(seed, cue=cue, sizes=sizes)
+    if shuffled:
+        rows = _dealt(list(rows), np.random.default_rng(seed))
+    write_dataset(
+        path, (Row(f"{i:05d}.webp", image, captions, split) for i, (image, captions, split) in enumerate(rows))
+    )
+    return path
+
+
+def _dealt(rows: list[SceneRow], rng: np.random.Generator) -> Iterator[SceneRow]:
+    for name in dict.fromkeys(split for _, _, split in rows):
+        own = [(image, captions) for image, captions, split in rows if split == name]
+        dealt = rng.permutation([caption for _, captions in own for caption in captions]).reshape(-1, 2).tolist()
+        for (image, _), (first, second) in zip(own, dealt, strict=True):
+            yield image, (first, second), name
+
+
+def searched(workload: Workload, data: Path, out: Path, *, gate: bool = True) -> Outcome:
+    """Return a finished search with default settings, in this process.
+
+    Random masks for context are left out: no verdict depends on them.
+    """
+    flags = flags_of(
+        {
+            "model": f"local-dir:{workload.model}",
+            "data": data,
+            "out": out,
+            "masks": workload.masks,
+            "pool": "inline",
+            "image_chunk": DEMO_CHUNK,
+            "gate": gate,
+        }
+    )
+    return runner.start(read_config(None, {**flags, "search.random_masks": 0}), Quiet())
+
+
+def outcomes_on_test(session: Session, masks: Sequence[HeadMask]) -> list[Outcomes]:
+    """Return what masks score on the test split of a settled session, per cluster, in the order given."""
+    with closing(make_pool(session, Quiet())) as pool:
+        pool.settle(session.wanted)
+        found = score_all(pool, TEST, list(masks))
+    return [outcomes(session, found[mask].score) for mask in masks]
+
+
+def outcomes(session: Session, score: MaskScore) -> Outcomes:
+    """Return a mask's scores on the test split per cluster."""
+    (split,), (goal,), (ranks,) = session.splits["test"], session.objective.goals, score.ranks or ()
+    return outcomes_of(split, ranks, goal.mix)

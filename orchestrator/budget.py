@@ -1,0 +1,76 @@
+"""When a search stops. Nothing here decides what is proposed, so budgets are no part of a study's fingerprint.
+
+A block is begun unless the budget is spent. All but the seconds depend on nothing but the study itself, so that a
+study stops at the same mask with any number of replicas, killed and resumed or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+StopReason = Literal["masks", "exhausted", "patience", "image_forwards", "seconds"]
+
+STOPS: dict[StopReason, str] = {
+    "masks": "at the budget of masks",
+    "exhausted": "because no mask was left that the strategy could propose",
+    "patience": "because as many blocks as --patience allows brought no better mask",
+    "image_forwards": "at the end of the block in which the budget of image forwards ran out",
+    "seconds": "at the end of the block in which the seconds ran out",
+}
+"""Why a search stopped, in words."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may take: a number of masks, and further limits that end it after a whole block.
+
+    Args:
+        masks: distinct masks.
+        seconds: of this run of the driver.
+        image_forwards: plain forward passes of one image (or text), as predicted for the masks of whole blocks.
+        patience: blocks in a row that bring no better mask.
+    """
+
+    masks: int
+    seconds: float | None = None
+    image_forwards: float | None = None
+    patience: int | None = None
+
+    def __str__(self) -> str:
+        limits = {
+            "s": self.seconds,
+            "image forwards": self.image_forwards,
+            "blocks without a better mask": self.patience,
+        }
+        parts = [f"{self.masks:,} masks", *(f"{limit:,} {unit}" for unit, limit in limits.items() if limit is not None)]
+        return " or ".join(parts) + (", whichever comes first" if len(parts) > 1 else "")
+
+    def spent(
+        self, *, num_masks: int, image_forwards: float, blocks_without_gain: int, seconds: float
+    ) -> StopReason | None:
+        """Return what keeps a search from beginning another block; None if nothing does."""
+        if num_masks >= self.masks:
+            return "masks"
+        if self.patience is not None and blocks_without_gain >= self.patience:
+            return "patience"
+        if self.image_forwards is not None and image_forwards >= self.image_forwards:
+            return "image_forwards"
+        if self.seconds is not None and seconds >= self.seconds:
+            return "seconds"
+        return None
+
+
+def blocks_without_gain(values: Sequence[float | None], block_of: Callable[[int], int]) -> int:
+    """Return how many blocks followed the one in which the best value was reached for the first time.
+
+    Args:
+        values: of all masks of some whole blocks, in order of proposal; None for a failure.
+        block_of: the block of a mask, by its place.
+    """
+    best, place = float("-inf"), 0
+    for number, value in enumerate(values):
+        if value is not None and value > best:
+            best, place = value, number
+    return block_of(len(values) - 1) - block_of(place) if values else 0

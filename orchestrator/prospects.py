@@ -1,0 +1,104 @@
+"""What further search could bring, and what of it could be told from noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from headmask.mask import HeadMask
+from orchestrator.pareto import front
+from orchestrator.result import Prospects
+from orchestrator.search import score_all
+from orchestrator.session import Session
+from orchestrator.store import TrialRecord
+from orchestrator.verdict import improved_outcomes
+from strategies.selection import paired_standard_error
+from workers.pool import Pool
+from workers.replica import Stage
+
+SEARCH = Stage("search", "float32", ranks=True)
+
+
+def look_ahead(
+    session: Session,
+    records: Sequence[TrialRecord],
+    pool: Pool,
+    *,
+    is_exhausted: bool = False,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Prospects | None:
+    """Return what as many masks again would bring on the search split, and how large noise is there.
+
+    The best mask and the baseline are scored once more there, for the ranks of their queries.
+
+    Args:
+        session: of the search.
+        records: all trials, in order of proposal.
+        pool: scores the two masks.
+        is_exhausted: whether the strategy has no mask left.
+        is_stopping: asked between batches; True raises `Interrupted`.
+
+    Returns:
+        None where no mask but the baseline has a value.
+    """
+    values = session.gains(records)
+    baseline = HeadMask.empty(session.grid)
+    masked = front({mask: value for mask, value in values.items() if not mask.is_empty})
+    if not masked:
+        return None
+    best = masked[-1].mask
+    scored = score_all(pool, SEARCH, [baseline, best], is_stopping=is_stopping)
+    before, after = (scored[mask].score for mask in (baseline, best))
+    if before.failure or after.failure:
+        return None
+    sides = [improved_outcomes(session, "search", score) for score in (before, after)]
+    num_scan = 1 + len(session.limits.free_heads(session.grid))
+    grown = growth(
+        [values.get(record.mask, math.nan) for record in records],
+        num_scan=num_scan,
+        fewest=4 * session.config.search.block_size,
+    )
+    num_more = 0 if is_exhausted else min(len(records), session.limits.num_masks(session.grid) - len(records))
+    return Prospects(
+        best=list(map(str, best.heads)),
+        delta=session.objective.gain(after.metrics) - session.objective.gain(before.metrics),
+        standard_error=paired_standard_error(*sides, combine=session.objective.over_draws),
+        growth=list(grown),
+        num_more=num_more,
+        expected=expected_gain(grown, num_more / (len(records) - num_scan)) if grown else None,
+    )
+
+
+def growth(values: Sequence[float], *, num_scan: int, fewest: int) -> tuple[float, ...]:
+    """Return what the best value grew by in the last doubling of the masks after the scan, and in the one before.
+
+    Args:
+        values: the objective of all masks in order of proposal; NaN where there is none.
+        num_scan: how many of them are the scan, which no strategy chose.
+        fewest: masks after the scan below which nothing is said: the result is empty then.
+    """
+    found = len(values) - num_scan
+    if found < fewest:
+        return ()
+    best_M = np.fmax.accumulate(np.array(values))
+    now, half, quarter = (float(best_M[num_scan + count - 1]) for count in (found, found // 2, found // 4))
+    return now - half, half - quarter
+
+
+def expected_gain(grown: Sequence[float], more: float) -> float:
+    """Return what the best value can be expected to grow by: geometrically, as the last two doublings went on.
+
+    The largest of n independent draws grows by a constant with every doubling of n where their tail falls off
+    exponentially (Gumbel's limit), and by a constant factor less than in the doubling before where the tail has an end
+    (Weibull's: what is missing to the end shrinks like a power of n). A strategy's masks are no independent draws, but
+    its curves look alike: docs/decisions/0006-what-more-masks-would-bring.md has the comparison.
+
+    Args:
+        grown: over the last doubling, and the one before.
+        more: masks to come, as a multiple of those that the doublings are counted in.
+    """
+    last, before = grown
+    ratio, doublings = (min(1.0, last / before) if before else 1.0), math.log2(1 + more)
+    return last * (doublings if ratio == 1 else ratio * (1 - ratio**doublings) / (1 - ratio))

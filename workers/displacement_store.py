@@ -1,0 +1,128 @@
+"""The displacements of one search: collected while the scan runs, and kept on disk for when it is resumed.
+
+Each row is a file of its own, written aside and then renamed: whatever stops a search, a row is there or is not. The
+archive's own checksums find damage; a damaged row counts as missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headmask.mask import HeadMask
+from workers.displacement import Displacements, displacement
+from workers.embedding import cache_key
+from workers.pixels import cache_folder
+
+# N inputs of the searched tower, E embedding
+
+Row = tuple[NDArray[Any], ...]
+"""One array (N, E) for each data set: embeddings in float32 for the empty mask, displacements in float16 for others."""
+
+_log = logging.getLogger(__name__)
+
+
+class DisplacementStore:
+    """Collects what a scan leaves, mask by mask.
+
+    Args:
+        masks: of the scan: the empty mask, then single heads.
+        shapes: (N, E) of the embeddings of every data set.
+        decides: everything that decides embeddings; see `workers.embedding.kept`.
+        folder: of the cache; see `workers.pixels.cache_folder`.
+    """
+
+    def __init__(
+        self,
+        masks: Sequence[HeadMask],
+        shapes: Sequence[tuple[int, int]],
+        decides: tuple[Any, ...],
+        *,
+        folder: Path | None = None,
+    ) -> None:
+        self._baseline, *self._singles = masks
+        self._shapes = tuple(shapes)
+        self._folder: Path | None = (folder or cache_folder()) / f"displacements-{cache_key(decides)}"
+        self._early: dict[HeadMask, Row] = {}
+        """Embeddings that arrived before those of the empty mask."""
+        self._rows = {mask: row for mask in masks if (row := self._read(mask)) is not None}
+
+    @property
+    def missing(self) -> set[HeadMask]:
+        """The masks of the scan whose row is not there."""
+        return {self._baseline, *self._singles} - self._rows.keys()
+
+    def exclude(self, mask: HeadMask) -> None:
+        """Let a mask of the scan count as not finite, whatever is on disk: nothing is predicted with it.
+
+        Without the empty mask, nothing is predicted at all.
+        """
+        for each in (self._baseline, *self._singles) if mask == self._baseline else (mask,):
+            self._rows[each] = tuple(np.full(shape, np.nan, dtype=np.float32) for shape in self._shapes)
+
+    def add(self, mask: HeadMask, embeddings: Row) -> None:
+        """Take the embeddings of a mask of the scan."""
+        if mask != self._baseline and self._baseline not in self._rows:
+            self._early[mask] = embeddings
+            return
+        if mask == self._baseline:
+            # A copy, because what arrives may be a part of something larger.
+            self._keep(mask, tuple(np.array(embedding_NE) for embedding_NE in embeddings))
+            early, self._early = self._early, {}
+            for each, its_embeddings in early.items():
+                self.add(each, its_embeddings)
+        else:
+            self._keep(mask, tuple(map(displacement, embeddings, self._rows[self._baseline])))
+
+    def take(self) -> list[Displacements]:
+        """Return the displacements of every data set, and forget them here.
+
+        Raises:
+            ValueError: a row is missing.
+        """
+        if self.missing:
+            raise ValueError(f"{len(self.missing)} rows of displacements are missing")
+        rows, self._rows = self._rows, {}
+        return [
+            Displacements(baseline_NE, {mask.heads[0]: rows[mask][index] for mask in self._singles})
+            for index, baseline_NE in enumerate(rows[self._baseline])
+        ]
+
+    def _path(self, folder: Path, mask: HeadMask) -> Path:
+        return folder / f"{mask if len(mask) else 'baseline'}.npz"
+
+    def _read(self, mask: HeadMask) -> Row | None:
+        if self._folder is None or not (path := self._path(self._folder, mask)).exists():
+            return None
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+                row: Row = tuple(content[name] for name in content.files)
+            if tuple(array.shape for array in row) != self._shapes:
+                raise ValueError("another shape")
+            return row
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            _log.warning("displacements %s are damaged (%s) and are made again", path, error)
+            return None
+
+    def _keep(self, mask: HeadMask, row: Row) -> None:
+        """Take a row, on disk where that works."""
+        self._rows[mask] = row
+        if self._folder is None:
+            return
+        path = self._path(self._folder, mask)
+        temporary = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as sink:
+                np.savez(sink, *row)
+            temporary.replace(path)
+        except OSError as error:
+            _log.warning("displacements cannot be kept in %s (%s): a resumed search scans again", self._folder, error)
+            self._folder = None

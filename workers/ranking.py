@@ -1,0 +1,64 @@
+"""From similarities to ranks and probabilities, and what a rank is worth.
+
+A rank counts the competitors that score not less than the target. A probability is the target's share in the softmax at
+the model's temperature: 1 / (1 + the competitors' odds), so a reciprocal rank in which every competitor counts by how
+far it leads, exp(scale * lead), instead of by 1 or 0. Both are read from the same tile of scores.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# t queries of a tile, Q queries of a kind, G competitors with the target, E embedding
+
+MAX_RANK = 255
+CLIP_SCALE = 100.0
+"""Logit scale of the published CLIP models, and the most that CLIP is trained to."""
+
+
+def clipped(ranks: Tensor) -> NDArray[np.uint8]:
+    """Return ranks as they are kept."""
+    kept: NDArray[np.uint8] = ranks.clamp(max=MAX_RANK).cpu().numpy().astype(np.uint8)
+    return kept
+
+
+def competitors(query_tE: Tensor, gallery_GE: Tensor, target_of_query_t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a tile's scores (t, G), minus infinity where a query meets its target, and the targets' scores (t)."""
+    scores_tG, own_t1 = query_tE @ gallery_GE.T, target_of_query_t[:, None]
+    target_t = scores_tG.gather(1, own_t1).squeeze(1)
+    return scores_tG.scatter_(1, own_t1, -torch.inf), target_t
+
+
+def odds_against(scores_tG: Tensor, target: Tensor, scale: float) -> Tensor:
+    """Return competitors' odds exp(scale * lead over the target), in the scores' own memory; infinity is in order."""
+    return scores_tG.sub_(target).mul_(scale).exp_()
+
+
+def probability(odds_Q: Tensor) -> NDArray[np.float32]:
+    """Return the probability of every query's target from the sum of its competitors' odds."""
+    probability_Q: NDArray[np.float32] = (1 / (1 + odds_Q)).cpu().numpy()
+    return probability_Q
+
+
+def within(k: int) -> NDArray[np.float64]:
+    """Return the credit of a hit, by rank: 1 below k, else 0."""
+    return (np.arange(MAX_RANK + 1) < k).astype(np.float64)
+
+
+def reciprocal() -> NDArray[np.float64]:
+    """Return the credit of the reciprocal rank (Voorhees 1999): 1 / (1 + rank), 0 where ranks are clipped.
+
+    So the clipping costs a query at most 1/256; it is never to a mask's advantage.
+    """
+    credits = 1 / np.arange(1.0, MAX_RANK + 2)
+    credits[MAX_RANK] = 0.0
+    return credits
+
+
+def logarithmic() -> NDArray[np.float64]:
+    """Return a credit that every halving of 1 + rank raises alike: 1 - log(1 + rank) / log(256), 0 where clipped."""
+    credits: NDArray[np.float64] = 1 - np.log2(np.arange(1.0, MAX_RANK + 2)) / np.log2(MAX_RANK + 1)
+    return credits
