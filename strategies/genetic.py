@@ -1,22 +1,17 @@
-"""A steady-state genetic search on masks, seeded from the scan."""
+"""A genetic search on masks, seeded from the scan; among predicted values where there are any."""
 
 from __future__ import annotations
 
-from itertools import combinations
+from typing import Any
 
 import numpy as np
 
-from headmask.mask import BoolArray, HeadMask
+from headmask.mask import HeadGrid, HeadMask
 from strategies.base import MaskSampler
+from strategies.breeding import NUM_PARENTS, bred, seeds
 from strategies.history import History
+from strategies.screened import ScreenedSearch
 
-# R children, F free heads, L layers
-
-NUM_PARENTS = 32
-TOURNAMENT = 3
-SEED_SIZES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
-SEED_PAIRS = 5
-"""Pairs among this many of the best single heads start the search."""
 ROUNDS, BROOD = 4, 4
 """Rounds of breeding until enough children are new, and children bred for each one wanted."""
 
@@ -24,71 +19,30 @@ ROUNDS, BROOD = 4, 4
 class GeneticSampler(MaskSampler):
     """Tournament, uniform crossover by layer or by bit, bit-flip mutation; children are as large as good masks are.
 
-    It starts from the scan: the best heads together, two to many of them, and pairs of the very best.
+    It starts from the scan: the best heads together, two to many of them, and pairs of the very best. With a screen,
+    generations are bred among predicted values first, and the best of them are proposed: the more of a block, the
+    better predictions have ordered exact results so far.
     """
 
     label = "genetic"
 
+    def __init__(self, grid: HeadGrid, **options: Any) -> None:
+        super().__init__(grid, **options)
+        self._search = None if self.screen is None else ScreenedSearch(self.screen)
+
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
-        """Return the next unseen seeds, else new children of good masks."""
-        masks = history.new(seeds(history), count)
-        parents_PF = history.bits_TF[history.ranked[:NUM_PARENTS]]
-        if not len(parents_PF):
-            return masks
-        for extra in range(ROUNDS):
-            children_RF = bred(parents_PF, BROOD * count, history, rng, extra=extra)
-            masks += history.new(children_RF, count - len(masks))
-        return masks
+        """Return what predictions favour, then the next unseen seeds, then new children of good masks."""
+        masks: list[HeadMask] = []
+        if self._search is not None and len(history.ranked):
+            num_screened = round(count * self._search.trust(history))
+            masks = history.new(self._search.propose(history, rng), num_screened)
+        return masks + _bred(count - len(masks), history, rng)
 
 
-def seeds(history: History) -> BoolArray:
-    """Return the best heads of the scan together, two to many of them, and pairs of the very best."""
-    heads = [head for head in history.promising.tolist() if np.isfinite(history.scan_gains_F[head])]
-    together = [heads[:size] for size in SEED_SIZES if size <= len(heads)]
-    return history.rows([*together, *combinations(heads[:SEED_PAIRS], 2)])
-
-
-def bred(parents_PF: BoolArray, count: int, history: History, rng: np.random.Generator, *, extra: int = 0) -> BoolArray:
-    """Return children (R, F) of good masks, best parents first.
-
-    Args:
-        parents_PF: sorted, best first.
-        count: of children.
-        history: for what the scan favours, and how large a child may be.
-        rng: random state.
-        extra: heads flipped beyond the usual number.
-    """
-    first_R, second_R = (rng.integers(len(parents_PF), size=(2, count, TOURNAMENT))).min(2)
-    children_RF = _crossed(parents_PF[first_R], parents_PF[second_R], history, rng)
-    children_RF = _mutated(children_RF, history, rng, extra)
-    largest = max(3, int(parents_PF[: NUM_PARENTS // 2].sum(1).max()) + 2)
-    return _shrunk(children_RF, min(history.most_heads, largest), rng)
-
-
-def _crossed(first_RF: BoolArray, second_RF: BoolArray, history: History, rng: np.random.Generator) -> BoolArray:
-    """Return children that take every layer, or every bit, from either parent."""
-    layer_F = np.array([head.layer for head in history.free_heads])
-    take_RL = rng.random((len(first_RF), history.grid.layers)) < 0.5
-    take_RF = np.where(rng.random((len(first_RF), 1)) < 0.5, take_RL[:, layer_F], rng.random(first_RF.shape) < 0.5)
-    return np.where(take_RF, first_RF, second_RF)
-
-
-def _mutated(bits_RF: BoolArray, history: History, rng: np.random.Generator, extra: int) -> BoolArray:
-    """Return masks with a few heads flipped: as often added as dropped, by the scan's favour half of the time."""
-    bits_RF = bits_RF.copy()
-    num_free = bits_RF.shape[1]
-    for row_F, flips in zip(bits_RF, (rng.poisson(1.0, size=len(bits_RF)) + extra).tolist(), strict=True):
-        for _ in range(flips):
-            heads = np.flatnonzero(row_F)
-            if len(heads) and rng.random() < 0.5:
-                row_F[heads[rng.integers(len(heads))]] ^= True
-            else:
-                power = 1.0 if rng.random() < 0.5 else 2.5
-                row_F[history.promising[int(num_free * rng.random() ** power)]] ^= True
-    return bits_RF
-
-
-def _shrunk(bits_RF: BoolArray, largest: int, rng: np.random.Generator) -> BoolArray:
-    """Return masks with random heads kept again until they are small enough."""
-    rank_RF = np.where(bits_RF, rng.random(bits_RF.shape), 2.0).argsort(1).argsort(1)
-    return bits_RF & (rank_RF < largest)
+def _bred(count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
+    masks = history.new(seeds(history), count)
+    parents_PF = history.bits_TF[history.ranked[:NUM_PARENTS]]
+    for extra in range(ROUNDS if len(parents_PF) else 0):
+        children_RF = bred(parents_PF, BROOD * count, history, rng, extra=extra)
+        masks += history.new(children_RF, count - len(masks))
+    return masks

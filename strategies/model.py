@@ -121,19 +121,25 @@ class PairwiseModel:
         coefficients: FloatArray = self._variance_C * (self._features_TC.T @ solved)
         return coefficients
 
-    def functions(self, samples: int, rng: np.random.Generator) -> Functions:
-        """Return the posterior mean, then samples of the posterior (by Matheron's rule).
+    def functions(self, samples: int, rng: np.random.Generator, gains_S: FloatArray | None = None) -> Functions:
+        """Return the posterior mean, then samples of the posterior (by Matheron's rule), with what heads gain alone.
 
         Coefficients are rounded to multiples of a power of two, so that sums of them are exact and a search over
         masks takes the same way on any machine.
         """
-        coefficients = [self._mean_C]
-        for _ in range(samples):
-            prior_C = rng.standard_normal(len(self._variance_C)) * np.sqrt(self._variance_C)
-            noise_T = rng.standard_normal(len(self._rest_T)) * np.sqrt(self._noise * self._noise_T)
-            coefficients.append(prior_C + self._coefficients(self._rest_T - self._features_TC @ prior_C - noise_T))
+        with threadpool_limits(1):
+            coefficients = [self._mean_C, *(self._sample(rng) for _ in range(samples))]
+        coefficients_RC = np.stack(coefficients) * self._scale
+        if gains_S is not None:
+            coefficients_RC[:, self._group_C == 0] += gains_S
         step = 2.0 ** np.round(np.log2(self._scale)) * _RESOLUTION
-        return self._as_functions(np.round(np.stack(coefficients) * self._scale / step) * step)
+        return self._as_functions(np.round(coefficients_RC / step) * step)
+
+    def _sample(self, rng: np.random.Generator) -> FloatArray:
+        prior_C = rng.standard_normal(len(self._variance_C)) * np.sqrt(self._variance_C)
+        noise_T = rng.standard_normal(len(self._rest_T)) * np.sqrt(self._noise * self._noise_T)
+        sample_C: FloatArray = prior_C + self._coefficients(self._rest_T - self._features_TC @ prior_C - noise_T)
+        return sample_C
 
     def _as_functions(self, coefficients_RC: FloatArray) -> Functions:
         head_RS, pair_RP, knot_RK = (coefficients_RC[:, self._group_C == group] for group in range(3))

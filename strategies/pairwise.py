@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from headmask.mask import BoolArray, HeadMask
 from strategies.base import MaskSampler
-from strategies.genetic import seeds
+from strategies.breeding import seeds
 from strategies.history import History
-from strategies.model import Functions, PairwiseModel
+from strategies.model import PairwiseModel
 from strategies.tabu import tabu_search
 
 # T trials, F free heads, S shortlisted heads, R functions, V masks visited
@@ -49,9 +49,8 @@ class PairwiseSampler(MaskSampler):
         heads_S, trials = shortlist(history), fitted_trials(history)
         num_greedy, num_explored = (int(part * (count - len(masks))) for part in (GREEDY, EXPLORED))
         num_sampled = count - len(masks) - num_greedy - num_explored
-        functions = learned(history, heads_S, trials).functions(num_sampled, rng)
         gains_S = np.nan_to_num(history.scan_gains_F)[heads_S]
-        functions = Functions(functions.head_RS + gains_S, functions.pair_RSS, functions.size_RN)
+        functions = learned(history, heads_S, trials).functions(num_sampled, rng, gains_S)
         starts_BS = history.bits_TF[trials[:STARTS]][:, heads_S]
         visited_RVS, values_RV = tabu_search(functions, starts_BS, STEPS, history.most_heads, rng)
         best_RVS = np.take_along_axis(visited_RVS, np.argsort(-values_RV, kind="stable")[:, :CANDIDATES, None], 1)
