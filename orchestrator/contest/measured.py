@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -14,19 +13,19 @@ from numpy.typing import NDArray
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.config import flags_of, read_config
 from orchestrator.contest.memo import Memo
-from orchestrator.contest.surrogate import Surrogate
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.session import Session, prepare
 from strategies import Limits
+from workers.displacement import Displacements, displacement
+from workers.embedding import cache_key
 from workers.pixels import cache_folder
 from workers.replica import Replica, Stage
+from workers.scorer import MaskScore
 
 # M masks
 
 TABLE_EVERY = 4
 """The table is over every fourth of the demo's 48 heads, layer by layer: 12 heads, from all layers."""
-SEARCH = Stage("search")
-_DECIDES = ("model", "data", "preprocess", "ablation", "engine", "precision", "image_chunk", "threads")
 
 
 class Measured:
@@ -39,12 +38,10 @@ class Measured:
 
     def __init__(self, session: Session, limits: Limits) -> None:
         self.limits = limits
-        self._session = session
         self._replica = Replica(session.payload)
-        self._replica.settle(session.wanted)
-        constants = {key: session.fingerprint[key] for key in _DECIDES}
-        decides = {**constants, "device": self._replica.device_kind(), "objective": str(session.objective)}
-        self._key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+        self._session = session.settled(self._replica.settle(session.wanted))
+        decides = *self._session.decides_embeddings, self._replica.device_kind(), str(session.guide)
+        self._key = cache_key(decides)
         self._exact = Memo(cache_folder() / f"values-{self._key}.sqlite")
 
     @property
@@ -58,27 +55,39 @@ class Measured:
         return self._exact.best(self.limits.free_heads(self.grid))
 
     def values(self, masks: Sequence[HeadMask]) -> list[float]:
-        """Return the exact values of masks, in their order."""
+        """Return the exact values of masks, in their order; one that cannot be scored is worth nothing."""
         return self._exact.values(masks, self._score)
 
     def screen(self, masks: Sequence[HeadMask]) -> NDArray[np.float64]:
         """Return the values (M) of masks as the displacement surrogate predicts them, NaN where there is none."""
-        return np.array(self._predicted.values(masks, self._surrogate))
+        return np.array(self._predicted.values(masks, self._predict))
 
     def _score(self, masks: Sequence[HeadMask]) -> list[float]:
-        scores = self._replica.score(SEARCH, self.grid, [mask.words for mask in masks])
-        return [np.nan if score.failure else self._session.objective.gain(score.metrics) for score in scores]
+        scores = self._scores(self._session.search_stage, masks)
+        return [0.0 if score.failure else self._session.search_value(score.metrics) for score in scores]
+
+    def _predict(self, masks: Sequence[HeadMask]) -> list[float]:
+        scores = self._scores(self._predicting, masks)
+        return [np.nan if score.failure else self._session.search_value(score.metrics) for score in scores]
+
+    def _scores(self, stage: Stage, masks: Sequence[HeadMask]) -> list[MaskScore]:
+        return self._replica.score(stage, self.grid, [mask.words for mask in masks])
 
     @cached_property
     def _predicted(self) -> Memo:
         return Memo(cache_folder() / f"predictions-{self._key}.sqlite")
 
     @cached_property
-    def _surrogate(self) -> Surrogate:
-        engine = self._replica.engine(SEARCH.split, SEARCH.precision, DEMO_CHUNK)
-        (arrays,) = self._session.payload.splits[SEARCH.split].values()
-        singles = HeadMask.singles(self.grid, self.limits.free_heads(self.grid))
-        return Surrogate(singles, engine.embed(singles), arrays, self._session.objective.gain)
+    def _predicting(self) -> Stage:
+        """The stage that masks are predicted at, once the replica has the displacements of all heads."""
+        stage = self._session.search_stage
+        scan = HeadMask.singles(self.grid)
+        scores = self._scores(replace(stage, embeddings=True), scan)
+        # One data set, so the embeddings of one.
+        baseline_NE, *others = [score.embeddings[0] for score in scores if score.embeddings is not None]
+        moved = {mask.heads[0]: displacement(each, baseline_NE) for mask, each in zip(scan[1:], others, strict=True)}
+        self._replica.adopt_displacements([Displacements(baseline_NE, moved)])
+        return replace(stage, predicted=True)
 
 
 @cache

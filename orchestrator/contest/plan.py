@@ -29,10 +29,10 @@ QUICK = {
     "demo-48": Size(300, 2),
 }
 FULL = {
-    "pairwise-144": Size(3_000, 30),
-    "cliff-144": Size(3_000, 30),
-    "pairwise-384": Size(3_000, 10),
-    "cliff-384": Size(3_000, 10),
+    "pairwise-144": Size(3_000, 20),
+    "cliff-144": Size(3_000, 20),
+    "pairwise-384": Size(3_000, 5),
+    "cliff-384": Size(3_000, 5),
     "table-12": Size(3_000, 20),
     "demo-48": Size(1_000, 5),
 }

@@ -33,7 +33,7 @@ def test_values_are_those_of_a_search(tiny, tiny_session):
     pool.submit(SEARCH, masks)
     scores = {}
     while len(scores) < len(set(masks)):
-        scores |= {result.mask: tiny_session.objective.gain(result.score.metrics) for result in pool.collect(0.0)}
+        scores |= {result.mask: tiny_session.search_value(result.score.metrics) for result in pool.collect(0.0)}
     assert tiny.values(masks) == [scores[mask] for mask in masks]
 
 
