@@ -21,12 +21,12 @@ class Size:
 
 
 QUICK = {
-    "pairwise-144": Size(1_000, 4),
-    "cliff-144": Size(1_000, 4),
+    "pairwise-144": Size(1_000, 3),
+    "cliff-144": Size(1_000, 3),
     "pairwise-384": Size(1_000, 1),
     "cliff-384": Size(1_000, 1),
-    "table-12": Size(1_000, 4),
-    "demo-48": Size(300, 2),
+    "table-12": Size(1_000, 3),
+    "demo-48": Size(300, 1),
 }
 FULL = {
     "pairwise-144": Size(3_000, 20),
