@@ -82,4 +82,4 @@ if __name__ == "__main__":
         "summary": summary(rows, given.guides),
         "rows": rows,
     }
-    print(save("guides-searches", content, sys.argv[1:]))
+    print(save(f"guides-searches-{given.objective}", content, sys.argv[1:]))

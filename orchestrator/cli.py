@@ -98,7 +98,7 @@ def search(
     objective: Annotated[
         str | None, typer.Option(help="Metric to improve, or a mix: mean_recall, top1, 0.7*t2i_r1 + 0.3*i2t_r1, ...")
     ] = None,
-    guide: Annotated[str | None, typer.Option(help="Metric to search by; probability for recalls by default.")] = None,
+    guide: Annotated[str | None, typer.Option(help="Metric to search by; probability in retrieval by default.")] = None,
     combine: Annotated[
         str | None, typer.Option(help="Of several data sets, improve the mean (default) or the worst.")
     ] = None,

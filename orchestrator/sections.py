@@ -122,7 +122,7 @@ class SearchSection(Section):
     guide: str | None = None
     """Metric or mix that masks are searched by, or `objective`; the objective decides on confirm.
 
-    By default `probability` for recalls, the objective itself for other metrics and for the worst of several data sets.
+    By default `probability` for metrics by ranks in retrieval, else the objective; it, too, for the worst of data sets.
     """
     combine: Literal["mean", "worst"] = "mean"
     """Of several data sets, the mean of their objectives is maximised, or the smallest of them."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.ranking import CLIP_SCALE, clipped, competitors, logarithmic, odds_against, probability, reciprocal, within
-from workers.tasks import DIRECTIONS, KS, RECALLS, Chance, Ranks, Share, Targets
+from workers.tasks import DIRECTIONS, KS, RANK_METRICS, RECALLS, Chance, Ranks, Share, Targets
 
 # N images, Q captions, E embedding, t captions in a tile
 
@@ -40,7 +40,7 @@ class RetrievalTargets(Targets):
 
     task = "retrieval"
     default_objective = "mean_recall"
-    guides = dict.fromkeys(("mean_recall", *RECALLS), "probability")
+    guides = dict.fromkeys(("mean_recall", *RECALLS, *RANK_METRICS), "probability")
 
     @cached_property
     def shares(self) -> Mapping[str, tuple[Share, ...]]:
