@@ -19,9 +19,8 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
 from headmask.errors import ConfigError
 from headmask.mask import BoolArray, HeadGrid, HeadMask
-from strategies.base import MaskSampler, Screen
+from strategies.base import MaskSampler
 from strategies.history import History
-from strategies.space import Limits
 
 # T trials, R candidates, F free heads, S heads of the shortlist
 
@@ -42,27 +41,15 @@ class AdaptedSampler(MaskSampler):
 
     Args:
         grid: of the tower.
-        seed: see `MaskSampler`.
-        limits: see `MaskSampler`.
-        block_size: see `MaskSampler`.
-        screen: not used.
         shortlist: heads that may be ablated together, the best ones of the scan.
+        options: see `MaskSampler`; a screen is not used.
 
     Raises:
         ConfigError: the shortlist is empty, or the limits do not fit the grid.
     """
 
-    def __init__(
-        self,
-        grid: HeadGrid,
-        *,
-        seed: int = 0,
-        limits: Limits | None = None,
-        block_size: int = 32,
-        screen: Screen | None = None,
-        shortlist: int = SHORTLIST,
-    ) -> None:
-        super().__init__(grid, seed=seed, limits=limits, block_size=block_size, screen=screen)
+    def __init__(self, grid: HeadGrid, *, shortlist: int = SHORTLIST, **options: Any) -> None:
+        super().__init__(grid, **options)
         if shortlist < 1:
             raise ConfigError(f"a shortlist must have at least 1 head; got {shortlist}")
         self.shortlist = shortlist
@@ -143,6 +130,4 @@ def _asked(
     """Return the next mask that the study asks for (1, F); of one that is too large, the most promising heads."""
     params = study.ask(space).params
     bits_S = np.array([params[name] for name in space], dtype=np.bool_)
-    bits_1F = np.zeros((1, len(history.free_heads)), dtype=np.bool_)
-    bits_1F[0, heads_S] = bits_S & (bits_S.cumsum() <= history.most_heads)
-    return bits_1F
+    return history.widened((bits_S & (bits_S.cumsum() <= history.most_heads))[None], heads_S)

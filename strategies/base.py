@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from headmask.errors import HeadmaskError, StudyError
 from headmask.mask import BoolArray, HeadGrid, HeadMask
-from strategies.history import History
+from strategies.history import History, smallest
 from strategies.space import Limits, distributions, mask_of, params_of
 
 # T trials, R candidates, F free heads, M masks
@@ -175,8 +175,8 @@ class MaskSampler(BaseSampler):
         num_free = len(history.free_heads)
         largest = min(history.most_heads, int(history.sizes_T[history.ranked[:16]].max(initial=1)) + 2)
         sizes_R = rng.integers(1, largest + 1, size=_RANDOM_TRIES * count)
-        order_RF = rng.random((len(sizes_R), num_free)).argsort(1).argsort(1)
-        masks = history.new(order_RF < sizes_R[:, None], count)
+        key_RF = rng.random((len(sizes_R), num_free))
+        masks = history.new(smallest(key_RF, sizes_R[:, None]), count)
         return masks + list(islice(history.enumerate_new(), count - len(masks)))
 
     def _recall(self, study: Study, number: int) -> None:

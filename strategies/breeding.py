@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from headmask.mask import BoolArray
-from strategies.history import History
+from strategies.history import History, smallest
 
 # R children, P parents, F free heads, L layers
 
@@ -67,5 +67,4 @@ def _mutated(bits_RF: BoolArray, history: History, rng: np.random.Generator, ext
 
 def _shrunk(bits_RF: BoolArray, largest: int, rng: np.random.Generator) -> BoolArray:
     """Return masks with random heads kept again until they are small enough."""
-    rank_RF = np.where(bits_RF, rng.random(bits_RF.shape), 2.0).argsort(1).argsort(1)
-    return bits_RF & (rank_RF < largest)
+    return bits_RF & smallest(np.where(bits_RF, rng.random(bits_RF.shape), 2.0), largest)

@@ -8,12 +8,12 @@ from functools import cached_property
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from headmask.mask import BoolArray, Head, HeadGrid, HeadMask
 from strategies.space import Limits
 
-# T trials, R candidates, F free heads, L layers
+# T trials, R candidates, F free heads, S shortlisted heads, L layers, K known masks
 
 FloatArray = NDArray[np.float64]
 
@@ -105,6 +105,12 @@ class History:
             row_F[indices] = True
         return bits_RF
 
+    def widened(self, bits_RS: BoolArray, heads_S: NDArray[np.int64]) -> BoolArray:
+        """Return masks over a shortlist of heads as masks (R, F) over all free ones."""
+        bits_RF = np.zeros((len(bits_RS), len(self.free_heads)), dtype=np.bool_)
+        bits_RF[:, heads_S] = bits_RS
+        return bits_RF
+
     def enumerate_new(self) -> Iterator[HeadMask]:
         """Yield every mask that was never proposed, smallest first."""
         for size in range(self.most_heads + 1):
@@ -119,3 +125,29 @@ class History:
         for index, head in enumerate(self.free_heads):
             powers_FL[index, head.layer] = 1 << head.head
         return powers_FL
+
+
+def smallest(key_RF: FloatArray, count: ArrayLike) -> BoolArray:
+    """Return which entries are among the `count` smallest of their row; one count, or a column of them (R, 1)."""
+    chosen_RF: BoolArray = key_RF.argsort(1).argsort(1) < np.asarray(count)
+    return chosen_RF
+
+
+def apart(bits_RF: BoolArray, least: int, known_KF: BoolArray | None = None, most: int | None = None) -> list[int]:
+    """Return the first masks, by row, that differ in at least so many heads from known ones and from each other.
+
+    Args:
+        bits_RF: masks in order of preference.
+        least: heads.
+        known_KF: masks to differ from; none by default.
+        most: rows to return; all by default.
+    """
+    others = [] if known_KF is None else list(known_KF)
+    found: list[int] = []
+    for row, bits_F in enumerate(bits_RF):
+        if len(found) == most:
+            break
+        if not others or np.logical_xor(bits_F, others).sum(1).min() >= least:
+            found.append(row)
+            others.append(bits_F)
+    return found

@@ -10,11 +10,10 @@ import numpy as np
 
 from headmask.errors import ConfigError
 from headmask.mask import HeadGrid, HeadMask
-from strategies.base import MaskSampler, Screen
+from strategies.base import MaskSampler
 from strategies.genetic import GeneticSampler
 from strategies.history import History
 from strategies.pairwise import PairwiseSampler
-from strategies.space import Limits
 
 Share = tuple[type[MaskSampler], float]
 DEFAULT_SHARES: tuple[Share, ...] = ((GeneticSampler, 0.5), (PairwiseSampler, 0.5))
@@ -25,11 +24,8 @@ class MixtureSampler(MaskSampler):
 
     Args:
         grid: of the tower.
-        seed: see `MaskSampler`.
-        limits: see `MaskSampler`.
-        block_size: see `MaskSampler`.
-        screen: see `MaskSampler`.
         shares: strategies with their parts of a block, positive numbers.
+        options: of `MaskSampler`, for every member.
 
     Raises:
         ConfigError: a share is not positive, or the limits do not fit the grid.
@@ -37,22 +33,12 @@ class MixtureSampler(MaskSampler):
 
     label = "mixture"
 
-    def __init__(
-        self,
-        grid: HeadGrid,
-        *,
-        seed: int = 0,
-        limits: Limits | None = None,
-        block_size: int = 32,
-        screen: Screen | None = None,
-        shares: Sequence[Share] = DEFAULT_SHARES,
-    ) -> None:
-        options: dict[str, Any] = {"seed": seed, "limits": limits, "block_size": block_size, "screen": screen}
+    def __init__(self, grid: HeadGrid, *, shares: Sequence[Share] = DEFAULT_SHARES, **options: Any) -> None:
         super().__init__(grid, **options)
         if not shares or min(share for _, share in shares) <= 0:
             raise ConfigError(f"a mixture needs positive shares; got {[share for _, share in shares]}")
         self._members = [member(grid, **options) for member, _ in shares]
-        self._turns = _turns([share for _, share in shares], block_size)
+        self._turns = _turns([share for _, share in shares], self.block_size)
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
         """Return what every member proposes for its places; what one cannot fill, others do."""

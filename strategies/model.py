@@ -18,10 +18,9 @@ from scipy.linalg.blas import dsyrk
 from threadpoolctl import threadpool_limits
 
 from headmask.mask import BoolArray
+from strategies.history import FloatArray
 
 # T trials, S shortlisted heads, P pairs, K size knots, C coefficients = S + P + K, R samples
-
-FloatArray = NDArray[np.float64]
 
 ITERATIONS = 8
 SHAPE = 0.02

@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 from headmask.mask import BoolArray, HeadMask
 from strategies.base import MaskSampler
 from strategies.breeding import seeds
-from strategies.history import History
+from strategies.history import History, apart, smallest
 from strategies.model import PairwiseModel
 from strategies.tabu import tabu_search
 
 # T trials, F free heads, S shortlisted heads, R functions, V masks visited
 
-FloatArray = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 MOST_TRIALS = 1000
@@ -55,11 +54,12 @@ class PairwiseSampler(MaskSampler):
         visited_RVS, values_RV = tabu_search(functions, starts_BS, STEPS, history.most_heads, rng)
         best_RVS = np.take_along_axis(visited_RVS, np.argsort(-values_RV, kind="stable")[:, :CANDIDATES, None], 1)
         good_VS = history.bits_TF[trials[:200]][:, heads_S]
-        masks += history.new(_wide(_apart(best_RVS[0], good_VS, num_greedy), heads_S, history), num_greedy)
+        greedy_VS = best_RVS[0, apart(best_RVS[0], APART, good_VS, num_greedy)]
+        masks += history.new(history.widened(greedy_VS, heads_S), num_greedy)
         for best_VS in best_RVS[1:]:
-            masks += history.new(_wide(best_VS, heads_S, history), 1)
+            masks += history.new(history.widened(best_VS, heads_S), 1)
         varied_VS = _varied(np.vstack([best_RVS[0, :16], starts_BS]), 4 * num_explored, rng)
-        return masks + history.new(_wide(varied_VS, heads_S, history), count - len(masks))
+        return masks + history.new(history.widened(varied_VS, heads_S), count - len(masks))
 
 
 def shortlist(history: History) -> Indices:
@@ -87,32 +87,13 @@ def learned(history: History, heads_S: Indices, trials: Indices) -> PairwiseMode
     return PairwiseModel(bits_TF[:, heads_S], values_T - expected_T, noise_T, history.sizes_T[trials])
 
 
-def _apart(best_VS: BoolArray, known_VS: BoolArray, count: int) -> BoolArray:
-    """Return the first masks that differ in a few heads from what is known, and from each other."""
-    found: list[BoolArray] = []
-    for bits_S in best_VS:
-        if len(found) == count:
-            break
-        if np.logical_xor(bits_S, np.vstack([known_VS, *found])).sum(1).min() >= APART:
-            found.append(bits_S)
-    return np.array(found, dtype=np.bool_).reshape(-1, best_VS.shape[1])
-
-
 def _varied(good_VS: BoolArray, count: int, rng: np.random.Generator) -> BoolArray:
     """Return random variations (count, S) of good masks: some heads swapped, or more of them flipped."""
     bits_RS = good_VS[rng.integers(len(good_VS), size=count)]
     key_RS = rng.random(bits_RS.shape)
     drops_RS, adds_RS = (
-        np.where(side_RS, key_RS, 2).argsort(1).argsort(1) < rng.integers(1, 6, size=(count, 1))
-        for side_RS in (bits_RS, ~bits_RS)
+        smallest(np.where(side_RS, key_RS, 2), rng.integers(1, 6, size=(count, 1))) for side_RS in (bits_RS, ~bits_RS)
     )
-    flips_RS = rng.random(bits_RS.shape).argsort(1).argsort(1) < rng.integers(4, 13, size=(count, 1))
+    flips_RS = smallest(rng.random(bits_RS.shape), rng.integers(4, 13, size=(count, 1)))
     swapped_RS = (bits_RS & ~drops_RS) | (~bits_RS & adds_RS)
     return np.where(rng.random((count, 1)) < FAR, bits_RS ^ flips_RS, swapped_RS)
-
-
-def _wide(bits_VS: BoolArray, heads_S: Indices, history: History) -> BoolArray:
-    """Return masks over a shortlist as masks over all free heads."""
-    bits_VF = np.zeros((len(bits_VS), len(history.free_heads)), dtype=np.bool_)
-    bits_VF[:, heads_S] = bits_VS
-    return bits_VF

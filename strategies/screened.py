@@ -9,11 +9,9 @@ from scipy.stats import spearmanr
 from headmask.mask import BoolArray, HeadMask
 from strategies.base import Screen
 from strategies.breeding import NUM_PARENTS, bred, seeds
-from strategies.history import History
+from strategies.history import FloatArray, History, apart
 
 # T trials, P population, R children, F free heads
-
-FloatArray = NDArray[np.float64]
 
 GENERATIONS, BROOD = 10, 96
 APART = 2
@@ -82,8 +80,5 @@ class ScreenedSearch:
 
 def _diverse(sorted_PF: BoolArray) -> BoolArray:
     """Return masks in their order, but for those that differ in too few heads from an earlier one, which come last."""
-    first: list[int] = []
-    for row, bits_F in enumerate(sorted_PF):
-        if not first or np.logical_xor(bits_F, sorted_PF[first]).sum(1).min() >= APART:
-            first.append(row)
+    first = apart(sorted_PF, APART)
     return sorted_PF[[*first, *sorted(set(range(len(sorted_PF))) - set(first))]]

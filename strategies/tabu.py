@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.mask import BoolArray
+from strategies.history import FloatArray
 from strategies.model import Functions
 
 # R functions, B starts of each, S heads, I steps
 
-FloatArray = NDArray[np.float64]
 TENURE = (4, 12)
 """Steps for which a flipped head stays as it is, at least and below."""
 
