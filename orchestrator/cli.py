@@ -109,7 +109,7 @@ def search(
     ablation: Annotated[str | None, typer.Option(help="What replaces a head: zero, mean, uniform or cls.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the search: float32, bfloat16, float16, auto.")] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="mixture (default), pairwise, genetic, local or scan; slower: tpe, nsga2.")
+        str | None, typer.Option(help="mixture (default), pairwise, genetic or scan; slower: tpe, nsga2.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the strategy.")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers whose heads may be ablated, such as 4,5,6.")] = None,

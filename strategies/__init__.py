@@ -8,7 +8,6 @@ from strategies.adapters import Nsga2Sampler, TpeSampler
 from strategies.base import Exhausted, MaskSampler, Screen
 from strategies.genetic import GeneticSampler
 from strategies.history import History
-from strategies.local import LocalSampler
 from strategies.mixture import MixtureSampler
 from strategies.pairwise import PairwiseSampler
 from strategies.scan import ScanSampler
@@ -20,7 +19,6 @@ __all__ = [
     "GeneticSampler",
     "History",
     "Limits",
-    "LocalSampler",
     "MaskSampler",
     "MixtureSampler",
     "Nsga2Sampler",
@@ -39,7 +37,6 @@ STRATEGIES: dict[str, type[MaskSampler]] = {
     for strategy in (
         ScanSampler,
         GeneticSampler,
-        LocalSampler,
         PairwiseSampler,
         MixtureSampler,
         TpeSampler,

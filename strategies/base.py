@@ -6,6 +6,7 @@ A strategy is an Optuna sampler, so `optuna.create_study(sampler=ScanSampler(gri
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import islice, takewhile
 from typing import Any
@@ -28,6 +29,8 @@ Screen = Callable[[Sequence[HeadMask]], NDArray[np.float64]]
 """Predicted values (M) of masks, NaN where there is none: a function of each mask alone."""
 
 _RANDOM_TRIES = 8
+FIRST_BLOCK, GROWTH = 8, 8
+"""Masks in the first blocks after the scan; later ones hold an eighth of the masks before them."""
 _FINISHED = (TrialState.COMPLETE, TrialState.FAIL)
 
 
@@ -40,15 +43,16 @@ class MaskSampler(BaseSampler):
 
     Masks come in blocks. Block 0 is the scan: the empty mask, then every free head alone; it depends on nothing. Block
     1 is proposed from exactly the results of block 0, and every later block b from exactly those of blocks 0 to b - 2,
-    whatever else is known by then; so two blocks can be out at a time. The random state of a block derives from
-    (seed, its first trial). Nothing else is remembered: a new sampler on a stored study goes on as the old one would
-    have.
+    whatever else is known by then; so two blocks can be out at a time. The first blocks are small, so that a search
+    soon learns from what it finds; they grow with the number of masks until they are of full size. The random state of
+    a block derives from (seed, its first trial). Nothing else is remembered: a new sampler on a stored study goes on
+    as the old one would have.
 
     Args:
         grid: of the tower.
         seed: the same seed and the same results give the same masks.
         limits: which masks may be proposed.
-        block_size: masks in a block after the scan.
+        block_size: most masks in a block after the scan.
         screen: predicts the values of masks at little cost; strategies that can use it do.
 
     Raises:
@@ -74,6 +78,8 @@ class MaskSampler(BaseSampler):
         self._masks: list[HeadMask] = []
         """Every mask proposed so far, by trial number."""
         self._results = _Results(len(self._scan) - 1)
+        self._starts = [0, len(self._scan)]
+        """The first trial of every block."""
         self._plan: tuple[int, list[HeadMask]] = (0, self._scan)
         """The block proposed last, and its masks."""
 
@@ -89,14 +95,20 @@ class MaskSampler(BaseSampler):
 
     def block_of(self, number: int) -> int:
         """Return the block that a trial belongs to."""
-        return 0 if number < len(self._scan) else 1 + (number - len(self._scan)) // self.block_size
+        while self._starts[-1] <= number:
+            self._add_block()
+        return bisect_right(self._starts, number) - 1
 
     def block_range(self, block: int) -> range:
         """Return the trial numbers of a block."""
-        if block == 0:
-            return range(len(self._scan))
-        start = len(self._scan) + (block - 1) * self.block_size
-        return range(start, start + self.block_size)
+        while len(self._starts) <= block + 1:
+            self._add_block()
+        return range(self._starts[block], self._starts[block + 1])
+
+    def _add_block(self) -> None:
+        """Fix where the next block ends."""
+        num_after_scan = self._starts[-1] - len(self._scan)
+        self._starts.append(self._starts[-1] + min(self.block_size, max(FIRST_BLOCK, num_after_scan // GROWTH)))
 
     def num_known(self, block: int) -> int:
         """Return how many trials, from number 0 on, must have results before a block is proposed."""
@@ -167,8 +179,9 @@ class MaskSampler(BaseSampler):
         taken = {mask.words for mask in self._masks[:start]}
         history = History(self.grid, self.limits, *self._results.first(self.num_known(block)), taken)
         rng = np.random.default_rng((self.seed, start))
-        masks = self.propose(self.block_size, history, rng)
-        return masks + self._fill(self.block_size - len(masks), history, rng)
+        count = len(self.block_range(block))
+        masks = self.propose(count, history, rng)
+        return masks + self._fill(count - len(masks), history, rng)
 
     def _fill(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
         """Return new random masks about as large as the best ones; when those run out, the first new ones of all."""

@@ -13,7 +13,7 @@ from strategies.history import History, smallest
 
 NUM_PARENTS = 32
 TOURNAMENT = 3
-SEED_SIZES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
+SEED_SIZES = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
 SEED_PAIRS = 5
 """Pairs among this many of the best single heads start the search."""
 

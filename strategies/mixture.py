@@ -16,7 +16,7 @@ from strategies.history import History
 from strategies.pairwise import PairwiseSampler
 
 Share = tuple[type[MaskSampler], float]
-DEFAULT_SHARES: tuple[Share, ...] = ((GeneticSampler, 0.5), (PairwiseSampler, 0.5))
+DEFAULT_SHARES: tuple[Share, ...] = ((GeneticSampler, 0.25), (PairwiseSampler, 0.75))
 
 
 class MixtureSampler(MaskSampler):
@@ -57,7 +57,7 @@ class MixtureSampler(MaskSampler):
         return "scan" if number < len(self._scan) else self._members[self._turn(number)].label
 
     def _turn(self, number: int) -> int:
-        return self._turns[(number - len(self._scan)) % self.block_size]
+        return self._turns[number - self.block_range(self.block_of(number)).start]
 
 
 def _turns(shares: Sequence[float], count: int) -> list[int]:

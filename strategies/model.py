@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from headmask.mask import BoolArray
 from strategies.history import FloatArray
 
-# T trials, S shortlisted heads, P pairs, K size knots, C coefficients = S + P + K, R samples
+# T trials, B masks, S shortlisted heads, P pairs, K size knots, C coefficients = S + P + K, R samples
 
 ITERATIONS = 8
 SHAPE = 0.02
@@ -40,7 +40,15 @@ class Functions:
     pair_RSS: FloatArray
     """Symmetric, zero on the diagonal."""
     size_RN: FloatArray
-    """What a mask of every size from 0 to S adds."""
+    """What a mask of every size from 0 to S adds; a larger one adds what one of size S does."""
+
+    def values(self, bits_BS: BoolArray, sizes_B: NDArray[np.int64]) -> FloatArray:
+        """Return the values (R, B) of masks; sizes count the heads beside the shortlist, too."""
+        heads_BS = bits_BS.astype(np.float64)
+        pairs_RB = 0.5 * np.einsum("rbs,bs->rb", heads_BS @ self.pair_RSS, heads_BS)
+        size_RB: FloatArray = self.size_RN[:, sizes_B.clip(0, self.size_RN.shape[1] - 1)]
+        values_RB: FloatArray = self.head_RS @ heads_BS.T + pairs_RB + size_RB
+        return values_RB
 
 
 class PairwiseModel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
@@ -10,6 +12,7 @@ from headmask.mask import BoolArray, HeadMask
 from strategies.base import Screen
 from strategies.breeding import NUM_PARENTS, bred, seeds
 from strategies.history import FloatArray, History, apart
+from strategies.learning import company_gains, fitted_trials, learned, shortlist
 
 # T trials, P population, R children, F free heads
 
@@ -17,9 +20,11 @@ GENERATIONS, BROOD = 10, 96
 APART = 2
 """Heads in which proposals of a block differ."""
 LEAST_TRUST, NUM_TRUSTED = 0.25, 16
-"""Smallest part of a block that is screened, and results from which on the part follows the rank correlation."""
+"""Smallest part of a block that is screened, and results from which on exact results correct and limit predictions."""
 NUM_COMPARED = 96
 """Best results that predictions are compared with."""
+BEYOND = 2
+"""Heads by which a mask may be larger than those, for its prediction to count."""
 
 
 class ScreenedSearch:
@@ -33,18 +38,18 @@ class ScreenedSearch:
         """Return masks (P, F) by predicted value, best first; those too much like a better one come last."""
         parents_PF = history.bits_TF[history.ranked[:NUM_PARENTS]]
         population_PF = np.unique(np.vstack([parents_PF, seeds(history)]), axis=0)
-        slope = self._slope(history)
-        values_P = self._predicted(population_PF, history, slope)
+        predicted = self._corrected(history)
+        values_P = predicted(population_PF)
         for _ in range(GENERATIONS):
             order = np.argsort(-values_P, kind="stable")
             children_RF = bred(population_PF[order[:NUM_PARENTS]], BROOD, history, rng)
             population_PF = np.unique(np.vstack([population_PF, children_RF]), axis=0)
-            values_P = self._predicted(population_PF, history, slope)
+            values_P = predicted(population_PF)
         return _diverse(population_PF[np.argsort(-values_P, kind="stable")])
 
     def trust(self, history: History) -> float:
         """Return the part of a block that predictions deserve, by how well they order the best results."""
-        rows = self._compared(history)
+        rows = _compared(history)
         if len(rows) < NUM_TRUSTED:
             return 1.0
         predicted_T, values_T = self.predict(history.bits_TF[rows], history), history.values_T[rows]
@@ -61,21 +66,32 @@ class ScreenedSearch:
         self._known.update(zip(unknown, map(float, values), strict=True))
         return np.array([self._known[word] for word in words])
 
-    def _predicted(self, bits_RF: BoolArray, history: History, slope: float) -> FloatArray:
-        predicted_R = self.predict(bits_RF, history) + slope * bits_RF.sum(1)
-        return np.where(np.isnan(predicted_R), -np.inf, predicted_R)
+    def _corrected(self, history: History) -> Callable[[BoolArray], FloatArray]:
+        """Return predictions plus what a pairwise model has learned that exact values exceed them by.
 
-    def _slope(self, history: History) -> float:
-        """Return how much more than predicted each further head of a mask is worth, by the best results."""
-        rows = self._compared(history)
-        if len(rows) < NUM_TRUSTED:
-            return 0.0
-        excess_T = history.values_T[rows] - self.predict(history.bits_TF[rows], history)
-        finite_T, sizes_T = np.isfinite(excess_T), history.sizes_T[rows]
-        return float((excess_T * sizes_T)[finite_T].sum() / max(1, (sizes_T**2)[finite_T].sum()))
+        A mask much larger than the best ones is worth nothing: there, sums of displacements are not to be trusted.
+        """
+        trials = fitted_trials(history)
+        predicted_T = self.predict(history.bits_TF[trials], history)
+        trials, predicted_T = trials[np.isfinite(predicted_T)], predicted_T[np.isfinite(predicted_T)]
+        compared = _compared(history)
+        if min(len(compared), len(trials)) < NUM_TRUSTED:
+            return lambda bits_RF: np.nan_to_num(self.predict(bits_RF, history), nan=-np.inf)
+        heads_S = shortlist(history, company_gains(history, trials))
+        functions = learned(history, heads_S, trials, predicted_T).functions(0, np.random.default_rng(0))
+        largest = history.sizes_T[compared].max() + BEYOND
 
-    def _compared(self, history: History) -> NDArray[np.int64]:
-        return history.ranked[history.sizes_T[history.ranked] > 1][:NUM_COMPARED]
+        def corrected(bits_RF: BoolArray) -> FloatArray:
+            sizes_R = bits_RF.sum(1)
+            values_R = self.predict(bits_RF, history) + functions.values(bits_RF[:, heads_S], sizes_R)[0]
+            return np.where(np.isnan(values_R) | (sizes_R > largest), -np.inf, values_R)
+
+        return corrected
+
+
+def _compared(history: History) -> NDArray[np.int64]:
+    """Return the best results of more than one head, best first."""
+    return history.ranked[history.sizes_T[history.ranked] > 1][:NUM_COMPARED]
 
 
 def _diverse(sorted_PF: BoolArray) -> BoolArray:
