@@ -1,6 +1,7 @@
-"""Whole searches of the demo's model by several guides on the same data sets, through `headmask.search`.
+"""Whole searches of the demo's model in several ways on the same data sets, through `headmask.search`.
 
-python benchmarks/searches.py --guides objective mrr --objective mean_recall
+python benchmarks/searches.py guide=objective guide=mrr --options masks=250
+python benchmarks/searches.py masks=1000,surrogate=false masks=100 --label surrogate
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 from guides import mean_and_interval
@@ -24,62 +28,56 @@ from orchestrator.bench import hardware
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.demo.scenes import write_downstream
 
+Options = dict[str, Any]
 
-def gains(given: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
-    """Return a row per data set and guide: what the selected mask changes on every split, in points."""
+
+def parsed(text: str) -> Options:
+    """Return the options of `headmask.search` in KEY=VALUE,KEY=VALUE; values are YAML."""
+    return {key: yaml.safe_load(value) for key, value in (each.split("=") for each in text.split(",") if each)}
+
+
+def gains(ways: list[str], seeds: list[int], shared: Options, scratch: Path) -> list[dict[str, Any]]:
+    """Return a row per data set and way: the best search value, and what the selected mask changes, in points."""
     model = unpack_demo(scratch).model
     rows = []
-    for seed in given.seeds:
+    for seed in seeds:
         data = scratch / f"scenes{seed}.parquet"
         write_downstream(data, seed)
-        for guide in given.guides:
-            result = search(
-                model=f"local-dir:{model}",
-                data=data,
-                out=scratch / f"{guide}{seed}",
-                pool="inline",
-                masks=given.masks,
-                objective=given.objective,
-                guide=guide,
-                image_chunk=DEMO_CHUNK,
-            )
-            deltas = {
-                name: round(100 * getattr(result.splits, name).delta[given.objective], 3)
-                for name in ("search", "confirm", "test")
-            }
-            rows.append({"seed": seed, "guide": guide, **deltas, "heads": len(result.selected)})
+        for number, way in enumerate(ways):
+            options = {"pool": "inline", "image_chunk": DEMO_CHUNK, **shared, **parsed(way)}
+            folder = scratch / f"{number}-{seed}"
+            result = search(model=f"local-dir:{model}", data=data, out=folder, **options)
+            best = pc.max(pq.read_table(folder / "trials.parquet")["value"]).as_py()
+            splits = {name: getattr(result.splits, name).delta for name in ("search", "confirm", "test")}
+            deltas = {name: round(100 * delta[result.objective], 3) for name, delta in splits.items()}
+            rows.append({"seed": seed, "way": way, "best": 100 * best, **deltas, "heads": len(result.selected)})
             print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
-def summary(rows: list[dict[str, Any]], guides: list[str]) -> dict[str, Any]:
-    """Return the mean test gain of every guide, and how much more it is than by the first, over the same data sets."""
-    tests = {guide: np.array([row["test"] for row in rows if row["guide"] == guide]) for guide in guides}
-    return {
-        guide: {
-            "test": round(float(found.mean()), 3),
-            "more_than_by_first": mean_and_interval(found - tests[guides[0]]),
-        }
-        for guide, found in tests.items()
-    }
+def summary(rows: list[dict[str, Any]], ways: list[str]) -> dict[str, Any]:
+    """Return the mean of every way, and how much more it is than the first's, over the same data sets."""
+    found: dict[str, Any] = {}
+    for way in ways:
+        found[way] = {}
+        for what in ("best", "test"):
+            mine, first = (np.array([row[what] for row in rows if row["way"] == name]) for name in (way, ways[0]))
+            found[way][what] = {
+                "mean": round(float(mine.mean()), 3),
+                "more_than_first": mean_and_interval(mine - first),
+            }
+    return found
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--guides", nargs="+", default=["objective", "mrr"], help="the others are compared with the first"
-    )
-    parser.add_argument("--objective", default="mean_recall")
-    parser.add_argument("--masks", type=int, default=250)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6])
+    parser.add_argument("ways", nargs="+", metavar="KEY=VALUE,...", help="the others are compared with the first")
+    parser.add_argument("--options", default="", metavar="KEY=VALUE,...", help="of every search")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6], help="of the data sets")
+    parser.add_argument("--label", default="guides", help="part of the file's name")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["HEADMASK_CACHE"] = str(Path(scratch, "cache"))
-        rows = gains(given, Path(scratch))
-    content = {
-        **vars(given),
-        "hardware": hardware(torch.device("cpu")),
-        "summary": summary(rows, given.guides),
-        "rows": rows,
-    }
-    print(save(f"guides-searches-{given.objective}", content, sys.argv[1:]))
+        rows = gains(given.ways, given.seeds, parsed(given.options), Path(scratch))
+    about = {**vars(given), "hardware": hardware(torch.device("cpu"))}
+    print(save(f"searches-{given.label}", {**about, "summary": summary(rows, given.ways), "rows": rows}, sys.argv[1:]))
