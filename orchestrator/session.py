@@ -23,6 +23,7 @@ from orchestrator.objective import Goal, Objective
 from orchestrator.progress import said_when_slow
 from orchestrator.sections import OBJECTIVE, DataSection
 from orchestrator.store import TrialRecord
+from strategies import REVISION as STRATEGIES_REVISION
 from strategies import Limits, ScanSampler
 from workers.constants import Constants
 from workers.displacement import displacement_bytes
@@ -176,6 +177,7 @@ class Session:
             "image_chunk": search.image_chunk,
             "threads": search.threads,
             "strategy": search.strategy,
+            "strategies": STRATEGIES_REVISION,
             "layers": list(search.layers) if search.layers is not None else None,
             "protect": sorted(search.protect),
             "max_heads": search.max_heads,

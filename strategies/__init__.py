@@ -5,7 +5,7 @@ from __future__ import annotations
 from headmask.errors import ConfigError, did_you_mean
 from headmask.mask import HeadGrid
 from strategies.adapters import Nsga2Sampler, TpeSampler
-from strategies.base import Exhausted, MaskSampler, Screen
+from strategies.base import REVISION, Exhausted, MaskSampler, Screen
 from strategies.genetic import GeneticSampler
 from strategies.history import History
 from strategies.mixture import MixtureSampler
@@ -14,6 +14,7 @@ from strategies.scan import ScanSampler
 from strategies.space import Limits, distributions, mask_of, params_of
 
 __all__ = [
+    "REVISION",
     "STRATEGIES",
     "Exhausted",
     "GeneticSampler",

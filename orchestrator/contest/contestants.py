@@ -22,7 +22,7 @@ Contestant = Callable[[Meter, int], None]
 """Evaluates masks of a meter by a seed, until `BudgetSpent` or until its plan ends."""
 
 OURS = tuple(name for name in STRATEGIES if name != "scan")
-DEFAULT_OURS = ("mixture", "pairwise", "genetic")
+DEFAULT_OURS = ("mixture", "genetic")
 """Those of ours that compete when nobody is named; with the surrogate, too."""
 
 

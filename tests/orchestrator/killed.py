@@ -1,6 +1,6 @@
 """Runs a search in a child process that kills itself at a chosen moment, as kill -9 would.
 
-python -m tests.orchestrator.killed CONFIG.json MOMENT=FOLDER ...
+python -m tests.orchestrator.killed MOMENT=CONFIG.json ...
 """
 
 import json
@@ -56,6 +56,19 @@ def at_stage(split):
     InlinePool.collect = watching
 
 
+def at_result(number):
+    """Die with so many masks scored, the last ones not told."""
+    collect, count = InlinePool.collect, iter(range(number - 1))
+
+    def counting(pool, timeout_s):
+        results = collect(pool, timeout_s)
+        if any(next(count, None) is None for _ in results):
+            die()
+        return results
+
+    InlinePool.collect = counting
+
+
 MOMENTS = {
     "scoring": lambda: after(6, InlinePool, "collect"),
     "storage": lambda: after(30, journal.GroupCommitBackend, "append_logs", half_a_line),
@@ -64,18 +77,17 @@ MOMENTS = {
     "export": lambda: after(0, folding, "_prove"),
     "result": lambda: after(0, result.SearchResult, "write"),
 }
-ROWS = {"rows": lambda: after(5, DisplacementStore, "_keep")}
-"""A moment that is there only while the cache holds no displacements."""
+OTHERS = {"rows": lambda: after(5, DisplacementStore, "_keep"), "blocks": lambda: at_result(34)}
+"""Rows are written only while the cache holds no displacements; the blocks are those after a scan of 13 masks."""
 
 
-def main(config_file, *runs):
+def main(*runs):
     for run in runs:
-        moment, folder = run.split("=")
+        moment, config_file = run.split("=")
         child = os.fork()
         if child == 0:
             config = json.loads(Path(config_file).read_text())
-            config["output"]["folder"] = folder
-            (MOMENTS | ROWS)[moment]()
+            (MOMENTS | OTHERS)[moment]()
             # Random weights never improve reliably; the export is to be reached all the same.
             verdict.Verdict.is_reliable = True
             start(parse_config(config, "test"))

@@ -1,6 +1,8 @@
 """Running searches in tests, and comparing what they leave behind."""
 
 import json
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 
@@ -29,3 +31,15 @@ def outcome(folder):
     """Return what result.json says, but for clocks and names."""
     result = json.loads((folder / "result.json").read_text())
     return {key: value for key, value in result.items() if key not in NAMES}
+
+
+def killed(runs):
+    """Start searches, pairs of a moment and a configuration, in child processes that are killed at that moment."""
+    arguments = []
+    for moment, config in runs:
+        config_file = config.folder.parent / f"{config.folder.name}.json"
+        config_file.write_text(json.dumps(config.model_dump(mode="json")))
+        arguments.append(f"{moment}={config_file}")
+    command = [sys.executable, "-m", "tests.orchestrator.killed", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.stdout.split("\n")[:-1] == [f"{moment} 9" for moment, _ in runs], done.stderr

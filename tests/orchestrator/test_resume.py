@@ -3,12 +3,9 @@
 Compared are proposal number, words, values and state of every trial, on matrix shapes as real models have them.
 """
 
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -18,8 +15,9 @@ from orchestrator.config import SearchConfig
 from orchestrator.runner import stored_config
 from orchestrator.search import Interrupted
 from orchestrator.verdict import Verdict
+from strategies import STRATEGIES
 from tests.orchestrator.killed import MOMENTS
-from tests.orchestrator.studies import outcome, resume, start, trials
+from tests.orchestrator.studies import killed, outcome, resume, start, trials
 from tests.tiny import write_tiny_dataset, write_tiny_model
 
 PRECISIONS = ("float32", "bfloat16")
@@ -79,12 +77,7 @@ def test_a_search_killed_at_any_moment_goes_on_as_if_nothing_had_been(wide_confi
     whole = wide_config("whole", budget__masks=60, output__fold=True)
     start(whole)
     configs = {moment: wide_config(moment, budget__masks=60, output__fold=True) for moment in MOMENTS}
-    config_file = whole.folder.parent / "config.json"
-    config_file.write_text(json.dumps(whole.model_dump(mode="json")))
-    runs = [f"{moment}={config.folder}" for moment, config in configs.items()]
-    command = [sys.executable, "-m", "tests.orchestrator.killed", str(config_file), *runs]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    assert done.stdout.split("\n")[:-1] == [f"{moment} 9" for moment in MOMENTS], done.stderr
+    killed(list(configs.items()))
     for moment, config in configs.items():
         assert not (config.folder / "result.json").exists()
         resume(config)
@@ -92,6 +85,18 @@ def test_a_search_killed_at_any_moment_goes_on_as_if_nothing_had_been(wide_confi
         assert outcome(config.folder) == outcome(whole.folder), moment
         left = {path.name for path in config.folder.iterdir() if path.suffix not in (".driver", ".flock")}
         assert left == {path.name for path in whole.folder.iterdir() if path.suffix not in (".driver", ".flock")}
+
+
+def test_every_strategy_proposes_the_same_masks_killed_extended_and_on_two_replicas(wide_config, local_ray):
+    names = [name for name in STRATEGIES if name != "scan"]
+    killed([("blocks", wide_config(name, search__strategy=name, budget__masks=45)) for name in names])
+    for name in names:
+        changes = {"search__strategy": name, "budget__masks": 60}
+        whole, config = wide_config(f"whole-{name}", **changes), wide_config(name, **changes)
+        start(whole)
+        resume(wide_config(name, pool__kind="ray", pool__replicas=2, **changes))
+        assert trials(config.folder) == trials(whole.folder), name
+        assert outcome(config.folder) == outcome(whole.folder), name
 
 
 def test_an_interrupted_search_can_be_resumed(wide_config, undisturbed, monkeypatch):

@@ -1,10 +1,7 @@
 """Searches with the surrogate: the same study however they go, no second scan, and predictions that are watched."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ from orchestrator.search import Interrupted, score_all
 from orchestrator.session import prepare
 from orchestrator.surrogate import make_surrogate
 from strategies import MaskSampler
-from tests.orchestrator.studies import outcome, resume, start, trials
+from tests.orchestrator.studies import killed, outcome, resume, start, trials
 from tests.orchestrator.test_tasks import files  # noqa: F401
 from workers.pool import InlinePool
 from workers.scorer import MaskScore, Scorer
@@ -158,11 +155,7 @@ def test_a_mask_that_can_no_longer_be_scored_ends_a_resumed_search(screening_con
 
 def test_a_search_killed_while_rows_are_written_goes_on_from_those_that_were(tiny_config, tmp_path):
     config = tiny_config("killed", budget__masks=30)
-    config_file = tmp_path / "config.json"
-    config_file.write_text(json.dumps(config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "tests.orchestrator.killed", str(config_file), f"rows={config.folder}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    assert done.stdout == "rows 9\n", done.stderr
+    killed([("rows", config)])
     written = {path: path.stat().st_mtime_ns for path in rows(tmp_path)}
     assert len(written) == 5
     resume(config)

@@ -32,12 +32,8 @@ def test_a_cliff_beyond_a_size_is_learned():
     sizes = bits.sum(1)
     model = PairwiseModel(bits, -1.0 * np.maximum(0, sizes - 7) ** 1.5, np.ones(200), sizes)
     functions = model.functions(0, np.random.default_rng(0))
-    everything = np.ones((1, 20))
-    predicted = [
-        (row @ functions.head_RS[0] + values(row[None], np.zeros(20), functions.pair_RSS[0])[0])
-        + functions.size_RN[0, int(row.sum())]
-        for row in (everything[0] * (np.arange(20) < size) for size in (5, 12))
-    ]
+    few_and_many = np.arange(20) < np.array([[5], [12]])
+    predicted = functions.values(few_and_many, few_and_many.sum(1))[0]
     assert abs(predicted[0]) < 1
     assert abs(predicted[1] + 5**1.5) < 2
 
@@ -64,7 +60,8 @@ def test_tabu_search_finds_the_best_mask_of_every_function():
     visited, found = tabu_search(stacked, starts, 60, 7, np.random.default_rng(0))
     every = np.array(list(product([0.0, 1.0], repeat=10)))
     every = every[every.sum(1) <= 7]
-    for (heads, pairs), bits, each in zip(functions, visited, found, strict=True):
+    for place, ((heads, pairs), bits, each) in enumerate(zip(functions, visited, found, strict=True)):
+        np.testing.assert_allclose(each, stacked.values(bits, bits.sum(1))[place], atol=1e-9)
         assert (bits.sum(1) <= 7).all()
         np.testing.assert_allclose(each, values(bits.astype(float), heads, pairs) + sizes[bits.sum(1)], atol=1e-9)
         assert np.isclose(each.max(), (values(every, heads, pairs) + sizes[every.sum(1).astype(int)]).max())

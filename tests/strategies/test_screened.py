@@ -45,6 +45,29 @@ def test_a_screen_that_orders_masks_wrongly_is_asked_for_the_smallest_part_of_a_
     assert best_value(study) > LANDSCAPE(masks_of(study, GRID)[0])
 
 
+def test_exact_results_correct_a_screen_that_is_wrong_about_a_head():
+    """A head that a screen overrates is left alone once a few masks with it were scored."""
+    wrong = list(GRID)[int(np.argmin(LANDSCAPE.gains))]
+
+    def overrating(masks):
+        return np.array([LANDSCAPE(mask) + 0.03 * (wrong in mask.heads and len(mask) > 1) for mask in masks])
+
+    study = search("mixture", overrating, 49 + 160)
+    masks = masks_of(study, GRID)
+    first, last = (sum(wrong in mask.heads for mask in part) for part in (masks[49:113], masks[-32:]))
+    assert first >= 10
+    assert last < 8
+
+
+def test_a_screen_is_not_believed_beyond_the_sizes_that_were_found_good():
+    def endless(masks):
+        return np.array([0.4 + 0.01 * len(mask) for mask in masks])
+
+    masks = masks_of(search("genetic", endless, 49 + 200), GRID)
+    assert max(len(mask) for mask in masks[-64:]) < 32
+    assert np.median([len(mask) for mask in masks[-64:]]) < 16
+
+
 def sampler_history(sampler, study):
     seen = []
     propose = sampler.propose
