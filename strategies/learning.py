@@ -14,8 +14,9 @@ Indices = NDArray[np.int64]
 
 MOST_TRIALS = 1000
 """Trials that a model is fitted to: half of them the best ones, half spread over the rest."""
-HEADS_PER_SIZE, LEAST_SHORTLIST, TRIALS_PER_HEAD = 2.8, 24, 40
-"""Heads on the shortlist for every head of a good mask, at least, and trials for which there is one more."""
+HEADS_PER_SIZE, TRIALS_PER_HEAD = 2.8, 40
+"""Heads on the shortlist for every head of a good mask, and trials for which there is one more."""
+LEAST_SHORTLIST, MOST_SHORTLIST = 24, 96
 
 
 def fitted_trials(history: History) -> Indices:
@@ -48,12 +49,12 @@ def company_gains(history: History, trials: Indices) -> FloatArray:
 def shortlist(history: History, company_gains_F: FloatArray) -> Indices:
     """Return the heads (S) that gain most, alone and by company: the more, the larger good masks are.
 
-    As trials grow in number, so does the list.
+    As trials grow in number, so does the list, up to a size at which a model is still fitted in half a second.
     """
     num_more = (len(history.values_T) - len(history.free_heads)) // TRIALS_PER_HEAD
     size = max(LEAST_SHORTLIST, int(HEADS_PER_SIZE * np.median(history.sizes_T[history.ranked[:16]])))
     gains_F = np.nan_to_num(history.scan_gains_F, nan=-np.inf) + np.maximum(0, company_gains_F)
-    return np.sort(np.argsort(-gains_F, kind="stable")[: size + num_more])
+    return np.sort(np.argsort(-gains_F, kind="stable")[: min(MOST_SHORTLIST, size + num_more)])
 
 
 def learned(history: History, heads_S: Indices, trials: Indices, expected_T: FloatArray) -> PairwiseModel:

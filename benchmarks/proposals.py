@@ -1,0 +1,112 @@
+"""What a proposal costs the driver in a long study, beside Optuna's random sampler on as long a study.
+
+python benchmarks/proposals.py
+python benchmarks/proposals.py --strategy genetic --trials 1000
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.distributions import BaseDistribution
+from optuna.trial import create_trial
+
+sys.path.insert(0, str(Path(__file__).parent))
+from record import save
+
+from headmask.mask import HeadGrid, HeadMask
+from orchestrator.bench import hardware
+from orchestrator.contest.synthetic import Synthetic, make_synthetic
+from strategies import STRATEGIES, distributions, make_sampler, mask_of, params_of
+
+GRID = HeadGrid(24, 16)
+BLOCKS = 20
+FAVOURED = 60
+"""Best single heads that the masks of the study are drawn from, after the scan."""
+
+
+def drawn_masks(landscape: Synthetic, count: int) -> list[HeadMask]:
+    """Return a scan, then distinct random masks of 2 to 24 good heads."""
+    heads, rng = list(GRID), np.random.default_rng(0)
+    scan = HeadMask.singles(GRID)
+    gains = np.array(landscape.values(scan[1:]))
+    favoured = np.argsort(-gains)[:FAVOURED]
+    masks = dict.fromkeys(scan)
+    while len(masks) < count:
+        chosen = rng.choice(favoured, size=rng.integers(2, 25), replace=False)
+        masks[HeadMask.from_heads(GRID, [heads[index] for index in chosen])] = None
+    return list(masks)
+
+
+def asked(
+    study: optuna.Study, space: dict[str, BaseDistribution], count: int
+) -> tuple[list[optuna.Trial], list[float]]:
+    """Return new trials, and the milliseconds that each took."""
+    trials, times_ms = [], []
+    for _ in range(count):
+        started = time.perf_counter()
+        trials.append(study.ask(space))
+        times_ms.append(1e3 * (time.perf_counter() - started))
+    return trials, times_ms
+
+
+def measure(strategy: str, num_trials: int) -> dict[str, Any]:
+    """Return milliseconds per proposal of a strategy and of the random sampler, in alternating blocks."""
+    landscape, space = make_synthetic("pairwise", GRID, 0), dict(distributions(GRID))
+    masks = drawn_masks(landscape, num_trials)
+    stored = [
+        create_trial(params=params_of(mask), distributions=space, value=value)
+        for mask, value in zip(masks, landscape.values(masks), strict=True)
+    ]
+    sampler = make_sampler(strategy, GRID)
+    # The study goes on at the start of a block, with all before it told.
+    start = sampler.block_range(sampler.block_of(num_trials - 1)).start
+    studies = {
+        strategy: optuna.create_study(direction="maximize", sampler=sampler),
+        "random": optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)),
+    }
+    for study in studies.values():
+        study.add_trials(stored[:start])
+    times_ms: dict[str, list[list[float]]] = {name: [] for name in studies}
+    for block in range(BLOCKS):
+        count = len(sampler.block_range(sampler.block_of(start) + block))
+        for name, study in studies.items():
+            trials, spent = asked(study, space, count)
+            times_ms[name].append(spent)
+            for trial in trials:
+                study.tell(trial, landscape(mask_of(trial.params, GRID)))
+    return {
+        "strategy": strategy,
+        "trials": num_trials,
+        "grid": str(GRID),
+        "ms": {name: _summary(blocks) for name, blocks in times_ms.items()},
+        "median_ratio": float(
+            np.median(np.concatenate(times_ms[strategy])) / np.median(np.concatenate(times_ms["random"]))
+        ),
+    }
+
+
+def _summary(blocks_ms: list[list[float]]) -> dict[str, float]:
+    proposals = np.concatenate(blocks_ms)
+    return {
+        "median": round(float(np.median(proposals)), 4),
+        "mean": round(float(proposals.mean()), 4),
+        "block_median": round(float(np.median([sum(block) for block in blocks_ms])), 1),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--strategy", default="mixture", choices=[name for name in STRATEGIES if name != "scan"])
+    parser.add_argument("--trials", type=int, default=10_000)
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found = {"hardware": hardware(torch.device("cpu")), **measure(given.strategy, given.trials)}
+    print(save(f"proposals-{given.strategy}-{given.trials}", found, sys.argv[1:]))
