@@ -17,12 +17,12 @@ from orchestrator.cli_data import (
     GroupColumn,
     ImageColumn,
     LabelColumn,
-    Overwrite,
     SplitColumn,
     Task,
     Templates,
     data_app,
 )
+from orchestrator.cli_masks import Model, Pretrained, evaluate, export
 from orchestrator.cli_tools import Json, bench_app, models, print_json, schema
 
 if TYPE_CHECKING:
@@ -53,9 +53,6 @@ PoolKind = Annotated[
     Literal["ray", "inline"] | None, typer.Option(help="Where masks are scored: on Ray, or in this process.")
 ]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join; Ray starts on this machine by default.")]
-Model = Annotated[str | None, typer.Option(help="open_clip architecture, or local-dir:FOLDER, or hf-hub:ORG/REPO.")]
-Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a checkpoint file.")]
-MaskPath = Annotated[Path, typer.Option(help="Mask file, as a search writes it.")]
 
 
 @app.command()
@@ -204,79 +201,8 @@ def resume(
     _run_search(parse_config(content, f"study {study}"), as_json=as_json, resuming=True)
 
 
-@app.command(name="eval")
-def evaluate(
-    mask: Annotated[list[Path], typer.Option(help="Mask file, as a search writes it; several make a table.")],
-    data: Annotated[list[str], typer.Option(help="Parquet file of `headmask data build`; several make a table.")],
-    split: Annotated[str | None, typer.Option(help="search, confirm or test; the whole file by default.")] = None,
-    objective: Annotated[str | None, typer.Option(help="Metric or mix; the mask's by default.")] = None,
-    model: Model = None,
-    pretrained: Pretrained = None,
-    task: Task = None,
-    templates: Templates = None,
-    class_names: ClassNames = None,
-    image_column: ImageColumn = None,
-    caption_column: CaptionColumn = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    split_column: SplitColumn = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    as_json: Json = False,
-) -> None:
-    """Score masks against the baseline, with intervals; several masks or data sets give a transfer table."""
-    from orchestrator.config import parse_data
-    from orchestrator.evaluate import evaluate_masks
-
-    names = ("objective", "task", "templates", "class_names")
-    columns = ("image_column", "caption_column", "label_column", "group_column", "split_column")
-    options = {name: value for name, value in locals().items() if name in names + columns and value is not None}
-    sections = parse_data([{"path": path, **options} for path in data])
-    rows = evaluate_masks(mask, sections, split=split, model=model, pretrained=pretrained, threads=threads)
-    found = [evaluation for row in rows for evaluation in row]
-    if as_json:
-        alone = len(found) == 1
-        print_json(found[0].as_json() if alone else {"evaluations": [each.as_json() for each in found]})
-        return
-    from orchestrator.tables import metrics_table, transfer_table
-
-    console = _console()
-    if len(found) == 1:
-        console.print(metrics_table(found[0].title, found[0].baseline, found[0].masked))
-        console.print(found[0].sentence, highlight=False)
-    else:
-        console.print(transfer_table(rows))
-
-
-@app.command()
-def export(
-    mask: MaskPath,
-    out: Annotated[Path, typer.Option(help="NAME.safetensors for a checkpoint file, another name for a model folder.")],
-    model: Model = None,
-    pretrained: Pretrained = None,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """Fold a mask into a plain checkpoint, and prove that stock open_clip loads the masked model from it."""
-    from headmask.folding import export as fold_and_prove
-    from headmask.maskfile import MaskFile
-    from headmask.models import load_model
-
-    content = MaskFile.read(mask)
-    loaded = load_model(model or content.model.name, pretrained if model or pretrained else content.model.pretrained)
-    proof = fold_and_prove(loaded, content, out, overwrite=overwrite)
-    if as_json:
-        print_json({"checkpoint": str(out), **proof.__dict__})
-        return
-    console = _console()
-    console.print(
-        f"{out}: {len(content.heads)} heads folded away. Loaded by stock open_clip, its embeddings differ from the "
-        f"masked model's by at most {proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(f"Load it with: {proof.how_to_load}", highlight=False, soft_wrap=True, markup=False)
-
-
+app.command(name="eval")(evaluate)
+app.command()(export)
 app.command()(schema)
 app.command()(models)
 

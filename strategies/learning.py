@@ -49,7 +49,7 @@ def company_gains(history: History, trials: Indices) -> FloatArray:
 def shortlist(history: History, company_gains_F: FloatArray) -> Indices:
     """Return the heads (S) that gain most, alone and by company: the more, the larger good masks are.
 
-    As trials grow in number, so does the list, up to a size at which a model is still fitted in half a second.
+    As trials grow in number, so does the list, as long as a model of its pairs is fitted in little time.
     """
     num_more = (len(history.values_T) - len(history.free_heads)) // TRIALS_PER_HEAD
     size = max(LEAST_SHORTLIST, int(HEADS_PER_SIZE * np.median(history.sizes_T[history.ranked[:16]])))
