@@ -108,6 +108,7 @@ def search(
     strategy: Annotated[
         str | None, typer.Option(help="mixture (default), pairwise, genetic or scan; slower: tpe, nsga2.")
     ] = None,
+    shortlist: Annotated[int | None, typer.Option(help="Heads that tpe and nsga2 search among; 48 by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the strategy.")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers whose heads may be ablated, such as 4,5,6.")] = None,
     protect: Annotated[str | None, typer.Option(help="Heads that are never ablated, such as L11H3,L0H1.")] = None,

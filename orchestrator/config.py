@@ -161,6 +161,7 @@ OPTIONS = {
     "ablation": "search.ablation",
     "precision": "search.precision",
     "strategy": "search.strategy",
+    "shortlist": "search.shortlist",
     "seed": "search.seed",
     "layers": "search.layers",
     "protect": "search.protect",

@@ -226,6 +226,7 @@ def _search(
         limits=session.limits,
         block_size=config.search.block_size,
         screen=surrogate.screen if surrogate else None,
+        shortlist=config.search.shortlist,
     )
     curve = BestCurve(tracker)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from headmask.errors import ConfigError
 from headmask.mask import Head
@@ -130,6 +130,8 @@ class SearchSection(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Of the search; `auto` is bfloat16 where the hardware computes in it. Finalists are always scored in float32."""
     strategy: str = "mixture"
+    shortlist: PositiveInt | None = None
+    """Best heads of the scan that `tpe` and `nsga2` search among; 48 by default."""
     seed: Annotated[int, Field(ge=0)] = 0
     block_size: PositiveInt = 32
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
@@ -157,11 +159,10 @@ class SearchSection(Section):
     def _heads_parse(cls, heads: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(Head.parse(head)) for head in heads)
 
-    @field_validator("strategy")
-    @classmethod
-    def _exists(cls, strategy: str) -> str:
-        check_strategy(strategy)
-        return strategy
+    @model_validator(mode="after")
+    def _exists(self) -> SearchSection:
+        check_strategy(self.strategy, self.shortlist)
+        return self
 
     @field_validator("objective")
     @classmethod

@@ -178,6 +178,7 @@ class Session:
             "threads": search.threads,
             "strategy": search.strategy,
             "strategies": STRATEGIES_REVISION,
+            "shortlist": search.shortlist,
             "layers": list(search.layers) if search.layers is not None else None,
             "protect": sorted(search.protect),
             "max_heads": search.max_heads,

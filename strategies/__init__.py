@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headmask.errors import ConfigError, did_you_mean
 from headmask.mask import HeadGrid
-from strategies.adapters import Nsga2Sampler, TpeSampler
+from strategies.adapters import AdaptedSampler, Nsga2Sampler, TpeSampler
 from strategies.base import REVISION, Exhausted, MaskSampler, Screen
 from strategies.genetic import GeneticSampler
 from strategies.history import History
@@ -54,23 +54,31 @@ def make_sampler(
     limits: Limits | None = None,
     block_size: int = 32,
     screen: Screen | None = None,
+    shortlist: int | None = None,
 ) -> MaskSampler:
-    """Return a strategy by its name.
+    """Return a strategy by its name; a shortlist is for the adapters of Optuna's samplers alone.
 
     Raises:
-        ConfigError: there is none of that name, or the limits do not fit the grid.
+        ConfigError: there is none of that name, it has no such option, or the limits do not fit the grid.
     """
-    check_strategy(name)
-    return STRATEGIES[name](grid, seed=seed, limits=limits, block_size=block_size, screen=screen)
+    check_strategy(name, shortlist)
+    options = {} if shortlist is None else {"shortlist": shortlist}
+    return STRATEGIES[name](grid, seed=seed, limits=limits, block_size=block_size, screen=screen, **options)
 
 
-def check_strategy(name: str) -> None:
-    """Check that a strategy exists.
+def check_strategy(name: str, shortlist: int | None = None) -> None:
+    """Check that a strategy exists and can have a shortlist, where there is one.
 
     Raises:
-        ConfigError: it does not; the message lists those that do.
+        ConfigError: it does not, or cannot; the message lists those that do.
     """
     if name not in STRATEGIES:
         raise ConfigError(
             f"strategy must be one of {', '.join(STRATEGIES)}; got {name!r}{did_you_mean(name, STRATEGIES)}"
+        )
+    adapters = [label for label, strategy in STRATEGIES.items() if issubclass(strategy, AdaptedSampler)]
+    if shortlist is not None and name not in adapters:
+        raise ConfigError(
+            f"a shortlist of heads is an option of {' and '.join(adapters)}; got {shortlist} for {name}: leave it out, or "
+            "choose one of these"
         )
