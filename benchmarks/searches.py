@@ -1,6 +1,6 @@
 """Whole searches of the demo's model in several ways on the same data sets, through `headmask.search`.
 
-python benchmarks/searches.py guide=objective guide=mrr --options masks=250
+python benchmarks/searches.py guide=objective guide=mrr --options masks=250 --label mrr
 python benchmarks/searches.py masks=1000,surrogate=false masks=100 --label surrogate
 """
 
@@ -32,8 +32,11 @@ Options = dict[str, Any]
 
 
 def parsed(text: str) -> Options:
-    """Return the options of `headmask.search` in KEY=VALUE,KEY=VALUE; values are YAML."""
-    return {key: yaml.safe_load(value) for key, value in (each.split("=") for each in text.split(",") if each)}
+    """Return the options of `headmask.search` in KEY=VALUE,KEY=VALUE; values are YAML without commas."""
+    parts = [each.partition("=") for each in text.split(",") if each]
+    if wrong := [key for key, equals, _ in parts if not equals]:
+        raise argparse.ArgumentTypeError(f"options are KEY=VALUE; got {', '.join(wrong)}")
+    return {key: yaml.safe_load(value) for key, _, value in parts}
 
 
 def gains(ways: list[str], seeds: list[int], shared: Options, scratch: Path) -> list[dict[str, Any]]:
@@ -50,17 +53,30 @@ def gains(ways: list[str], seeds: list[int], shared: Options, scratch: Path) -> 
             best = pc.max(pq.read_table(folder / "trials.parquet")["value"]).as_py()
             splits = {name: getattr(result.splits, name).delta for name in ("search", "confirm", "test")}
             deltas = {name: round(100 * delta[result.objective], 3) for name, delta in splits.items()}
-            rows.append({"seed": seed, "way": way, "best": 100 * best, **deltas, "heads": len(result.selected)})
+            rows.append(
+                {
+                    "seed": seed,
+                    "way": way,
+                    "guide": result.guide,
+                    "best": 100 * best,
+                    **deltas,
+                    "heads": len(result.selected),
+                }
+            )
             print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
 def summary(rows: list[dict[str, Any]], ways: list[str]) -> dict[str, Any]:
-    """Return the mean of every way, and how much more it is than the first's, over the same data sets."""
+    """Return the mean of every way, and how much more it is than the first's, over the same data sets.
+
+    The best search values are those of the guide, so they are compared only where all ways have one guide.
+    """
+    compared = ("best", "test") if len({row["guide"] for row in rows}) == 1 else ("test",)
     found: dict[str, Any] = {}
     for way in ways:
         found[way] = {}
-        for what in ("best", "test"):
+        for what in compared:
             mine, first = (np.array([row[what] for row in rows if row["way"] == name]) for name in (way, ways[0]))
             found[way][what] = {
                 "mean": round(float(mine.mean()), 3),
@@ -74,7 +90,7 @@ if __name__ == "__main__":
     parser.add_argument("ways", nargs="+", metavar="KEY=VALUE,...", help="the others are compared with the first")
     parser.add_argument("--options", default="", metavar="KEY=VALUE,...", help="of every search")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6], help="of the data sets")
-    parser.add_argument("--label", default="guides", help="part of the file's name")
+    parser.add_argument("--label", required=True, help="part of the file's name")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["HEADMASK_CACHE"] = str(Path(scratch, "cache"))

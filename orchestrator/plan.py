@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Iterator
+from functools import cache
+from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from headmask.mask import HeadMask
 from orchestrator.config import SearchConfig
 from orchestrator.location import redacted
 from orchestrator.session import Session, prepare
-from strategies import ScanSampler, make_sampler
+from strategies import MaskSampler, ScanSampler, make_sampler
 from workers.pixels import Pixels
 from workers.replica import Payload, Replica
 from workers.scorer import DTYPES, default_device
@@ -34,13 +36,14 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
         HeadmaskError: whatever would stop the search.
     """
     session = prepare(config)
-    make_sampler(config.search.strategy, session.grid, limits=session.limits)
+    search = config.search
+    sampler = make_sampler(search.strategy, session.grid, limits=session.limits, block_size=search.block_size)
     replica = Replica(session.payload, default_device())
     session = session.settled(replica.measure(session.wanted))
     search = session.config.search
     sizes = {name: session.num_inputs(name) for name in session.splits}
-    num_masks = num_masks_of(session)
-    num_forwards = search_cost(session, num_masks)
+    num_masks = num_masks_of(session, sampler)
+    num_forwards = search_cost(session, sampler, num_masks)
     inputs_per_s = measured_speed(session, replica)
     num_inputs = round(
         num_forwards * sizes["search"] + (search.finalists + search.random_masks) * sizes["confirm"] + 2 * sizes["test"]
@@ -78,26 +81,37 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     }
 
 
-def search_cost(session: Session, num_masks: int) -> float:
+def search_cost(session: Session, sampler: MaskSampler, num_masks: int) -> float:
     """Return the predicted cost of a search's masks, in plain forward passes over the search split.
 
     The scan is counted mask by mask; what comes after it is taken for blocks of random masks of a few heads.
     """
-    scan, block = _scan(session), _typical_block(session)
-    after = max(0, num_masks - len(scan)) / len(block)
-    return session.cost(scan[:num_masks]) + after * session.cost(block)
+    scan, typical = _scan(session), _typical_block(session)
+    cost = cache(lambda size: session.cost(typical[:size]))
+    after = takewhile(lambda block: block.start < num_masks, _blocks_after_scan(sampler))
+    return session.cost(scan[:num_masks]) + sum(cost(min(block.stop, num_masks) - block.start) for block in after)
 
 
-def num_masks_of(session: Session) -> int:
+def num_masks_of(session: Session, sampler: MaskSampler) -> int:
     """Return how many masks a search scores at most: what its budget admits, and no more than there are."""
-    config, scan, block = session.config, _scan(session), _typical_block(session)
+    config, scan, typical = session.config, _scan(session), _typical_block(session)
     is_scan = config.search.strategy == ScanSampler.label
-    counts = [config.budget.masks, len(scan) if is_scan else session.limits.num_masks(session.grid)]
-    if (forwards := config.budget.image_forwards) is not None:
-        # A block is begun as long as something is left.
-        left = max(0.0, forwards - session.forwards(scan)) / session.forwards(block)
-        counts.append(len(scan) + math.ceil(left) * len(block))
-    return min(counts)
+    most = min(config.budget.masks, len(scan) if is_scan else session.limits.num_masks(session.grid))
+    if config.budget.image_forwards is None:
+        return most
+    forwards = cache(lambda size: session.forwards(typical[:size]))
+    left = config.budget.image_forwards - session.forwards(scan)
+    # A block is begun as long as something is left.
+    blocks = _blocks_after_scan(sampler)
+    block = next(blocks)
+    while left > 0 and block.start < most:
+        left -= forwards(len(block))
+        block = next(blocks)
+    return min(most, block.start)
+
+
+def _blocks_after_scan(sampler: MaskSampler) -> Iterator[range]:
+    return (sampler.block_range(block) for block in count(1))
 
 
 def _scan(session: Session) -> list[HeadMask]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from headmask.errors import ConfigError
 from headmask.mask import Head
@@ -159,10 +159,18 @@ class SearchSection(Section):
     def _heads_parse(cls, heads: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(Head.parse(head)) for head in heads)
 
-    @model_validator(mode="after")
-    def _exists(self) -> SearchSection:
-        check_strategy(self.strategy, self.shortlist)
-        return self
+    @field_validator("strategy")
+    @classmethod
+    def _exists(cls, strategy: str) -> str:
+        check_strategy(strategy)
+        return strategy
+
+    @field_validator("shortlist")
+    @classmethod
+    def _has_shortlist(cls, shortlist: int | None, checked: ValidationInfo) -> int | None:
+        if "strategy" in checked.data:
+            check_strategy(checked.data["strategy"], shortlist)
+        return shortlist
 
     @field_validator("objective")
     @classmethod

@@ -177,7 +177,7 @@ class Session:
             "image_chunk": search.image_chunk,
             "threads": search.threads,
             "strategy": search.strategy,
-            "strategies": STRATEGIES_REVISION,
+            "strategies_revision": STRATEGIES_REVISION,
             "shortlist": search.shortlist,
             "layers": list(search.layers) if search.layers is not None else None,
             "protect": sorted(search.protect),

@@ -79,6 +79,6 @@ def check_strategy(name: str, shortlist: int | None = None) -> None:
     adapters = [label for label, strategy in STRATEGIES.items() if issubclass(strategy, AdaptedSampler)]
     if shortlist is not None and name not in adapters:
         raise ConfigError(
-            f"a shortlist of heads is an option of {' and '.join(adapters)}; got {shortlist} for {name}: leave it out, or "
-            "choose one of these"
+            f"a shortlist of heads is an option of {' and '.join(adapters)}; got {shortlist} for {name}: leave it "
+            "out, or choose one of these"
         )

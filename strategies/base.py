@@ -32,8 +32,8 @@ Screen = Callable[[Sequence[HeadMask]], NDArray[np.float64]]
 """Predicted values (M) of masks, NaN where there is none: a function of each mask alone."""
 
 _RANDOM_TRIES = 8
-FIRST_BLOCK, GROWTH = 8, 8
-"""Masks in the first blocks after the scan; later ones hold an eighth of the masks before them."""
+FIRST_BLOCK, PARTS = 8, 8
+"""Masks in the first blocks after the scan; later ones hold one part in so many of the masks since the scan."""
 _FINISHED = (TrialState.COMPLETE, TrialState.FAIL)
 
 
@@ -111,7 +111,7 @@ class MaskSampler(BaseSampler):
     def _add_block(self) -> None:
         """Fix where the next block ends."""
         num_after_scan = self._starts[-1] - len(self._scan)
-        self._starts.append(self._starts[-1] + min(self.block_size, max(FIRST_BLOCK, num_after_scan // GROWTH)))
+        self._starts.append(self._starts[-1] + min(self.block_size, max(FIRST_BLOCK, num_after_scan // PARTS)))
 
     def num_known(self, block: int) -> int:
         """Return how many trials, from number 0 on, must have results before a block is proposed."""

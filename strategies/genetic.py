@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class GeneticSampler(MaskSampler):
         """Return what predictions favour, then the next unseen seeds, then new children of good masks."""
         masks: list[HeadMask] = []
         if self._search is not None and len(history.ranked):
-            num_screened = round(count * self._search.trust(history))
+            num_screened = ceil(count * self._search.trust(history))
             masks = history.new(self._search.propose(history, rng), num_screened)
         return masks + _bred(count - len(masks), history, rng)
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from headmask.mask import BoolArray, Head, HeadGrid, HeadMask
 from strategies.space import Limits
 
-# T trials, R candidates, F free heads, S shortlisted heads, L layers, K known masks
+# T trials, R candidates, F free heads, S shortlisted heads, L layers, K known masks, A heads of them, P additions
 
 FloatArray = NDArray[np.float64]
 
@@ -74,6 +74,24 @@ class History:
     def promising(self) -> NDArray[np.int64]:
         """The free heads by scan gain, best first; those without one last."""
         return np.argsort(-np.nan_to_num(self.scan_gains_F, nan=-np.inf), kind="stable")
+
+    @cached_property
+    def additions(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Pairs of masks with values (P) of which one has one head more.
+
+        The index of the smaller mask, which has two heads at least, that of the larger one, and the head.
+        """
+        rows_K = np.flatnonzero(np.isfinite(self.values_T) & (self.sizes_T > 1))
+        more_A, head_A = np.nonzero(self.bits_TF[rows_K])
+        # A mask is found by a sum of random numbers, one per head, modulo 2^64.
+        number_F = np.random.default_rng(0).integers(2**64, size=(self.bits_TF.shape[1],), dtype=np.uint64)
+        key_K = self.bits_TF[rows_K].astype(np.uint64) @ number_F
+        order_K = key_K.argsort(kind="stable")
+        wanted_A = key_K[more_A] - number_F[head_A]
+        place_A = np.searchsorted(key_K, wanted_A, sorter=order_K).clip(max=max(0, len(rows_K) - 1))
+        is_found_A = key_K[order_K[place_A]] == wanted_A
+        more_P, head_P = rows_K[more_A[is_found_A]], head_A[is_found_A]
+        return rows_K[order_K[place_A[is_found_A]]], more_P, head_P
 
     def words(self, bits_RF: BoolArray) -> list[tuple[int, ...]]:
         """Return masks as words."""

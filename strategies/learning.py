@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from strategies.history import FloatArray, History
 from strategies.model import PairwiseModel
 
-# T trials, F free heads, S shortlisted heads, P pairs of trials
+# T trials, F free heads, S shortlisted heads, P additions
 
 Indices = NDArray[np.int64]
 
@@ -17,6 +17,8 @@ MOST_TRIALS = 1000
 HEADS_PER_SIZE, TRIALS_PER_HEAD = 2.8, 40
 """Heads on the shortlist for every head of a good mask, and trials for which there is one more."""
 LEAST_SHORTLIST, MOST_SHORTLIST = 24, 96
+LEAST_ADDITIONS = 3
+"""Additions to masks of one size from which on their median is taken for what the size does."""
 
 
 def fitted_trials(history: History) -> Indices:
@@ -27,33 +29,35 @@ def fitted_trials(history: History) -> Indices:
     return history.ranked[np.r_[:half, np.linspace(half, len(history.ranked) - 1, half).astype(int)]]
 
 
-def company_gains(history: History, trials: Indices) -> FloatArray:
+def company_gains(history: History) -> FloatArray:
     """Return what each head (F) gained most in company, beyond what it gains alone; -inf where it never was in any.
 
-    It is read off pairs of masks that differ in that head alone. What every head loses because a mask gets too large
-    is taken out: the median of all additions to masks of one size.
+    Company is two heads or more. What every head loses because a mask gets too large is taken out: the median of all
+    additions to masks of one size, where there are a few.
     """
-    bits_TF, values_T, sizes_T = history.bits_TF[trials], history.values_T[trials], history.sizes_T[trials]
-    bits = bits_TF.astype(np.float32)
-    differences_TT = sizes_T[:, None] + sizes_T - 2 * np.rint(bits @ bits.T).astype(np.int64)
-    more_P, fewer_P = np.nonzero((differences_TT == 1) & (sizes_T[:, None] > sizes_T) & (sizes_T > 1))
-    head_P = (bits_TF[more_P] ^ bits_TF[fewer_P]).argmax(1)
-    gains_P = values_T[more_P] - values_T[fewer_P] - np.nan_to_num(history.scan_gains_F)[head_P]
-    for size in np.unique(sizes_T[fewer_P]):
-        gains_P[sizes_T[fewer_P] == size] -= np.median(gains_P[sizes_T[fewer_P] == size])
-    most_F = np.full(len(history.free_heads), -np.inf)
-    np.maximum.at(most_F, head_P, gains_P)
+    gains_F = np.nan_to_num(history.scan_gains_F)
+    fewer_P, more_P, head_P = history.additions
+    excess_P = history.values_T[more_P] - history.values_T[fewer_P] - gains_F[head_P]
+    sizes_P = history.sizes_T[fewer_P]
+    for size in np.unique(sizes_P):
+        of_size = sizes_P == size
+        if of_size.sum() >= LEAST_ADDITIONS:
+            excess_P[of_size] -= np.median(excess_P[of_size])
+    most_F = np.full(len(gains_F), -np.inf)
+    np.maximum.at(most_F, head_P, excess_P)
     return most_F
 
 
 def shortlist(history: History, company_gains_F: FloatArray) -> Indices:
-    """Return the heads (S) that gain most, alone and by company: the more, the larger good masks are.
+    """Return the heads (S) of the best mask, and those that gain most, alone and by company.
 
-    As trials grow in number, so does the list, as long as a model of its pairs is fitted in little time.
+    The larger good masks are, and the more trials there are, the longer is the list, as long as a model of its pairs
+    is fitted in little time.
     """
     num_more = (len(history.values_T) - len(history.free_heads)) // TRIALS_PER_HEAD
     size = max(LEAST_SHORTLIST, int(HEADS_PER_SIZE * np.median(history.sizes_T[history.ranked[:16]])))
     gains_F = np.nan_to_num(history.scan_gains_F, nan=-np.inf) + np.maximum(0, company_gains_F)
+    gains_F[history.bits_TF[history.ranked[0]]] = np.inf
     return np.sort(np.argsort(-gains_F, kind="stable")[: min(MOST_SHORTLIST, size + num_more)])
 
 

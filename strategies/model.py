@@ -29,6 +29,8 @@ NUM_KNOTS = 28
 """Sizes, from 1 on, at which the size curve may bend; beyond them it may at every fourth."""
 MOST_PAIRS = 600
 """Pairs that are kept after the first iterations, or as many as there are trials."""
+BEYOND = 2
+"""Heads by which a mask may be larger than those that were learned from, for what is predicted of it to count."""
 _RESOLUTION = 2.0**-30
 
 
@@ -40,7 +42,7 @@ class Functions:
     pair_RSS: FloatArray
     """Symmetric, zero on the diagonal."""
     size_RN: FloatArray
-    """What a mask of every size from 0 to S adds; a larger one adds what one of size S does."""
+    """What a mask of every size from 0 on adds; the largest one stands for those beyond."""
 
     def values(self, bits_BS: BoolArray, sizes_B: NDArray[np.int64]) -> FloatArray:
         """Return the values (R, B) of masks; sizes count the heads beside the shortlist, too."""
@@ -64,8 +66,8 @@ class PairwiseModel:
     def __init__(self, bits_TS: BoolArray, rest_T: FloatArray, noise_T: FloatArray, sizes_T: NDArray[np.int64]) -> None:
         self._num_heads = bits_TS.shape[1]
         self._first, self._second = np.triu_indices(self._num_heads, 1)
-        largest = int(sizes_T.max(initial=2))
-        self._knots = np.r_[np.arange(1, min(largest, NUM_KNOTS)), np.arange(NUM_KNOTS, largest, 4)]
+        self._largest = int(sizes_T.max(initial=2))
+        self._knots = np.r_[np.arange(1, min(self._largest, NUM_KNOTS)), np.arange(NUM_KNOTS, self._largest, 4)]
         heads_TS = bits_TS.astype(np.float64)
         self._features_TC = np.hstack(
             [heads_TS, heads_TS[:, self._first] * heads_TS[:, self._second], self._hinges(sizes_T)]
@@ -128,7 +130,11 @@ class PairwiseModel:
         coefficients: FloatArray = self._variance_C * (self._features_TC.T @ solved)
         return coefficients
 
-    def functions(self, samples: int, rng: np.random.Generator, gains_S: FloatArray | None = None) -> Functions:
+    def mean_function(self) -> Functions:
+        """Return the posterior mean, rounded as `functions` are."""
+        return self._as_functions(self._mean_C[None] * self._scale)
+
+    def functions(self, samples: int, rng: np.random.Generator, gains_S: FloatArray) -> Functions:
         """Return the posterior mean, then samples of the posterior (by Matheron's rule), with what heads gain alone.
 
         Coefficients are rounded to multiples of a power of two, so that sums of them are exact and a search over
@@ -137,10 +143,8 @@ class PairwiseModel:
         with threadpool_limits(1):
             coefficients = [self._mean_C, *(self._sample(rng) for _ in range(samples))]
         coefficients_RC = np.stack(coefficients) * self._scale
-        if gains_S is not None:
-            coefficients_RC[:, self._group_C == 0] += gains_S
-        step = 2.0 ** np.round(np.log2(self._scale)) * _RESOLUTION
-        return self._as_functions(np.round(coefficients_RC / step) * step)
+        coefficients_RC[:, self._group_C == 0] += gains_S
+        return self._as_functions(coefficients_RC)
 
     def _sample(self, rng: np.random.Generator) -> FloatArray:
         prior_C = rng.standard_normal(len(self._variance_C)) * np.sqrt(self._variance_C)
@@ -149,7 +153,10 @@ class PairwiseModel:
         return sample_C
 
     def _as_functions(self, coefficients_RC: FloatArray) -> Functions:
-        head_RS, pair_RP, knot_RK = (coefficients_RC[:, self._group_C == group] for group in range(3))
+        step = 2.0 ** np.round(np.log2(self._scale)) * _RESOLUTION
+        rounded_RC = np.round(coefficients_RC / step) * step
+        head_RS, pair_RP, knot_RK = (rounded_RC[:, self._group_C == group] for group in range(3))
         pair_RSS = np.zeros((len(head_RS), self._num_heads, self._num_heads))
         pair_RSS[:, self._first, self._second] = pair_RSS[:, self._second, self._first] = pair_RP
-        return Functions(head_RS, pair_RSS, knot_RK @ self._hinges(np.arange(self._num_heads + 1)).T)
+        sizes_N = np.arange(max(self._num_heads, self._largest + BEYOND) + 1)
+        return Functions(head_RS, pair_RSS, knot_RK @ self._hinges(sizes_N).T)

@@ -17,8 +17,6 @@ PROBED = 0.3
 """Part of a block that adds heads to the best mask which the model knows nothing of."""
 GREEDY, EXPLORED = 0.4, 0.1
 """Parts of the rest that the model's mean proposes, and that vary good masks at random; samples propose the others."""
-CAUTION = 8
-"""Heads among which a probe is drawn, the scan's favourites first: results of the last block are not known yet."""
 STEPS, STARTS = 80, 4
 CANDIDATES = 100
 """Best visited masks of a function that are considered."""
@@ -44,20 +42,22 @@ class PairwiseSampler(MaskSampler):
         if len(masks) == count or len(history.ranked) < 2 or not np.isfinite(history.scan_gains_F).any():
             return masks
         trials = fitted_trials(history)
-        company_gains_F = company_gains(history, trials)
+        company_gains_F = company_gains(history)
         heads_S = shortlist(history, company_gains_F)
-        probes_RF = _probes(history, company_gains_F, heads_S, rng)
+        probes_RF = _probes(history, company_gains_F, heads_S)
         masks += history.new(probes_RF, int(PROBED * (count - len(masks))))
         return masks + _modelled(count - len(masks), history, trials, heads_S, rng)
 
 
-def _probes(history: History, company_gains_F: FloatArray, heads_S: Indices, rng: np.random.Generator) -> BoolArray:
-    """Return the best mask (R, F) with one head more, of those that are not on the shortlist and never had company."""
+def _probes(history: History, company_gains_F: FloatArray, heads_S: Indices) -> BoolArray:
+    """Return the best mask (R, F) with one head more, of those that are not on the shortlist and never had company.
+
+    The scan's favourites come first; heads that failed alone never do.
+    """
     best_F = history.bits_TF[history.ranked[0]]
-    known_F = np.isfinite(company_gains_F) | best_F
+    known_F = best_F | np.isfinite(company_gains_F) | ~np.isfinite(history.scan_gains_F)
     known_F[heads_S] = True
-    heads = [head for head in history.promising.tolist() if not known_F[head]][:CAUTION]
-    probes_RF: BoolArray = best_F | history.rows([head] for head in rng.permutation(heads).astype(int).tolist())
+    probes_RF: BoolArray = best_F | history.rows([head] for head in history.promising.tolist() if not known_F[head])
     return probes_RF
 
 
@@ -68,7 +68,8 @@ def _modelled(
     num_greedy, num_explored = int(GREEDY * count), int(EXPLORED * count)
     num_sampled = count - num_greedy - num_explored
     gains_F = np.nan_to_num(history.scan_gains_F)
-    model = learned(history, heads_S, trials, history.baseline + history.bits_TF[trials] @ gains_F)
+    expected_T = history.baseline + np.where(history.bits_TF[trials], gains_F, 0).sum(1)
+    model = learned(history, heads_S, trials, expected_T)
     starts_BS = history.bits_TF[trials[:STARTS]][:, heads_S]
     functions = model.functions(num_sampled, rng, gains_F[heads_S])
     visited_RVS, values_RV = tabu_search(functions, starts_BS, STEPS, history.most_heads, rng)

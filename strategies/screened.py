@@ -13,6 +13,7 @@ from strategies.base import Screen
 from strategies.breeding import NUM_PARENTS, bred, seeds
 from strategies.history import FloatArray, History, apart
 from strategies.learning import company_gains, fitted_trials, learned, shortlist
+from strategies.model import BEYOND
 
 # T trials, P population, R children, F free heads
 
@@ -23,8 +24,6 @@ LEAST_TRUST, NUM_TRUSTED = 0.25, 16
 """Smallest part of a block that is screened, and results from which on exact results correct and limit predictions."""
 NUM_COMPARED = 96
 """Best results that predictions are compared with."""
-BEYOND = 2
-"""Heads by which a mask may be larger than those, for its prediction to count."""
 
 
 class ScreenedSearch:
@@ -35,7 +34,10 @@ class ScreenedSearch:
         self._known: dict[tuple[int, ...], float] = {}
 
     def propose(self, history: History, rng: np.random.Generator) -> BoolArray:
-        """Return masks (P, F) by predicted value, best first; those too much like a better one come last."""
+        """Return masks (P, F) by predicted value, best first; those too much like a better one come last.
+
+        A mask without a prediction that counts is none of them.
+        """
         parents_PF = history.bits_TF[history.ranked[:NUM_PARENTS]]
         population_PF = np.unique(np.vstack([parents_PF, seeds(history)]), axis=0)
         predicted = self._corrected(history)
@@ -45,7 +47,8 @@ class ScreenedSearch:
             children_RF = bred(population_PF[order[:NUM_PARENTS]], BROOD, history, rng)
             population_PF = np.unique(np.vstack([population_PF, children_RF]), axis=0)
             values_P = predicted(population_PF)
-        return _diverse(population_PF[np.argsort(-values_P, kind="stable")])
+        order = np.argsort(-values_P, kind="stable")
+        return _diverse(population_PF[order[np.isfinite(values_P[order])]])
 
     def trust(self, history: History) -> float:
         """Return the part of a block that predictions deserve, by how well they order the best results."""
@@ -77,8 +80,8 @@ class ScreenedSearch:
         compared = _compared(history)
         if min(len(compared), len(trials)) < NUM_TRUSTED:
             return lambda bits_RF: np.nan_to_num(self.predict(bits_RF, history), nan=-np.inf)
-        heads_S = shortlist(history, company_gains(history, trials))
-        functions = learned(history, heads_S, trials, predicted_T).functions(0, np.random.default_rng(0))
+        heads_S = shortlist(history, company_gains(history))
+        functions = learned(history, heads_S, trials, predicted_T).mean_function()
         largest = history.sizes_T[compared].max() + BEYOND
 
         def corrected(bits_RF: BoolArray) -> FloatArray:

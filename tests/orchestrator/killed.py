@@ -7,12 +7,13 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import mlflow  # noqa: F401  imported once, before the children fork
 
 from headmask import folding
-from orchestrator import journal, result, verdict
+from orchestrator import journal, result, store, verdict
 from orchestrator.config import parse_config
 from tests.orchestrator.studies import start
 from workers.displacement_store import DisplacementStore
@@ -57,12 +58,14 @@ def at_stage(split):
 
 
 def at_result(number):
-    """Die with so many masks scored, the last ones not told."""
+    """Die with so many masks scored, the last ones not told, and those before on disk."""
     collect, count = InlinePool.collect, iter(range(number - 1))
+    store.GROUP_S = 0.1
 
     def counting(pool, timeout_s):
         results = collect(pool, timeout_s)
-        if any(next(count, None) is None for _ in results):
+        if any(next(count, None) is None for each in results if not each.stage.predicted):
+            time.sleep(10 * store.GROUP_S)
             die()
         return results
 

@@ -242,7 +242,7 @@ def test_a_toml_file_is_a_search(headmask, tiny_files, runs, tmp_path):
         (["--data", "none.parquet"], "there is no data file at none.parquet; make one with `headmask data build`"),
         (["--objective", "recall"], "search.objective: must be one of mean_recall, t2i_r1,"),
         (["--strategy", "annealing"], "strategy must be one of scan, genetic, pairwise, mixture,"),
-        (["--shortlist", "9"], "search: a shortlist of heads is an option of tpe and nsga2; got 9 for mixture: leave it"),
+        (["--shortlist", "9"], "search.shortlist: a shortlist of heads is an option of tpe and nsga2; got 9"),
         (["--layers", "1,x"], "--layers must be numbers separated by commas; got '1,x'"),
         (["--layers", "7"], "layer 7 is not on grid 3x4: layers are 0..2"),
         (["--protect", "L1H9"], "protected head L1H9 is not on grid 3x4"),

@@ -14,6 +14,7 @@ from orchestrator import runner
 from orchestrator.config import SearchConfig
 from orchestrator.runner import stored_config
 from orchestrator.search import Interrupted
+from orchestrator.store import load_study, open_storage
 from orchestrator.verdict import Verdict
 from strategies import STRATEGIES
 from tests.orchestrator.killed import MOMENTS
@@ -94,6 +95,7 @@ def test_every_strategy_proposes_the_same_masks_killed_extended_and_on_two_repli
         changes = {"search__strategy": name, "budget__masks": 60}
         whole, config = wide_config(f"whole-{name}", **changes), wide_config(name, **changes)
         start(whole)
+        assert 13 + 8 < len(load_study(open_storage(config.storage)[0], config.storage, config.study_name).get_trials()) < 45
         resume(wide_config(name, pool__kind="ray", pool__replicas=2, **changes))
         assert trials(config.folder) == trials(whole.folder), name
         assert outcome(config.folder) == outcome(whole.folder), name

@@ -7,7 +7,17 @@ from optuna.trial import TrialState
 
 from headmask.errors import ConfigError, StudyError
 from headmask.mask import Head, HeadGrid, HeadMask
-from strategies import STRATEGIES, Exhausted, Limits, distributions, make_sampler, mask_of, params_of
+from strategies import (
+    STRATEGIES,
+    Exhausted,
+    GeneticSampler,
+    Limits,
+    PairwiseSampler,
+    distributions,
+    make_sampler,
+    mask_of,
+    params_of,
+)
 from tests.strategies.landscapes import Constant, Failing, Landscape, best_value, masks_of, run
 
 GRID = HeadGrid(4, 5)
@@ -18,7 +28,7 @@ everywhere = pytest.mark.parametrize("name", [*STRATEGIES, "genetic" + SCREENED,
 
 
 def sampler(name, grid=GRID, **options):
-    options = {"seed": 3, "block_size": 8, **options}
+    options = {"seed": 3, "block_size": 12, **options}
     if name.endswith(SCREENED):
         options["screen"] = rough
     return make_sampler(name.removesuffix(SCREENED), grid, **options)
@@ -46,8 +56,8 @@ def test_no_mask_is_proposed_twice(name):
 @everywhere
 def test_proposals_depend_on_nothing_but_the_blocks_named(name):
     """Telling results at once or as late as allowed, shuffled or in order, gives the same masks."""
-    late = masks_of(run(sampler(name), LANDSCAPE, 120), GRID)
-    early = masks_of(run(sampler(name), LANDSCAPE, 120, ahead=False), GRID)
+    late = masks_of(run(sampler(name), LANDSCAPE, 150), GRID)
+    early = masks_of(run(sampler(name), LANDSCAPE, 150, ahead=False), GRID)
     assert late == early
 
 
@@ -85,10 +95,10 @@ def test_blocks_grow_with_the_masks_before_them_until_they_are_of_full_size(name
 
 @everywhere
 def test_a_new_sampler_on_a_half_done_study_goes_on_as_the_old_one_would(name):
-    whole = masks_of(run(sampler(name), LANDSCAPE, 100), GRID)
-    half = run(sampler(name), LANDSCAPE, 53)
+    whole = masks_of(run(sampler(name), LANDSCAPE, 140), GRID)
+    half = run(sampler(name), LANDSCAPE, 107)
     half.sampler = sampler(name)
-    assert masks_of(run(half.sampler, LANDSCAPE, 100, study=half), GRID) == whole
+    assert masks_of(run(half.sampler, LANDSCAPE, 140, study=half), GRID) == whole
 
 
 @everywhere
@@ -182,6 +192,22 @@ def test_searching_beats_random_masks_on_landscapes_with_interactions(name):
     baseline = Landscape(grid)(HeadMask.empty(grid))
     assert np.median(ours) - baseline > 1.3 * (np.median(random) - baseline)
     assert all(mine > other for mine, other in zip(ours, random, strict=True))
+
+
+def test_a_mixture_says_who_proposed_a_mask(monkeypatch):
+    by = {}
+    for strategy in (GeneticSampler, PairwiseSampler):
+
+        def noting(member, count, history, rng, propose=strategy.propose):
+            masks = propose(member, count, history, rng)
+            by.update(dict.fromkeys(masks, member.label))
+            return masks
+
+        monkeypatch.setattr(strategy, "propose", noting)
+    mixture = sampler("mixture")
+    masks = masks_of(run(mixture, LANDSCAPE, 150), GRID)
+    assert [mixture.strategy_of(number) for number in range(21)] == ["scan"] * 21
+    assert [mixture.strategy_of(number) for number in range(21, 150)] == [by[mask] for mask in masks[21:]]
 
 
 def test_a_strategy_that_does_not_exist_is_refused():
