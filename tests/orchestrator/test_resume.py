@@ -95,7 +95,8 @@ def test_every_strategy_proposes_the_same_masks_killed_extended_and_on_two_repli
         changes = {"search__strategy": name, "budget__masks": 60}
         whole, config = wide_config(f"whole-{name}", **changes), wide_config(name, **changes)
         start(whole)
-        assert 13 + 8 < len(load_study(open_storage(config.storage)[0], config.storage, config.study_name).get_trials()) < 45
+        stored = load_study(open_storage(config.storage)[0], config.storage, config.study_name)
+        assert 13 + 8 < len(stored.get_trials()) < 45
         resume(wide_config(name, pool__kind="ray", pool__replicas=2, **changes))
         assert trials(config.folder) == trials(whole.folder), name
         assert outcome(config.folder) == outcome(whole.folder), name
