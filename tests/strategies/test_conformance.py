@@ -48,16 +48,16 @@ def test_the_scan_comes_first(name):
 
 @everywhere
 def test_no_mask_is_proposed_twice(name):
-    masks = masks_of(run(sampler(name), LANDSCAPE, 300), GRID)
+    masks = masks_of(run(sampler(name), LANDSCAPE, 200), GRID)
     assert len(set(masks)) == len(masks)
-    assert name == "scan" or len(masks) == 300
+    assert name == "scan" or len(masks) == 200
 
 
 @everywhere
 def test_proposals_depend_on_nothing_but_the_blocks_named(name):
     """Telling results at once or as late as allowed, shuffled or in order, gives the same masks."""
-    late = masks_of(run(sampler(name), LANDSCAPE, 150), GRID)
-    early = masks_of(run(sampler(name), LANDSCAPE, 150, ahead=False), GRID)
+    late = masks_of(run(sampler(name), LANDSCAPE, 125), GRID)
+    early = masks_of(run(sampler(name), LANDSCAPE, 125, ahead=False), GRID)
     assert late == early
 
 
@@ -95,10 +95,10 @@ def test_blocks_grow_with_the_masks_before_them_until_they_are_of_full_size(name
 
 @everywhere
 def test_a_new_sampler_on_a_half_done_study_goes_on_as_the_old_one_would(name):
-    whole = masks_of(run(sampler(name), LANDSCAPE, 140), GRID)
+    whole = masks_of(run(sampler(name), LANDSCAPE, 125), GRID)
     half = run(sampler(name), LANDSCAPE, 107)
     half.sampler = sampler(name)
-    assert masks_of(run(half.sampler, LANDSCAPE, 140, study=half), GRID) == whole
+    assert masks_of(run(half.sampler, LANDSCAPE, 125, study=half), GRID) == whole
 
 
 @everywhere
