@@ -39,6 +39,12 @@ def parsed(text: str) -> Options:
     return {key: yaml.safe_load(value) for key, _, value in parts}
 
 
+def checked_way(text: str) -> str:
+    """Return the text of a way, checked."""
+    parsed(text)
+    return text
+
+
 def gains(ways: list[str], seeds: list[int], shared: Options, scratch: Path) -> list[dict[str, Any]]:
     """Return a row per data set and way: the best search value, and what the selected mask changes, in points."""
     model = unpack_demo(scratch).model
@@ -87,13 +93,15 @@ def summary(rows: list[dict[str, Any]], ways: list[str]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ways", nargs="+", metavar="KEY=VALUE,...", help="the others are compared with the first")
-    parser.add_argument("--options", default="", metavar="KEY=VALUE,...", help="of every search")
+    parser.add_argument(
+        "ways", nargs="+", type=checked_way, metavar="KEY=VALUE,...", help="the others are compared with the first"
+    )
+    parser.add_argument("--options", type=parsed, default="", metavar="KEY=VALUE,...", help="of every search")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6], help="of the data sets")
     parser.add_argument("--label", required=True, help="part of the file's name")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["HEADMASK_CACHE"] = str(Path(scratch, "cache"))
-        rows = gains(given.ways, given.seeds, parsed(given.options), Path(scratch))
+        rows = gains(given.ways, given.seeds, given.options, Path(scratch))
     about = {**vars(given), "hardware": hardware(torch.device("cpu"))}
     print(save(f"searches-{given.label}", {**about, "summary": summary(rows, given.ways), "rows": rows}, sys.argv[1:]))
