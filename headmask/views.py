@@ -11,20 +11,16 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
-from open_clip.transformer import (
-    CustomResidualAttentionBlock,
-    ResidualAttentionBlock,
-    TextTransformer,
-    VisionTransformer,
-)
-from timm.models.eva import Eva, EvaBlock, EvaBlockPostNorm
-from timm.models.vision_transformer import Block as TimmBlock
+from open_clip.transformer import TextTransformer, VisionTransformer
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from headmask.ablation import Ablation, corrected_output, replace_heads
+from headmask.ablation import Ablation, corrected_output, gate_heads, replace_heads
 from headmask.adapters import open_attention
 from headmask.attention import Attended, HeadAttention
+from headmask.blocks import open_block
 from headmask.errors import ModelError
 from headmask.mask import HeadGrid, HeadMask
 
@@ -70,7 +66,7 @@ class TowerView(ABC):
 
     def __init__(self, module: nn.Module, blocks: Any) -> None:
         self.module: Any = module
-        self.blocks = [_open_block(block) for block in blocks]
+        self.blocks = [open_block(block) for block in blocks]
         self.attentions: list[HeadAttention] = [open_attention(block.attn) for block in blocks]
         counts = [attention.num_heads for attention in self.attentions]
         if len(set(counts)) != 1:
@@ -109,6 +105,14 @@ class TowerView(ABC):
     def enter(self, layer: int, sequences: Sequences, x_BTD: Tensor, ablation: Ablation) -> Entered:
         """Return what all masks share in a layer, given the residual stream that enters it."""
         attention = self.attentions[layer]
+        x_BQD, attended = self._attend(layer, sequences, x_BTD, ablation)
+        return Entered(x_BQD, attended, None if attention.normalises_heads else attention.project(attended.z_BHQd))
+
+    def _attend(
+        self, layer: int, sequences: Sequences, x_BTD: Tensor, ablation: Ablation
+    ) -> tuple[Tensor, Attended]:
+        """Return the residual stream that enters a layer, at the tokens that are computed, and what its heads read."""
+        attention = self.attentions[layer]
         rope = sequences.rope
         if rope is not None and rope.ndim > 2:
             rope = rope[layer]
@@ -119,7 +123,7 @@ class TowerView(ABC):
             token_B = sequences.token_B
             attended = attention.attend_at(read_BTD, token_B, bias=sequences.bias, rope=rope, ablation=ablation)
             x_BTD = x_BTD[torch.arange(len(x_BTD), device=x_BTD.device), token_B][:, None]
-        return Entered(x_BTD, attended, None if attention.normalises_heads else attention.project(attended.z_BHQd))
+        return x_BTD, attended
 
     def leave(
         self, layer: int, entered: Entered, word: int, ablation: Ablation, means_LHd: Tensor | None = None
@@ -143,6 +147,42 @@ class TowerView(ABC):
             entered = self.enter(layer, sequences, x, ablation)
             x = self.leave(layer, entered, word, ablation, means_LHd)
         return self.pool(x)
+
+    def encode_gated(
+        self, inputs: Tensor, gates_LH: Tensor, ablation: Ablation = "zero", means_LHd: Tensor | None = None
+    ) -> Tensor:
+        """Return the embeddings (B, E) with gates on all heads, differentiable by the gates.
+
+        A gate of 1 leaves a head as it is, 0 ablates it. Only the residual streams between layers are kept for the way
+        back, on which a layer is computed again.
+
+        Args:
+            inputs: see `embed`.
+            gates_LH: one gate per head; float32, whatever the tower's precision.
+            ablation: what a gate of 0 puts in place of a head.
+            means_LHd: calibrated mean outputs, for `mean` only.
+        """
+        sequences = self.embed(inputs)
+        x = sequences.x_BTD
+        for layer in range(self.grid.layers):
+            x = checkpoint(
+                self._gated, layer, sequences, x, gates_LH[layer], ablation, means_LHd, use_reentrant=False
+            )
+        return self.pool(x)
+
+    def _gated(
+        self,
+        layer: int,
+        sequences: Sequences,
+        x_BTD: Tensor,
+        gates_H: Tensor,
+        ablation: Ablation,
+        means_LHd: Tensor | None,
+    ) -> Tensor:
+        """Return the residual stream that leaves a layer with gates on its heads."""
+        x_BQD, attended = self._attend(layer, sequences, x_BTD, ablation)
+        z_BHQd = gate_heads(attended, gates_H, ablation, None if means_LHd is None else means_LHd[layer])
+        return self.blocks[layer].finish(x_BQD, self.attentions[layer].project(z_BHQd))
 
     def _first_tokens(self, x_BTD: Tensor) -> Tensor:
         return torch.zeros(len(x_BTD), dtype=torch.int64, device=x_BTD.device)
@@ -270,79 +310,6 @@ class TextView(TowerView):
             return pooled_BD
         embedding_BE: Tensor = projection(pooled_BD) if isinstance(projection, nn.Linear) else pooled_BD @ projection
         return embedding_BE
-
-
-class _OpenClipBlock:
-    """open_clip's blocks, standard and custom."""
-
-    def __init__(self, block: Any) -> None:
-        self._block = block
-
-    def read(self, x_BTD: Tensor) -> Tensor:
-        """Return what attention reads."""
-        read_BTD: Tensor = self._block.ln_1(x_BTD)
-        return read_BTD
-
-    def finish(self, x_BQD: Tensor, y_BQD: Tensor) -> Tensor:
-        """Return the residual stream after a block, given what enters it and its attention output."""
-        block = self._block
-        if hasattr(block, "ln_attn"):
-            y_BQD = block.ln_attn(y_BQD)
-        x_BQD = x_BQD + block.ls_1(y_BQD)
-        left_BQD: Tensor = x_BQD + block.ls_2(block.mlp(block.ln_2(x_BQD)))
-        return left_BQD
-
-
-class _TimmBlock(_OpenClipBlock):
-    """timm's `Block`."""
-
-    def read(self, x_BTD: Tensor) -> Tensor:
-        read_BTD: Tensor = self._block.norm1(x_BTD)
-        return read_BTD
-
-    def finish(self, x_BQD: Tensor, y_BQD: Tensor) -> Tensor:
-        block = self._block
-        x_BQD = x_BQD + block.ls1(y_BQD)
-        left_BQD: Tensor = x_BQD + block.ls2(block.mlp(block.norm2(x_BQD)))
-        return left_BQD
-
-
-class _EvaBlock(_TimmBlock):
-    """timm's `EvaBlock`: layer scales are bare parameters."""
-
-    def finish(self, x_BQD: Tensor, y_BQD: Tensor) -> Tensor:
-        block = self._block
-        x_BQD = x_BQD + (y_BQD if block.gamma_1 is None else block.gamma_1 * y_BQD)
-        y_BQD = block.mlp(block.norm2(x_BQD))
-        return x_BQD + (y_BQD if block.gamma_2 is None else block.gamma_2 * y_BQD)
-
-
-class _EvaBlockPostNorm(_OpenClipBlock):
-    """timm's `EvaBlockPostNorm`: norms after attention and MLP."""
-
-    def read(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD
-
-    def finish(self, x_BQD: Tensor, y_BQD: Tensor) -> Tensor:
-        block = self._block
-        x_BQD = x_BQD + block.norm1(y_BQD)
-        left_BQD: Tensor = x_BQD + block.norm2(block.mlp(x_BQD))
-        return left_BQD
-
-
-_BLOCKS: dict[type, type[_OpenClipBlock]] = {
-    ResidualAttentionBlock: _OpenClipBlock,
-    CustomResidualAttentionBlock: _OpenClipBlock,
-    TimmBlock: _TimmBlock,
-    EvaBlock: _EvaBlock,
-    EvaBlockPostNorm: _EvaBlockPostNorm,
-}
-
-
-def _open_block(block: nn.Module) -> _OpenClipBlock:
-    if type(block) not in _BLOCKS:
-        raise ModelError(f"blocks of type {type(block).__name__} are not supported")
-    return _BLOCKS[type(block)](block)
 
 
 IMAGE_VIEWS: dict[type, type[TimmImageView]] = {TimmVisionTransformer: TimmImageView, Eva: EvaImageView}

@@ -1,0 +1,53 @@
+"""Gates on heads: shut, they are the ablation; open, the model; in between, their gradient is that of the formula."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from headmask.folding import probe_images
+from headmask.live import calibrate_means
+from headmask.mask import HeadMask
+from headmask.towers import tower_of, view_of
+from tests.families import FAMILIES, TEXT_FAMILIES, family, text_family, tokens
+
+ABLATIONS = ["zero", "uniform", "cls", "mean"]
+CASES = [("image", name) for name in FAMILIES] + [("text", name) for name in TEXT_FAMILIES]
+
+
+def gated(tower, name, ablation):
+    """Return a frozen view of a family, inputs, and the means of its heads; skips `cls` where there is no class token."""
+    model = (family(name) if tower == "image" else text_family(name)).requires_grad_(False)
+    view = view_of(model, tower)
+    if ablation == "cls" and not view.has_class_token:
+        pytest.skip("no class token")
+    inputs = probe_images(model, 3) if tower == "image" else tokens(3)
+    means_LHd = calibrate_means(model, lambda: view.stock(inputs), tower=tower) if ablation == "mean" else None
+    return view, inputs, means_LHd
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize(("tower", "name"), CASES)
+def test_gates_of_0_and_1_are_a_mask(tower, name, ablation):
+    view, inputs, means_LHd = gated(tower, name, ablation)
+    generator = torch.Generator().manual_seed(0)
+    gates_LH = (torch.rand(view.grid.layers, view.grid.heads, generator=generator) < 0.5).float()
+    mask = HeadMask.from_bools((gates_LH == 0).numpy())
+    exact = view.encode(inputs, mask, ablation, means_LHd)
+    found = view.encode_gated(inputs, gates_LH, ablation, means_LHd)
+    torch.testing.assert_close(F.normalize(found, dim=-1), F.normalize(exact, dim=-1), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize(("tower", "name"), CASES)
+def test_the_gradient_by_the_gates_is_that_of_finite_differences(tower, name, ablation):
+    view, inputs, means_LHd = gated(tower, name, ablation)
+    view.module.double()
+    if inputs.is_floating_point():
+        inputs = inputs.double()
+    means_LHd = None if means_LHd is None else means_LHd.double()
+    generator = torch.Generator().manual_seed(1)
+    gates_LH = torch.rand(view.grid.layers, view.grid.heads, generator=generator, dtype=torch.float64)
+    gates_LH.requires_grad_(True)
+    torch.autograd.gradcheck(
+        lambda gates: view.encode_gated(inputs[:2], gates, ablation, means_LHd), gates_LH, fast_mode=True
+    )
