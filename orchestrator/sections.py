@@ -143,8 +143,8 @@ class SearchSection(Section):
     """Images (or texts) computed together; a constant of the study, measured when it is created by default."""
     threads: PositiveInt = 1
     """CPU threads of one replica; a constant of the study."""
-    finalists: Annotated[int, Field(ge=1)] = 16
-    """Masks re-scored on the confirm split."""
+    finalists: Annotated[int, Field(ge=1)] = 48
+    """Best masks that are re-scored on the confirm split, besides the best ones of every smaller size."""
     surrogate: bool = True
     """Let strategies predict what masks score by how far embeddings move when single heads go."""
     surrogate_gib: Annotated[float, Field(gt=0)] = 4.0

@@ -1,6 +1,6 @@
 """From a finished search to a verdict: finalists on confirm, the selected mask and the baseline on test, once.
 
-Selection never sees the test split. A reliable improvement is claimed if and only if the lower end of the two-sided
+Selected is the smallest mask that is as good as the best one on confirm. Selection never sees the test split. A reliable improvement is claimed if and only if the lower end of the two-sided
 95 % interval of the test delta is above zero; otherwise the empty mask is recommended.
 """
 
@@ -22,6 +22,7 @@ from strategies.selection import (
     finalists,
     matched_random_masks,
     paired_interval,
+    paired_standard_error,
     permutation_p_value,
     select,
 )
@@ -32,7 +33,9 @@ from workers.scorer import MaskScore
 from workers.tasks import Mix, Ranks
 
 DRAWS = 10_000
-CONFIRM = Stage("confirm", "float32")
+ERROR_DRAWS = 200
+"""For standard errors on confirm, which decide among masks that are nearly equal: 5 % off in two of three."""
+CONFIRM = Stage("confirm", "float32", ranks=True)
 TEST = Stage("test", "float32", ranks=True)
 
 
@@ -115,7 +118,12 @@ def decide(
     on_stage(f"re-scoring {len(chosen)} finalists on the confirm split")
     confirm = score_all(pool, CONFIRM, chosen, is_stopping=is_stopping)
     confirm_values = [_value(session, confirm[mask].score, confirm[baseline].score) for mask in chosen]
-    selected = chosen[select(chosen, np.array(confirm_values))]
+
+    def standard_error(index: int, best: int) -> float:
+        sides = [improved_outcomes(session, "confirm", confirm[chosen[place]].score) for place in (best, index)]
+        return paired_standard_error(*sides, combine=objective.over_draws, draws=ERROR_DRAWS)
+
+    selected = chosen[select(chosen, np.array(confirm_values), standard_error)]
     value_of = dict(zip(chosen, confirm_values, strict=True))
     ranked = sorted(chosen, key=lambda mask: (-np.nan_to_num(value_of[mask], nan=-np.inf), len(mask), mask.words))
 

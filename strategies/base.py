@@ -23,7 +23,7 @@ from headmask.mask import BoolArray, HeadGrid, HeadMask
 from strategies.history import History, smallest
 from strategies.space import Limits, distributions, mask_of, params_of
 
-REVISION = 1
+REVISION = 2
 """Raised whenever a strategy may propose other masks from the same results: a study has the masks of one revision."""
 
 # T trials, R candidates, F free heads, M masks

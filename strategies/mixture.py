@@ -16,7 +16,9 @@ from strategies.history import History
 from strategies.pairwise import PairwiseSampler
 
 Share = tuple[type[MaskSampler], float]
-DEFAULT_SHARES: tuple[Share, ...] = ((GeneticSampler, 0.25), (PairwiseSampler, 0.75))
+DEFAULT_SHARES: tuple[Share, ...] = ((GeneticSampler, 0.1), (PairwiseSampler, 0.9))
+SCREENED_SHARES: tuple[Share, ...] = ((GeneticSampler, 0.25), (PairwiseSampler, 0.75))
+"""With a screen, which the genetic search uses."""
 
 
 class MixtureSampler(MaskSampler):
@@ -24,7 +26,7 @@ class MixtureSampler(MaskSampler):
 
     Args:
         grid: of the tower.
-        shares: strategies with their parts of a block, positive numbers.
+        shares: strategies with their parts of a block, positive numbers; those that benchmarks/ supports by default.
         options: of `MaskSampler`, for every member.
 
     Raises:
@@ -33,8 +35,10 @@ class MixtureSampler(MaskSampler):
 
     label = "mixture"
 
-    def __init__(self, grid: HeadGrid, *, shares: Sequence[Share] = DEFAULT_SHARES, **options: Any) -> None:
+    def __init__(self, grid: HeadGrid, *, shares: Sequence[Share] | None = None, **options: Any) -> None:
         super().__init__(grid, **options)
+        if shares is None:
+            shares = DEFAULT_SHARES if self.screen is None else SCREENED_SHARES
         if not shares or min(share for _, share in shares) <= 0:
             raise ConfigError(f"a mixture needs positive shares; got {[share for _, share in shares]}")
         self._members = [member(grid, **options) for member, _ in shares]

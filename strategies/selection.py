@@ -18,27 +18,48 @@ from strategies.space import Limits
 
 # C clusters, K ratio metrics, R draws
 
+AS_GOOD = 0.5
+"""Standard errors by which a mask's value may be lower than that of one with more heads."""
 _DRAWS_AT_ONCE = 256
 
 
 def finalists(masks: Sequence[HeadMask], values: NDArray[np.float64], count: int) -> list[HeadMask]:
-    """Return the best masks of the search split, always with the empty mask and the best single head.
+    """Return the best masks of the search split, best first, and those with which a smaller one may do as well.
+
+    These are, for each number of heads, the best mask if no smaller one is as good, and the best single head. The empty
+    mask is one of them.
 
     Args:
         masks: all that were scored.
-        values: their objective; NaN for a failure.
-        count: how many, the empty mask and the best single head included where they are not among the best anyway.
+        values: what they were searched by; NaN for a failure.
+        count: of the best masks.
     """
     scored = np.flatnonzero(np.isfinite(values)).tolist()
     ranked = [masks[i] for i in sorted(scored, key=lambda i: (-values[i], len(masks[i]), masks[i].words))]
-    always = [mask for mask in ranked if mask.is_empty] + [mask for mask in ranked if len(mask) == 1][:1]
-    best = [mask for mask in ranked if mask not in always][: max(0, count - len(always))]
-    chosen = {*best, *always}
+    best_of_size: dict[int, HeadMask] = {}
+    for mask in ranked:
+        if all(size > len(mask) for size in best_of_size):
+            best_of_size[len(mask)] = mask
+    chosen = {*ranked[:count], *best_of_size.values(), *[mask for mask in ranked if len(mask) == 1][:1]}
     return [mask for mask in ranked if mask in chosen]
 
 
-def select(masks: Sequence[HeadMask], values: NDArray[np.float64]) -> int:
-    """Return the index of the best mask by its values on confirm; ties go to fewer heads, then words; NaN never wins.
+def select(
+    masks: Sequence[HeadMask],
+    values: NDArray[np.float64],
+    standard_error: Callable[[int, int], float] = lambda index, best: 0.0,
+) -> int:
+    """Return the index of the mask to select by values on confirm: of those as good as the best one, the smallest.
+
+    As good is a mask whose value is lower by half a standard error of the difference at most: heads that earn less than
+    that are more often noise. It is the rule of one standard error (Breiman et al. 1984, section 3.4.3) at the half of
+    it, where it gained most on test (docs/validity.md). Of equally small masks the better one is selected, then by
+    words; NaN never wins.
+
+    Args:
+        masks: finalists.
+        values: of each on confirm; NaN for a failure.
+        standard_error: of the difference of two masks' values, given by their indices; 0 by default.
 
     Raises:
         ValueError: no mask has a value.
@@ -46,7 +67,12 @@ def select(masks: Sequence[HeadMask], values: NDArray[np.float64]) -> int:
     scored = np.flatnonzero(np.isfinite(values)).tolist()
     if not scored:
         raise ValueError("no finalist has a value")
-    return min(scored, key=lambda i: (-values[i], len(masks[i]), masks[i].words))
+    best = min(scored, key=lambda i: (-values[i], len(masks[i]), masks[i].words))
+    smaller = [i for i in scored if len(masks[i]) < len(masks[best])]
+    for i in sorted(smaller, key=lambda i: (len(masks[i]), -values[i], masks[i].words)):
+        if values[best] - values[i] <= AS_GOOD * standard_error(i, best):
+            return i
+    return best
 
 
 def matched_random_masks(

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from benchmarks.validity.differences import Differences
 from headmask.mask import HeadMask
 from orchestrator.sections import SearchSection
-from orchestrator.verdict import improves
-from strategies.selection import finalists, paired_interval, select
+from orchestrator.verdict import ERROR_DRAWS, improves
+from strategies.selection import finalists, paired_interval, paired_standard_error, select
 
 # C clusters
 
@@ -73,7 +73,12 @@ def claims(stored: Differences, sizes: Sizes, seed: int, draw: Draw = three_spli
     place = {mask: index for index, mask in enumerate(stored.masks)}
     chosen = finalists(stored.masks, stored.values(signs_C, parts.search), SearchSection().finalists)
     values = stored.values(signs_C, parts.confirm)[[place[mask] for mask in chosen]]
-    selected = chosen[select(chosen, values)]
+
+    def standard_error(index: int, best: int) -> float:
+        sides = [stored.outcomes(place[chosen[each]], signs_C, parts.confirm) for each in (best, index)]
+        return paired_standard_error(*sides, draws=ERROR_DRAWS)
+
+    selected = chosen[select(chosen, values, standard_error)]
     before, after = (
         stored.outcomes(place[mask], signs_C, parts.test) for mask in (HeadMask.empty(selected.grid), selected)
     )

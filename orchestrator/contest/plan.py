@@ -29,11 +29,11 @@ QUICK = {
     "demo-48": Size(300, 1),
 }
 FULL = {
-    "pairwise-144": Size(3_000, 8),
-    "cliff-144": Size(3_000, 8),
-    "pairwise-384": Size(3_000, 3),
-    "cliff-384": Size(3_000, 3),
-    "table-12": Size(3_000, 8),
+    "pairwise-144": Size(3_000, 5),
+    "cliff-144": Size(3_000, 5),
+    "pairwise-384": Size(3_000, 2),
+    "cliff-384": Size(3_000, 2),
+    "table-12": Size(3_000, 5),
     "demo-48": Size(1_000, 2),
 }
 QUICK_CAPS = {"optuna-tpe": 300, "tpe": 300}

@@ -51,10 +51,14 @@ def test_trials_and_finalists_are_ordered_by_the_guide_and_the_objective_decides
     table = trials(config.folder)
     assert [row["value"] for row in table] == [row["t2i_mrr"] for row in table]
     ranked = sorted(table, key=lambda row: (-row["t2i_mrr"], row["num_heads"], row["words"]))
+    expected = {row["mask"] for row in ranked[:6]} | {
+        row["mask"] for i, row in enumerate(ranked) if all(row["num_heads"] < each["num_heads"] for each in ranked[:i])
+    }
     single = next(row["mask"] for row in ranked if row["num_heads"] == 1)
-    best = [row["mask"] for row in ranked if row["mask"] not in ("", single)][:4]
-    assert {str(each.mask) for each in verdict.finalists} == {"", single, *best}
-    assert verdict.selected == max(verdict.finalists, key=lambda each: each.confirm.metrics["i2t_r10"]).mask
+    assert {str(each.mask) for each in verdict.finalists} == {"", single} | expected
+    best = max(verdict.finalists, key=lambda each: each.confirm.metrics["i2t_r10"])
+    found = verdict.finalist(verdict.selected)
+    assert found.confirm.metrics["i2t_r10"] == best.confirm.metrics["i2t_r10"] or len(found.mask) < len(best.mask)
 
 
 def test_what_is_searched_by_is_said_everywhere(tiny_config, capsys):

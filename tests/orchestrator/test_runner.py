@@ -271,9 +271,10 @@ def test_the_display_is_told_what_goes_on(tiny_config):
             self.lines.append(text)
 
     config = tiny_config(budget__masks=16)
-    runner.start(config, Listening())
+    outcome = runner.start(config, Listening())
     assert Listening.lines[0].startswith("Loading local-dir:")
-    assert "re-scoring 4 finalists on the confirm split" in Listening.lines
+    num_finalists = len(outcome.verdict.finalists)
+    assert f"re-scoring {num_finalists} finalists on the confirm split" in Listening.lines
     assert Listening.lines[-1] == f"Results are in {config.folder}"
 
 

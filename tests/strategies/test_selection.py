@@ -30,12 +30,13 @@ def mask(*heads):
     return HeadMask.from_text(GRID, ",".join(heads))
 
 
-def test_finalists_are_the_best_with_the_empty_mask_and_the_best_single_head():
-    masks = [EMPTY, mask("L0H0"), mask("L0H1"), mask("L0H0", "L1H1"), mask("L2H2", "L1H1"), mask("L2H3", "L1H1")]
-    values = np.array([0.1, 0.2, 0.3, 0.9, 0.8, 0.7])
-    assert finalists(masks, values, 4) == [masks[3], masks[4], masks[2], masks[0]]
-    assert finalists(masks, values, 1) == [masks[2], masks[0]]
-    assert finalists(masks, values, 99) == [masks[3], masks[4], masks[5], masks[2], masks[1], masks[0]]
+def test_finalists_are_the_best_masks_the_best_of_every_smaller_size_and_the_best_single_head():
+    two, other, three = mask("L2H2", "L1H1"), mask("L2H3", "L1H1"), mask("L0H0", "L1H1", "L2H0")
+    masks = [EMPTY, mask("L0H0"), mask("L0H1"), three, two, other]
+    values = np.array([0.3, 0.1, 0.2, 0.9, 0.8, 0.7])
+    assert finalists(masks, values, 1) == [three, two, EMPTY, masks[2]]
+    assert finalists(masks, values, 3) == [three, two, other, EMPTY, masks[2]]
+    assert finalists(masks, values, 99) == [three, two, other, EMPTY, masks[2], masks[1]]
 
 
 def test_failed_masks_are_no_finalists():
@@ -48,6 +49,21 @@ def test_ties_go_to_fewer_heads():
     assert select(masks, np.array([0.5, 0.5, 0.5])) == 2
     assert select(masks, np.array([0.5, 0.5, 0.4])) == 1
     assert select(masks, np.array([0.5, np.nan, 0.4])) == 0
+
+
+def test_the_smallest_mask_that_is_as_good_as_the_best_is_selected():
+    masks = [mask("L0H0", "L0H1", "L1H0"), mask("L2H3", "L2H0"), mask("L0H0", "L0H1"), mask("L1H1"), EMPTY]
+    values = np.array([0.5, 0.46, 0.47, 0.42, np.nan])
+    assert select(masks, values) == 0
+    asked = []
+
+    def standard_error(index, best):
+        asked.append((index, best))
+        return 0.1 if len(masks[index]) > 1 else 0.1599
+
+    assert select(masks, values, standard_error) == 2
+    assert asked == [(3, 0), (2, 0)]
+    assert select(masks, values, lambda index, best: 0.17) == 3
 
 
 def test_nothing_to_select_from_is_an_error():
