@@ -72,6 +72,8 @@ class MaskFile(_Part):
     study: str | None = None
     run: str | None = None
     """MLflow run id of the search."""
+    gates: dict[str, float] | None = None
+    """Of a search that trained gates: by `L3H7`, the probability of every ablated head's gate to be shut in the end."""
     versions: dict[str, str] = {}
 
     @field_validator("heads")

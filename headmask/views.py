@@ -108,9 +108,7 @@ class TowerView(ABC):
         x_BQD, attended = self._attend(layer, sequences, x_BTD, ablation)
         return Entered(x_BQD, attended, None if attention.normalises_heads else attention.project(attended.z_BHQd))
 
-    def _attend(
-        self, layer: int, sequences: Sequences, x_BTD: Tensor, ablation: Ablation
-    ) -> tuple[Tensor, Attended]:
+    def _attend(self, layer: int, sequences: Sequences, x_BTD: Tensor, ablation: Ablation) -> tuple[Tensor, Attended]:
         """Return the residual stream that enters a layer, at the tokens that are computed, and what its heads read."""
         attention = self.attentions[layer]
         rope = sequences.rope
@@ -165,9 +163,7 @@ class TowerView(ABC):
         sequences = self.embed(inputs)
         x = sequences.x_BTD
         for layer in range(self.grid.layers):
-            x = checkpoint(
-                self._gated, layer, sequences, x, gates_LH[layer], ablation, means_LHd, use_reentrant=False
-            )
+            x = checkpoint(self._gated, layer, sequences, x, gates_LH[layer], ablation, means_LHd, use_reentrant=False)
         return self.pool(x)
 
     def _gated(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from functools import cache
 from itertools import count, takewhile
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from headmask.mask import HeadMask
 from orchestrator.config import SearchConfig
+from orchestrator.gradients import GateGradients
 from orchestrator.location import redacted
 from orchestrator.session import Session, prepare
 from strategies import MaskSampler, ScanSampler, make_sampler
@@ -37,13 +37,16 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     """
     session = prepare(config)
     search = config.search
-    sampler = make_sampler(search.strategy, session.grid, limits=session.limits, block_size=search.block_size)
+    gradients = GateGradients(session)
+    sampler = make_sampler(
+        search.strategy, session.grid, limits=session.limits, block_size=search.block_size, gradients=gradients
+    )
     replica = Replica(session.payload, default_device())
     session = session.settled(replica.measure(session.wanted))
     search = session.config.search
     sizes = {name: session.num_inputs(name) for name in session.splits}
-    num_masks = num_masks_of(session, sampler)
-    num_forwards = search_cost(session, sampler, num_masks)
+    num_masks = num_masks_of(session, sampler, gradients.forwards_per_step)
+    num_forwards = search_cost(session, sampler, num_masks, gradients.forwards_per_step)
     inputs_per_s = measured_speed(session, replica)
     num_inputs = round(
         num_forwards * sizes["search"] + (search.finalists + search.random_masks) * sizes["confirm"] + 2 * sizes["test"]
@@ -81,18 +84,20 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     }
 
 
-def search_cost(session: Session, sampler: MaskSampler, num_masks: int) -> float:
-    """Return the predicted cost of a search's masks, in plain forward passes over the search split.
+def search_cost(session: Session, sampler: MaskSampler, num_masks: int, forwards_per_step: float) -> float:
+    """Return the predicted cost of a search's masks and of training, in plain forward passes over the search split.
 
     The scan is counted mask by mask; what comes after it is taken for blocks of random masks of a few heads.
     """
     scan, typical = _scan(session), _typical_block(session)
     cost = cache(lambda size: session.cost(typical[:size]))
-    after = takewhile(lambda block: block.start < num_masks, _blocks_after_scan(sampler))
-    return session.cost(scan[:num_masks]) + sum(cost(min(block.stop, num_masks) - block.start) for block in after)
+    after = takewhile(lambda block: block.start < num_masks, map(sampler.block_range, count(1)))
+    training = sampler.num_steps_at(sampler.block_of(num_masks - 1)) * forwards_per_step / session.num_inputs("search")
+    blocks = sum(cost(min(block.stop, num_masks) - block.start) for block in after)
+    return session.cost(scan[:num_masks]) + blocks + training
 
 
-def num_masks_of(session: Session, sampler: MaskSampler) -> int:
+def num_masks_of(session: Session, sampler: MaskSampler, forwards_per_step: float) -> int:
     """Return how many masks a search scores at most: what its budget admits, and no more than there are."""
     config, scan, typical = session.config, _scan(session), _typical_block(session)
     is_scan = config.search.strategy == ScanSampler.label
@@ -101,17 +106,13 @@ def num_masks_of(session: Session, sampler: MaskSampler) -> int:
         return most
     forwards = cache(lambda size: session.forwards(typical[:size]))
     left = config.budget.image_forwards - session.forwards(scan)
+    block = 1
     # A block is begun as long as something is left.
-    blocks = _blocks_after_scan(sampler)
-    block = next(blocks)
-    while left > 0 and block.start < most:
-        left -= forwards(len(block))
-        block = next(blocks)
-    return min(most, block.start)
-
-
-def _blocks_after_scan(sampler: MaskSampler) -> Iterator[range]:
-    return (sampler.block_range(block) for block in count(1))
+    while left > 0 and sampler.block_range(block).start < most:
+        num_steps = sampler.num_steps_at(block) - sampler.num_steps_at(block - 1)
+        left -= forwards(len(sampler.block_range(block))) + num_steps * forwards_per_step
+        block += 1
+    return min(most, sampler.block_range(block).start)
 
 
 def _scan(session: Session) -> list[HeadMask]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headmask.mask import HeadGrid, HeadMask
+from headmask.mask import Head, HeadGrid, HeadMask
 from orchestrator.pareto import Point, front, knee, savings
 from orchestrator.store import TrialRecord
 
@@ -61,11 +61,51 @@ def write_heat_map(
     axes.set_title(
         f"change of {objective} when one head is ablated\nsearch split; dots: selected mask", fontsize="medium"
     )
-    if selected.heads:
-        layers, heads = zip(*selected.heads, strict=True)
-        axes.scatter(heads, layers, marker="o", s=60, facecolor="black", edgecolor="white")
+    _dots(axes, selected)
     figure.colorbar(image, ax=axes, label="points", extend="both")
     figure.savefig(path, dpi=120)
+
+
+def write_gates(shut: Mapping[str, float], losses: Sequence[float | None], selected: HeadMask, path: Path) -> None:
+    """Write what became of gates as PNG: the loss by steps, how surely gates are shut by head, and how many how surely.
+
+    Args:
+        shut: by head, the probability that its gate is shut; heads without a gate stay white.
+        losses: of every step; None where there was none.
+        selected: the mask that is marked.
+        path: of the picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    grid = selected.grid
+    shut_LH = np.full((grid.layers, grid.heads), np.nan)
+    for head, probability in shut.items():
+        shut_LH[Head.parse(head)] = probability
+    figure: Any = Figure(figsize=(5 + 0.5 * grid.heads, max(4.0, 1.8 + 0.4 * grid.layers)), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subfigures(1, 2, width_ratios=(4, 1 + 0.5 * grid.heads))
+    top, bottom = left.subplots(2)
+    top.plot(range(1, len(losses) + 1), [np.nan if loss is None else loss for loss in losses], color="C0")
+    top.set_xlabel("step")
+    top.set_ylabel("loss in nats")
+    bottom.hist(list(shut.values()), bins=np.linspace(0, 1, 21), color="C0")
+    bottom.set_yscale("log")
+    bottom.set_xlabel("probability to be shut")
+    bottom.set_ylabel("gates")
+    axes = right.subplots()
+    image = axes.imshow(shut_LH, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
+    axes.set(xticks=range(grid.heads), yticks=range(grid.layers), xlabel="head", ylabel="layer")
+    axes.set_title("probability of gates to be shut\ndots: selected mask", fontsize="medium")
+    _dots(axes, selected)
+    right.colorbar(image, ax=axes)
+    figure.savefig(path, dpi=120)
+
+
+def _dots(axes: Any, mask: HeadMask) -> None:
+    if mask.heads:
+        layers, heads = zip(*mask.heads, strict=True)
+        axes.scatter(heads, layers, marker="o", s=60, facecolor="black", edgecolor="white")
 
 
 def write_pareto(

@@ -38,7 +38,7 @@ def make_display(console: Console) -> Display:
 
 
 def summary(progress: loop.Progress, pool_status: str) -> str:
-    """Return the state of a search in one line: speed, best against baseline, surrogate, time left, replicas."""
+    """Return the state of a search in one line: speed, best against baseline, surrogate, gates, time left, replicas."""
     scored = len(progress.records) - progress.served
     rate = scored / progress.seconds if progress.seconds >= 1 else 0.0
     parts = [f"{rate:.1f} masks/s"] if rate else []
@@ -49,6 +49,8 @@ def summary(progress: loop.Progress, pool_status: str) -> str:
         parts.append(text)
     if progress.rank_correlation is not None:
         parts.append(f"surrogate {progress.rank_correlation:.2f}")
+    if progress.gates and progress.gates.step:
+        parts.append(f"gates {progress.gates.step} steps, loss {progress.gates.losses[-1]:.3f}")
     if rate and len(progress.records) < progress.budget.masks and progress.seconds_left is not None:
         parts.append(f"{_duration(progress.seconds_left)} left")
     return ", ".join([*parts, pool_status])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,7 @@ from workers.scorer import MaskScore
 
 if TYPE_CHECKING:
     from orchestrator.surrogate import Surrogate
+    from strategies import Gates
 
 RELIABLE: Literal["reliable improvement"] = "reliable improvement"
 UNRELIABLE: Literal["no reliable improvement"] = "no reliable improvement"
@@ -132,6 +134,14 @@ class SurrogateResult(_Part):
     num_screened: int = Field(description="masks predicted in this run of the driver")
 
 
+class GatesResult(_Part):
+    """Where training by back-propagation ended, one gate per head that may be ablated."""
+
+    steps: int
+    losses: list[float | None] = Field(description="mean contrastive loss or cross-entropy of every step, in nats")
+    shut: dict[str, float] = Field(description="head to the probability that its gate is shut")
+
+
 class SearchResult(_Part):
     """What a search found."""
 
@@ -150,6 +160,7 @@ class SearchResult(_Part):
     prospects: Prospects | None = Field(description="null where no mask but the baseline could be scored")
     guarded: list[Guarded] = Field(description="data sets on which little may be lost")
     surrogate: SurrogateResult | None = Field(description="null for a search without")
+    gates: GatesResult | None = Field(default=None, description="null for a search that trained none")
     num_masks: int = Field(description="distinct masks scored on the search split")
     num_failed: int
     stopped_by: StopReason = Field(description="what ended the search: a budget, or that no mask was left")
@@ -228,6 +239,15 @@ def surrogate_result(surrogate: Surrogate | None) -> SurrogateResult | None:
     return SurrogateResult(rank_correlation=surrogate.rank_correlation, num_screened=surrogate.num_screened)
 
 
+def gates_result(session: Session, gates: Gates | None) -> GatesResult | None:
+    """Return where gates ended."""
+    if gates is None or not gates.step:
+        return None
+    heads = map(str, session.limits.free_heads(session.grid))
+    losses = [loss if math.isfinite(loss) else None for loss in gates.losses]
+    return GatesResult(steps=gates.step, losses=losses, shut=dict(zip(heads, gates.shut_F.tolist(), strict=True)))
+
+
 def random_masks(session: Session, verdict: Verdict) -> RandomMasks:
     """Return where the selected mask stands among random ones."""
     values = verdict.random_values
@@ -259,7 +279,15 @@ def size(session: Session, verdict: Verdict, records: Sequence[TrialRecord]) -> 
     )
 
 
-def mask_file(session: Session, mask: HeadMask, verdict: Verdict, *, study: str, run_id: str | None) -> MaskFile:
+def mask_file(
+    session: Session,
+    mask: HeadMask,
+    verdict: Verdict,
+    *,
+    study: str,
+    run_id: str | None,
+    gates: GatesResult | None = None,
+) -> MaskFile:
     """Return the mask file of the selected or the empty mask, with its scores."""
     finalist, baseline = verdict.finalist(mask), verdict.finalist(verdict.baseline)
     pairs: dict[str, tuple[MaskScore | Any, MaskScore | Any]] = {
@@ -287,5 +315,6 @@ def mask_file(session: Session, mask: HeadMask, verdict: Verdict, *, study: str,
         },
         study=study,
         run=run_id,
+        gates=None if gates is None else {str(head): gates.shut[str(head)] for head in mask.heads},
         versions=versions(),
     )

@@ -6,49 +6,29 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headmask.errors import ConfigError, StudyError
-from headmask.folding import export
-from headmask.mask import HeadMask
 from headmask.maskfile import write_json
-from orchestrator import result as results
+from orchestrator.conclude import Outcome, conclude
 from orchestrator.config import SearchConfig, parse_config
 from orchestrator.gate import check_baseline
+from orchestrator.gradients import GateGradients
 from orchestrator.interrupt import StopFlag, stop_signals
-from orchestrator.ledger import count_looks, look_at_test
+from orchestrator.ledger import look_at_test
 from orchestrator.location import is_url, redacted
-from orchestrator.plots import write_heat_map, write_pareto
 from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
 from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare, versions
 from orchestrator.store import StudyStore, load_study, open_storage
 from orchestrator.surrogate import Surrogate, make_surrogate
-from orchestrator.tables import write_trials
-from orchestrator.tracked import BestCurve, params_of_run, tags_of_run, track_verdict
+from orchestrator.tracked import BestCurve, params_of_run, tags_of_run
 from orchestrator.tracking import Tracker, default_target
-from orchestrator.verdict import Verdict, decide
+from orchestrator.verdict import decide
 from strategies import make_sampler
 from workers.pool import InlinePool, Pool
-
-RUN_WAIT_S = 30.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished search."""
-
-    session: Session
-    verdict: Verdict
-    result: results.SearchResult
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 1 when something failed on the way."""
-        return 1 if self.result.num_failed else 0
 
 
 def start(config: SearchConfig, display: Display) -> Outcome:
@@ -179,7 +159,8 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
         try:
             _check_device(store, pool)
             surrogate = make_surrogate(session, pool, display.say, stopping.is_set)
-            searched = _search(session, store, pool, surrogate, tracker, display, stopping)
+            curve = BestCurve(tracker)
+            searched = _search(session, store, pool, surrogate, curve, display, stopping)
             verdict = decide(
                 session,
                 searched.records,
@@ -203,7 +184,8 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
             tracker.log(lambda run: run.end("FAILED"))
             raise
         seconds = time.monotonic() - started
-        outcome = _conclude(session, store, tracker, searched, verdict, prospects, surrogate, display, seconds)
+        curve.finish(searched)
+        outcome = conclude(session, store, tracker, searched, verdict, prospects, surrogate, display, seconds)
         display.say(f"Results are in {config.folder}")
         return outcome
 
@@ -213,12 +195,13 @@ def _search(
     store: StudyStore,
     pool: Pool,
     surrogate: Surrogate | None,
-    tracker: Tracker,
+    curve: BestCurve,
     display: Display,
     stopping: StopFlag,
 ) -> Progress:
     """Return how far the search got when its budget was spent."""
     config = session.config
+    gradients = GateGradients(session, pool, is_stopping=stopping.is_set)
     sampler = make_sampler(
         config.search.strategy,
         session.grid,
@@ -226,9 +209,9 @@ def _search(
         limits=session.limits,
         block_size=config.search.block_size,
         screen=surrogate.screen if surrogate else None,
+        gradients=gradients,
         shortlist=config.search.shortlist,
     )
-    curve = BestCurve(tracker)
 
     def on_progress(progress: Progress) -> None:
         display.update(progress, pool.status)
@@ -244,6 +227,7 @@ def _search(
         guide=str(session.guide),
         cost=session.forwards,
         surrogate=surrogate,
+        forwards_per_step=gradients.forwards_per_step,
         on_progress=on_progress,
         is_stopping=stopping.is_set,
     )
@@ -281,76 +265,3 @@ def _check_device(store: StudyStore, pool: Pool) -> None:
             f"study {store.name!r} was scored on {known}, this machine is {pool.device}: scores would differ "
             "in their last bits. Resume it where it began, or start another study"
         )
-
-
-def _conclude(
-    session: Session,
-    store: StudyStore,
-    tracker: Tracker,
-    searched: Progress,
-    verdict: Verdict,
-    prospects: results.Prospects | None,
-    surrogate: Surrogate | None,
-    display: Display,
-    seconds: float,
-) -> Outcome:
-    """Write the run folder and the tracking run."""
-    config, folder, records = session.config, session.config.folder, searched.records
-    objective = str(session.objective)
-    write_trials(records, folder / "trials.parquet")
-    gain = session.objective.gain
-    gains = {record.mask: gain(record.metrics) for record in records if record.metrics}
-    write_heat_map(records, verdict.selected, objective, folder / "heatmap.png", lambda record: gains.get(record.mask))
-    confirm = {each.mask: gain(each.confirm.metrics) for each in verdict.finalists if each.confirm.metrics}
-    per_head = session.pruned_share(HeadMask.from_heads(session.grid, [(0, 0)]))
-    write_pareto(session.gains(records), confirm, verdict.selected, objective, folder / "pareto.png", per_head)
-    run_id = tracker.wait_for_run(RUN_WAIT_S)
-    mask = results.mask_file(session, verdict.recommended, verdict, study=store.name, run_id=run_id)
-    mask.write(folder / "mask.json")
-    if not verdict.is_reliable:
-        candidate = results.mask_file(session, verdict.selected, verdict, study=store.name, run_id=run_id)
-        candidate.write(folder / "candidate.json")
-    store.set_attr(
-        "selected",
-        {
-            "proposal": verdict.finalist(verdict.selected).search.proposal,
-            "mask": str(verdict.selected),
-            "words": list(verdict.selected.words),
-        },
-    )
-    result = results.SearchResult(
-        verdict=results.RELIABLE if verdict.is_reliable else results.UNRELIABLE,
-        objective=objective,
-        guide=str(session.guide),
-        selected=list(map(str, verdict.selected.heads)),
-        recommended=list(map(str, verdict.recommended.heads)),
-        splits=results.split_results(session, verdict),
-        best_single=results.best_single(session, verdict),
-        random_masks=results.random_masks(session, verdict),
-        num_masks=len(records),
-        num_failed=sum(record.failure is not None for record in records),
-        size=results.size(session, verdict, records),
-        prospects=prospects,
-        stopped_by=searched.reason,
-        image_forwards=round(searched.image_forwards),
-        seconds=round(seconds, 3),
-        study=store.name,
-        storage=redacted(config.storage),
-        fingerprint=session.digest,
-        guarded=results.guarded(session, verdict),
-        surrogate=results.surrogate_result(surrogate),
-        test_looks=count_looks(config.storage, session.test_digests),
-        mlflow_run_id=run_id,
-        mask_file=str(folder / "mask.json"),
-        versions=versions(),
-    )
-    if config.output.fold and verdict.is_reliable:
-        display.say("Folding the mask into a plain checkpoint")
-        proof = export(session.model, mask, folder / "folded", overwrite=True)
-        display.say(
-            f"{folder / 'folded'} loads in stock open_clip; its embeddings differ from the masked model's by at most "
-            f"{proof.max_difference:.1e}"
-        )
-    result.write(folder / "result.json")
-    track_verdict(tracker, verdict, result, folder)
-    return Outcome(session, verdict, result)

@@ -29,6 +29,7 @@ from workers.replica import Stage
 
 if TYPE_CHECKING:
     from orchestrator.surrogate import Surrogate
+    from strategies import Gates
 
 POLL_S = 0.5
 DRAIN_S = 5.0
@@ -54,9 +55,11 @@ class Progress:
     cost_done: float = 0.0
     """Of those that came back."""
     image_forwards: float = 0.0
-    """Predicted cost of all masks asked for, whether they had to be sent or not: what the budget counts."""
+    """Predicted cost of all masks asked for, whether they had to be sent or not, and of training: what is budgeted."""
     stopped_by: StopReason | None = None
     """Why no further block is begun, once it is known."""
+    gates: Gates | None = None
+    """What the strategy trains, if it does."""
     rank_correlation: float | None = None
     """Between the surrogate's predictions and exact values; None where there is none."""
 
@@ -119,6 +122,7 @@ class Search:
         cost: predicted cost of masks that are scored together, in plain forward passes of one input; their number by
             default.
         surrogate: predicts for the strategy, and is told what it needs; None where nothing is predicted.
+        forwards_per_step: what a step of training costs, where the strategy trains.
         on_progress: called after every batch of results.
         is_stopping: asked before every proposal; True ends the search early.
     """
@@ -138,12 +142,14 @@ class Search:
         guide: str = "value",
         cost: Callable[[list[HeadMask]], float] = len,
         surrogate: Surrogate | None = None,
+        forwards_per_step: float = 0.0,
         on_progress: Callable[[Progress], None] = lambda _: None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sampler, self.store, self.pool, self.grid = sampler, store, pool, grid
         self.stage, self.value, self.guide, self.cost = stage, value, guide, cost
         self.surrogate, self.on_progress, self.is_stopping = surrogate, on_progress, is_stopping
+        self._forwards_per_step, self._num_steps = forwards_per_step, 0
         self.working = optuna.create_study(direction="maximize", sampler=sampler)
         self._stored = store.records(grid)
         self._asked: list[optuna.Trial] = []
@@ -161,7 +167,7 @@ class Search:
         Raises:
             Interrupted: it was asked to stop first; everything scored is stored.
         """
-        self.progress = progress = Progress(budget, self.guide)
+        self.progress = progress = Progress(budget, self.guide, gates=self.sampler.gates)
         try:
             while self._goes_on(progress):
                 self._take(self.pool.collect(POLL_S), progress)
@@ -189,8 +195,14 @@ class Search:
             progress.stopped_by = self._stop_reason(block, progress)
             if progress.stopped_by is not None or (block and not self._can_predict(progress)):
                 return
+            progress.image_forwards += self._training_cost(block)
             stage = self.surrogate.scan_stage if self.surrogate and self.surrogate.missing else self.stage
             self._ask_block(min(self.sampler.block_range(block).stop, progress.budget.masks), stage, progress)
+
+    def _training_cost(self, block: int) -> float:
+        """Return what the steps cost that the strategy trains before it proposes a block, beyond those before."""
+        before, self._num_steps = self._num_steps, self.sampler.num_steps_at(block)
+        return (self._num_steps - before) * self._forwards_per_step
 
     def _stop_reason(self, block: int, progress: Progress) -> StopReason | None:
         """Return why a block is not begun; None if it is. Of results, it knows those that the block may know."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ from orchestrator.session import Session
 from orchestrator.tracking import MlflowRun, Tracker
 from orchestrator.verdict import Finalist, Verdict
 
+SURE = 0.1
+"""Largest probability of being the other way at which a gate counts as surely open or shut."""
 ARTIFACTS = ("trials.parquet", "heatmap.png", "pareto.png", "mask.json", "result.json", "config.json")
 
 
@@ -43,11 +46,12 @@ def tags_of_run(session: Session) -> dict[str, str]:
 
 
 class BestCurve:
-    """The best value so far, tracked against masks and against seconds, at most every two seconds."""
+    """The best value so far, tracked against masks and against seconds, at most every two seconds; losses, too."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._next = 0.0
+        self._num_losses = 0
 
     def update(self, progress: Progress) -> None:
         """Log a point if one is due."""
@@ -58,7 +62,25 @@ class BestCurve:
         points = [("best_by_masks", best, masks), ("best_by_seconds", best, seconds)]
         if progress.rank_correlation is not None:
             points.append(("surrogate_rank_correlation", progress.rank_correlation, masks))
+        points += self._losses(progress)
         self._tracker.log(lambda run: run.metrics(points))
+
+    def finish(self, progress: Progress) -> None:
+        """Log the losses that are left."""
+        points = self._losses(progress)
+        if points:
+            self._tracker.log(lambda run: run.metrics(points))
+
+    def _losses(self, progress: Progress) -> list[tuple[str, float, int]]:
+        """Return the losses of training since the last time, and how many gates are surely open or shut."""
+        if progress.gates is None or progress.gates.step == self._num_losses:
+            return []
+        before, self._num_losses = self._num_losses, progress.gates.step
+        losses = enumerate(progress.gates.losses[before:], before + 1)
+        shut_F = progress.gates.shut_F
+        sure = float(((shut_F < SURE) | (shut_F > 1 - SURE)).mean())
+        points = [("gate_loss", loss, step) for step, loss in losses if math.isfinite(loss)]
+        return [*points, ("gates_shut", float(shut_F.sum()), self._num_losses), ("gates_sure", sure, self._num_losses)]
 
 
 def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, folder: Path) -> None:
@@ -88,7 +110,7 @@ def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, fold
                 "headmask.stopped_by": result.stopped_by,
             }
         )
-        for name in ARTIFACTS:
+        for name in (*ARTIFACTS, *(["gates.png"] if result.gates else [])):
             run.artifact(folder / name)
         run.end("FINISHED")
 

@@ -1,7 +1,8 @@
 """From a finished search to a verdict: finalists on confirm, the selected mask and the baseline on test, once.
 
-Selected is the smallest mask that is as good as the best one on confirm. Selection never sees the test split. A reliable improvement is claimed if and only if the lower end of the two-sided
-95 % interval of the test delta is above zero; otherwise the empty mask is recommended.
+Selected is the smallest mask that is as good as the best one on confirm; selection never sees the test split. A
+reliable improvement is claimed if and only if the lower end of the two-sided 95 % interval of the test delta is above
+zero; otherwise the empty mask is recommended.
 """
 
 from __future__ import annotations

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from headmask.errors import ConfigError, did_you_mean
 from headmask.mask import HeadGrid
 from strategies.adapters import AdaptedSampler, Nsga2Sampler, TpeSampler
 from strategies.base import REVISION, Exhausted, MaskSampler, Screen
+from strategies.gated import GatesSampler
+from strategies.gates import Gates, Gradients
 from strategies.genetic import GeneticSampler
 from strategies.history import History
 from strategies.mixture import MixtureSampler
@@ -17,7 +21,10 @@ __all__ = [
     "REVISION",
     "STRATEGIES",
     "Exhausted",
+    "Gates",
+    "GatesSampler",
     "GeneticSampler",
+    "Gradients",
     "History",
     "Limits",
     "MaskSampler",
@@ -39,6 +46,7 @@ STRATEGIES: dict[str, type[MaskSampler]] = {
         ScanSampler,
         GeneticSampler,
         PairwiseSampler,
+        GatesSampler,
         MixtureSampler,
         TpeSampler,
         Nsga2Sampler,
@@ -54,6 +62,7 @@ def make_sampler(
     limits: Limits | None = None,
     block_size: int = 32,
     screen: Screen | None = None,
+    gradients: Gradients | None = None,
     shortlist: int | None = None,
 ) -> MaskSampler:
     """Return a strategy by its name; a shortlist is for the adapters of Optuna's samplers alone.
@@ -62,8 +71,9 @@ def make_sampler(
         ConfigError: there is none of that name, it has no such option, or the limits do not fit the grid.
     """
     check_strategy(name, shortlist)
-    options = {} if shortlist is None else {"shortlist": shortlist}
-    return STRATEGIES[name](grid, seed=seed, limits=limits, block_size=block_size, screen=screen, **options)
+    options: dict[str, Any] = {} if shortlist is None else {"shortlist": shortlist}
+    options |= {"seed": seed, "limits": limits, "block_size": block_size, "screen": screen, "gradients": gradients}
+    return STRATEGIES[name](grid, **options)
 
 
 def check_strategy(name: str, shortlist: int | None = None) -> None:

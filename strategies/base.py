@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from headmask.errors import HeadmaskError, StudyError
 from headmask.mask import BoolArray, HeadGrid, HeadMask
+from strategies.gates import Gates, Gradients
 from strategies.history import History, smallest
 from strategies.space import Limits, distributions, mask_of, params_of
 
@@ -57,12 +58,15 @@ class MaskSampler(BaseSampler):
         limits: which masks may be proposed.
         block_size: most masks in a block after the scan.
         screen: predicts the values of masks at little cost; strategies that can use it do.
+        gradients: of a loss by gates on the free heads; likewise.
 
     Raises:
         ConfigError: the limits do not fit the grid.
     """
 
     label = "base"
+    gates: Gates | None = None
+    """What is trained between blocks, by strategies that do."""
 
     def __init__(
         self,
@@ -72,8 +76,9 @@ class MaskSampler(BaseSampler):
         limits: Limits | None = None,
         block_size: int = 32,
         screen: Screen | None = None,
+        gradients: Gradients | None = None,
     ) -> None:
-        self.grid, self.seed, self.block_size, self.screen = grid, seed, block_size, screen
+        self.grid, self.seed, self.block_size, self.screen, self.gradients = grid, seed, block_size, screen, gradients
         self.limits = limits or Limits()
         self.limits.check(grid)
         self._scan = HeadMask.singles(grid, self.limits.free_heads(grid))
@@ -120,6 +125,14 @@ class MaskSampler(BaseSampler):
     def strategy_of(self, number: int) -> str:
         """Return the name of the strategy that proposes a trial."""
         return "scan" if number < len(self._scan) else self.label
+
+    def num_steps(self, num_known: int) -> int:
+        """Return how many steps of training are done when a block after the scan is proposed from so many results."""
+        return 0
+
+    def num_steps_at(self, block: int) -> int:
+        """Return how many steps of training are done when a block is proposed."""
+        return 0 if block == 0 else self.num_steps(self.num_known(block))
 
     @property
     def exhausted(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from headmask.errors import ConfigError
 from headmask.mask import HeadGrid, HeadMask
 from strategies.base import MaskSampler
+from strategies.gated import GatesSampler
+from strategies.gates import Gates
 from strategies.genetic import GeneticSampler
 from strategies.history import History
 from strategies.pairwise import PairwiseSampler
@@ -41,7 +43,8 @@ class MixtureSampler(MaskSampler):
             shares = DEFAULT_SHARES if self.screen is None else SCREENED_SHARES
         if not shares or min(share for _, share in shares) <= 0:
             raise ConfigError(f"a mixture needs positive shares; got {[share for _, share in shares]}")
-        self._members = [member(grid, **options) for member, _ in shares]
+        total = sum(share for _, share in shares)
+        self._members = [_member(strategy, grid, share / total, options) for strategy, share in shares]
         self._turns = _turns([share for _, share in shares], self.block_size)
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
@@ -60,8 +63,23 @@ class MixtureSampler(MaskSampler):
         """Return the name of the member whose turn a trial is."""
         return "scan" if number < len(self._scan) else self._members[self._turn(number)].label
 
+    @property
+    def gates(self) -> Gates | None:  # type: ignore[override]
+        """The gates that a member trains, if one does."""
+        return next((member.gates for member in self._members if member.gates is not None), None)
+
+    def num_steps(self, num_known: int) -> int:
+        """Return how many steps of training its members have done when a block is proposed."""
+        return sum(member.num_steps(num_known) for member in self._members)
+
     def _turn(self, number: int) -> int:
         return self._turns[number - self.block_range(self.block_of(number)).start]
+
+
+def _member(strategy: type[MaskSampler], grid: HeadGrid, share: float, options: Mapping[str, Any]) -> MaskSampler:
+    if issubclass(strategy, GatesSampler):
+        return strategy(grid, share=share, **options)
+    return strategy(grid, **options)
 
 
 def _turns(shares: Sequence[float], count: int) -> list[int]:

@@ -1,36 +1,27 @@
-"""The displacements of one search: collected while the scan runs, and kept on disk for when it is resumed.
-
-Each row is a file of its own, written aside and then renamed: whatever stops a search, a row is there or is not. The
-archive's own checksums find damage; a damaged row counts as missing.
-"""
+"""The displacements of one search: collected while the scan runs, and kept on disk for when it is resumed."""
 
 from __future__ import annotations
 
-import logging
-import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headmask.mask import HeadMask
 from workers.displacement import Displacements, displacement
 from workers.embedding import cache_key
 from workers.pixels import cache_folder
+from workers.rows import Row, RowFiles
 
 # N inputs of the searched tower, E embedding
-
-Row = tuple[NDArray[Any], ...]
-"""One array (N, E) for each data set: embeddings in float32 for the empty mask, displacements in float16 for others."""
-
-_log = logging.getLogger(__name__)
 
 
 class DisplacementStore:
     """Collects what a scan leaves, mask by mask.
+
+    A row has one array (N, E) for each data set: embeddings in float32 for the empty mask, displacements in float16 for
+    others.
 
     Args:
         masks: of the scan: the empty mask, then single heads.
@@ -49,10 +40,14 @@ class DisplacementStore:
     ) -> None:
         self._baseline, *self._singles = masks
         self._shapes = tuple(shapes)
-        self._folder: Path | None = (folder or cache_folder()) / f"displacements-{cache_key(decides)}"
+        self._files = RowFiles(
+            (folder or cache_folder()) / f"displacements-{cache_key(decides)}",
+            what="displacements",
+            loss="a resumed search scans again",
+        )
         self._early: dict[HeadMask, Row] = {}
         """Embeddings that arrived before those of the empty mask."""
-        self._rows = {mask: row for mask in masks if (row := self._read(mask)) is not None}
+        self._rows = {mask: row for mask in masks if (row := self._files.read(_name(mask), self._shapes))}
 
     @property
     def missing(self) -> set[HeadMask]:
@@ -95,34 +90,10 @@ class DisplacementStore:
             for index, baseline_NE in enumerate(rows[self._baseline])
         ]
 
-    def _path(self, folder: Path, mask: HeadMask) -> Path:
-        return folder / f"{mask if len(mask) else 'baseline'}.npz"
-
-    def _read(self, mask: HeadMask) -> Row | None:
-        if self._folder is None or not (path := self._path(self._folder, mask)).exists():
-            return None
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-                row: Row = tuple(content[name] for name in content.files)
-            if tuple(array.shape for array in row) != self._shapes:
-                raise ValueError("another shape")
-            return row
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            _log.warning("displacements %s are damaged (%s) and are made again", path, error)
-            return None
-
     def _keep(self, mask: HeadMask, row: Row) -> None:
-        """Take a row, on disk where that works."""
         self._rows[mask] = row
-        if self._folder is None:
-            return
-        path = self._path(self._folder, mask)
-        temporary = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as sink:
-                np.savez(sink, *row)
-            temporary.replace(path)
-        except OSError as error:
-            _log.warning("displacements cannot be kept in %s (%s): a resumed search scans again", self._folder, error)
-            self._folder = None
+        self._files.keep(_name(mask), row)
+
+
+def _name(mask: HeadMask) -> str:
+    return str(mask) if len(mask) else "baseline"

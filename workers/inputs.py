@@ -19,6 +19,7 @@ from workers.pixels import Pixels
 
 # N images or texts, T tokens, C channels, Y by X pixels
 
+Part = slice | NDArray[np.int64]
 RESIDENT_SHARE = 0.25
 """Most of a GPU's free memory that a split's pixels may take; larger splits are uploaded chunk by chunk."""
 
@@ -61,8 +62,8 @@ class Inputs(ABC):
         fewer.order_N = self.order_N[:count]
         return fewer
 
-    def take(self, part: slice) -> Tensor:
-        """Return a slice of the inputs, in the order of `order_N`, as the tower's `embed` takes them."""
+    def take(self, part: Part) -> Tensor:
+        """Return a part of the inputs, by places in `order_N`, as the tower's `embed` takes them."""
         return self._on_device(self._fetch(part))
 
     def stream(self, parts: Sequence[slice]) -> Iterator[Tensor]:
@@ -70,8 +71,8 @@ class Inputs(ABC):
         return map(self._on_device, ahead(self._fetch, parts, threads=1, per_thread=1))
 
     @abstractmethod
-    def _fetch(self, part: slice) -> Tensor:
-        """Return a slice from wherever it is kept; runs in a thread of its own."""
+    def _fetch(self, part: Part) -> Tensor:
+        """Return a part from wherever it is kept; runs in a thread of its own."""
 
     @abstractmethod
     def _on_device(self, fetched: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ class ImageInputs(Inputs):
         if device.type == "cuda" and pixels.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
             self._resident = torch.from_numpy(pixels[:]).pin_memory().to(device, non_blocking=True)
 
-    def _fetch(self, part: slice) -> Tensor:
+    def _fetch(self, part: Part) -> Tensor:
         if self._resident is not None:
             return self._resident[part]
         pixels = torch.from_numpy(self._pixels[part])
@@ -108,7 +109,7 @@ class TextInputs(Inputs):
         self.order_N = order_N.numpy()
         self._tokens_NT = tokens[order_N].to(view.device)
 
-    def _fetch(self, part: slice) -> Tensor:
+    def _fetch(self, part: Part) -> Tensor:
         return self._tokens_NT[part]
 
     def _on_device(self, fetched: Tensor) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.ranking import clipped, within
+from workers.ranking import CLIP_SCALE, clipped, within
 from workers.tasks import Ranks, Share, Targets
 
 # P pairs, E embedding
@@ -26,6 +26,8 @@ class MatchingTargets(Targets):
     """
 
     num_pairs: int
+    scale: float = CLIP_SCALE
+    """The model's logit scale."""
 
     task = "matching"
     default_objective = "group_score"
@@ -54,4 +56,8 @@ class MatchingTargets(Targets):
     def first(self, num_images: int) -> tuple[MatchingTargets, slice]:
         """Return the first pairs, and which captions they have."""
         num_pairs = min(self.num_pairs, max(1, num_images // 2))
-        return MatchingTargets(num_pairs), slice(2 * num_pairs)
+        return replace(self, num_pairs=num_pairs), slice(2 * num_pairs)
+
+    def at_scale(self, scale: float) -> MatchingTargets:
+        """Return the targets with a model's logit scale, which only a loss depends on."""
+        return replace(self, scale=scale)

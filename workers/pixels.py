@@ -87,7 +87,7 @@ class CacheFile:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Some images of a cache, in the order of `rows_N`; slices are gathered, the rest stays on disk."""
+    """Some images of a cache, in the order of `rows_N`; what is asked for is gathered, the rest stays on disk."""
 
     cache_NCYX: NDArray[np.uint8]
     rows_N: NDArray[np.int64]
@@ -97,8 +97,8 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.rows_N)
 
-    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
-        """Return a slice of the images as uint8 (n, 3, Y, X)."""
+    def __getitem__(self, part: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return a slice of the images, or those of some places, as uint8 (n, 3, Y, X)."""
         gathered: NDArray[np.uint8] = self.cache_NCYX[self.rows_N[part]]
         return gathered
 

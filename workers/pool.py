@@ -15,6 +15,7 @@ from typing import Protocol
 from headmask.mask import HeadMask
 from workers.constants import Constants
 from workers.displacement import Displacements
+from workers.gates import GateGradient, GateTask
 from workers.replica import Payload, Replica, Stage, Wanted
 from workers.scorer import MaskScore, default_device
 
@@ -57,6 +58,14 @@ class Pool(Protocol):
 
     def collect(self, timeout_s: float) -> list[Result]:
         """Return results as soon as there are any; an empty list after `timeout_s` seconds or with nothing queued."""
+        ...
+
+    def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
+        """Queue micro-batches for differentiation; no others before all of these were collected."""
+        ...
+
+    def collect_gradients(self, timeout_s: float) -> dict[int, GateGradient]:
+        """Return gradients as soon as there are any, by the places of their tasks; none after `timeout_s` seconds."""
         ...
 
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
@@ -155,6 +164,7 @@ class InlinePool:
         self._replica = Replica(payload, device or default_device())
         self._queue = BatchQueue(steps)
         self._held: list[Result] = []
+        self._gate_tasks: dict[int, GateTask] = {}
 
     @property
     def device(self) -> str:
@@ -168,6 +178,16 @@ class InlinePool:
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
         """Let the replica predict by the displacements of every data set on the search split."""
         self._replica.adopt_displacements(displacements)
+
+    def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
+        """Queue micro-batches for differentiation."""
+        self._gate_tasks = dict(enumerate(tasks))
+
+    def collect_gradients(self, timeout_s: float) -> dict[int, GateGradient]:
+        """Return the gradient of the next micro-batch, by the place of its task."""
+        place = min(self._gate_tasks)
+        (gradient,) = self._replica.differentiate([self._gate_tasks.pop(place)])
+        return {place: gradient}
 
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks for scoring."""

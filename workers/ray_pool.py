@@ -7,9 +7,6 @@ mask, and the replica is replaced. A mask that kills three replicas in a row whi
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,8 +15,10 @@ from typing import Any
 
 from headmask.errors import HeadmaskError, PoolError
 from headmask.mask import HeadMask
+from workers.cluster import Resources, check_room, connect, describe, reason_of, room_for
 from workers.constants import Constants
 from workers.displacement import Displacements
+from workers.gates import GateGradient, GateTask
 from workers.pool import BatchQueue, Result, Steps
 from workers.replica import Payload, Replica, Stage, Wanted
 from workers.scorer import MaskScore
@@ -31,21 +30,7 @@ MAX_LOSSES = 12
 HANG_S = 300.0
 """Seconds beyond thirty times the expected ones after which a silent replica is replaced."""
 
-CONNECT_S = 10.0
-"""Seconds that a cluster may take to answer at its address."""
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one replica holds of a node."""
-
-    cpus: int = 1
-    gpus: float = 0
-
-    def __str__(self) -> str:
-        return f"{self.cpus} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
 
 
 @dataclass(eq=False)
@@ -55,6 +40,17 @@ class _Running:
     actor: Any
     stage: Stage
     masks: list[HeadMask]
+    started: float = field(default_factory=time.monotonic)
+
+
+@dataclass(eq=False)
+class _Differentiating:
+    """A micro-batch that a replica differentiates."""
+
+    actor: Any
+    task: GateTask
+    losses: int = 0
+    """Replicas lost over it."""
     started: float = field(default_factory=time.monotonic)
 
 
@@ -85,12 +81,13 @@ class RayPool:
         start_timeout_s: float = 300.0,
         replica_class: type = Replica,
     ) -> None:
-        self._ray, self._owns_ray = _connect(address)
+        self._ray, self._owns_ray = connect(address)
         self._queue = BatchQueue(steps)
         self._constants: Constants | None = None
         self._displacements: Any = None
         """In the object store, once there are any."""
         self._running: dict[Any, _Running] = {}
+        self._differentiating: dict[Any, tuple[int, _Differentiating]] = {}
         self._strikes: Counter[tuple[Stage, HeadMask]] = Counter()
         self._held: list[Result] = []
         """To be collected next: given up, or put back."""
@@ -98,9 +95,9 @@ class RayPool:
         self._losses = 0
         self.num_replaced = 0
         try:
-            resources, room = _room(self._ray.cluster_resources(), threads)
+            resources, room = room_for(self._ray.cluster_resources(), threads)
             self.num_replicas = replicas or room
-            _check_room(resources, room, self.num_replicas)
+            check_room(resources, room, self.num_replicas)
             self._payload = self._ray.put(payload.packed(None if address is None else self._ray.put))
             options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_restarts": 0, "max_task_retries": 0}
             self._actor_class = self._ray.remote(**options)(replica_class)
@@ -125,9 +122,9 @@ class RayPool:
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, HeadmaskError):
                 raise error.cause from None
-            raise PoolError(f"the first replica could not be measured: {_reason(error)}") from None
+            raise PoolError(f"the first replica could not be measured: {reason_of(error)}") from None
         except self._ray.exceptions.RayError as error:
-            raise PoolError(f"the first replica died while it was measured: {_reason(error)}") from None
+            raise PoolError(f"the first replica died while it was measured: {reason_of(error)}") from None
         self._constants = constants
         for actor in others:
             actor.adopt.remote(constants)
@@ -138,6 +135,44 @@ class RayPool:
         self._displacements = self._ray.put(displacements)
         for actor in self._actors:
             actor.adopt_displacements.remote(self._displacements)
+
+    def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
+        """Queue micro-batches for differentiation; no others before all of these were collected."""
+        self._differentiating = {}
+        for place, task in enumerate(tasks):
+            self._differentiate(place, task)
+
+    def collect_gradients(self, timeout_s: float) -> dict[int, GateGradient]:
+        """Return gradients as soon as there are any, by the places of their tasks; none after `timeout_s` seconds."""
+        ready, _ = self._ray.wait(list(self._differentiating), timeout=timeout_s)
+        found = {}
+        for reference in ready:
+            place, running = self._differentiating.pop(reference)
+            try:
+                (found[place],) = self._ray.get(reference)
+            except self._ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, HeadmaskError):
+                    raise error.cause from None
+                raise PoolError(f"gates cannot be trained: {reason_of(error)}") from None
+            except self._ray.exceptions.RayError as error:
+                self._differentiate_again(place, running, reason_of(error))
+        for reference, (place, running) in list(self._differentiating.items()):
+            if time.monotonic() - running.started > HANG_S:
+                del self._differentiating[reference]
+                self._differentiate_again(place, running, f"no answer for {HANG_S:.0f} s")
+        return found
+
+    def _differentiate(self, place: int, task: GateTask, losses: int = 0) -> None:
+        actor = self._actors[place % len(self._actors)]
+        self._differentiating[actor.differentiate.remote([task])] = place, _Differentiating(actor, task, losses)
+
+    def _differentiate_again(self, place: int, running: _Differentiating, reason: str) -> None:
+        """Let another replica differentiate a micro-batch over which one was lost; give up after a few."""
+        if running.losses + 1 == MAX_STRIKES:
+            raise PoolError(f"gates cannot be trained: {MAX_STRIKES} replicas were lost over a micro-batch: {reason}")
+        if running.actor in self._actors:
+            self._replace(running.actor, reason)
+        self._differentiate(place, running.task, running.losses + 1)
 
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks for scoring."""
@@ -165,7 +200,7 @@ class RayPool:
         """Stop the replicas, and Ray where this pool started it; queued masks are forgotten."""
         for actor in self._actors:
             self._ray.kill(actor)
-        self._actors, self._running, self._queue = [], {}, BatchQueue()
+        self._actors, self._running, self._differentiating, self._queue = [], {}, {}, BatchQueue()
         if self._owns_ray:
             self._ray.shutdown()
 
@@ -182,12 +217,12 @@ class RayPool:
         if not ready:
             raise PoolError(
                 f"no replica started within {timeout_s:.0f} s: each needs {resources}, the cluster has "
-                f"{_describe(self._ray.available_resources())} free. Free resources, or ask for fewer --threads"
+                f"{describe(self._ray.available_resources())} free. Free resources, or ask for fewer --threads"
             )
         try:
             return str(self._ray.get(ready[0]))
         except self._ray.exceptions.RayError as error:
-            raise PoolError(f"the first replica did not start: {_reason(error)}") from None
+            raise PoolError(f"the first replica did not start: {reason_of(error)}") from None
 
     def _dispatch(self) -> None:
         for depth in range(IN_FLIGHT):
@@ -210,10 +245,10 @@ class RayPool:
             if isinstance(error.cause, HeadmaskError):
                 raise error.cause from None
             del self._running[reference]
-            self._do_again(running, _reason(error), to_blame=True)
+            self._do_again(running, reason_of(error), to_blame=True)
             return []
         except self._ray.exceptions.RayError as error:
-            self._replace(running.actor, _reason(error))
+            self._replace(running.actor, reason_of(error))
             return []
         del self._running[reference]
         self._losses = 0
@@ -254,69 +289,3 @@ class RayPool:
             expected_s = self._queue.expected_s(running.stage, running.masks)
             if reference in self._running and now - running.started > HANG_S + 30 * IN_FLIGHT * expected_s:
                 self._replace(running.actor, f"no answer for {now - running.started:.0f} s")
-
-
-def _connect(address: str | None) -> tuple[Any, bool]:
-    """Return the ray module, connected, and whether this process started the cluster."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address is None and "RAY_AUTH_MODE" not in os.environ:
-        # A token of this run's own: a saved one would silently turn authentication on for other clusters here.
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    import ray
-
-    if ray.is_initialized():
-        return ray, False
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "headmask"}
-    try:
-        if address is None:
-            ray.init(address="local", include_dashboard=False, **options)
-        else:
-            _check_answers(address)
-            ray.init(address=address, **options)
-    # Ray raises ConnectionError, ValueError, RuntimeError and its own kinds for an address that it cannot join.
-    except Exception as error:
-        raise PoolError(
-            f"cannot {'start Ray' if address is None else f'join Ray at {address}'}: {_reason(error)}"
-        ) from None
-    return ray, address is None
-
-
-def _check_answers(address: str) -> None:
-    """Refuse an address at which nothing listens: Ray itself waits for many minutes there.
-
-    Raises:
-        OSError: no connection within a few seconds.
-    """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-
-
-def _room(cluster: dict[str, float], threads: int) -> tuple[Resources, int]:
-    """Return what a replica holds and how many fit: one per GPU where there are any, else one per `threads` CPUs."""
-    cpus, gpus = int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0))
-    if gpus:
-        return Resources(1, 1), gpus
-    return Resources(threads, 0), cpus // threads
-
-
-def _check_room(resources: Resources, room: int, replicas: int) -> None:
-    if room < 1:
-        raise PoolError(
-            f"no replica can be placed: each needs {resources}, and the cluster has less. Use fewer --threads"
-        )
-    if replicas > room:
-        raise PoolError(
-            f"{replicas} replicas cannot be placed: each needs {resources}, which fits {room} times. Ask for {room}"
-        )
-
-
-def _describe(resources: dict[str, float]) -> str:
-    return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -22,6 +22,7 @@ from headmask.views import TowerView
 from workers.constants import USUAL_CHUNK, AnyPrecision, Constants, Precision, measured_chunk, resolved_precision
 from workers.displacement import Displacements, Predictor
 from workers.engine import Engine
+from workers.gates import GateGradient, GateLoss, GateTask
 from workers.inputs import Normalisation, make_inputs
 from workers.pixels import CacheFile, PackedPixels, Pixels
 from workers.scorer import MaskScore, Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
@@ -136,6 +137,8 @@ class Replica:
     _views: dict[str, TowerView] = field(init=False, default_factory=dict, repr=False)
     """The proven view of each precision."""
     _scorers: dict[tuple[str, str, str], Scorer] = field(init=False, default_factory=dict, repr=False)
+    _gate_losses: dict[str, GateLoss] = field(init=False, default_factory=dict, repr=False)
+    """Of every data set, on the search split."""
     _predictors: tuple[Predictor, ...] = field(init=False, default=(), repr=False)
     """Of every data set, on the search split."""
 
@@ -182,6 +185,7 @@ class Replica:
         """Use constants that another replica has settled."""
         self.constants = constants
         self._scorers.clear()
+        self._gate_losses.clear()
 
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
         """Predict from now on by the displacements of every data set on the search split."""
@@ -192,6 +196,19 @@ class Replica:
         prefixes, masks = list(self.payload.splits[stage.split]), [HeadMask(grid, word) for word in words]
         parts = self._predicted(stage, masks) if stage.predicted else self._exact(stage, stack(masks))
         return [merged(dict(zip(prefixes, scores, strict=True))) for scores in zip(*parts, strict=True)]
+
+    def differentiate(self, tasks: Sequence[GateTask]) -> list[GateGradient]:
+        """Return the gradients of micro-batches of the search split by gates, in the order given."""
+        if self.constants is None:
+            raise RuntimeError("a replica settles or adopts the constants of the study before it differentiates")
+        stage = Stage("search", self.constants.precision)
+        prefixes = list(self.payload.splits["search"])
+        return [self._gate_loss(stage, prefixes[task.data]).gradient(task.units_u, task.gates_LH) for task in tasks]
+
+    def _gate_loss(self, stage: Stage, prefix: str) -> GateLoss:
+        if prefix not in self._gate_losses:
+            self._gate_losses[prefix] = self._scorer(stage, prefix).gate_loss()
+        return self._gate_losses[prefix]
 
     def _exact(self, stage: Stage, masks_MLH: BoolArray) -> list[list[MaskScore]]:
         """Return the scores on every data set."""

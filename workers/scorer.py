@@ -26,6 +26,7 @@ from headmask.views import TextView, TowerView
 from workers.constants import Precision
 from workers.displacement import Predictor
 from workers.engine import Engine
+from workers.gates import GateLoss
 from workers.inputs import Normalisation, make_inputs, shared_tensor
 from workers.pixels import Pixels
 from workers.tasks import Ranks, Targets
@@ -115,6 +116,18 @@ class Scorer:
         )
         self._other_E = shared_tensor(split.other_E).to(view.device)
         self._targets = split.targets
+
+    def gate_loss(self) -> GateLoss:
+        """Return the loss of the split under gates, on the same inputs and embeddings."""
+        engine = self._engine
+        return GateLoss(
+            engine.view,
+            engine.inputs,
+            self._other_E,
+            self._targets,
+            ablation=engine.ablation,
+            means_LHd=engine.means_LHd,
+        )
 
     def score(self, masks_MLH: BoolArray, *, ranks: bool = False, embeddings: bool = False) -> list[MaskScore]:
         """Return the metrics with the marked heads ablated, one entry per mask, in the order given.

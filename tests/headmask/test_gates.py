@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from headmask.folding import probe_images
 from headmask.live import calibrate_means
 from headmask.mask import HeadMask
-from headmask.towers import tower_of, view_of
+from headmask.towers import view_of
 from tests.families import FAMILIES, TEXT_FAMILIES, family, text_family, tokens
 
 ABLATIONS = ["zero", "uniform", "cls", "mean"]
@@ -15,7 +15,7 @@ CASES = [("image", name) for name in FAMILIES] + [("text", name) for name in TEX
 
 
 def gated(tower, name, ablation):
-    """Return a frozen view of a family, inputs, and the means of its heads; skips `cls` where there is no class token."""
+    """Return a frozen view of a family, inputs, and its heads' means; skips `cls` without a class token."""
     model = (family(name) if tower == "image" else text_family(name)).requires_grad_(False)
     view = view_of(model, tower)
     if ablation == "cls" and not view.has_class_token:

@@ -32,6 +32,26 @@ class Landscape:
         return float(value - 0.02 * max(0, len(mask) - self.cliff) ** 2)
 
 
+class Slopes:
+    """Gradients of a landscape without its cliff, as losses on micro-batches that differ a little from each other."""
+
+    num_batches = 5
+    steps_per_mask = 0.5
+
+    def __init__(self, landscape, noise=0.001):
+        self.landscape, self.calls = landscape, 0
+        shape = self.num_batches, len(landscape.gains)
+        self.slopes_BF = np.random.default_rng(landscape.seed + 1).normal(0, noise, size=shape)
+
+    def __call__(self, batches, gates_BF):
+        self.calls += 1
+        pair_gains = self.landscape.pair_gains + self.landscape.pair_gains.T
+        shut_BF = 1 - gates_BF
+        gains_BF = self.landscape.gains + self.slopes_BF[list(batches)]
+        losses_B = -(shut_BF * gains_BF).sum(1) - ((shut_BF @ pair_gains) * shut_BF).sum(1) / 2
+        return losses_B, gains_BF + shut_BF @ pair_gains
+
+
 def run(sampler, objective, count, *, study=None, ahead=True):
     """Drive a sampler by ask and tell, with results told as late as blocks allow; return the study."""
     study = study or optuna.create_study(direction="maximize", sampler=sampler)

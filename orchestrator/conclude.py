@@ -1,0 +1,126 @@
+"""What a finished search leaves: the run folder, the tracking run, and its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headmask.folding import export
+from headmask.mask import HeadMask
+from orchestrator import result as results
+from orchestrator.ledger import count_looks
+from orchestrator.location import redacted
+from orchestrator.plots import write_gates, write_heat_map, write_pareto
+from orchestrator.progress import Display
+from orchestrator.search import Progress
+from orchestrator.session import Session, versions
+from orchestrator.store import StudyStore
+from orchestrator.surrogate import Surrogate
+from orchestrator.tables import write_trials
+from orchestrator.tracked import track_verdict
+from orchestrator.tracking import Tracker
+from orchestrator.verdict import Verdict
+
+RUN_WAIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished search."""
+
+    session: Session
+    verdict: Verdict
+    result: results.SearchResult
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 when something failed on the way."""
+        return 1 if self.result.num_failed else 0
+
+
+def conclude(
+    session: Session,
+    store: StudyStore,
+    tracker: Tracker,
+    searched: Progress,
+    verdict: Verdict,
+    prospects: results.Prospects | None,
+    surrogate: Surrogate | None,
+    display: Display,
+    seconds: float,
+) -> Outcome:
+    """Write the run folder and the tracking run, and return what a search found.
+
+    Args:
+        session: of the search.
+        store: the study, which is told the selected mask.
+        tracker: of the run.
+        searched: how far the search got.
+        verdict: on its records.
+        prospects: of further search, if known.
+        surrogate: if there was one.
+        display: told what takes long.
+        seconds: that it all took.
+    """
+    config, folder, records = session.config, session.config.folder, searched.records
+    objective = str(session.objective)
+    write_trials(records, folder / "trials.parquet")
+    gain = session.objective.gain
+    gains = {record.mask: gain(record.metrics) for record in records if record.metrics}
+    write_heat_map(records, verdict.selected, objective, folder / "heatmap.png", lambda record: gains.get(record.mask))
+    confirm = {each.mask: gain(each.confirm.metrics) for each in verdict.finalists if each.confirm.metrics}
+    per_head = session.pruned_share(HeadMask.from_heads(session.grid, [(0, 0)]))
+    write_pareto(session.gains(records), confirm, verdict.selected, objective, folder / "pareto.png", per_head)
+    gates = results.gates_result(session, searched.gates)
+    if gates is not None:
+        write_gates(gates.shut, gates.losses, verdict.selected, folder / "gates.png")
+    run_id = tracker.wait_for_run(RUN_WAIT_S)
+    mask = results.mask_file(session, verdict.recommended, verdict, study=store.name, run_id=run_id, gates=gates)
+    mask.write(folder / "mask.json")
+    if not verdict.is_reliable:
+        candidate = results.mask_file(session, verdict.selected, verdict, study=store.name, run_id=run_id, gates=gates)
+        candidate.write(folder / "candidate.json")
+    store.set_attr(
+        "selected",
+        {
+            "proposal": verdict.finalist(verdict.selected).search.proposal,
+            "mask": str(verdict.selected),
+            "words": list(verdict.selected.words),
+        },
+    )
+    result = results.SearchResult(
+        verdict=results.RELIABLE if verdict.is_reliable else results.UNRELIABLE,
+        objective=objective,
+        guide=str(session.guide),
+        selected=list(map(str, verdict.selected.heads)),
+        recommended=list(map(str, verdict.recommended.heads)),
+        splits=results.split_results(session, verdict),
+        best_single=results.best_single(session, verdict),
+        random_masks=results.random_masks(session, verdict),
+        num_masks=len(records),
+        num_failed=sum(record.failure is not None for record in records),
+        size=results.size(session, verdict, records),
+        prospects=prospects,
+        stopped_by=searched.reason,
+        image_forwards=round(searched.image_forwards),
+        seconds=round(seconds, 3),
+        study=store.name,
+        storage=redacted(config.storage),
+        fingerprint=session.digest,
+        guarded=results.guarded(session, verdict),
+        surrogate=results.surrogate_result(surrogate),
+        gates=gates,
+        test_looks=count_looks(config.storage, session.test_digests),
+        mlflow_run_id=run_id,
+        mask_file=str(folder / "mask.json"),
+        versions=versions(),
+    )
+    if config.output.fold and verdict.is_reliable:
+        display.say("Folding the mask into a plain checkpoint")
+        proof = export(session.model, mask, folder / "folded", overwrite=True)
+        display.say(
+            f"{folder / 'folded'} loads in stock open_clip; its embeddings differ from the masked model's by at most "
+            f"{proof.max_difference:.1e}"
+        )
+    result.write(folder / "result.json")
+    track_verdict(tracker, verdict, result, folder)
+    return Outcome(session, verdict, result)

@@ -1,0 +1,109 @@
+"""The gradients that gates are trained by: a strategy asks, replicas compute, what came out is kept for a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from orchestrator.search import POLL_S, Interrupted
+from orchestrator.session import Session
+from strategies.gates import BATCHES
+from strategies.history import FloatArray
+from workers.embedding import cache_key
+from workers.gates import REVISION, GateGradient, GateTask
+from workers.losses import Indices, micro_batch, micro_batches
+from workers.pixels import cache_folder
+from workers.pool import Pool
+from workers.rows import RowFiles
+
+# B micro-batches, F free heads, L layers, H heads
+
+BACKWARD = 2
+"""Forward passes that a backward pass counts as."""
+MOST_STEPS_PER_MASK = 4.0
+
+
+class GateGradients:
+    """Losses and gradients on the micro-batches of a search: a function of a micro-batch and gates.
+
+    They are made of the search split of every data set whose objective is improved, one data set after the other.
+
+    Args:
+        session: of the search, settled.
+        pool: computes gradients; None where only their cost is asked for.
+        is_stopping: asked while gradients are awaited; True raises `Interrupted`.
+    """
+
+    def __init__(
+        self, session: Session, pool: Pool | None = None, *, is_stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._pool, self._is_stopping = pool, is_stopping
+        self._grid, free_heads = session.grid, session.limits.free_heads(session.grid)
+        self._places = tuple(np.array(free_heads).T)
+        """Layers and heads that have a gate."""
+        tower, seed = session.config.search.tower, session.config.search.seed
+        self._batches: list[tuple[int, Indices]] = []
+        """Place of the data set, and units of its search split."""
+        sizes = []
+        goals = zip(session.payload.splits["search"].values(), session.objective.goals, strict=True)
+        for place, (arrays, goal) in enumerate(goals):
+            for units_u in () if goal.max_loss is not None else micro_batches(arrays.targets, len(arrays.inputs), seed):
+                self._batches.append((place, units_u))
+                sizes.append(len(micro_batch(arrays.targets, units_u, tower, len(arrays.inputs)).inputs_n))
+        self.forwards_per_step = (1 + BACKWARD) * min(BATCHES, len(sizes)) * float(np.mean(sizes))
+        """Plain forward passes of one input that a step counts as."""
+        self._forwards_per_mask = session.num_inputs("search")
+        self._files: RowFiles | None = None
+        if pool is not None:
+            key = cache_key((*session.decides_embeddings, REVISION, pool.device))
+            self._files = RowFiles(
+                cache_folder() / f"gradients-{key}", what="gradients", loss="a resumed search trains its gates again"
+            )
+
+    @property
+    def num_batches(self) -> int:
+        """How many micro-batches there are."""
+        return len(self._batches)
+
+    @property
+    def steps_per_mask(self) -> float:
+        """How many steps cost about as much as the evaluation of a mask."""
+        return min(MOST_STEPS_PER_MASK, self._forwards_per_mask / self.forwards_per_step)
+
+    def __call__(self, batches: Sequence[int], gates_BF: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the losses (B) of micro-batches and their gradients (B, F), each by gates of its own.
+
+        Raises:
+            Interrupted: asked to stop before all were there.
+        """
+        chosen = [self._batches[index] for index in batches]
+        name = cache_key((*[part for place, units_u in chosen for part in (place, units_u)], gates_BF, *self._places))
+        shapes = (len(batches),), gates_BF.shape
+        kept = self._files.read(name, shapes) if self._files else None
+        if kept is None:
+            gates_BLH = map(self._spread, gates_BF)
+            kept = self._computed([GateTask(*batch, each) for batch, each in zip(chosen, gates_BLH, strict=True)])
+            if self._files:
+                self._files.keep(name, kept)
+        losses_B, gradient_BF = kept
+        return losses_B, gradient_BF
+
+    def _computed(self, tasks: Sequence[GateTask]) -> tuple[FloatArray, FloatArray]:
+        if self._pool is None:
+            raise RuntimeError("gradients are computed by a pool, and there is none")
+        self._pool.submit_gradients(tasks)
+        found: dict[int, GateGradient] = {}
+        while len(found) < len(tasks):
+            if self._is_stopping():
+                raise Interrupted
+            found |= self._pool.collect_gradients(POLL_S)
+        gradients = [found[place] for place in range(len(tasks))]
+        gradient_BF = np.stack([each.gradient_LH[self._places] for each in gradients])
+        return np.array([each.loss for each in gradients]), gradient_BF
+
+    def _spread(self, gates_F: FloatArray) -> FloatArray:
+        """Return gates of all heads (L, H): those that may not be ablated are open."""
+        gates_LH = np.ones((self._grid.layers, self._grid.heads))
+        gates_LH[self._places] = gates_F
+        return gates_LH

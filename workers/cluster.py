@@ -1,0 +1,103 @@
+"""A cluster of Ray's: started on this machine or joined, and the replicas that it has room for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from headmask.errors import PoolError
+
+CONNECT_S = 10.0
+"""Seconds that a cluster may take to answer at its address."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one replica holds of a node."""
+
+    cpus: int = 1
+    gpus: float = 0
+
+    def __str__(self) -> str:
+        return f"{self.cpus} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+
+
+def connect(address: str | None) -> tuple[Any, bool]:
+    """Return the ray module, connected, and whether this process started the cluster.
+
+    Raises:
+        PoolError: Ray cannot be started or joined.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None and "RAY_AUTH_MODE" not in os.environ:
+        # A token of this run's own: a saved one would silently turn authentication on for other clusters here.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    if ray.is_initialized():
+        return ray, False
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "headmask"}
+    try:
+        if address is None:
+            ray.init(address="local", include_dashboard=False, **options)
+        else:
+            _check_answers(address)
+            ray.init(address=address, **options)
+    # Ray raises ConnectionError, ValueError, RuntimeError and its own kinds for an address that it cannot join.
+    except Exception as error:
+        raise PoolError(
+            f"cannot {'start Ray' if address is None else f'join Ray at {address}'}: {reason_of(error)}"
+        ) from None
+    return ray, address is None
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray itself waits for many minutes there.
+
+    Raises:
+        OSError: no connection within a few seconds.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+
+
+def room_for(cluster: dict[str, float], threads: int) -> tuple[Resources, int]:
+    """Return what a replica holds and how many fit: one per GPU where there are any, else one per `threads` CPUs."""
+    cpus, gpus = int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0))
+    if gpus:
+        return Resources(1, 1), gpus
+    return Resources(threads, 0), cpus // threads
+
+
+def check_room(resources: Resources, room: int, replicas: int) -> None:
+    """Check that replicas can be placed.
+
+    Raises:
+        PoolError: they cannot.
+    """
+    if room < 1:
+        raise PoolError(
+            f"no replica can be placed: each needs {resources}, and the cluster has less. Use fewer --threads"
+        )
+    if replicas > room:
+        raise PoolError(
+            f"{replicas} replicas cannot be placed: each needs {resources}, which fits {room} times. Ask for {room}"
+        )
+
+
+def describe(resources: dict[str, float]) -> str:
+    """Return resources in words."""
+    return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
+
+
+def reason_of(error: Exception) -> str:
+    """Return the last line that an error of Ray's says, which names the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

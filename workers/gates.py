@@ -1,0 +1,111 @@
+"""Gradients by gates, one micro-batch at a time: what replicas compute while a search learns a mask by them."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
+from headmask.ablation import Ablation
+from headmask.towers import TowerName
+from headmask.views import TextView, TowerView
+from workers.inputs import Inputs
+from workers.losses import Indices, micro_batch
+from workers.tasks import Targets
+
+# L layers, H heads, d head width, n inputs of a micro-batch, u units of it, E embedding
+
+REVISION = 1
+"""Raised whenever a gradient's last bits may change."""
+
+
+@dataclass(frozen=True, eq=False)
+class GateTask:
+    """A micro-batch, and the gates by which its loss is differentiated."""
+
+    data: int
+    """Place of the data set."""
+    units_u: Indices
+    """Of the data set's search split."""
+    gates_LH: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class GateGradient:
+    """A micro-batch's mean loss, in nats, and its gradient by the gates."""
+
+    loss: float
+    gradient_LH: NDArray[np.float64]
+
+
+class GateLoss:
+    """The loss of one split under gates. A gradient is a function of its micro-batch and the gates, to the last bit.
+
+    Args:
+        view: of the searched tower on its device, in the precision of the search, proven. Its weights are frozen.
+        inputs: of the split.
+        other_E: L2-normalised embeddings of the other side.
+        targets: what is right.
+        ablation: what a gate of 0 puts in place of a head.
+        means_LHd: calibrated mean outputs, for `mean` only.
+    """
+
+    def __init__(
+        self,
+        view: TowerView,
+        inputs: Inputs,
+        other_E: Tensor,
+        targets: Targets,
+        *,
+        ablation: Ablation = "zero",
+        means_LHd: Tensor | None = None,
+    ) -> None:
+        view.module.requires_grad_(False)
+        self._view, self._inputs, self._other_E, self._targets = view, inputs, other_E, targets
+        self._ablation: Ablation = ablation
+        self._means_LHd = means_LHd
+        self._place_N = np.argsort(inputs.order_N)
+
+    def gradient(self, units_u: Indices, gates_LH: NDArray[np.float64]) -> GateGradient:
+        """Return the loss of a micro-batch and its gradient by the gates; of what is not finite, no gradient at all.
+
+        Args:
+            units_u: of the split; see `workers.losses.micro_batches`.
+            gates_LH: one gate per head.
+        """
+        view = self._view
+        tower: TowerName = "text" if isinstance(view, TextView) else "image"
+        batch = micro_batch(self._targets, units_u, tower, len(self._inputs))
+        inputs = self._inputs.take(self._place_N[batch.inputs_n])
+        gates = torch.tensor(gates_LH, dtype=torch.float32, device=view.device, requires_grad=True)
+        with _deterministic(view.device):
+            embedding_nE = view.encode_gated(inputs, gates, self._ablation, self._means_LHd)
+            loss = batch.loss(F.normalize(embedding_nE.float(), dim=-1), self._other_E)
+            (gradient,) = torch.autograd.grad(loss, gates)
+        gradient_LH = gradient.double().cpu().numpy()
+        if not np.isfinite(gradient_LH).all():
+            return GateGradient(float("nan"), np.zeros_like(gradient_LH))
+        return GateGradient(float(loss.detach()), gradient_LH)
+
+
+@contextlib.contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Let fused attention sum its gradients in a fixed order on a GPU."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have a deterministic implementation.*")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
