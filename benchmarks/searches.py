@@ -10,6 +10,8 @@ import argparse
 import os
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,32 +47,34 @@ def checked_way(text: str) -> str:
     return text
 
 
-def gains(ways: list[str], seeds: list[int], shared: Options, scratch: Path) -> list[dict[str, Any]]:
-    """Return a row per data set and way: the best search value, and what the selected mask changes, in points."""
+def gains(
+    ways: list[str], seeds: list[int], shared: Options, scratch: Path, processes: int | None
+) -> list[dict[str, Any]]:
+    """Return a row per data set and way, in this order; searches run in processes of one thread."""
     model = unpack_demo(scratch).model
-    rows = []
     for seed in seeds:
-        data = scratch / f"scenes{seed}.parquet"
-        write_downstream(data, seed)
-        for number, way in enumerate(ways):
-            options = {"pool": "inline", "image_chunk": DEMO_CHUNK, **shared, **parsed(way)}
-            folder = scratch / f"{number}-{seed}"
-            result = search(model=f"local-dir:{model}", data=data, out=folder, **options)
-            best = pc.max(pq.read_table(folder / "trials.parquet")["value"]).as_py()
-            splits = {name: getattr(result.splits, name).delta for name in ("search", "confirm", "test")}
-            deltas = {name: round(100 * delta[result.objective], 3) for name, delta in splits.items()}
-            rows.append(
-                {
-                    "seed": seed,
-                    "way": way,
-                    "guide": result.guide,
-                    "best": 100 * best,
-                    **deltas,
-                    "heads": len(result.selected),
-                }
-            )
-            print(rows[-1], file=sys.stderr, flush=True)
-    return rows
+        write_downstream(scratch / f"scenes{seed}.parquet", seed)
+    with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn")) as pool:
+        futures = [
+            pool.submit(gain, seed, way, {**shared, **parsed(way)}, model, scratch) for seed in seeds for way in ways
+        ]
+        for future in as_completed(futures):
+            print(future.result(), file=sys.stderr, flush=True)
+    return [future.result() for future in futures]
+
+
+def gain(seed: int, way: str, own: Options, model: Path, scratch: Path) -> dict[str, Any]:
+    """Return the best search value, and what the selected mask changes, in points."""
+    # A tracking database has one writer.
+    folder = scratch / f"process{os.getpid()}" / f"{seed}-{way}"
+    options = {"pool": "inline", "image_chunk": DEMO_CHUNK, **own}
+    result = search(model=f"local-dir:{model}", data=scratch / f"scenes{seed}.parquet", out=folder, **options)
+    best = pc.max(pq.read_table(folder / "trials.parquet")["value"]).as_py()
+    splits = {name: getattr(result.splits, name).delta for name in ("search", "confirm", "test")}
+    deltas = {name: round(100 * delta[result.objective], 3) for name, delta in splits.items()}
+    heads, masks, forwards = len(result.selected), result.num_masks, result.image_forwards
+    about = {"seed": seed, "way": way, "guide": result.guide, "best": 100 * best}
+    return {**about, **deltas, "heads": heads, "masks": masks, "image_forwards": forwards}
 
 
 def summary(rows: list[dict[str, Any]], ways: list[str]) -> dict[str, Any]:
@@ -98,10 +102,11 @@ if __name__ == "__main__":
     )
     parser.add_argument("--options", type=parsed, default="", metavar="KEY=VALUE,...", help="of every search")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6], help="of the data sets")
+    parser.add_argument("--processes", type=int, help="that search at a time; one per core by default")
     parser.add_argument("--label", required=True, help="part of the file's name")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["HEADMASK_CACHE"] = str(Path(scratch, "cache"))
-        rows = gains(given.ways, given.seeds, given.options, Path(scratch))
+        os.environ.update(HEADMASK_CACHE=str(Path(scratch, "cache")), OMP_NUM_THREADS="1")
+        rows = gains(given.ways, given.seeds, given.options, Path(scratch), given.processes)
     about = {**vars(given), "hardware": hardware(torch.device("cpu"))}
     print(save(f"searches-{given.label}", {**about, "summary": summary(rows, given.ways), "rows": rows}, sys.argv[1:]))
