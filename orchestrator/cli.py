@@ -106,9 +106,12 @@ def search(
     ablation: Annotated[str | None, typer.Option(help="What replaces a head: zero, mean, uniform or cls.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the search: float32, bfloat16, float16, auto.")] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="mixture (default), pairwise, genetic or scan; slower: tpe, nsga2.")
+        str | None, typer.Option(help="mixture (default), pairwise, genetic, gates or scan; slower: tpe, nsga2.")
     ] = None,
     shortlist: Annotated[int | None, typer.Option(help="Heads that tpe and nsga2 search among; 48 by default.")] = None,
+    gate_share: Annotated[
+        float | None, typer.Option(help="Part of the mixture's masks that come from gates; 0 by default.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the strategy.")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers whose heads may be ablated, such as 4,5,6.")] = None,
     protect: Annotated[str | None, typer.Option(help="Heads that are never ablated, such as L11H3,L0H1.")] = None,

@@ -162,6 +162,7 @@ OPTIONS = {
     "precision": "search.precision",
     "strategy": "search.strategy",
     "shortlist": "search.shortlist",
+    "gate_share": "search.gate_share",
     "seed": "search.seed",
     "layers": "search.layers",
     "protect": "search.protect",

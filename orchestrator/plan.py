@@ -39,7 +39,12 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     search = config.search
     gradients = GateGradients(session)
     sampler = make_sampler(
-        search.strategy, session.grid, limits=session.limits, block_size=search.block_size, gradients=gradients
+        search.strategy,
+        session.grid,
+        limits=session.limits,
+        block_size=search.block_size,
+        gradients=gradients,
+        gate_share=search.gate_share,
     )
     replica = Replica(session.payload, default_device())
     session = session.settled(replica.measure(session.wanted))
@@ -49,7 +54,9 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     num_forwards = search_cost(session, sampler, num_masks, gradients.forwards_per_step)
     inputs_per_s = measured_speed(session, replica)
     num_inputs = round(
-        num_forwards * sizes["search"] + (search.finalists + search.random_masks) * sizes["confirm"] + 2 * sizes["test"]
+        num_forwards * sizes["search"]
+        + (min(search.finalists, num_masks) + search.random_masks) * sizes["confirm"]
+        + 2 * sizes["test"]
     )
     payload_gib, pixels_gib = (size / _GIB for size in payload_bytes(session.payload))
     node_bytes = session.cost.numbers_per_node * (search.image_chunk or 1) * DTYPES[search.precision].itemsize

@@ -149,7 +149,7 @@ class SearchResult(_Part):
     verdict: Literal["reliable improvement", "no reliable improvement"]
     objective: str
     guide: str = Field(description="what masks were searched by; the objective decides on confirm")
-    selected: list[str] = Field(description="heads of the mask that won on confirm")
+    selected: list[str] = Field(description="heads of the smallest mask that is as good as the best one on confirm")
     recommended: list[str] = Field(
         description="heads of mask.json: the selected ones, or none without a reliable improvement"
     )

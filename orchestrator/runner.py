@@ -211,6 +211,7 @@ def _search(
         screen=surrogate.screen if surrogate else None,
         gradients=gradients,
         shortlist=config.search.shortlist,
+        gate_share=config.search.gate_share,
     )
 
     def on_progress(progress: Progress) -> None:

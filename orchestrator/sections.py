@@ -132,6 +132,8 @@ class SearchSection(Section):
     strategy: str = "mixture"
     shortlist: PositiveInt | None = None
     """Best heads of the scan that `tpe` and `nsga2` search among; 48 by default."""
+    gate_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of the mixture's masks after the scan that come from gates, learned by back-propagation."""
     seed: Annotated[int, Field(ge=0)] = 0
     block_size: PositiveInt = 32
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
@@ -171,6 +173,13 @@ class SearchSection(Section):
         if "strategy" in checked.data:
             check_strategy(checked.data["strategy"], shortlist)
         return shortlist
+
+    @field_validator("gate_share")
+    @classmethod
+    def _has_gates(cls, gate_share: float, checked: ValidationInfo) -> float:
+        if "strategy" in checked.data:
+            check_strategy(checked.data["strategy"], gate_share=gate_share)
+        return gate_share
 
     @field_validator("objective")
     @classmethod

@@ -179,6 +179,7 @@ class Session:
             "strategy": search.strategy,
             "strategies_revision": STRATEGIES_REVISION,
             "shortlist": search.shortlist,
+            "gate_share": search.gate_share,
             "layers": list(search.layers) if search.layers is not None else None,
             "protect": sorted(search.protect),
             "max_heads": search.max_heads,

@@ -64,20 +64,22 @@ def make_sampler(
     screen: Screen | None = None,
     gradients: Gradients | None = None,
     shortlist: int | None = None,
+    gate_share: float = 0.0,
 ) -> MaskSampler:
-    """Return a strategy by its name; a shortlist is for the adapters of Optuna's samplers alone.
+    """Return a strategy by its name; a shortlist is for the adapters of Optuna's samplers alone, gates for a mixture.
 
     Raises:
         ConfigError: there is none of that name, it has no such option, or the limits do not fit the grid.
     """
-    check_strategy(name, shortlist)
+    check_strategy(name, shortlist, gate_share)
     options: dict[str, Any] = {} if shortlist is None else {"shortlist": shortlist}
+    options |= {"gate_share": gate_share} if gate_share else {}
     options |= {"seed": seed, "limits": limits, "block_size": block_size, "screen": screen, "gradients": gradients}
     return STRATEGIES[name](grid, **options)
 
 
-def check_strategy(name: str, shortlist: int | None = None) -> None:
-    """Check that a strategy exists and can have a shortlist, where there is one.
+def check_strategy(name: str, shortlist: int | None = None, gate_share: float = 0.0) -> None:
+    """Check that a strategy exists, and can have a shortlist or a share of gates, where there is one.
 
     Raises:
         ConfigError: it does not, or cannot; the message lists those that do.
@@ -91,4 +93,9 @@ def check_strategy(name: str, shortlist: int | None = None) -> None:
         raise ConfigError(
             f"a shortlist of heads is an option of {' and '.join(adapters)}; got {shortlist} for {name}: leave it "
             "out, or choose one of these"
+        )
+    if gate_share and name != MixtureSampler.label:
+        raise ConfigError(
+            f"a share of gates is an option of {MixtureSampler.label}; got {gate_share:g} for {name}: leave it out, or "
+            f"choose {MixtureSampler.label}"
         )

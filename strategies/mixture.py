@@ -29,6 +29,7 @@ class MixtureSampler(MaskSampler):
     Args:
         grid: of the tower.
         shares: strategies with their parts of a block, positive numbers; those that benchmarks/ supports by default.
+        gate_share: part of a block that comes from gates, which leaves less to the default shares; they need gradients.
         options: of `MaskSampler`, for every member.
 
     Raises:
@@ -37,10 +38,14 @@ class MixtureSampler(MaskSampler):
 
     label = "mixture"
 
-    def __init__(self, grid: HeadGrid, *, shares: Sequence[Share] | None = None, **options: Any) -> None:
+    def __init__(
+        self, grid: HeadGrid, *, shares: Sequence[Share] | None = None, gate_share: float = 0.0, **options: Any
+    ) -> None:
         super().__init__(grid, **options)
         if shares is None:
-            shares = DEFAULT_SHARES if self.screen is None else SCREENED_SHARES
+            others = DEFAULT_SHARES if self.screen is None else SCREENED_SHARES
+            shares = [(strategy, (1 - gate_share) * share) for strategy, share in others]
+            shares += [(GatesSampler, gate_share)] if gate_share else []
         if not shares or min(share for _, share in shares) <= 0:
             raise ConfigError(f"a mixture needs positive shares; got {[share for _, share in shares]}")
         total = sum(share for _, share in shares)

@@ -21,7 +21,8 @@ SURROGATE = "+surrogate"
 Contestant = Callable[[Meter, int], None]
 """Evaluates masks of a meter by a seed, until `BudgetSpent` or until its plan ends."""
 
-OURS = tuple(name for name in STRATEGIES if name != "scan")
+OURS = tuple(name for name in STRATEGIES if name not in ("scan", "gates"))
+"""Gates need gradients, which landscapes do not have."""
 DEFAULT_OURS = ("mixture", "genetic")
 """Those of ours that compete when nobody is named; with the surrogate, too."""
 

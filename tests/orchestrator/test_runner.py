@@ -17,7 +17,7 @@ from PIL import Image
 import headmask
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from orchestrator import runner, tracking
+from orchestrator import conclude, runner, tracking
 from orchestrator.ledger import count_looks
 from orchestrator.progress import Quiet
 from orchestrator.result import SearchResult
@@ -247,7 +247,7 @@ def test_resuming_continues_the_same_runs(tiny_config, runs):
 
 
 def test_a_dead_server_never_stops_a_search(tiny_config, monkeypatch, caplog):
-    monkeypatch.setattr(runner, "RUN_WAIT_S", 0.5)
+    monkeypatch.setattr(conclude, "RUN_WAIT_S", 0.5)
     monkeypatch.setattr(tracking, "CLOSE_S", 5.0)
     config = tiny_config(output__tracking_uri="http://127.0.0.1:9", budget__masks=16)
     with caplog.at_level(logging.WARNING):
