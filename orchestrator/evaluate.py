@@ -17,9 +17,10 @@ from orchestrator.verdict import DRAWS, outcomes_of
 from strategies.selection import paired_interval, permutation_p_value
 from workers.constants import USUAL_CHUNK, Constants
 from workers.loading import ALL, Split, take_split
+from workers.messages import MaskScore, Stage
 from workers.preprocess import UInt8Preprocess
-from workers.replica import Replica, Stage
-from workers.scorer import MaskScore, ScorerSettings, default_device
+from workers.replica import Replica
+from workers.scorer import ScorerSettings, default_device
 from workers.tasks import Mix
 
 

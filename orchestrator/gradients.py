@@ -11,8 +11,9 @@ from orchestrator.session import Session
 from strategies.gates import BATCHES
 from strategies.history import FloatArray
 from workers.embedding import cache_key
-from workers.gates import REVISION, GateGradient, GateTask
+from workers.gates import REVISION
 from workers.losses import Indices, micro_batch, micro_batches
+from workers.messages import GateGradient, GateTask
 from workers.pixels import cache_folder
 from workers.pool import Pool
 from workers.rows import RowFiles

@@ -15,8 +15,8 @@ from orchestrator.session import Session
 from orchestrator.store import TrialRecord
 from orchestrator.verdict import improved_outcomes
 from strategies.selection import paired_standard_error
+from workers.messages import Stage
 from workers.pool import Pool
-from workers.replica import Stage
 
 SEARCH = Stage("search", "float32", ranks=True)
 

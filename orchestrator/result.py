@@ -17,7 +17,7 @@ from orchestrator.pareto import Point
 from orchestrator.session import Session, versions
 from orchestrator.store import TrialRecord
 from orchestrator.verdict import Verdict, holds
-from workers.scorer import MaskScore
+from workers.messages import MaskScore
 
 if TYPE_CHECKING:
     from orchestrator.surrogate import Surrogate

@@ -24,8 +24,8 @@ from headmask.mask import HeadGrid, HeadMask
 from orchestrator.budget import Budget, StopReason, blocks_without_gain
 from orchestrator.store import StudyStore, TrialRecord
 from strategies import Exhausted, MaskSampler, distributions, mask_of
+from workers.messages import Stage
 from workers.pool import Pool, Result
-from workers.replica import Stage
 
 if TYPE_CHECKING:
     from orchestrator.surrogate import Surrogate

@@ -31,8 +31,9 @@ from workers.embedding import embed_images, embed_texts, kept
 from workers.engine import REVISION
 from workers.inputs import Normalisation
 from workers.loading import Split, load_data
+from workers.messages import Stage
 from workers.preprocess import UInt8Preprocess
-from workers.replica import PackedTower, Payload, Stage, Wanted
+from workers.replica import PackedTower, Payload, Wanted
 from workers.scorer import ScorerSettings, SplitArrays, probe_inputs, proven_view
 from workers.tasks import Mix
 from workers.trie import TowerCost

@@ -17,8 +17,8 @@ from headmask.mask import HeadMask
 from orchestrator.search import score_all
 from orchestrator.session import Session
 from workers.displacement_store import DisplacementStore
+from workers.messages import Stage
 from workers.pool import Pool, Result
-from workers.replica import Stage
 
 # M masks
 

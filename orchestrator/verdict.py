@@ -28,9 +28,8 @@ from strategies.selection import (
     select,
 )
 from workers.loading import Split
+from workers.messages import MaskScore, Stage
 from workers.pool import Pool
-from workers.replica import Stage
-from workers.scorer import MaskScore
 from workers.tasks import Mix, Ranks
 
 DRAWS = 10_000

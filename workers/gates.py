@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,31 +17,13 @@ from headmask.towers import TowerName
 from headmask.views import TextView, TowerView
 from workers.inputs import Inputs
 from workers.losses import Indices, micro_batch
+from workers.messages import GateGradient
 from workers.tasks import Targets
 
 # L layers, H heads, d head width, n inputs of a micro-batch, u units of it, E embedding
 
 REVISION = 1
 """Raised whenever a gradient's last bits may change."""
-
-
-@dataclass(frozen=True, eq=False)
-class GateTask:
-    """A micro-batch, and the gates by which its loss is differentiated."""
-
-    data: int
-    """Place of the data set."""
-    units_u: Indices
-    """Of the data set's search split."""
-    gates_LH: NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class GateGradient:
-    """A micro-batch's mean loss, in nats, and its gradient by the gates."""
-
-    loss: float
-    gradient_LH: NDArray[np.float64]
 
 
 class GateLoss:

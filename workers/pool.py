@@ -15,9 +15,9 @@ from typing import Protocol
 from headmask.mask import HeadMask
 from workers.constants import Constants
 from workers.displacement import Displacements
-from workers.gates import GateGradient, GateTask
-from workers.replica import Payload, Replica, Stage, Wanted
-from workers.scorer import MaskScore, default_device
+from workers.messages import GateGradient, GateTask, MaskScore, Stage
+from workers.replica import Payload, Replica, Wanted
+from workers.scorer import default_device
 
 BATCH_S = 0.3
 """Seconds that a batch should take: long against the cost of a call, short against the work between two saves."""

@@ -18,10 +18,9 @@ from headmask.mask import HeadMask
 from workers.cluster import Resources, check_room, connect, describe, reason_of, room_for
 from workers.constants import Constants
 from workers.displacement import Displacements
-from workers.gates import GateGradient, GateTask
+from workers.messages import GateGradient, GateTask, MaskScore, Stage
 from workers.pool import BatchQueue, Result, Steps
-from workers.replica import Payload, Replica, Stage, Wanted
-from workers.scorer import MaskScore
+from workers.replica import Payload, Replica, Wanted
 
 IN_FLIGHT = 2
 MAX_STRIKES = 3

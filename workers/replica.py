@@ -22,10 +22,11 @@ from headmask.views import TowerView
 from workers.constants import USUAL_CHUNK, AnyPrecision, Constants, Precision, measured_chunk, resolved_precision
 from workers.displacement import Displacements, Predictor
 from workers.engine import Engine
-from workers.gates import GateGradient, GateLoss, GateTask
+from workers.gates import GateLoss
 from workers.inputs import Normalisation, make_inputs
+from workers.messages import GateGradient, GateTask, MaskScore, Stage
 from workers.pixels import CacheFile, PackedPixels, Pixels
-from workers.scorer import MaskScore, Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
+from workers.scorer import Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
 
 
 @dataclass(frozen=True)
@@ -102,20 +103,6 @@ class Wanted:
     """Inputs computed together; None measures."""
     baseline: bool = False
     """Whether the search split's baseline is a constant, because losses against it are limited."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What masks are scored on: a split, at a precision, and what is kept besides metrics."""
-
-    split: str
-    precision: Precision = "float32"
-    ranks: bool = False
-    """Whether every query's rank is kept."""
-    embeddings: bool = False
-    """Whether embeddings are kept."""
-    predicted: bool = False
-    """Whether embeddings are predicted by the displacement surrogate instead of computed."""
 
 
 def _fetch(piece: Any) -> NDArray[np.uint8]:

@@ -28,29 +28,15 @@ from workers.displacement import Predictor
 from workers.engine import Engine
 from workers.gates import GateLoss
 from workers.inputs import Normalisation, make_inputs, shared_tensor
+from workers.messages import MaskScore
 from workers.pixels import Pixels
-from workers.tasks import Ranks, Targets
+from workers.tasks import Targets
 
 # M masks, L layers, H heads, d head width, N images, or inputs of the searched tower, Q captions, E embedding
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROOF_TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-3}
 """Largest difference of L2-normalised embeddings at which a view counts as the model: rounding, not error."""
-
-
-@dataclass(frozen=True)
-class MaskScore:
-    """What scoring one mask gave: metrics, or the reason why there are none."""
-
-    metrics: dict[str, float]
-    """Metric name to value in [0, 1]; empty for a failure."""
-    seconds: float
-    """This mask's share of the batch's time."""
-    failure: str | None = None
-    ranks: tuple[Ranks, ...] | None = None
-    """Of every data set, where they were asked for."""
-    embeddings: tuple[NDArray[np.float32], ...] | None = None
-    """Of every data set (N, E), not normalised, where they were asked for; failures have them, too."""
 
 
 @dataclass(frozen=True)

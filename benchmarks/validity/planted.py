@@ -28,8 +28,9 @@ from orchestrator.verdict import outcomes_of
 from strategies.selection import Outcomes, paired_interval
 from workers.constants import Constants
 from workers.loading import Split, load_data
+from workers.messages import Stage
 from workers.preprocess import UInt8Preprocess
-from workers.replica import Replica, Stage
+from workers.replica import Replica
 from workers.scorer import ScorerSettings
 from workers.tasks import Mix
 

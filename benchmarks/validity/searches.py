@@ -21,7 +21,7 @@ from orchestrator.session import Session
 from orchestrator.verdict import TEST, improved_outcomes
 from strategies.selection import Outcomes
 from workers.dataset import Row, write_dataset
-from workers.scorer import MaskScore
+from workers.messages import MaskScore
 
 SceneRow = tuple[bytes, tuple[str, str], str]
 

@@ -18,9 +18,9 @@ from orchestrator.session import Session, prepare
 from strategies import Limits
 from workers.displacement import Displacements, displacement
 from workers.embedding import cache_key
+from workers.messages import MaskScore, Stage
 from workers.pixels import cache_folder
-from workers.replica import Replica, Stage
-from workers.scorer import MaskScore
+from workers.replica import Replica
 
 # M masks
 

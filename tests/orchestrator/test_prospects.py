@@ -11,8 +11,8 @@ from orchestrator.store import TrialRecord
 from orchestrator.verdict import improved_outcomes
 from strategies.selection import paired_interval
 from tests.orchestrator.test_verdict import EMPTY, GOOD, GRID, LUCKY, SINGLE
+from workers.messages import MaskScore
 from workers.pool import Result
-from workers.scorer import MaskScore
 
 SCAN = 13
 

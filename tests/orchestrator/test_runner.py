@@ -25,8 +25,9 @@ from orchestrator.tables import sentences
 from orchestrator.verdict import Verdict
 from tests.orchestrator.studies import resume, start, trials
 from workers.dataset import Dataset
+from workers.messages import MaskScore
 from workers.retrieval import RetrievalTargets
-from workers.scorer import MaskScore, Scorer
+from workers.scorer import Scorer
 
 
 @pytest.fixture

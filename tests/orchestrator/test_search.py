@@ -11,9 +11,8 @@ from orchestrator.search import Budget, Interrupted, Search, score_all
 from orchestrator.store import StudyStore, TrialRecord
 from strategies import make_sampler
 from tests.strategies.landscapes import Landscape
+from workers.messages import MaskScore, Stage
 from workers.pool import Result
-from workers.replica import Stage
-from workers.scorer import MaskScore
 
 GRID = HeadGrid(4, 5)
 LANDSCAPE = Landscape(GRID)

@@ -7,9 +7,9 @@ from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.store import TrialRecord
 from orchestrator.verdict import CONFIRM, TEST, decide
+from workers.messages import MaskScore
 from workers.pool import Result
 from workers.retrieval import RetrievalTargets
-from workers.scorer import MaskScore
 
 GRID = HeadGrid(3, 4)
 EMPTY = HeadMask.empty(GRID)

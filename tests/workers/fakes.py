@@ -4,7 +4,7 @@ import os
 import time
 
 from headmask.errors import DataError
-from workers.scorer import MaskScore
+from workers.messages import MaskScore
 
 DEADLY, FAILING, REFUSED = (15, 0, 0), (0, 15, 0), (0, 0, 15)
 
@@ -50,3 +50,18 @@ class UnbornReplica(FakeReplica):
 
     def __init__(self, payload, device, constants=None):
         raise RuntimeError("no such device")
+
+
+class GatedReplica(FakeReplica):
+    """Returns the place of the first unit, and does as told by the others."""
+
+    def differentiate(self, tasks):
+        (task,) = tasks
+        first, *others = task.units_u.tolist()
+        if others == [1]:
+            os._exit(1)
+        if others == [2]:
+            raise RuntimeError("CUDA out of memory")
+        if others == [3]:
+            raise DataError("the data are not as they must be")
+        return [first]

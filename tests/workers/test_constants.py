@@ -38,7 +38,7 @@ def test_a_replica_settles_what_is_left_open(tiny_session, monkeypatch):
 
 
 def test_a_replica_without_constants_scores_nothing(tiny_session):
-    from workers.replica import Stage
+    from workers.messages import Stage
 
     with pytest.raises(RuntimeError, match="settles or adopts the constants"):
         Replica(tiny_session.payload).score(Stage("search"), tiny_session.grid, [(0, 0, 0)])

@@ -12,7 +12,8 @@ from orchestrator.session import prepare
 from tests.tiny import random_masks, tiny_clip
 from tests.workers.test_scorer import random_split, scorer_of
 from workers.displacement import Displacements, Predictor, displacement, displacement_bytes
-from workers.replica import Replica, Stage
+from workers.messages import Stage
+from workers.replica import Replica
 
 CPU = torch.device("cpu")
 

@@ -14,13 +14,14 @@ from headmask.live import calibrate_means
 from headmask.towers import tower_of, view_of
 from headmask.views import TextView
 from tests.tiny import tiny_clip
-from tests.workers.fakes import FakePayload, FakeReplica
+from tests.workers.fakes import FakePayload, GatedReplica
 from tests.workers.test_scorer import NORMALISATION, random_split, scorer_of
 from workers.classification import ClassificationTargets
-from workers.gates import GateLoss, GateTask
+from workers.gates import GateLoss
 from workers.inputs import make_inputs
 from workers.losses import micro_batch
 from workers.matching import MatchingTargets
+from workers.messages import GateTask
 from workers.ray_pool import RayPool
 from workers.retrieval import RetrievalTargets
 from workers.scorer import SplitArrays
@@ -106,21 +107,6 @@ def test_what_is_not_finite_has_no_gradient():
     found = scorer.gate_loss().gradient(np.arange(8), np.full((3, 4), 0.5))
     assert np.isnan(found.loss)
     assert not found.gradient_LH.any()
-
-
-class GatedReplica(FakeReplica):
-    """Returns the place of the first unit, and does as told by the others."""
-
-    def differentiate(self, tasks):
-        (task,) = tasks
-        first, *others = task.units_u.tolist()
-        if others == [1]:
-            os._exit(1)
-        if others == [2]:
-            raise RuntimeError("CUDA out of memory")
-        if others == [3]:
-            raise DataError("the data are not as they must be")
-        return [first]
 
 
 def gradients_of(pool, units):

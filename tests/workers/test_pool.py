@@ -9,9 +9,8 @@ from headmask.folding import probe_images
 from headmask.mask import HeadGrid, HeadMask
 from headmask.towers import view_of
 from tests.tiny import tiny_clip
+from workers.messages import MaskScore, Stage
 from workers.pool import BATCH_S, MAX_BATCH, BatchQueue, InlinePool
-from workers.replica import Stage
-from workers.scorer import MaskScore
 from workers.trie import TowerCost
 
 GRID = HeadGrid(3, 4)

@@ -12,9 +12,9 @@ from orchestrator.search import score_all
 from tests.workers.fakes import DEADLY, FAILING, REFUSED, FakePayload, FakeReplica, UnbornReplica
 from workers import ray_pool
 from workers.displacement import Displacements, displacement
+from workers.messages import Stage
 from workers.pool import InlinePool
 from workers.ray_pool import RayPool
-from workers.replica import Stage
 
 GRID = HeadGrid(3, 4)
 SEARCH, PREDICTED = Stage("search"), Stage("search", predicted=True)

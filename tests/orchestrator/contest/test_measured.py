@@ -9,8 +9,8 @@ from headmask.mask import HeadMask
 from orchestrator.contest import landscapes
 from orchestrator.contest.measured import Measured, table_landscape
 from strategies import Limits
+from workers.messages import Stage
 from workers.pool import InlinePool
-from workers.replica import Stage
 
 SEARCH = Stage("search")
 

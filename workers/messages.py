@@ -1,0 +1,64 @@
+"""What driver and replicas say to each other, without torch: a process that only passes it on starts fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.tasks import Ranks
+
+if TYPE_CHECKING:
+    from workers.constants import Precision
+
+# N inputs of the searched tower, E embedding, L layers, H heads, u units of a micro-batch
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What masks are scored on: a split, at a precision, and what is kept besides metrics."""
+
+    split: str
+    precision: Precision = "float32"
+    ranks: bool = False
+    """Whether every query's rank is kept."""
+    embeddings: bool = False
+    """Whether embeddings are kept."""
+    predicted: bool = False
+    """Whether embeddings are predicted by the displacement surrogate instead of computed."""
+
+
+@dataclass(frozen=True)
+class MaskScore:
+    """What scoring one mask gave: metrics, or the reason why there are none."""
+
+    metrics: dict[str, float]
+    """Metric name to value in [0, 1]; empty for a failure."""
+    seconds: float
+    """This mask's share of the batch's time."""
+    failure: str | None = None
+    ranks: tuple[Ranks, ...] | None = None
+    """Of every data set, where they were asked for."""
+    embeddings: tuple[NDArray[np.float32], ...] | None = None
+    """Of every data set (N, E), not normalised, where they were asked for; failures have them, too."""
+
+
+@dataclass(frozen=True, eq=False)
+class GateTask:
+    """A micro-batch, and the gates by which its loss is differentiated."""
+
+    data: int
+    """Place of the data set."""
+    units_u: NDArray[np.int64]
+    """Of the data set's search split."""
+    gates_LH: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class GateGradient:
+    """A micro-batch's mean loss, in nats, and its gradient by the gates."""
+
+    loss: float
+    gradient_LH: NDArray[np.float64]
