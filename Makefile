@@ -13,7 +13,7 @@ test: .venv/.installed-test lint  ## everything that must hold before a commit
 test-all: .venv/.installed-test lint  ## the slow tests, too
 	$(BIN)/python -m pytest -m "not gpu"
 
-validity: .venv/.installed-test  ## how often a search claims what is not there, and finds what is; about an hour on two cores
+validity: .venv/.installed-test  ## how often a search claims what is not there, and finds what is; half an hour on two cores
 	$(BIN)/python -m benchmarks.validity
 
 lint: .venv/.installed-test
