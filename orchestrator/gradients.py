@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -39,28 +40,41 @@ class GateGradients:
     def __init__(
         self, session: Session, pool: Pool | None = None, *, is_stopping: Callable[[], bool] = lambda: False
     ) -> None:
-        self._pool, self._is_stopping = pool, is_stopping
+        self._session, self._pool, self._is_stopping = session, pool, is_stopping
         self._grid, free_heads = session.grid, session.limits.free_heads(session.grid)
         self._places = tuple(np.array(free_heads).T)
         """Layers and heads that have a gate."""
-        tower, seed = session.config.search.tower, session.config.search.seed
-        self._batches: list[tuple[int, Indices]] = []
+
+    @cached_property
+    def _batches(self) -> list[tuple[int, Indices]]:
         """Place of the data set, and units of its search split."""
-        sizes = []
+        session = self._session
         goals = zip(session.payload.splits["search"].values(), session.objective.goals, strict=True)
-        for place, (arrays, goal) in enumerate(goals):
-            for units_u in () if goal.max_loss is not None else micro_batches(arrays.targets, len(arrays.inputs), seed):
-                self._batches.append((place, units_u))
-                sizes.append(len(micro_batch(arrays.targets, units_u, tower, len(arrays.inputs)).inputs_n))
-        self.forwards_per_step = (1 + BACKWARD) * min(BATCHES, len(sizes)) * float(np.mean(sizes))
+        return [
+            (place, units_u)
+            for place, (arrays, goal) in enumerate(goals)
+            if goal.max_loss is None
+            for units_u in micro_batches(arrays.targets, len(arrays.inputs), session.config.search.seed)
+        ]
+
+    @cached_property
+    def _files(self) -> RowFiles | None:
+        if self._pool is None:
+            return None
+        key = cache_key((*self._session.decides_embeddings, REVISION, self._pool.device))
+        return RowFiles(
+            cache_folder() / f"gradients-{key}", what="gradients", loss="a resumed search trains its gates again"
+        )
+
+    @cached_property
+    def forwards_per_step(self) -> float:
         """Plain forward passes of one input that a step counts as."""
-        self._forwards_per_mask = session.num_inputs("search")
-        self._files: RowFiles | None = None
-        if pool is not None:
-            key = cache_key((*session.decides_embeddings, REVISION, pool.device))
-            self._files = RowFiles(
-                cache_folder() / f"gradients-{key}", what="gradients", loss="a resumed search trains its gates again"
-            )
+        tower, splits = self._session.config.search.tower, list(self._session.payload.splits["search"].values())
+        sizes = [
+            len(micro_batch(splits[place].targets, units_u, tower, len(splits[place].inputs)).inputs_n)
+            for place, units_u in self._batches
+        ]
+        return (1 + BACKWARD) * min(BATCHES, len(sizes)) * float(np.mean(sizes))
 
     @property
     def num_batches(self) -> int:
@@ -70,7 +84,7 @@ class GateGradients:
     @property
     def steps_per_mask(self) -> float:
         """How many steps cost about as much as the evaluation of a mask."""
-        return min(MOST_STEPS_PER_MASK, self._forwards_per_mask / self.forwards_per_step)
+        return min(MOST_STEPS_PER_MASK, self._session.num_inputs("search") / self.forwards_per_step)
 
     def __call__(self, batches: Sequence[int], gates_BF: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the losses (B) of micro-batches and their gradients (B, F), each by gates of its own.

@@ -50,8 +50,9 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     session = session.settled(replica.measure(session.wanted))
     search = session.config.search
     sizes = {name: session.num_inputs(name) for name in session.splits}
-    num_masks = num_masks_of(session, sampler, gradients.forwards_per_step)
-    num_forwards = search_cost(session, sampler, num_masks, gradients.forwards_per_step)
+    forwards_per_step = gradients.forwards_per_step if sampler.gates else 0.0
+    num_masks = num_masks_of(session, sampler, forwards_per_step)
+    num_forwards = search_cost(session, sampler, num_masks, forwards_per_step)
     inputs_per_s = measured_speed(session, replica)
     num_inputs = round(
         num_forwards * sizes["search"]
@@ -116,8 +117,8 @@ def num_masks_of(session: Session, sampler: MaskSampler, forwards_per_step: floa
     block = 1
     # A block is begun as long as something is left.
     while left > 0 and sampler.block_range(block).start < most:
-        num_steps = sampler.num_steps_at(block) - sampler.num_steps_at(block - 1)
-        left -= forwards(len(sampler.block_range(block))) + num_steps * forwards_per_step
+        training = sampler.num_steps_before(block) * forwards_per_step
+        left -= forwards(len(sampler.block_range(block))) + training
         block += 1
     return min(most, sampler.block_range(block).start)
 

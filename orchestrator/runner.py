@@ -228,7 +228,7 @@ def _search(
         guide=str(session.guide),
         cost=session.forwards,
         surrogate=surrogate,
-        forwards_per_step=gradients.forwards_per_step,
+        forwards_per_step=gradients.forwards_per_step if sampler.gates else 0.0,
         on_progress=on_progress,
         is_stopping=stopping.is_set,
     )

@@ -149,7 +149,7 @@ class Search:
         self.sampler, self.store, self.pool, self.grid = sampler, store, pool, grid
         self.stage, self.value, self.guide, self.cost = stage, value, guide, cost
         self.surrogate, self.on_progress, self.is_stopping = surrogate, on_progress, is_stopping
-        self._forwards_per_step, self._num_steps = forwards_per_step, 0
+        self._forwards_per_step = forwards_per_step
         self.working = optuna.create_study(direction="maximize", sampler=sampler)
         self._stored = store.records(grid)
         self._asked: list[optuna.Trial] = []
@@ -195,14 +195,9 @@ class Search:
             progress.stopped_by = self._stop_reason(block, progress)
             if progress.stopped_by is not None or (block and not self._can_predict(progress)):
                 return
-            progress.image_forwards += self._training_cost(block)
+            progress.image_forwards += self.sampler.num_steps_before(block) * self._forwards_per_step
             stage = self.surrogate.scan_stage if self.surrogate and self.surrogate.missing else self.stage
             self._ask_block(min(self.sampler.block_range(block).stop, progress.budget.masks), stage, progress)
-
-    def _training_cost(self, block: int) -> float:
-        """Return what the steps cost that the strategy trains before it proposes a block, beyond those before."""
-        before, self._num_steps = self._num_steps, self.sampler.num_steps_at(block)
-        return (self._num_steps - before) * self._forwards_per_step
 
     def _stop_reason(self, block: int, progress: Progress) -> StopReason | None:
         """Return why a block is not begun; None if it is. Of results, it knows those that the block may know."""

@@ -134,6 +134,10 @@ class MaskSampler(BaseSampler):
         """Return how many steps of training are done when a block is proposed."""
         return 0 if block == 0 else self.num_steps(self.num_known(block))
 
+    def num_steps_before(self, block: int) -> int:
+        """Return how many steps of training are done for a block, beyond those for the blocks before it."""
+        return self.num_steps_at(block) - self.num_steps_at(max(0, block - 1))
+
     @property
     def exhausted(self) -> bool:
         """True when no mask is left to propose."""
