@@ -12,8 +12,8 @@ from orchestrator.cli_tools import Json, print_json
 
 
 def strategies(
-    landscape: Annotated[list[str] | None, typer.Option(help="By name; all by default.")] = None,
-    contestant: Annotated[list[str] | None, typer.Option(help="By name; all by default.")] = None,
+    landscape: Annotated[list[str] | None, typer.Option(help="By name; all but random-144 by default.")] = None,
+    contestant: Annotated[list[str] | None, typer.Option(help="By name; a choice of them by default.")] = None,
     full: Annotated[bool, typer.Option("--full", help="More seeds and masks: takes far longer.")] = False,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds on every landscape.")] = None,
     first_seed: Annotated[int, typer.Option(min=0, help="The seeds are this one and those after it.")] = 0,

@@ -23,7 +23,6 @@ from workers.rows import RowFiles
 
 BACKWARD = 2
 """Forward passes that a backward pass counts as."""
-MOST_STEPS_PER_MASK = 4.0
 
 
 class GateGradients:
@@ -82,9 +81,9 @@ class GateGradients:
         return len(self._batches)
 
     @property
-    def steps_per_mask(self) -> float:
-        """How many steps cost about as much as the evaluation of a mask."""
-        return min(MOST_STEPS_PER_MASK, self._session.num_inputs("search") / self.forwards_per_step)
+    def masks_per_step(self) -> float:
+        """How many evaluations of a mask cost about as much as a step."""
+        return self.forwards_per_step / self._session.num_inputs("search")
 
     def __call__(self, batches: Sequence[int], gates_BF: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the losses (B) of micro-batches and their gradients (B, F), each by gates of its own.

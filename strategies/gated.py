@@ -19,6 +19,7 @@ SPREAD = 2
 """Heads by which random proposals are smaller or larger than the best mask."""
 TRIES = 4
 """Random candidates for every mask wanted."""
+MOST_STEPS_PER_MASK = 4.0
 
 
 class GatesSampler(MaskSampler):
@@ -43,13 +44,13 @@ class GatesSampler(MaskSampler):
         if self.gradients is None:
             raise ConfigError(f"{type(self).__name__} needs gradients of a loss; choose another strategy without them")
         self._share = share
+        self._steps_per_mask = min(MOST_STEPS_PER_MASK, 1 / self.gradients.masks_per_step)
         self._trained = Gates(self.gradients, len(self._scan) - 1, self.limits.most_heads(grid), self.seed)
         self.gates = self._trained
 
     def num_steps(self, num_known: int) -> int:
         """Return how many steps are done when a block is proposed from so many results."""
-        steps_per_mask = 0.0 if self.gradients is None else self.gradients.steps_per_mask
-        return SWEEP + int(self._share * steps_per_mask * max(0, num_known - len(self._scan)))
+        return SWEEP + int(self._share * self._steps_per_mask * max(0, num_known - len(self._scan)))
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
         """Return what was shut in the last two sweeps, all sizes alike at first, then those nearest to the best mask's.

@@ -42,8 +42,8 @@ class Gradients(Protocol):
         ...
 
     @property
-    def steps_per_mask(self) -> float:
-        """How many steps of `BATCHES` micro-batches cost about as much as the evaluation of a mask."""
+    def masks_per_step(self) -> float:
+        """How many evaluations of a mask cost about as much as a step of `BATCHES` micro-batches."""
         ...
 
     def __call__(self, batches: Sequence[int], gates_BF: FloatArray) -> tuple[FloatArray, FloatArray]:

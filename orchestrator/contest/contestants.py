@@ -17,12 +17,14 @@ from orchestrator.contest.meter import Meter
 from strategies import STRATEGIES, Exhausted, distributions, make_sampler, mask_of
 
 MOST_RANDOM_HEADS = 8
-SURROGATE = "+surrogate"
+SURROGATE, GATED = "+surrogate", "+gates"
+GATE_SHARE = 0.25
 Contestant = Callable[[Meter, int], None]
 """Evaluates masks of a meter by a seed, until `BudgetSpent` or until its plan ends."""
 
+TRAINED = ("gates", "mixture" + GATED, "mixture" + GATED + SURROGATE)
+"""Those that train gates, which takes a landscape of a tower."""
 OURS = tuple(name for name in STRATEGIES if name not in ("scan", "gates"))
-"""Gates need gradients, which landscapes do not have."""
 DEFAULT_OURS = ("mixture", "genetic")
 """Those of ours that compete when nobody is named; with the surrogate, too."""
 
@@ -32,6 +34,9 @@ def contestants() -> dict[str, Contestant]:
     return {
         **{name: partial(ours, name) for name in OURS},
         **{name + SURROGATE: partial(ours, name, screened=True) for name in OURS},
+        "gates": partial(ours, "gates"),
+        "mixture" + GATED: partial(ours, "mixture", gate_share=GATE_SHARE),
+        "mixture" + GATED + SURROGATE: partial(ours, "mixture", gate_share=GATE_SHARE, screened=True),
         "random": random_masks,
         "greedy-top-k": greedy_top_k,
         "greedy-forward-backward": greedy_forward_backward,
@@ -46,13 +51,20 @@ def contestants() -> dict[str, Contestant]:
 def default_names() -> list[str]:
     """Return the names of those who compete when nobody is named."""
     own = [*DEFAULT_OURS, *(name + SURROGATE for name in DEFAULT_OURS)]
-    return own + [name for name in contestants() if name.removesuffix(SURROGATE) not in OURS]
+    return own + [name for name in contestants() if name.removesuffix(SURROGATE) not in (*OURS, *TRAINED)]
 
 
-def ours(name: str, meter: Meter, seed: int, *, screened: bool = False) -> None:
+def ours(name: str, meter: Meter, seed: int, *, screened: bool = False, gate_share: float = 0.0) -> None:
     """Run one of our strategies in blocks of the shipped size, results told as late as the block rule allows."""
-    screen = meter.screen if screened else None
-    sampler = make_sampler(name, meter.grid, seed=seed, limits=meter.limits, screen=screen)
+    sampler = make_sampler(
+        name,
+        meter.grid,
+        seed=seed,
+        limits=meter.limits,
+        screen=meter.screen if screened else None,
+        gradients=meter.gradients,
+        gate_share=gate_share,
+    )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     space = dict(distributions(meter.grid))
     untold: deque[tuple[optuna.Trial, float]] = deque()

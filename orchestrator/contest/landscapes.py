@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.contest.synthetic import Synthetic, make_synthetic
-from strategies import Limits, Screen
+from strategies import Gradients, Limits, Screen
 
 if TYPE_CHECKING:
     from orchestrator.contest.measured import Measured
 
-LandscapeName = Literal["pairwise-144", "cliff-144", "pairwise-384", "cliff-384", "table-12", "demo-48"]
+LandscapeName = Literal["pairwise-144", "cliff-144", "pairwise-384", "cliff-384", "table-12", "demo-48", "random-144"]
 LANDSCAPES: tuple[LandscapeName, ...] = get_args(LandscapeName)
-TABLE = "table-12"
-MEASURED = (TABLE, "demo-48")
-"""Of a real model. There the displacement surrogate is at hand, and a seed decides the contestants only."""
+TABLE, DEMO, RANDOM = "table-12", "demo-48", "random-144"
+MEASURED = (TABLE, DEMO, RANDOM)
+"""Of a tower. There the displacement surrogate and gradients are at hand, and a seed decides the contestants only."""
+DEFAULT_LANDSCAPES = tuple(name for name in LANDSCAPES if name != RANDOM)
+"""Those of a contest for which none is named."""
 _GRIDS = {"144": HeadGrid(12, 12), "384": HeadGrid(24, 16)}
 _PART = 128
 """Masks of a table that one process scores at a time."""
@@ -39,6 +41,11 @@ class Landscape(Protocol):
     @property
     def screen(self) -> Screen | None:
         """The displacement surrogate; None where there are no embeddings."""
+        ...
+
+    @property
+    def gradients(self) -> Gradients | None:
+        """Of the loss that gates are trained by; None where there is no tower."""
         ...
 
     def values(self, masks: Sequence[HeadMask]) -> list[float]:
@@ -81,5 +88,6 @@ def _synthetic(name: str, seed: int) -> Synthetic:
 def _measured(name: str) -> Measured:
     # Imports torch and open_clip, which synthetic landscapes need not wait for.
     from orchestrator.contest.measured import demo_landscape, table_landscape
+    from orchestrator.contest.planted import random_landscape
 
-    return table_landscape() if name == TABLE else demo_landscape()
+    return {TABLE: table_landscape, DEMO: demo_landscape, RANDOM: random_landscape}[name]()

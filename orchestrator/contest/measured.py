@@ -1,10 +1,11 @@
-"""Landscapes of a real model: the demo's, by exact scores on the search split, and by the displacement surrogate."""
+"""Landscapes of a tower: exact scores on a search split, the displacement surrogate, gradients by gates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property
+from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
@@ -14,13 +15,14 @@ from headmask.mask import HeadGrid, HeadMask
 from orchestrator.config import flags_of, read_config
 from orchestrator.contest.memo import Memo
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
+from orchestrator.gradients import GateGradients
 from orchestrator.session import Session, prepare
 from strategies import Limits
 from workers.displacement import Displacements, displacement
 from workers.embedding import cache_key
 from workers.messages import MaskScore, Stage
 from workers.pixels import cache_folder
-from workers.replica import Replica
+from workers.pool import InlinePool
 
 # M masks
 
@@ -38,9 +40,9 @@ class Measured:
 
     def __init__(self, session: Session, limits: Limits) -> None:
         self.limits = limits
-        self._replica = Replica(session.payload)
-        self._session = session.settled(self._replica.settle(session.wanted))
-        decides = *self._session.decides_embeddings, self._replica.device_kind(), str(session.guide)
+        self._pool = InlinePool(session.payload, "cpu")
+        self._session = replace(session, limits=limits).settled(self._pool.settle(session.wanted))
+        decides = *self._session.decides_embeddings, self._pool.device, str(session.guide)
         self._key = cache_key(decides)
         self._exact = Memo(cache_folder() / f"values-{self._key}.sqlite")
 
@@ -62,6 +64,11 @@ class Measured:
         """Return the values (M) of masks as the displacement surrogate predicts them, NaN where there is none."""
         return np.array(self._predicted.values(masks, self._predict))
 
+    @cached_property
+    def gradients(self) -> GateGradients:
+        """Of the search's loss, kept on disk like scores."""
+        return GateGradients(self._session, self._pool)
+
     def _score(self, masks: Sequence[HeadMask]) -> list[float]:
         scores = self._scores(self._session.search_stage, masks)
         return [0.0 if score.failure else self._session.search_value(score.metrics) for score in scores]
@@ -71,7 +78,11 @@ class Measured:
         return [np.nan if score.failure else self._session.search_value(score.metrics) for score in scores]
 
     def _scores(self, stage: Stage, masks: Sequence[HeadMask]) -> list[MaskScore]:
-        return self._replica.score(stage, self.grid, [mask.words for mask in masks])
+        self._pool.submit(stage, masks)
+        found: dict[HeadMask, MaskScore] = {}
+        while len(found) < len(masks):
+            found |= {result.mask: result.score for result in self._pool.collect(timeout_s=0.0)}
+        return [found[mask] for mask in masks]
 
     @cached_property
     def _predicted(self) -> Memo:
@@ -86,7 +97,7 @@ class Measured:
         # One data set, so the embeddings of one.
         baseline_NE, *others = [score.embeddings[0] for score in scores if score.embeddings is not None]
         moved = {mask.heads[0]: displacement(each, baseline_NE) for mask, each in zip(scan[1:], others, strict=True)}
-        self._replica.adopt_displacements([Displacements(baseline_NE, moved)])
+        self._pool.adopt_displacements([Displacements(baseline_NE, moved)])
         return replace(stage, predicted=True)
 
 
@@ -106,9 +117,20 @@ def table_landscape() -> Measured:
 
 @cache
 def _demo_session() -> Session:
-    folder = cache_folder() / "demo"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder_of("demo")
     with FileLock(folder / ".lock"):
         paths = unpack_demo(folder)
-    options = {"model": f"local-dir:{paths.model}", "data": paths.data, "out": folder, "image_chunk": DEMO_CHUNK}
+    return session_of(paths.model, paths.data)
+
+
+def folder_of(name: str) -> Path:
+    """Return a folder for the files of a landscape, in the cache."""
+    folder = cache_folder() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def session_of(model: Path, data: Path) -> Session:
+    """Return the session of a model folder and a data set."""
+    options = {"model": f"local-dir:{model}", "data": data, "out": model.parent, "image_chunk": DEMO_CHUNK}
     return prepare(read_config(None, flags_of(options)))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headmask.mask import BoolArray, HeadGrid, HeadMask
 from orchestrator.contest.landscapes import Landscape
-from strategies import Limits, Screen
+from strategies import Gradients, Limits, Screen
+from strategies.history import FloatArray
 
-# M masks, F free heads
+# M masks, B micro-batches, F free heads
 
 MOST_ASKED = 5
 """Masks asked for, new or not, for each one of the budget: a contestant that needs more has converged."""
@@ -22,11 +23,11 @@ class BudgetSpent(Exception):
 
 
 class Meter:
-    """A landscape as a contestant sees it: masks evaluated before are free, new ones count.
+    """A landscape as a contestant sees it: masks evaluated before are free, new ones count, and so does training.
 
     Args:
         landscape: what masks are evaluated on.
-        budget: distinct masks that may be.
+        budget: distinct masks that may be; a step of training is as many as cost what it does.
     """
 
     def __init__(self, landscape: Landscape, budget: int) -> None:
@@ -34,7 +35,9 @@ class Meter:
         self._known: dict[HeadMask, float] = {}
         self._num_asked = 0
         self.best_so_far: list[float] = []
-        """The best value after each distinct mask."""
+        """The best value after each distinct mask, or what cost as much."""
+        self._trained = 0.0
+        """Training that is not yet as much as a mask."""
 
     @property
     def grid(self) -> HeadGrid:
@@ -50,6 +53,11 @@ class Meter:
     def screen(self) -> Screen | None:
         """The displacement surrogate; None where there is none."""
         return self._landscape.screen
+
+    @property
+    def gradients(self) -> Gradients | None:
+        """What gates are trained by, counted; None where there is nothing."""
+        return None if self._landscape.gradients is None else _Counted(self._landscape.gradients, self._charge)
 
     def __call__(self, mask: HeadMask) -> float:
         """Return the value of one mask.
@@ -67,7 +75,7 @@ class Meter:
                 any is new.
         """
         new = [mask for mask in dict.fromkeys(masks) if mask not in self._known]
-        left = self._budget - len(self._known)
+        left = self._budget - len(self.best_so_far)
         for mask, value in zip(new[:left], self._landscape.values(new[:left]), strict=True):
             self._known[mask] = value
             self.best_so_far.append(max(value, self.best_so_far[-1]) if self.best_so_far else value)
@@ -78,8 +86,39 @@ class Meter:
             raise BudgetSpent(f"{self._num_asked:,} masks were asked for, of which {len(self._known):,} were new")
         return [self._known[mask] for mask in masks]
 
+    def _charge(self, masks: float) -> None:
+        """Count training that costs as much as so many masks.
+
+        Raises:
+            BudgetSpent: the budget has less left.
+        """
+        self._trained += masks
+        while self._trained >= 1:
+            if len(self.best_so_far) == self._budget:
+                raise BudgetSpent(f"all {self._budget:,} masks of the budget are evaluated, or trained for")
+            self._trained -= 1
+            self.best_so_far.append(self.best_so_far[-1])
+
     def bit_values(self, bits_MF: BoolArray) -> NDArray[np.float64]:
         """Return the values (M) of masks that are rows of bits over the heads that may be ablated; see `values`."""
         heads = self.limits.free_heads(self.grid)
         masks = [HeadMask.from_heads(self.grid, [heads[index] for index in np.flatnonzero(row_F)]) for row_F in bits_MF]
         return np.array(self.values(masks))
+
+
+class _Counted:
+    """Gradients of a landscape, of which every step is counted.
+
+    Args:
+        gradients: of the landscape.
+        charge: told how many masks a step costs as much as.
+    """
+
+    def __init__(self, gradients: Gradients, charge: Callable[[float], None]) -> None:
+        self._gradients, self._charge = gradients, charge
+        self.num_batches, self.masks_per_step = gradients.num_batches, gradients.masks_per_step
+
+    def __call__(self, batches: Sequence[int], gates_BF: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return losses and gradients; see `Gradients`."""
+        self._charge(self.masks_per_step)
+        return self._gradients(batches, gates_BF)

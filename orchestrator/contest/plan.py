@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from headmask.errors import ConfigError, did_you_mean
 from orchestrator.contest.contest import Cell
-from orchestrator.contest.contestants import contestants, default_names
-from orchestrator.contest.landscapes import LANDSCAPES
+from orchestrator.contest.contestants import TRAINED, contestants, default_names
+from orchestrator.contest.landscapes import DEFAULT_LANDSCAPES, LANDSCAPES, MEASURED
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ QUICK = {
     "cliff-384": Size(1_000, 1),
     "table-12": Size(1_000, 3),
     "demo-48": Size(300, 1),
+    "random-144": Size(1_000, 1),
 }
 FULL = {
     "pairwise-144": Size(3_000, 5),
@@ -35,6 +36,7 @@ FULL = {
     "cliff-384": Size(3_000, 2),
     "table-12": Size(3_000, 5),
     "demo-48": Size(1_000, 2),
+    "random-144": Size(1_000, 5),
 }
 QUICK_CAPS = {"optuna-tpe": 300, "tpe": 300}
 FULL_CAPS = {**QUICK_CAPS, "optuna-nsga2": 1_000, "nsga2": 1_000}
@@ -53,22 +55,28 @@ def plan(
     """Return the cells of a contest.
 
     Args:
-        landscapes: by name; all by default.
-        names: of the contestants; all by default.
+        landscapes: by name; all but `random-144` by default.
+        names: of the contestants; all but those by default that train gates, and those of ours that the mixture has.
         full: take the full sizes.
         num_seeds: for every landscape, instead of its own number.
         first_seed: the seeds are this one and those after it.
         budget: distinct masks of every run, instead of the landscape's own number; slow contestants stay capped.
 
     Raises:
-        ConfigError: there is no landscape or contestant of a name.
+        ConfigError: there is no landscape or contestant of a name, or no tower whose gates could be trained.
     """
     sizes, caps = (FULL, FULL_CAPS) if full else (QUICK, QUICK_CAPS)
-    landscapes, names = landscapes or LANDSCAPES, names or default_names()
+    landscapes, names = landscapes or DEFAULT_LANDSCAPES, names or default_names()
     for landscape in landscapes:
         _check_name("landscape", landscape, LANDSCAPES)
     for name in names:
         _check_name("contestant", name, tuple(contestants()))
+    trained, synthetic = set(names) & set(TRAINED), set(landscapes) - set(MEASURED)
+    if trained and synthetic:
+        raise ConfigError(
+            f"{min(trained)} trains gates, which takes a tower; got landscape {min(synthetic)}: "
+            f"name {', '.join(MEASURED)}"
+        )
     return [
         Cell(landscape, name, seed, _capped(budget or sizes[landscape].budget, caps.get(name)))
         for landscape in landscapes

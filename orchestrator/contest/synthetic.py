@@ -19,7 +19,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array, csr_array, eye_array, hstack, vstack
 
 from headmask.mask import HeadGrid, HeadMask
-from strategies import Limits
+from strategies import Gradients, Limits
 
 # B heads of the grid, P pairs, K heads beyond the cliff
 
@@ -46,6 +46,7 @@ class Synthetic:
     """k heads more than this lose k^1.5 points; None for no loss."""
     limits: Limits = field(default_factory=Limits)
     screen: None = None
+    gradients: Gradients | None = None
 
     def __call__(self, mask: HeadMask) -> float:
         """Return the value of a mask: a recall, in steps of one query."""

@@ -101,7 +101,7 @@ def test_training_counts_as_image_forwards(gated_config, tiny_config):
     gradients = GateGradients(prepare(config))
     # One micro-batch of all 24 images, forwards and backwards.
     assert (gradients.num_batches, gradients.forwards_per_step) == (1, 3 * 24)
-    assert gradients.steps_per_mask == pytest.approx(1 / 3)
+    assert gradients.masks_per_step == pytest.approx(3)
     result = start(config).result
     masks_alone = start(tiny_config("genetic", search__strategy="genetic", budget__masks=30)).result
     training = result.gates.steps * gradients.forwards_per_step

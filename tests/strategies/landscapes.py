@@ -36,7 +36,7 @@ class Slopes:
     """Gradients of a landscape without its cliff, as losses on micro-batches that differ a little from each other."""
 
     num_batches = 5
-    steps_per_mask = 0.5
+    masks_per_step = 2.0
 
     def __init__(self, landscape, noise=0.001):
         self.landscape, self.calls = landscape, 0

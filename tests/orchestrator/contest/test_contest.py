@@ -79,6 +79,10 @@ def test_a_cell_is_the_same_every_time():
             {"landscapes": ["clif-144"]},
             "landscape must be one of .*; got 'clif-144', did you mean cliff-144",
         ),
+        (
+            {"names": ["gates"]},
+            "gates trains gates, which takes a tower; got landscape cliff-144: name table-12, demo-48",
+        ),
         ({"names": ["rndom"]}, "contestant must be one of .*; got 'rndom', did you mean random"),
     ],
 )

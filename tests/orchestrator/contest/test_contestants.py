@@ -2,7 +2,9 @@
 
 import contextlib
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from headmask.errors import ConfigError
@@ -12,7 +14,20 @@ from orchestrator.contest.meter import BudgetSpent, Meter
 from orchestrator.contest.synthetic import make_synthetic
 
 GRID = HeadGrid(4, 4)
-LANDSCAPE = make_synthetic("pairwise", GRID, 0, num_helpful=4, num_neutral=4)
+
+
+class Slopes:
+    """Gradients of a synthetic landscape's single changes, on micro-batches that are all alike."""
+
+    num_batches, masks_per_step = 2, 0.4
+
+    def __call__(self, batches, gates_BF):
+        slopes_F = SYNTHETIC.gains_B
+        return (gates_BF - 1) @ slopes_F, np.broadcast_to(slopes_F, gates_BF.shape)
+
+
+SYNTHETIC = make_synthetic("pairwise", GRID, 0, num_helpful=4, num_neutral=4)
+LANDSCAPE = replace(SYNTHETIC, gradients=Slopes())
 ENDS = {"greedy-top-k", "greedy-forward-backward"}
 
 everyone = pytest.mark.parametrize("name", list(contestants()))
@@ -57,6 +72,22 @@ def test_what_is_left_of_the_budget_is_used():
     with pytest.raises(BudgetSpent, match="all 3 masks"):
         meter.values(HeadMask.singles(GRID))
     assert len(meter.best_so_far) == 3
+
+
+def test_training_counts_as_the_masks_that_it_costs():
+    meter = Meter(LANDSCAPE, 3)
+    value = meter(HeadMask.empty(GRID))
+    gates_BF = np.ones((2, 16))
+    for step, num_spent in enumerate((1, 1, 2, 2, 3), 1):
+        meter.gradients([0, 1], gates_BF)
+        assert len(meter.best_so_far) == num_spent, step
+    assert meter.best_so_far == [value] * 3
+    with pytest.raises(BudgetSpent, match="all 3 masks of the budget"):
+        meter(HeadMask.singles(GRID)[1])
+    meter.gradients([0, 1], gates_BF)
+    meter.gradients([0, 1], gates_BF)
+    with pytest.raises(BudgetSpent, match="or trained for"):
+        meter.gradients([0, 1], gates_BF)
 
 
 def test_one_who_asks_for_hardly_anything_new_is_stopped():

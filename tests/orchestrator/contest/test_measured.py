@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 from headmask.mask import HeadMask
 from orchestrator.contest import landscapes
 from orchestrator.contest.measured import Measured, table_landscape
+from orchestrator.contest.planted import planted_mask
 from strategies import Limits
 from workers.messages import Stage
 from workers.pool import InlinePool
@@ -48,6 +49,23 @@ def test_the_best_known_value_is_of_masks_within_the_limits(tiny, tiny_session):
 def test_the_surrogate_is_exact_for_what_was_scanned(tiny):
     singles = HeadMask.singles(tiny.grid, tiny.limits.free_heads(tiny.grid))
     assert tiny.screen(singles) == pytest.approx(tiny.values(singles), abs=0.02)
+
+
+def test_gradients_are_of_the_heads_that_may_be_ablated(tiny):
+    gates_BF = np.ones((1, len(tiny.limits.free_heads(tiny.grid))))
+    losses_B, gradient_BF = tiny.gradients([0], gates_BF)
+    assert np.isfinite(losses_B).all()
+    assert gradient_BF.shape == gates_BF.shape
+    assert gradient_BF.any()
+
+
+@pytest.mark.slow
+def test_planted_heads_hurt(pixel_cache):
+    torch.set_num_threads(1)
+    landscape = landscapes.landscape_of(landscapes.RANDOM, 0)
+    baseline, planted = landscape.values([HeadMask.empty(landscape.grid), planted_mask(landscape.grid)])
+    assert planted > 2 * baseline
+    assert landscape.gradients.num_batches == 16
 
 
 @pytest.mark.slow
