@@ -48,7 +48,15 @@ Masks = Annotated[int | None, typer.Option(help="Budget: distinct masks to score
 Seconds = Annotated[float | None, typer.Option(help="Budget: ends after the block in which these run out; 0 lifts it.")]
 ImageForwards = Annotated[int | None, typer.Option(help="Budget: plain forward passes of one image; 0 lifts it.")]
 Patience = Annotated[int | None, typer.Option(help="Budget: blocks in a row without a better mask; 0 lifts it.")]
-Replicas = Annotated[int | None, typer.Option(help="Ray replicas; as many as there is room for by default.")]
+Replicas = Annotated[
+    str | None, typer.Option(metavar="auto|N", help="Ray replicas; as many as there is room for by default.")
+]
+GpusPerReplica = Annotated[
+    float | None, typer.Option(help="1, a part of 1, or 0 for CPUs; 1 where there are GPUs by default.")
+]
+MixedDevices = Annotated[
+    bool | None, typer.Option("--mixed-devices", help="Let devices of different kinds score one study.")
+]
 PoolKind = Annotated[
     Literal["ray", "inline"] | None, typer.Option(help="Where masks are scored: on Ray, or in this process.")
 ]
@@ -137,6 +145,8 @@ def search(
     split_seed: Annotated[int | None, typer.Option(help="Of drawn splits.")] = None,
     pool: PoolKind = None,
     replicas: Replicas = None,
+    gpus_per_replica: GpusPerReplica = None,
+    mixed_devices: MixedDevices = None,
     address: Address = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; the run folder's by default.")] = None,
     storage: Annotated[str | None, typer.Option(help="Journal file or database URL of the study.")] = None,
@@ -179,6 +189,8 @@ def resume(
     out: Out = None,
     pool: PoolKind = None,
     replicas: Replicas = None,
+    gpus_per_replica: GpusPerReplica = None,
+    mixed_devices: MixedDevices = None,
     address: Address = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow server or store.")] = None,
     as_json: Json = False,
@@ -195,6 +207,8 @@ def resume(
         ("budget", "patience"): patience,
         ("pool", "kind"): pool,
         ("pool", "replicas"): replicas,
+        ("pool", "gpus_per_replica"): gpus_per_replica,
+        ("pool", "mixed_devices"): mixed_devices,
         ("pool", "address"): address,
         ("output", "folder"): None if out is None else str(out),
         ("output", "tracking_uri"): tracking_uri,

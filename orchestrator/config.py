@@ -178,6 +178,8 @@ OPTIONS = {
     "patience": "budget.patience",
     "pool": "pool.kind",
     "replicas": "pool.replicas",
+    "gpus_per_replica": "pool.gpus_per_replica",
+    "mixed_devices": "pool.mixed_devices",
     "address": "pool.address",
     "out": "output.folder",
     "study": "output.study",

@@ -157,7 +157,8 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
     ):
         tracker.log(lambda run: run.params(params_of_run(session)))
         try:
-            _check_device(store, pool)
+            if not config.pool.mixed_devices:
+                _check_device(store, pool)
             surrogate = make_surrogate(session, pool, display.say, stopping.is_set)
             curve = BestCurve(tracker)
             searched = _search(session, store, pool, surrogate, curve, display, stopping)
@@ -249,8 +250,10 @@ def make_pool(session: Session, display: Display) -> Pool:
     display.say("Starting replicas" + (f" on {pool.address}" if pool.address else " with Ray on this machine"))
     return RayPool(
         session.payload,
-        replicas=pool.replicas,
+        replicas=None if pool.replicas == "auto" else pool.replicas,
         threads=session.config.search.threads,
+        gpus_per_replica=pool.gpus_per_replica,
+        mixed_devices=pool.mixed_devices,
         steps=session.cost.steps,
         address=pool.address,
     )
@@ -264,5 +267,5 @@ def _check_device(store: StudyStore, pool: Pool) -> None:
     elif known != pool.device:
         raise ConfigError(
             f"study {store.name!r} was scored on {known}, this machine is {pool.device}: scores would differ "
-            "in their last bits. Resume it where it began, or start another study"
+            "in their last bits. Resume it where it began, start another study, or accept that with --mixed-devices"
         )

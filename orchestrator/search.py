@@ -289,7 +289,7 @@ class Search:
             strategy=self.sampler.strategy_of(number),
             seconds=score.seconds,
             failure=score.failure,
-            device=self.pool.device,
+            device=result.device,
         )
 
     def _tell(self, record: TrialRecord, progress: Progress) -> None:

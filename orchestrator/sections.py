@@ -219,10 +219,28 @@ class PoolSection(Section):
     """Where masks are scored."""
 
     kind: Literal["ray", "inline"] = "ray"
-    replicas: PositiveInt | None = None
-    """Number of Ray replicas; as many as there is room for by default."""
+    replicas: PositiveInt | Literal["auto"] = "auto"
+    """Number of Ray replicas; by default as many as there is room for, when nodes join or leave, too."""
+    gpus_per_replica: Annotated[float, Field(ge=0)] | None = None
+    """1, a part of 1 for several replicas on a GPU, or 0 for replicas on CPUs; 1 where there are GPUs by default."""
+    mixed_devices: bool = False
+    """Let devices of different kinds score one study: the last bits of its scores then depend on who computed them."""
     address: str | None = None
     """Ray cluster to join; Ray starts on this machine by default."""
+
+    @field_validator("replicas", mode="before")
+    @classmethod
+    def _number_or_auto(cls, replicas: Any) -> Any:
+        if replicas is None:
+            return "auto"
+        return int(replicas) if isinstance(replicas, str) and replicas.isdecimal() else replicas
+
+    @field_validator("gpus_per_replica")
+    @classmethod
+    def _whole_or_part(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"must be a whole number of GPUs, or a part of one; got {gpus:g}")
+        return gpus
 
 
 class OutputSection(Section):

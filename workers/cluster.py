@@ -6,13 +6,20 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from headmask.errors import PoolError
 
+REASON = 400
+"""Characters of an error that are shown at most."""
 CONNECT_S = 10.0
 """Seconds that a cluster may take to answer at its address."""
+
+
+Node = Mapping[str, Any]
+"""A node as `ray.nodes()` describes it."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +75,32 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
-def room_for(cluster: dict[str, float], threads: int) -> tuple[Resources, int]:
-    """Return what a replica holds and how many fit: one per GPU where there are any, else one per `threads` CPUs."""
-    cpus, gpus = int(cluster.get("CPU", 0)), int(cluster.get("GPU", 0))
-    if gpus:
-        return Resources(1, 1), gpus
-    return Resources(threads, 0), cpus // threads
+def need_of(nodes: Sequence[Node], threads: int, gpus_per_replica: float | None = None) -> Resources:
+    """Return what a replica holds: a GPU, or the part of one that is asked for, where there are any, else CPUs."""
+    if gpus_per_replica is None:
+        gpus_per_replica = 1 if any(_resource(node, "GPU") for node in nodes) else 0
+    return Resources(1 if gpus_per_replica else threads, gpus_per_replica)
 
 
-def check_room(resources: Resources, room: int, replicas: int) -> None:
+def room_for(nodes: Sequence[Node], need: Resources) -> int:
+    """Return how many replicas fit on the nodes that live; each has to fit on one node."""
+    return sum(_room_on(node, need) for node in nodes if node["Alive"])
+
+
+def _room_on(node: Node, need: Resources) -> int:
+    by_cpu = int(_resource(node, "CPU") // need.cpus)
+    if not need.gpus:
+        return by_cpu
+    # A part of a GPU is of one GPU.
+    gpus = int(_resource(node, "GPU"))
+    return min(by_cpu, int(gpus // need.gpus) if need.gpus >= 1 else gpus * int(1 // need.gpus))
+
+
+def _resource(node: Node, name: str) -> float:
+    return float(node.get("Resources", {}).get(name, 0))
+
+
+def check_room(need: Resources, room: int, replicas: int | None) -> None:
     """Check that replicas can be placed.
 
     Raises:
@@ -84,11 +108,12 @@ def check_room(resources: Resources, room: int, replicas: int) -> None:
     """
     if room < 1:
         raise PoolError(
-            f"no replica can be placed: each needs {resources}, and the cluster has less. Use fewer --threads"
+            f"no replica can be placed: each needs {need}, and no node has as much. Use fewer --threads"
+            + (" or --gpus-per-replica" if need.gpus else "")
         )
-    if replicas > room:
+    if replicas is not None and replicas > room:
         raise PoolError(
-            f"{replicas} replicas cannot be placed: each needs {resources}, which fits {room} times. Ask for {room}"
+            f"{replicas} replicas cannot be placed: each needs {need}, which fits {room} times. Ask for {room}"
         )
 
 
@@ -98,6 +123,6 @@ def describe(resources: dict[str, float]) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the last line that an error of Ray's says, which names the cause."""
+    """Return the last line that an error of Ray's says, which names the cause; without its general advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return lines[-1].split(" Some common causes")[0][:REASON] if lines else type(error).__name__

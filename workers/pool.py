@@ -21,7 +21,11 @@ from workers.scorer import default_device
 
 BATCH_S = 0.3
 """Seconds that a batch should take: long against the cost of a call, short against the work between two saves."""
+FLOOR_S = 0.1
+"""Seconds that it should take at least, unless replicas would be idle: a call costs one or two milliseconds."""
 MAX_BATCH = 64
+MOST_SHARED, SHARED = 16, 0.9
+"""Masks in a batch that only is longer in order to keep this part of what they share: all its embeddings are held."""
 FIRST_BATCH = 4
 """Masks in a batch as long as nothing is known of their speed."""
 
@@ -33,6 +37,8 @@ class Result:
     stage: Stage
     mask: HeadMask
     score: MaskScore
+    device: str = ""
+    """Kind of device and version that computed it."""
 
 
 class Pool(Protocol):
@@ -86,73 +92,140 @@ Steps = Callable[[Sequence[HeadMask]], Sequence[float]]
 
 
 class BatchQueue:
-    """Waiting masks, cut into batches that are neighbours in the trie and take about `BATCH_S` seconds.
+    """Waiting masks, cut into batches that are neighbours in the trie, long enough to keep what they share.
 
     Args:
         steps: the predicted cost of masks, such as `TowerCost.steps`; without it, all cost the same.
     """
 
     def __init__(self, steps: Steps | None = None) -> None:
-        self._steps: Steps = steps or (lambda masks: [1.0] * len(masks))
-        self._waiting: dict[Stage, list[HeadMask]] = {}
+        self._steps: Steps = steps or _alike
+        self._lines: dict[Stage, _Line] = {}
         self._alone: deque[tuple[Stage, HeadMask]] = deque()
         self._seconds: dict[Stage, float] = {}
         """Of one unit of predicted cost."""
 
     def __len__(self) -> int:
-        return len(self._alone) + sum(map(len, self._waiting.values()))
+        return len(self._alone) + sum(map(len, self._lines.values()))
 
     def put(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Add masks, sorted by words so that neighbours share prefixes."""
-        self._waiting[stage] = sorted([*self._waiting.get(stage, []), *masks])
+        if stage not in self._lines:
+            self._lines[stage] = _Line(self._costs_at(stage))
+        self._lines[stage].add(masks)
 
     def put_alone(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Add masks in front of all others, each to be a batch of its own."""
         self._alone.extend((stage, mask) for mask in masks)
 
-    def take(self, num_replicas: int) -> tuple[Stage, list[HeadMask]] | None:
+    def take(self, num_replicas: int, pace: float = 1.0) -> tuple[Stage, list[HeadMask]] | None:
         """Return the next batch and its stage, or None when nothing waits.
 
-        Two batches are in flight for each replica, so no batch costs more than that share of what waits.
+        Args:
+            num_replicas: that share what waits.
+            pace: seconds that the one which asks takes for what takes the average one a second.
         """
         if self._alone:
             stage, mask = self._alone.popleft()
             return stage, [mask]
         # Whoever asks for predictions waits for them.
-        for stage, masks in sorted(self._waiting.items(), key=lambda item: not item[0].predicted):
-            if masks:
-                size = self._size(stage, masks, num_replicas)
-                self._waiting[stage] = masks[size:]
-                return stage, masks[:size]
+        for stage, line in sorted(self._lines.items(), key=lambda item: not item[0].predicted):
+            if line:
+                return stage, line.take(self._size(stage, line, num_replicas, pace))
         return None
 
     def expected_s(self, stage: Stage, masks: Sequence[HeadMask]) -> float:
         """Return the seconds that masks should take together by the batches before them; 0 before the first."""
-        return self._seconds.get(stage, 0.0) * sum(self._costs(stage, masks))
+        return self._seconds.get(stage, 0.0) * sum(self._costs_at(stage)(masks))
 
-    def learn(self, stage: Stage, masks: Sequence[HeadMask], scores: Sequence[MaskScore]) -> None:
-        """Take note of how long a batch took."""
-        seconds = sum(score.seconds for score in scores) / sum(self._costs(stage, masks))
-        self._seconds[stage] = 0.7 * self._seconds.get(stage, seconds) + 0.3 * seconds
+    def learn(self, stage: Stage, masks: Sequence[HeadMask], scores: Sequence[MaskScore]) -> float:
+        """Take note of how long a batch took, and return its seconds for what took one on average before."""
+        seconds = sum(score.seconds for score in scores) / sum(self._costs_at(stage)(masks))
+        before = self._seconds.get(stage, seconds)
+        self._seconds[stage] = 0.7 * before + 0.3 * seconds
+        return seconds / before if before else 1.0
 
-    def _costs(self, stage: Stage, masks: Sequence[HeadMask]) -> Sequence[float]:
-        """Return what each of some sorted masks costs after those before it; predictions share nothing."""
-        return [1.0] * len(masks) if stage.predicted else self._steps(masks)
+    def _costs_at(self, stage: Stage) -> Steps:
+        """Return the predicted cost of masks at a stage; predictions share nothing."""
+        return _alike if stage.predicted else self._steps
 
-    def _size(self, stage: Stage, masks: list[HeadMask], num_replicas: int) -> int:
-        """Return how many of the waiting masks the next batch takes."""
-        steps = self._costs(stage, masks)
-        limit = sum(steps) / (2 * num_replicas)
-        most = FIRST_BATCH
-        if stage in self._seconds:
-            limit, most = min(limit, BATCH_S / self._seconds[stage]), MAX_BATCH
+    def _size(self, stage: Stage, line: _Line, num_replicas: int, pace: float) -> int:
+        """Return how many of the waiting masks the next batch takes.
+
+        Two batches are in flight for each replica, so half a replica's share is enough, or what takes long enough.
+        More, up to the whole share, where else more than a tenth of what the masks share would be computed twice.
+        """
+        share = line.cost / num_replicas / pace
+        seconds = self._seconds.get(stage)
+        if not seconds:
+            return line.size_within(share / 2, FIRST_BATCH)
+        enough = min(max(share / 2, min(FLOOR_S / seconds / pace, share)), BATCH_S / seconds / pace)
+        least = line.size_within(enough, MAX_BATCH)
+        most = line.size_within(share, max(least, MOST_SHARED))
+        return line.size_that_shares(least, most)
+
+
+def _alike(masks: Sequence[HeadMask]) -> Sequence[float]:
+    return [1.0] * len(masks)
+
+
+class _Line:
+    """Masks that wait at a stage, sorted, with what each costs after the one before it.
+
+    Args:
+        costs: of sorted masks.
+    """
+
+    def __init__(self, costs: Steps) -> None:
+        self._costs = costs
+        self._masks: list[HeadMask] = []
+        self._steps: list[float] = []
+        self._start = 0
+        self.cost = 0.0
+        """Of all that waited when the last were added: shares are of that, or the last batches would be ever smaller."""
+
+    def __len__(self) -> int:
+        return len(self._masks) - self._start
+
+    def add(self, masks: Iterable[HeadMask]) -> None:
+        """Add masks."""
+        self._masks = sorted([*self._masks[self._start :], *masks])
+        self._steps, self._start = list(self._costs(self._masks)), 0
+        self.cost = sum(self._steps)
+
+    def take(self, size: int) -> list[HeadMask]:
+        """Return the first masks, which wait no longer."""
+        stop = self._start + size
+        taken = self._masks[self._start : stop]
+        self._start = stop
+        if self:
+            self._steps[stop] = self._alone(stop)
+        return taken
+
+    def size_within(self, cost: float, most: int) -> int:
+        """Return how many of the first masks cost so much at most; one at least."""
         # The small margin is for rounding: an exact share is a share.
-        size = max(1, min(most, sum(total <= limit * (1 + 1e-9) for total in accumulate(steps))))
-        if size == len(masks) or stage.predicted:
-            return size
-        # What a cut costs is the nodes that the next mask shares with the last one: they are computed twice.
-        cuts = range(max(1, size - size // 4), size + 1)
-        return min(reversed(cuts), key=lambda cut: self._steps(masks[cut : cut + 1])[0] - steps[cut])
+        totals = accumulate(self._steps[self._start : self._start + most])
+        return max(1, sum(total <= cost * (1 + 1e-9) for total in totals))
+
+    def size_that_shares(self, least: int, most: int) -> int:
+        """Return how many of the first masks make a batch that keeps nine tenths of what they share with the next one.
+
+        Where no number between the bounds does, it is the one that loses the smallest part.
+        """
+        saved, lost = 0.0, []
+        for size in range(1, min(most, len(self)) + 1):
+            last = self._start + size - 1
+            saved += self._alone(last) - self._steps[last]
+            cut = 0.0 if size == len(self) else self._alone(last + 1) - self._steps[last + 1]
+            lost.append(cut / (saved + cut) if cut > 0 else 0.0)
+            if size >= least and lost[-1] <= 1 - SHARED:
+                return size
+        sizes = range(min(least, len(lost)), len(lost) + 1)
+        return min(sizes, key=lambda size: lost[size - 1])
+
+    def _alone(self, index: int) -> float:
+        return self._costs(self._masks[index : index + 1])[0]
 
 
 class InlinePool:
@@ -208,7 +281,7 @@ class InlinePool:
         stage, masks = batch
         scores = self._replica.score(stage, masks[0].grid, [mask.words for mask in masks])
         self._queue.learn(stage, masks, scores)
-        return [Result(stage, mask, score) for mask, score in zip(masks, scores, strict=True)]
+        return [Result(stage, mask, score, self.device) for mask, score in zip(masks, scores, strict=True)]
 
     def close(self) -> None:
         """Forget queued masks."""

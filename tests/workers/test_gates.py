@@ -125,10 +125,10 @@ def gated_pool(local_ray):
 
 
 def test_a_lost_replicas_micro_batch_is_differentiated_again(gated_pool):
-    before = gated_pool.num_replaced
-    os.kill(gated_pool._ray.get(gated_pool._actors[0].pid.remote()), signal.SIGKILL)
+    before = gated_pool.fleet.num_replaced
+    os.kill(gated_pool._ray.get(gated_pool.fleet.members[0].call("pid")), signal.SIGKILL)
     assert gradients_of(gated_pool, [[place] for place in range(5)]) == {place: place for place in range(5)}
-    assert gated_pool.num_replaced == before + 1
+    assert gated_pool.fleet.num_replaced == before + 1
 
 
 @pytest.mark.parametrize(

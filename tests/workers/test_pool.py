@@ -10,7 +10,7 @@ from headmask.mask import HeadGrid, HeadMask
 from headmask.towers import view_of
 from tests.tiny import tiny_clip
 from workers.messages import MaskScore, Stage
-from workers.pool import BATCH_S, MAX_BATCH, BatchQueue, InlinePool
+from workers.pool import MAX_BATCH, BatchQueue, InlinePool
 from workers.trie import TowerCost
 
 GRID = HeadGrid(3, 4)
@@ -51,29 +51,45 @@ def test_slow_masks_come_in_small_batches():
     assert len(fast.take(1)[1]) == 30
 
 
-def test_the_last_masks_are_shared_among_replicas():
+@pytest.mark.parametrize(("seconds", "size"), [(0.1, 2), (0.03, 3), (0.001, 4)])
+def test_the_last_masks_are_shared_among_replicas_in_batches_that_are_worth_a_call(seconds, size):
     queue = BatchQueue()
-    queue.learn(SEARCH, some_masks(1), [MaskScore({}, 0.001)])
+    queue.learn(SEARCH, some_masks(1), [MaskScore({}, seconds)])
     queue.put(SEARCH, some_masks(16))
-    assert len(queue.take(4)[1]) == 2
+    assert len(queue.take(4)[1]) == size
 
 
-def test_batches_take_the_same_predicted_cost_and_part_where_little_is_shared():
-    """Ablating an early head costs every layer after it, a late one hardly anything."""
+def test_a_slow_replica_takes_less():
+    queue = BatchQueue()
+    queue.learn(SEARCH, some_masks(1), [MaskScore({}, 0.02)])
+    queue.put(SEARCH, some_masks(64))
+    assert len(queue.take(4, pace=2.0)[1]) == 4
+    assert len(queue.take(4, pace=0.5)[1]) == 15
+
+
+@pytest.mark.parametrize("seconds", [0.01, 10.0])
+def test_batches_keep_nine_tenths_of_what_masks_share(seconds):
+    """However slow a mask is: one that is alone computes all layers before its first head again."""
     model = tiny_clip(layers=6)
     cost = TowerCost.of(view_of(model), probe_images(model, 2))
-    grid = HeadGrid(6, 4)
-    scan = HeadMask.singles(grid)
+    scan = sorted(HeadMask.singles(HeadGrid(6, 4)))
     queue = BatchQueue(cost.steps)
-    queue.learn(SEARCH, scan[:1], [MaskScore({}, BATCH_S / 3)])
+    queue.learn(SEARCH, scan[:1], [MaskScore({}, seconds)])
     queue.put(SEARCH, scan)
-    sizes, batches = [], drained(queue, num_replicas=1)
-    for _, batch in batches:
-        sizes.append(len(batch))
-        assert len(batch) == 1 or sum(cost.steps(batch)) < 3.1 * cost.steps(scan[:1])[0]
-    assert sizes[0] > 2 * sizes[-2]
-    # A cut parts two layers' heads or costs a pass at most.
-    assert sum(sum(cost.steps(batch)) for _, batch in batches) < sum(cost.steps(sorted(scan))) + len(batches)
+    batches = drained(queue, num_replicas=1)
+    alone = sum(cost.steps([mask])[0] for mask in scan)
+    spent = sum(sum(cost.steps(batch)) for _, batch in batches)
+    assert (alone - spent) / (alone - sum(cost.steps(scan))) >= 0.9
+    assert len(batches) > 1
+
+
+def test_replicas_are_rather_busy_than_sharing():
+    cost = TowerCost(1.0, 0.0, (0.3,) * 3, (0.03,) * 3, (0.0,) * 3, 0.0, 1, (0.1,) * 3)
+    queue = BatchQueue(cost.steps)
+    masks = some_masks(8)
+    queue.learn(SEARCH, masks[:1], [MaskScore({}, 1.0)])
+    queue.put(SEARCH, masks)
+    assert len(drained(queue, num_replicas=8)) >= 6
 
 
 def test_a_batch_is_expected_to_take_its_cost():

@@ -10,7 +10,7 @@ from headmask.errors import DataError, PoolError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.search import score_all
 from tests.workers.fakes import DEADLY, FAILING, REFUSED, FakePayload, FakeReplica, UnbornReplica
-from workers import ray_pool
+from workers import fleet, ray_pool
 from workers.displacement import Displacements, displacement
 from workers.messages import Stage
 from workers.pool import InlinePool
@@ -51,7 +51,12 @@ def assert_each_scored_once(results, masks):
 
 
 def pids(pool):
-    return [pool._ray.get(actor.pid.remote()) for actor in pool._actors]
+    """Return the processes of all replicas, once they are up."""
+    deadline = time.monotonic() + 60
+    while len(pool.fleet.members) < pool.fleet.wanted and time.monotonic() < deadline:
+        pool.fleet.refresh()
+        time.sleep(0.05)
+    return [pool._ray.get(member.call("pid")) for member in pool.fleet.members]
 
 
 def test_every_mask_is_scored_once(make_pool):
@@ -60,6 +65,7 @@ def test_every_mask_is_scored_once(make_pool):
     assert_each_scored_once(collected(pool, len(MASKS)), MASKS)
     assert pool.collect(0.1) == []
     assert pool.device == "fake"
+    pids(pool)
     assert pool.status == "2 replicas"
 
 
@@ -73,18 +79,20 @@ def test_a_killed_replica_is_replaced_and_its_masks_are_scored_again(make_pool):
             os.kill(pid, signal.SIGKILL)
 
     assert_each_scored_once(collected(pool, len(MASKS), on_batch=kill_one), MASKS)
-    assert pool.num_replaced == 2
-    assert pool.status == "2 replicas, 2 replaced"
+    assert pool.fleet.num_replaced == 2
+    pids(pool)
+    assert pool.status == "2 replicas alive, 2 lost, 2 replaced"
 
 
 def test_a_hung_replica_is_replaced(make_pool, monkeypatch):
-    monkeypatch.setattr(ray_pool, "HANG_S", 15.0)
+    monkeypatch.setattr(fleet, "SIGN_S", 0.5)
+    monkeypatch.setattr(fleet, "SILENCE_S", 8.0)
     pool = make_pool(replicas=1)
     pool.submit(SEARCH, MASKS[:12])
     first = collected(pool, 1)
     os.kill(pids(pool)[0], signal.SIGSTOP)
     assert_each_scored_once(first + collected(pool, 12 - len(first)), MASKS[:12])
-    assert pool.num_replaced == 1
+    assert pool.fleet.num_replaced == 1
 
 
 def given_up(pool, bad):
@@ -107,7 +115,7 @@ def test_a_mask_that_fails_is_given_up_with_its_reason(make_pool):
     pool = make_pool()
     score = given_up(pool, HeadMask(GRID, FAILING))
     assert score.failure == "failed on 3 replicas: RuntimeError: CUDA out of memory"
-    assert pool.num_replaced == 0
+    assert pool.fleet.num_replaced == 3
 
 
 def test_bad_input_found_by_a_replica_reaches_the_caller(make_pool):
@@ -186,7 +194,7 @@ def test_replicas_predict_by_what_they_have_adopted_those_that_replace_others_to
     os.kill(pids(pool)[0], signal.SIGKILL)
     pool.submit(SEARCH, MASKS[:30])
     scored = collected(pool, 30)
-    assert pool.num_replaced == 1
+    assert pool.fleet.num_replaced == 1
     pool.submit(PREDICTED, MASKS)
     predicted = collected(pool, len(MASKS))
     assert sorted(result.mask for result in predicted) == MASKS
@@ -203,7 +211,7 @@ def test_a_replica_that_dies_while_predictions_are_awaited_costs_neither_them_no
     predicted = score_all(pool, PREDICTED, MASKS)
     assert set(predicted) == set(MASKS)
     assert_each_scored_once(first + collected(pool, 30 - len(first)), MASKS[:30])
-    assert pool.num_replaced == 1
+    assert pool.fleet.num_replaced == 1
 
 
 def test_a_search_ends_where_replicas_cannot_predict(make_pool):

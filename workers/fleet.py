@@ -1,0 +1,312 @@
+"""Replicas as actors that are kept alive: started, watched, replaced elsewhere, and more of them where there is room.
+
+What is lost is not this module's business: whoever gave a replica work learns that it is gone, and gives the work to
+another one. A replica that answers no sign of life is lost as well; one that computes for hours answers all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from headmask.errors import PoolError
+from workers.cluster import Resources, describe, reason_of, room_for
+
+SIGN_S = 10.0
+"""Seconds between two questions whether a replica is alive."""
+SILENCE_S = 60.0
+"""Seconds without an answer after which it is not."""
+START_S = 600.0
+"""Seconds that a replica may take to come up, waiting for room included, before another one is started instead."""
+ROOM_S = 5.0
+"""Seconds between two looks at what the cluster has room for."""
+BACK_OFF_S, MOST_BACK_OFF_S = 0.5, 30.0
+"""Pause before a replica is replaced, once more were lost in a row than the pool has; doubled by every further one."""
+MAX_LOSSES = 12
+"""Replicas lost in a row, for each of the pool's, after which the pool gives up: more than one bad mask can cost."""
+BAD_NODE, BAD_NODE_S = 3, 600.0
+"""Replicas lost in a row on one node while others get on, and for how many seconds the node is left alone then."""
+NODE_LABEL = "ray.io/node-id"
+"""Of every node, by Ray itself."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Birth:
+    """Where a replica came up, or why it did not."""
+
+    node: str
+    device: str = ""
+    """Kind of device and version."""
+    failure: str | None = None
+
+
+class Host:
+    """The actor: holds a replica, and answers while the replica computes.
+
+    Args:
+        replica_class: of the replica; anything with the methods of `Replica`.
+        arguments: of its constructor.
+    """
+
+    def __init__(self, replica_class: type, *arguments: Any) -> None:
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        try:
+            self._replica = replica_class(*arguments)
+            self._birth = Birth(node, self._replica.device_kind())
+        # Whatever it is, the driver is to hear on which node.
+        except Exception as error:
+            self._birth = Birth(node, failure=f"{type(error).__name__}: {error}")
+
+    def birth(self) -> Birth:
+        """Return where the replica came up, or why it did not."""
+        return self._birth
+
+    def sign(self) -> None:
+        """Show that the process runs."""
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Return what a method of the replica returns."""
+        return getattr(self._replica, method)(*arguments)
+
+
+@dataclass(eq=False)
+class Member:
+    """One replica of the fleet."""
+
+    actor: Any
+    birth: Any
+    """Reference to its `Birth`."""
+    node: str = ""
+    device: str = ""
+    since: float = field(default_factory=time.monotonic)
+    """When it was started."""
+    sign: Any = None
+    """Reference to an answer that is awaited."""
+    asked: float = 0.0
+    """When it was last asked for a sign of life."""
+    pace: float = 1.0
+    """Seconds that it takes for what takes the average replica one."""
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Return the reference to what a method of the replica will return."""
+        return self.actor.call.remote(method, *arguments)
+
+
+class Fleet:
+    """Keeps as many replicas as are wanted, or as there is room for.
+
+    Args:
+        ray: the module, connected.
+        start: makes a host by its options of placement.
+        need: what a replica holds of a node.
+        count: of replicas; None for as many as there is room for, which is looked at again and again.
+        mixed: whether replicas on devices of different kinds may work together.
+        on_birth: told of every replica that came up.
+    """
+
+    def __init__(
+        self,
+        ray: Any,
+        start: Callable[[dict[str, Any]], Any],
+        need: Resources,
+        count: int | None,
+        *,
+        mixed: bool = False,
+        on_birth: Callable[[Member], None] = lambda member: None,
+    ) -> None:
+        self._ray, self._start, self._need, self._count = ray, start, need, count
+        self._mixed, self._on_birth = mixed, on_birth
+        self.members: list[Member] = []
+        """Those that are up."""
+        self.pending: list[Member] = []
+        """Those that are not yet."""
+        self.device = ""
+        """Kind of device of the first that was up."""
+        self.num_lost = self.num_replaced = 0
+        self._others: dict[str, str] = {}
+        """Nodes whose devices are of another kind."""
+        self._in_a_row = 0
+        self._on_node: Counter[str] = Counter()
+        """Losses in a row, by node."""
+        self._avoided: dict[str, float] = {}
+        """Until when nodes are left alone."""
+        self._not_before = 0.0
+        self._room, self._room_at = 1, float("-inf")
+        self.reason = ""
+        """Why the last one was lost."""
+
+    @property
+    def wanted(self) -> int:
+        """How many replicas there should be."""
+        return self._room if self._count is None else self._count
+
+    @property
+    def status(self) -> str:
+        """A few words for the progress display."""
+        alive = len(self.members)
+        parts = [f"{alive} replica{'s' * (alive != 1)}" + (" alive" if self.num_lost else "")]
+        parts += [f"{len(self.pending)} starting"] if self.pending else []
+        parts += [f"{self.num_lost} lost, {self.num_replaced} replaced"] if self.num_lost else []
+        return ", ".join(parts)
+
+    def refresh(self) -> list[tuple[Member, str]]:
+        """Start what is missing, take in what is up, and return those that were lost without a word, with the reason.
+
+        Raises:
+            PoolError: replicas keep dying.
+        """
+        now = time.monotonic()
+        self._look_for_room(now)
+        self._take_in(now)
+        silent = self._silent(now)
+        for member, reason in silent:
+            self.lose(member, reason)
+        if now >= self._not_before:
+            for _ in range(self.wanted - len(self.members) - len(self.pending)):
+                self._add(now)
+        return silent
+
+    def lose(self, member: Member, reason: str) -> None:
+        """Give a replica up; another one is started in its place.
+
+        Raises:
+            PoolError: replicas keep dying.
+        """
+        self.members = [each for each in self.members if each is not member]
+        self.pending = [each for each in self.pending if each is not member]
+        self._ray.kill(member.actor)
+        self.num_lost += 1
+        self.reason = reason
+        self._in_a_row += 1
+        if self._in_a_row > MAX_LOSSES * max(1, self.wanted):
+            raise PoolError(f"replicas keep dying without finishing a batch: {reason}")
+        beyond = self._in_a_row - self.wanted
+        pause_s = min(MOST_BACK_OFF_S, BACK_OFF_S * 2.0 ** min(beyond, 16)) if beyond > 0 else 0.0
+        now = time.monotonic()
+        self._not_before = max(self._not_before, now + pause_s)
+        self._blame(member.node, reason, now)
+        _log.warning("a replica was lost (%s)", reason)
+
+    def did_well(self, member: Member) -> None:
+        """Take note of a finished batch."""
+        self._in_a_row = 0
+        self._on_node[member.node] = 0
+
+    def stop(self) -> None:
+        """Stop all replicas."""
+        for member in (*self.members, *self.pending):
+            self._ray.kill(member.actor)
+        self.members, self.pending = [], []
+
+    def _blame(self, node: str, reason: str, now: float) -> None:
+        """Leave a node alone for a while where replicas die in a row, if there are others."""
+        if not node:
+            return
+        self._on_node[node] += 1
+        others = {member.node for member in self.members} - {node}
+        if self._on_node[node] >= BAD_NODE and others:
+            self._avoided[node] = now + BAD_NODE_S
+            self._on_node[node] = 0
+            _log.warning(
+                "node %s is left alone for %.0f s: %d replicas died there in a row", node, BAD_NODE_S, BAD_NODE
+            )
+
+    def _add(self, now: float) -> None:
+        avoided = sorted({node for node, until in self._avoided.items() if until > now} | self._others.keys())
+        options = {"label_selector": {NODE_LABEL: f"!in({','.join(avoided)})"}} if avoided else {}
+        actor = self._start(options)
+        self.pending.append(Member(actor, actor.birth.remote()))
+        self.num_replaced += self.num_replaced < self.num_lost
+
+    def _look_for_room(self, now: float) -> None:
+        if self._count is not None or now < self._room_at + ROOM_S:
+            return
+        self._room_at = now
+        # Without any room, one that waits is what an autoscaler sees.
+        self._room = max(1, room_for(self._ray.nodes(), self._need))
+        while self.pending and len(self.members) + len(self.pending) > self._room:
+            self._ray.kill(self.pending.pop().actor)
+
+    def _take_in(self, now: float) -> None:
+        for member in list(self.pending):
+            ready, _ = self._ray.wait([member.birth], timeout=0)
+            if ready:
+                self._welcome(member)
+            elif now - member.since > START_S:
+                self.lose(member, f"not up after {START_S:.0f} s")
+
+    def _welcome(self, member: Member) -> None:
+        try:
+            birth: Birth = self._ray.get(member.birth)
+        except self._ray.exceptions.RayError as error:
+            self.lose(member, reason_of(error))
+            return
+        member.node, member.device = birth.node, birth.device
+        if birth.failure is not None:
+            self.lose(member, birth.failure)
+            return
+        self.device = self.device or birth.device
+        self.pending.remove(member)
+        if birth.device != self.device and not self._mixed:
+            self._leave_out(member)
+            return
+        self.members.append(member)
+        self._on_birth(member)
+
+    def _leave_out(self, member: Member) -> None:
+        """Let a device of another kind be, and say so once."""
+        self._ray.kill(member.actor)
+        if member.node not in self._others:
+            _log.warning(
+                "node %s is left out: its device is %s, the study's %s, and scores would differ in their last bits; "
+                "--mixed-devices takes both",
+                member.node,
+                member.device,
+                self.device,
+            )
+        self._others[member.node] = member.device
+
+    def _silent(self, now: float) -> list[tuple[Member, str]]:
+        """Return those that no longer answer, and ask the others again when it is time."""
+        silent = []
+        for member in self.members:
+            if member.sign is None:
+                if now - member.asked >= SIGN_S:
+                    member.sign, member.asked = member.actor.sign.options(concurrency_group="signs").remote(), now
+            elif self._ray.wait([member.sign], timeout=0)[0]:
+                try:
+                    self._ray.get(member.sign)
+                    member.sign = None
+                except self._ray.exceptions.RayError as error:
+                    silent.append((member, reason_of(error)))
+            elif now - member.asked > SILENCE_S:
+                silent.append((member, f"no sign of life for {SILENCE_S:.0f} s"))
+        return silent
+
+    def wait_for_first(self, timeout_s: float) -> None:
+        """Wait until one replica is up.
+
+        Raises:
+            PoolError: none is, in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        self.refresh()
+        while not self.members:
+            if self.num_lost and self._in_a_row > self.wanted:
+                raise PoolError(f"the first replica did not start: {self.reason}")
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise PoolError(
+                    f"no replica started within {timeout_s:.0f} s: each needs {self._need}, the cluster has "
+                    f"{describe(self._ray.available_resources())} free. Free resources, or ask for fewer --threads"
+                )
+            self._ray.wait([member.birth for member in self.pending], timeout=min(1.0, left_s))
+            self.refresh()
