@@ -23,7 +23,7 @@ from orchestrator.cli_data import (
     data_app,
 )
 from orchestrator.cli_masks import Model, Pretrained, evaluate, export
-from orchestrator.cli_tools import Json, bench_app, models, print_json, schema
+from orchestrator.cli_tools import Json, bench_app, models, print_json, schema, studies
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -223,6 +223,7 @@ app.command(name="eval")(evaluate)
 app.command()(export)
 app.command()(schema)
 app.command()(models)
+app.command(name="studies")(studies)
 
 
 def main() -> None:
@@ -261,6 +262,11 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
             soft_wrap=True,
         )
         sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        # A full disk, a folder that may not be written.
+        raise HeadmaskError(
+            f"{error}. What was scored is saved; mend that, and continue with: headmask resume {config.folder}"
+        ) from None
     finally:
         display.stop()
     if as_json:

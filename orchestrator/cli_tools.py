@@ -62,6 +62,29 @@ def models(
     )
 
 
+def studies(
+    storage: Annotated[str, typer.Option(help="Journal file or database URL.")],
+    as_json: Json = False,
+) -> None:
+    """List the studies of a storage with state and progress, also while they run."""
+    from dataclasses import asdict
+
+    from orchestrator.location import redacted
+    from orchestrator.studies import list_studies, studies_table
+
+    found = list_studies(storage)
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    console = Console()
+    if not found:
+        console.print(f"There are no studies in {redacted(storage)}.", highlight=False, soft_wrap=True)
+        return
+    console.print(studies_table(found))
+    if any(each.state == "stopped" for each in found):
+        console.print(f"Continue one with: headmask resume NAME --storage {redacted(storage)}", highlight=False)
+
+
 def schema() -> None:
     """Print the JSON schema of result.json."""
     from orchestrator.result import SearchResult

@@ -109,7 +109,7 @@ def conclude(
         guarded=results.guarded(session, verdict),
         surrogate=results.surrogate_result(surrogate),
         gates=gates,
-        test_looks=count_looks(config.storage, session.test_digests),
+        test_looks=count_looks(config.storage, store, session.test_digests),
         mlflow_run_id=run_id,
         mask_file=str(folder / "mask.json"),
         versions=versions(),
@@ -122,5 +122,6 @@ def conclude(
             f"{proof.max_difference:.1e}"
         )
     result.write(folder / "result.json")
+    store.set_attr("finished", len(records))
     track_verdict(tracker, verdict, result, folder)
     return Outcome(session, verdict, result)

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from filelock import FileLock, Timeout
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
 from headmask.errors import StudyError
 from orchestrator.location import scheme_of
 
+PATIENCE_S = 1.0
+"""Seconds that a lock may be held by others before it counts as taken."""
+IS_HELD_POSTGRESQL = """
+    SELECT EXISTS (
+        SELECT 1 FROM pg_locks
+        WHERE locktype = 'advisory' AND granted AND objsubid = 1
+        AND (classid::bigint << 32) + objid::bigint = :key
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    )
+"""
+
+
+class StorageAwayError(StudyError):
+    """The database does not answer; it may again."""
+
 
 class DriverLock(Protocol):
     """A held lock."""
+
+    def renew(self) -> None:
+        """Make sure that the lock is held, and take it again where a server has lost it.
+
+        Raises:
+            StudyError: another driver has taken it meanwhile.
+        """
+        ...
 
     def release(self) -> None:
         """Give the study free."""
@@ -32,42 +59,104 @@ def lock_driver(location: str, name: str) -> DriverLock:
     scheme = scheme_of(location)
     if scheme in ("postgresql", "mysql"):
         return _DatabaseLock(location, scheme, name)
-    path = Path(location.split("///", 1)[1] if scheme == "sqlite" else location)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f"{path.name}.{_key(name):016x}.driver"))
+    lock = _FileLock(_lock_path(location, scheme, name))
     try:
-        lock.acquire(timeout=0)
+        # Whoever lists the studies of a storage holds it for a moment.
+        lock.file.acquire(timeout=PATIENCE_S)
     except Timeout:
         raise _taken(name) from None
     return lock
+
+
+def is_driven(location: str, name: str) -> bool:
+    """Return whether a driver runs a study right now.
+
+    Raises:
+        StudyError: the database cannot be asked.
+    """
+    scheme = scheme_of(location)
+    if scheme in ("postgresql", "mysql"):
+        with contextlib.closing(_connected(location, scheme)) as connection:
+            query = IS_HELD_POSTGRESQL if scheme == "postgresql" else "SELECT IS_USED_LOCK(:name) IS NOT NULL"
+            return bool(connection.execute(text(query), _names(name)).scalar())
+    path = _lock_path(location, scheme, name)
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _lock_path(location: str, scheme: str, name: str) -> Path:
+    path = Path(location.split("///", 1)[1] if scheme == "sqlite" else location)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f"{path.name}.{_key(name):016x}.driver")
+
+
+class _FileLock:
+    """A lock of the kernel's, which nothing but its holder's death takes away."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = FileLock(path)
+
+    def renew(self) -> None:
+        pass
+
+    def release(self) -> None:
+        self.file.release()
 
 
 class _DatabaseLock:
     """An advisory lock on a connection of its own."""
 
     def __init__(self, url: str, scheme: str, name: str) -> None:
-        from sqlalchemy import create_engine, text
-        from sqlalchemy.pool import NullPool
+        self._url, self._scheme, self._name = url, scheme, name
+        self._connection = _connected(url, scheme)
+        self._take()
 
-        self._connection: Any = None
-        try:
-            self._connection = create_engine(url, poolclass=NullPool).connect()
-        except ImportError:
-            raise StudyError(f"{scheme} needs a driver: pip install 'headmask[{scheme}]'") from None
-        except Exception as error:
-            raise StudyError(f"cannot open the study's database: {str(error).strip().splitlines()[0]}") from None
-        if scheme == "postgresql":
-            held = self._connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _key(name)}).scalar()
-        else:
-            key = f"headmask-{_key(name):x}"
-            held = self._connection.execute(text("SELECT GET_LOCK(:key, 0)"), {"key": key}).scalar()
-        self._connection.commit()
-        if not held:
+    def renew(self) -> None:
+        # Where the server went away, the lock went with the connection.
+        if not self._is_connected():
             self._connection.close()
-            raise _taken(name)
+            self._connection = _connected(self._url, self._scheme)
+            self._take()
 
     def release(self) -> None:
         self._connection.close()
+
+    def _is_connected(self) -> bool:
+        if self._connection.closed:
+            return False
+        try:
+            self._connection.execute(text("SELECT 1"))
+            self._connection.commit()
+        except DBAPIError:
+            return False
+        return True
+
+    def _take(self) -> None:
+        query = "SELECT pg_try_advisory_lock(:key)" if self._scheme == "postgresql" else "SELECT GET_LOCK(:name, 0)"
+        held = self._connection.execute(text(query), _names(self._name)).scalar()
+        self._connection.commit()
+        if not held:
+            self._connection.close()
+            raise _taken(self._name)
+
+
+def _connected(url: str, scheme: str) -> Connection:
+    try:
+        return create_engine(url, poolclass=NullPool).connect()
+    except ImportError:
+        raise StudyError(f"{scheme} needs a driver: pip install 'headmask[{scheme}]'") from None
+    except Exception as error:
+        raise StorageAwayError(f"cannot open the study's database: {str(error).strip().splitlines()[0]}") from None
+
+
+def _names(name: str) -> dict[str, int | str]:
+    """Return what the lock of a study is called, in PostgreSQL and in MySQL."""
+    return {"key": _key(name), "name": f"headmask-{_key(name):x}"}
 
 
 def _key(name: str) -> int:

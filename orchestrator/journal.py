@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 _log = logging.getLogger(__name__)
@@ -46,10 +47,21 @@ class GroupCommitBackend(JournalFileBackend):
         super().__init__(path, lock_obj=self._kernel_lock)  # type: ignore[arg-type]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append without forcing the disk; `commit` does that."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self._kernel_lock, open(self._file_path, "ab") as journal:
-            journal.write(lines.encode())
+        """Append all or nothing, without forcing the disk; `commit` does that.
+
+        Raises:
+            OSError: the lines could not be written, such as to a full disk.
+        """
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with self._kernel_lock, open(self._file_path, "ab", buffering=0) as journal:
+            before, left = journal.seek(0, os.SEEK_END), memoryview(lines)
+            try:
+                while left:
+                    left = left[journal.write(left) :]
+            except OSError:
+                # Half a line would spoil all that comes after it.
+                journal.truncate(before)
+                raise
 
     def commit(self) -> None:
         """Force everything appended to disk."""
@@ -58,6 +70,18 @@ class GroupCommitBackend(JournalFileBackend):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class Journal(JournalStorage):
+    """A storage in a journal file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = GroupCommitBackend(str(path))
+        super().__init__(self._file)
+
+    def commit(self) -> None:
+        """Force everything written to disk."""
+        self._file.commit()
 
 
 def truncate_torn_line(path: Path) -> None:

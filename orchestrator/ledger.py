@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ from orchestrator.store import StudyStore, open_storage
 
 ATTR = "test_looks"
 
+_log = logging.getLogger(__name__)
+
 
 def look_at_test(store: StudyStore, split_digests: Sequence[str], mask: HeadMask) -> None:
     """Record that a study looks at test splits with a mask; looking again with the same mask is the same look."""
@@ -21,9 +24,22 @@ def look_at_test(store: StudyStore, split_digests: Sequence[str], mask: HeadMask
     store.flush()
 
 
-def count_looks(location: str, split_digests: Sequence[str]) -> int:
-    """Return how many times the most looked at of test splits was looked at, over all studies in a storage."""
-    storage, _ = open_storage(location)
-    summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
-    looks = Counter(look["split"] for summary in summaries for look in summary.user_attrs.get(ATTR, []))
-    return max(looks[digest] for digest in split_digests)
+def count_looks(location: str, store: StudyStore, split_digests: Sequence[str]) -> int:
+    """Return how many times the most looked at of test splits was looked at, over all studies in a storage.
+
+    Args:
+        location: of the storage; where it is away, the looks of this study count alone.
+        store: the study.
+        split_digests: of the test splits.
+    """
+    try:
+        with open_storage(location) as storage:
+            summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
+        others = [summary for summary in summaries if summary.study_name != store.name]
+    # Every storage has its own exceptions for being away.
+    except Exception as error:
+        _log.warning("looks of other studies at the test split are not counted: %s", str(error).splitlines()[0])
+        others = []
+    looks = [store.attr(ATTR) or [], *(study.user_attrs.get(ATTR, []) for study in others)]
+    counts = Counter(look["split"] for each in looks for look in each)
+    return max(counts[digest] for digest in split_digests)

@@ -78,11 +78,11 @@ def stored_config(study: str, storage: str | None) -> SearchConfig:
             )
         # The folder may have been moved since.
         return config.model_copy(update={"output": config.output.model_copy(update={"folder": study})})
-    opened, _ = open_storage(storage, must_exist=True)
-    found = load_study(opened, storage, study)
-    if "config" not in found.user_attrs:
+    with open_storage(storage, must_exist=True) as opened:
+        attrs = load_study(opened, storage, study).user_attrs
+    if "config" not in attrs:
         raise StudyError(f"study {study!r} in {redacted(storage)} was not made by headmask")
-    config = parse_config(found.user_attrs["config"], f"study {study}")
+    config = parse_config(attrs["config"], f"study {study}")
     return config.model_copy(update={"output": config.output.model_copy(update={"storage": storage, "study": study})})
 
 

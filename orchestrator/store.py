@@ -11,19 +11,20 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.driverlock import DriverLock, lock_driver
-from orchestrator.journal import GroupCommitBackend, truncate_torn_line
+from orchestrator.driverlock import DriverLock, StorageAwayError, lock_driver
+from orchestrator.journal import Journal, truncate_torn_line
 from orchestrator.location import SCHEMES, check_location, is_url, redacted
 from strategies import distributions, mask_of, params_of
 
@@ -31,6 +32,8 @@ GROUP = 64
 GROUP_S = 2.0
 FLUSH_S = 30.0
 """Seconds that closing waits for a storage that is away."""
+MOST_DELAY_S = 15.0
+"""Most seconds between two attempts to write."""
 
 _log = logging.getLogger(__name__)
 
@@ -97,11 +100,15 @@ class StudyStore:
     Make one with `create` or `open`.
     """
 
-    def __init__(self, study: optuna.Study, backend: GroupCommitBackend | None, lock: DriverLock) -> None:
-        self.study = study
+    def __init__(self, study: optuna.Study, storage: BaseStorage, lock: DriverLock, held: ExitStack) -> None:
+        self.study, self._storage = study, storage
         self.name = study.study_name
-        self._backend = backend
-        self._lock = lock
+        self._lock, self._held = lock, held
+        self._attrs = dict(study.user_attrs)
+        self._lost: StudyError | None = None
+        """Why nothing more can be written: another driver has taken the study."""
+        self._again = False
+        """Whether the last attempt to write failed, so that part of it may be there already."""
         self._queue: queue.Queue[TrialRecord | _Attr | threading.Event | None] = queue.Queue()
         self._unsaved = 0
         self._thread = threading.Thread(target=self._write_all, name="headmask-store", daemon=True)
@@ -119,22 +126,19 @@ class StudyStore:
         Raises:
             StudyError: a study of that name exists, or the storage cannot be opened.
         """
-        lock = lock_driver(location, name)
-        try:
-            storage, backend = open_storage(location)
-            study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+        with ExitStack() as held:
+            lock = held.enter_context(closing_lock(lock_driver(location, name)))
+            storage = held.enter_context(open_storage(location))
+            try:
+                study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+            except optuna.exceptions.DuplicatedStudyError:
+                raise StudyError(
+                    f"study {name!r} exists in {redacted(location)}: resume it with `headmask resume`, "
+                    "or choose another --out or --study"
+                ) from None
             for key, value in attrs.items():
                 study.set_user_attr(key, value)
-            return cls(study, backend, lock)
-        except optuna.exceptions.DuplicatedStudyError:
-            lock.release()
-            raise StudyError(
-                f"study {name!r} exists in {redacted(location)}: resume it with `headmask resume`, "
-                "or choose another --out or --study"
-            ) from None
-        except BaseException:
-            lock.release()
-            raise
+            return cls(study, storage, lock, held.pop_all())
 
     @classmethod
     def open(cls, location: str, name: str) -> StudyStore:
@@ -143,22 +147,20 @@ class StudyStore:
         Raises:
             StudyError: no such study, another driver runs it, or the storage cannot be opened.
         """
-        lock = lock_driver(location, name)
-        try:
+        with ExitStack() as held:
+            lock = held.enter_context(closing_lock(lock_driver(location, name)))
             if not is_url(location):
                 truncate_torn_line(Path(location))
-            storage, backend = open_storage(location, must_exist=True)
-            return cls(load_study(storage, location, name), backend, lock)
-        except BaseException:
-            lock.release()
-            raise
+            storage = held.enter_context(open_storage(location, must_exist=True))
+            return cls(load_study(storage, location, name), storage, lock, held.pop_all())
 
     def attr(self, key: str) -> Any:
-        """Return a study attribute, or None."""
-        return self.study.user_attrs.get(key)
+        """Return a study attribute, or None; also where it is not yet written."""
+        return self._attrs.get(key)
 
     def set_attr(self, key: str, value: Any) -> None:
         """Write a study attribute, after the results that were appended before it."""
+        self._attrs[key] = value
         self._queue.put(_Attr(key, value))
 
     def records(self, grid: HeadGrid) -> dict[HeadMask, TrialRecord]:
@@ -168,7 +170,13 @@ class StudyStore:
         return {record.mask: record for record in records}
 
     def append(self, record: TrialRecord) -> None:
-        """Store a result soon; returns at once."""
+        """Store a result soon; returns at once.
+
+        Raises:
+            StudyError: while the storage was away, another driver took the study over.
+        """
+        if self._lost is not None:
+            raise self._lost
         self._queue.put(record)
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
@@ -181,8 +189,8 @@ class StudyStore:
         """Write what waits, give the study free, and return how many results could not be written."""
         self._queue.put(None)
         self._thread.join(FLUSH_S)
-        self._lock.release()
-        return self._queue.qsize() + self._unsaved
+        self._held.close()
+        return self._unsaved + sum(isinstance(item, TrialRecord) for item in list(self._queue.queue))
 
     def __enter__(self) -> Self:
         return self
@@ -195,17 +203,25 @@ class StudyStore:
         is_last = False
         while not is_last:
             group, written, is_last = self._next_group()
-            self._unsaved = len(group)
             delay_s = 0.5
             while not self._wrote(group):
+                if self._lost is not None:
+                    return
+                self._again = True
                 time.sleep(delay_s)
-                delay_s = min(2 * delay_s, 30.0)
+                delay_s = min(2 * delay_s, MOST_DELAY_S)
             if written is not None:
                 written.set()
+        end_session(self._storage)
 
     def _wrote(self, group: list[TrialRecord | _Attr]) -> bool:
         """Write a group, dropping from it what is written, and return whether all of it is on disk."""
+        self._unsaved = sum(isinstance(item, TrialRecord) for item in group)
         try:
+            self._lock.renew()
+            if self._again:
+                self._drop_written(group)
+                self._again = False
             while group:
                 item = group[0]
                 if isinstance(item, TrialRecord):
@@ -213,14 +229,21 @@ class StudyStore:
                 else:
                     self.study.set_user_attr(item.key, item.value)
                 group.pop(0)
-                self._unsaved = len(group)
-            if self._backend is not None:
-                self._backend.commit()
+                self._unsaved -= isinstance(item, TrialRecord)
+            if isinstance(self._storage, Journal):
+                self._storage.commit()
         # Every storage has its own exceptions for being away; nothing is lost by trying again.
         except Exception as error:
+            if isinstance(error, StudyError) and not isinstance(error, StorageAwayError):
+                self._lost = error
             _log.warning("the storage is away (%s); %d results wait", str(error).splitlines()[0], len(group))
             return False
         return True
+
+    def _drop_written(self, group: list[TrialRecord | _Attr]) -> None:
+        """Drop results from a group that were written before the storage failed to say so."""
+        stored = {trial.user_attrs.get("proposal") for trial in self.study.get_trials(deepcopy=False)}
+        group[:] = [item for item in group if not (isinstance(item, TrialRecord) and item.proposal in stored)]
 
     def _next_group(self) -> tuple[list[TrialRecord | _Attr], threading.Event | None, bool]:
         """Return what to write next, whom to tell when it is written, and whether it is the last."""
@@ -238,8 +261,18 @@ class StudyStore:
         return group, item, item is None
 
 
-def open_storage(location: str, *, must_exist: bool = False) -> tuple[BaseStorage, GroupCommitBackend | None]:
-    """Return the Optuna storage at a location, and its journal backend where it is a journal.
+@contextmanager
+def closing_lock(lock: DriverLock) -> Iterator[DriverLock]:
+    """Hold a lock until the end of the block."""
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+@contextmanager
+def open_storage(location: str, *, must_exist: bool = False) -> Iterator[BaseStorage]:
+    """Hold the Optuna storage at a location open until the end of the block.
 
     Raises:
         StudyError: the URL is of another kind, its driver is missing, or the storage cannot be reached.
@@ -250,17 +283,32 @@ def open_storage(location: str, *, must_exist: bool = False) -> tuple[BaseStorag
         if must_exist and not path.is_file():
             raise StudyError(f"there is no study at {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        backend = GroupCommitBackend(str(path))
-        return JournalStorage(backend), backend
+        yield Journal(path)
+        return
+    storage = _database(location)
+    try:
+        yield storage
+    finally:
+        end_session(storage)
+        storage.engine.dispose()
+
+
+def _database(location: str) -> RDBStorage:
     scheme = check_location(location)
     try:
-        return RDBStorage(location, engine_kwargs={"pool_pre_ping": True}), None
+        return RDBStorage(location, engine_kwargs={"pool_pre_ping": True})
     except ImportError:
         raise StudyError(f"{scheme} needs a driver: pip install 'headmask[{SCHEMES[scheme]}]'") from None
     # SQLAlchemy and each driver have their own exceptions for a database that is not there.
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise StudyError(f"cannot open storage {redacted(location)}: {reason}") from None
+
+
+def end_session(storage: BaseStorage) -> None:
+    """Give this thread's connection to a database back."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
 
 
 def load_study(storage: BaseStorage, location: str, name: str) -> optuna.Study:

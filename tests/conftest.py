@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import sys
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -151,9 +152,38 @@ def local_ray():
     ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory):
+    """A PostgreSQL server; a test that stops it starts it again."""
+    from tests.postgres import Postgres
+
+    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
 @pytest.fixture
 def tiny_session(tiny_config):
     """Tiny model and data, ready for a pool."""
     from orchestrator.session import prepare
 
     return prepare(tiny_config())
+
+
+@pytest.fixture
+def headmask(monkeypatch, capsys):
+    """Runs a command in this process, and returns exit code, standard output and standard error."""
+
+    from orchestrator import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["headmask", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    monkeypatch.setenv("COLUMNS", "100")
+    return run

@@ -182,7 +182,7 @@ class _Line:
         self._steps: list[float] = []
         self._start = 0
         self.cost = 0.0
-        """Of all that waited when the last were added: shares are of that, or the last batches would be ever smaller."""
+        """Of all that waited when the last were added: of what is left, shares would become ever smaller."""
 
     def __len__(self) -> int:
         return len(self._masks) - self._start

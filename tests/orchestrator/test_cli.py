@@ -17,7 +17,6 @@ from PIL import Image
 from headmask.mask import HeadGrid, HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models import load_model
-from orchestrator import cli
 from orchestrator.result import SearchResult
 from tests.orchestrator.studies import trials
 from tests.tiny import write_tiny_dataset, write_tiny_model
@@ -44,24 +43,6 @@ HEAVY = (
     "numpy",
     "sqlalchemy",
 )
-
-
-@pytest.fixture
-def headmask(monkeypatch, capsys):
-    """Runs a command in this process, and returns exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["headmask", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    monkeypatch.setenv("COLUMNS", "100")
-    return run
 
 
 @pytest.fixture

@@ -95,7 +95,8 @@ def test_every_strategy_proposes_the_same_masks_killed_extended_and_on_two_repli
         changes = {"search__strategy": name, "budget__masks": 60}
         whole, config = wide_config(f"whole-{name}", **changes), wide_config(name, **changes)
         start(whole)
-        stored = load_study(open_storage(config.storage)[0], config.storage, config.study_name)
+        with open_storage(config.storage) as storage:
+            stored = load_study(storage, config.storage, config.study_name)
         assert 13 + 8 < len(stored.get_trials()) < 45
         resume(wide_config(name, pool__kind="ray", pool__replicas=2, **changes))
         assert trials(config.folder) == trials(whole.folder), name

@@ -21,6 +21,7 @@ from orchestrator import conclude, runner, tracking
 from orchestrator.ledger import count_looks
 from orchestrator.progress import Quiet
 from orchestrator.result import SearchResult
+from orchestrator.store import StudyStore
 from orchestrator.tables import sentences
 from orchestrator.verdict import Verdict
 from tests.orchestrator.studies import resume, start, trials
@@ -191,7 +192,9 @@ def test_looks_at_a_test_split_are_counted_over_a_storage(tiny_config, tmp_path)
     assert looks == [1, 2, 3]
     outcome = resume(config)
     assert outcome.result.test_looks == 3
-    assert count_looks(url, "another split") == 0
+    with StudyStore.open(url, "s3") as store:
+        assert count_looks(url, store, ["another split"]) == 0
+        assert count_looks("sqlite:////no/such/folder/x.db", store, outcome.session.test_digests) == 1
     assert "looked at 3 times; every look makes the next claim weaker." in "".join(sentences(outcome.result))
 
 

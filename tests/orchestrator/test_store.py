@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 from wsgiref.util import setup_testing_defaults
 
@@ -36,8 +37,10 @@ def record(number, **changes):
     return TrialRecord(**{**fields, **changes})
 
 
-@pytest.fixture(params=["journal", "sqlite"])
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
 def location(request, tmp_path):
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres").new_database()
     return str(tmp_path / "study.journal") if request.param == "journal" else f"sqlite:///{tmp_path / 'studies.db'}"
 
 
@@ -60,17 +63,19 @@ def test_optuna_reads_the_study_and_params_are_the_mask(location):
         for number in range(5):
             store.append(record(number))
         store.append(record(7, value=None, metrics={}, failure="why"))
-    study = optuna.load_study(study_name="s", storage=open_storage(location)[0])
-    assert study.best_value == 0.04
-    assert mask_of(study.best_params, GRID) == record(4).mask
-    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 5 + [TrialState.FAIL]
+    with open_storage(location) as storage:
+        study = optuna.load_study(study_name="s", storage=storage)
+        assert study.best_value == 0.04
+        assert mask_of(study.best_params, GRID) == record(4).mask
+        assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 5 + [TrialState.FAIL]
 
 
 def test_optuna_dashboard_opens_the_journal(tmp_path):
     with StudyStore.create(str(tmp_path / "study.journal"), "s", {}) as store:
         for number in range(5):
             store.append(record(number))
-    app = wsgi(open_storage(str(tmp_path / "study.journal"))[0])
+    with open_storage(str(tmp_path / "study.journal")) as storage:
+        app = wsgi(storage)
 
     def get(path):
         answer, environ = {}, {"PATH_INFO": path}
@@ -160,8 +165,8 @@ def test_a_study_that_is_not_there_is_named_with_those_that_are(location):
     ],
 )
 def test_storages_that_cannot_be_opened_are_one_clear_message(location, message):
-    with pytest.raises(StudyError, match=message):
-        open_storage(location, must_exist=True)
+    with pytest.raises(StudyError, match=message), open_storage(location, must_exist=True):
+        pass
 
 
 def test_passwords_are_not_shown():
@@ -187,6 +192,81 @@ def test_a_storage_that_is_away_is_tried_again(tmp_path, monkeypatch, caplog):
         assert len(store.records(GRID)) == 3
 
 
+def test_a_server_that_crashes_loses_nothing_and_the_study_stays_ours(postgres, caplog):
+    url = postgres.new_database()
+    with StudyStore.create(url, "s", {}) as store:
+        for number in range(3):
+            store.append(record(number))
+        assert store.flush()
+        postgres.crash()
+        for number in range(3, 6):
+            store.append(record(number))
+        store.set_attr("late", 7)
+        assert store.attr("late") == 7
+        assert not store.flush(3)
+        postgres.start()
+        assert store.flush(60)
+        assert "the storage is away" in caplog.text
+        with pytest.raises(StudyError, match="another driver runs study 's'"):
+            StudyStore.open(url, "s")
+    with StudyStore.open(url, "s") as store:
+        assert sorted(each.proposal for each in store.records(GRID).values()) == list(range(6))
+        assert len(store.study.trials) == 6
+        assert store.attr("late") == 7
+
+
+def test_a_driver_whose_study_was_taken_over_meanwhile_stops(postgres):
+    url = postgres.new_database()
+    store = StudyStore.create(url, "s", {})
+    postgres.crash()
+    postgres.start()
+    with StudyStore.open(url, "s"):
+        store.append(record(0))
+        assert not store.flush(5)
+        with pytest.raises(StudyError, match="another driver runs study 's'"):
+            store.append(record(1))
+        assert store.close() == 1
+
+
+def test_what_was_written_before_a_storage_failed_to_say_so_is_not_written_again(tmp_path, monkeypatch):
+    path = str(tmp_path / "study.journal")
+    with StudyStore.create(path, "s", {}) as store:
+        add, failures = store.study.add_trial, iter([True])
+
+        def unsure(trial):
+            add(trial)
+            if next(failures, False):
+                raise ConnectionError("server closed the connection unexpectedly")
+
+        monkeypatch.setattr(store.study, "add_trial", unsure)
+        store.append(record(0))
+        store.append(record(1))
+        assert store.flush(20)
+    with StudyStore.open(path, "s") as store:
+        assert [trial.user_attrs["proposal"] for trial in store.study.trials] == [0, 1]
+
+
+def test_a_disk_that_fills_up_leaves_no_half_line(tmp_path, caplog):
+    """By a limit on the size of files, which cuts a write in the middle as a full disk does."""
+    path = tmp_path / "study.journal"
+    with StudyStore.create(str(path), "s", {}) as store:
+        store.append(record(0))
+        assert store.flush()
+        whole, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, limits[1]))
+        try:
+            store.append(record(1))
+            assert not store.flush(2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == whole
+        store.append(record(2))
+        assert store.flush(20)
+        assert "File too large" in caplog.text
+    with StudyStore.open(str(path), "s") as store:
+        assert len(store.records(GRID)) == 3
+
+
 def test_results_that_could_not_be_written_are_counted(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(store_module, "FLUSH_S", 0.2)
     with StudyStore.create(str(tmp_path / "study.journal"), "s", {}) as store:
@@ -202,8 +282,8 @@ def test_a_group_is_written_by_count_or_by_time(tmp_path, monkeypatch):
     commits = []
     monkeypatch.setattr(store_module, "GROUP_S", 30.0)
     with StudyStore.create(str(tmp_path / "study.journal"), "s", {}) as store:
-        commit = store._backend.commit
-        monkeypatch.setattr(store._backend, "commit", lambda: (commits.append(len(store.study.trials)), commit()))
+        commit = store._storage.commit
+        monkeypatch.setattr(store._storage, "commit", lambda: (commits.append(len(store.study.trials)), commit()))
         for number in range(70):
             store.append(record(number))
         assert store.flush()

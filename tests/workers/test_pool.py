@@ -64,7 +64,7 @@ def test_a_slow_replica_takes_less():
     queue.learn(SEARCH, some_masks(1), [MaskScore({}, 0.02)])
     queue.put(SEARCH, some_masks(64))
     assert len(queue.take(4, pace=2.0)[1]) == 4
-    assert len(queue.take(4, pace=0.5)[1]) == 15
+    assert len(queue.take(4, pace=0.5)[1]) == 16
 
 
 @pytest.mark.parametrize("seconds", [0.01, 10.0])
