@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from headmask.errors import HeadmaskError
-from orchestrator.cli_contest import strategies
+from orchestrator.cli_contest import driver, strategies
 from orchestrator.cli_data import (
     CaptionColumn,
     ClassNames,
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 bench_app.command()(strategies)
+bench_app.command()(driver)
 app.add_typer(bench_app, name="bench")
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130

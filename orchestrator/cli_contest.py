@@ -1,4 +1,4 @@
-"""`headmask bench strategies`."""
+"""`headmask bench strategies` and `headmask bench driver`."""
 
 from __future__ import annotations
 
@@ -42,3 +42,35 @@ def strategies(
     console = Console()
     for table in standing_tables(found):
         console.print(table)
+
+
+def driver(
+    replicas: Annotated[int, typer.Option(min=1, help="Simulated replicas.")] = 64,
+    evaluation_ms: Annotated[float, typer.Option(min=0.0, help="What a mask takes one of them.")] = 50.0,
+    trials: Annotated[int, typer.Option(min=500, help="Masks of every run.")] = 10_000,
+    block_size: Annotated[int, typer.Option(min=1, help="Most masks in a block.")] = 1_024,
+    as_json: Json = False,
+) -> None:
+    """Time the driver with a journal, tracking and the default strategy; only the replicas are simulated."""
+    from orchestrator.bench_driver import bench_driver
+
+    console = Console(stderr=as_json)
+    found = bench_driver(
+        replicas=replicas,
+        evaluation_ms=evaluation_ms,
+        trials=trials,
+        block_size=block_size,
+        say=lambda text: console.print(text, highlight=False),
+    )
+    if as_json:
+        print_json(found.as_json())
+        return
+    console.print(
+        f"{found.masks_per_s:,.0f} masks/s and {found.driver_ms_per_mask:.2f} ms of the driver per mask where "
+        f"evaluations are free; {found.replicas} replicas of {found.evaluation_ms:g} ms are busy "
+        f"{100 * found.replica_efficiency:.0f} % of the time; {found.bytes_per_trial / 1024:.1f} KiB per trial; "
+        f"resuming {found.trials:,} masks takes {found.resume_s:.1f} s.\n"
+        f"{found.strategy} on {found.grid} heads, blocks of up to {found.block_size:,}; {found.hardware}.",
+        highlight=False,
+        soft_wrap=True,
+    )

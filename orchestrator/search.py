@@ -16,14 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import optuna
-from optuna.trial import TrialState
-
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.budget import Budget, StopReason, blocks_without_gain
 from orchestrator.store import StudyStore, TrialRecord
-from strategies import Exhausted, MaskSampler, distributions, mask_of
+from strategies import MaskSampler
 from workers.messages import Stage
 from workers.pool import Pool, Result
 
@@ -150,13 +147,14 @@ class Search:
         self.stage, self.value, self.guide, self.cost = stage, value, guide, cost
         self.surrogate, self.on_progress, self.is_stopping = surrogate, on_progress, is_stopping
         self._forwards_per_step = forwards_per_step
-        self.working = optuna.create_study(direction="maximize", sampler=sampler)
         self._stored = store.records(grid)
-        self._asked: list[optuna.Trial] = []
+        self._proposed = {record.proposal: mask for mask, record in self._stored.items()}
+        """Stored masks by the number of their proposal."""
         self._numbers: dict[HeadMask, int] = {}
+        self._masks: list[HeadMask] = []
+        self._values: list[float | None] = []
+        """Of the first masks, as far as all before them are known; None for a failure."""
         self._told: list[TrialRecord | None] = []
-        self._num_told_first = 0
-        """How many trials from number 0 on have results."""
         self._again: set[HeadMask] = set()
         """Masks with a result that are scored again, for what the surrogate needs of them."""
         self._exhausted = False
@@ -189,24 +187,40 @@ class Search:
     def _propose(self, progress: Progress) -> None:
         """Ask for every block whose results are known and that the budget admits."""
         while progress.stopped_by is None:
-            block = self.sampler.block_of(len(self._asked))
-            if self._num_told_first < self.sampler.num_known(block):
+            block = self.sampler.block_of(len(self._told))
+            if len(self._values) < self.sampler.num_known(block):
                 return
             progress.stopped_by = self._stop_reason(block, progress)
-            if progress.stopped_by is not None or (block and not self._can_predict(progress)):
+            if progress.stopped_by is not None:
                 return
+            masks = self._stored_block(block)
+            if masks is None:
+                if block and not self._can_predict(progress):
+                    return
+                masks = self.sampler.block_masks(block, self._masks, self._values)
+                self._exhausted = self.sampler.exhausted
             progress.image_forwards += self.sampler.num_steps_before(block) * self._forwards_per_step
             stage = self.surrogate.scan_stage if self.surrogate and self.surrogate.missing else self.stage
-            self._ask_block(min(self.sampler.block_range(block).stop, progress.budget.masks), stage, progress)
+            self._ask(masks[: progress.budget.masks - len(self._told)], stage, progress)
+
+    def _stored_block(self, block: int) -> list[HeadMask] | None:
+        """Return the masks of a block as they were proposed before; None where they are to be proposed again.
+
+        The last whole block is proposed again, to show that this version goes on as the one that began.
+        """
+        numbers = self.sampler.block_range(block)
+        following = self.sampler.block_range(block + 1)
+        if not all(number in self._proposed for number in (*numbers, *following)):
+            return None
+        return [self._proposed[number] for number in numbers]
 
     def _stop_reason(self, block: int, progress: Progress) -> StopReason | None:
         """Return why a block is not begun; None if it is. Of results, it knows those that the block may know."""
         if self._exhausted:
             return "exhausted"
-        known = self._told[: self.sampler.num_known(block)]
-        values = [None if record is None else record.value for record in known]
+        values = self._values[: self.sampler.num_known(block)]
         return progress.budget.spent(
-            num_masks=len(self._asked),
+            num_masks=len(self._told),
             image_forwards=progress.image_forwards,
             blocks_without_gain=blocks_without_gain(values, self.sampler.block_of),
             seconds=progress.seconds,
@@ -230,27 +244,20 @@ class Search:
             self.surrogate.compare()
             progress.rank_correlation = self.surrogate.rank_correlation
 
-    def _ask_block(self, stop: int, stage: Stage, progress: Progress) -> None:
-        block: list[HeadMask] = []
+    def _ask(self, masks: list[HeadMask], stage: Stage, progress: Progress) -> None:
+        """Send masks to be scored, but for those whose results are stored."""
         missing = []
-        while len(self._asked) < stop:
-            try:
-                trial = self.working.ask(dict(distributions(self.grid)))
-            except Exhausted:
-                self._exhausted = True
-                break
-            mask = mask_of(trial.params, self.grid)
-            block.append(mask)
-            self._numbers[mask] = trial.number
-            self._asked.append(trial)
+        for mask in masks:
+            self._numbers[mask] = len(self._told)
+            self._masks.append(mask)
             self._told.append(None)
             if (stored := self._stored.get(mask)) is not None:
                 progress.served += 1
                 self._tell(stored, progress)
             else:
                 missing.append(mask)
-        progress.num_asked = len(self._asked)
-        progress.image_forwards += self.cost(block) if block else 0.0
+        progress.num_asked = len(self._told)
+        progress.image_forwards += self.cost(masks) if masks else 0.0
         progress.cost_asked += self.cost(missing) if missing else 0.0
         self.pool.submit(stage, missing)
 
@@ -297,13 +304,11 @@ class Search:
         if record.proposal != number:
             raise HeadmaskError(
                 f"the stored study has {record.mask} as proposal {record.proposal}, replay proposes it as {number}: "
-                "it was made by another version of headmask or Optuna; resume it with that version"
+                "it was made by another version of headmask or of what it builds on; resume it with that version"
             )
-        state = TrialState.FAIL if record.value is None else TrialState.COMPLETE
-        self.working.tell(self._asked[number], record.value, state=state)
         self._told[number] = record
-        while self._num_told_first < len(self._told) and self._told[self._num_told_first] is not None:
-            self._num_told_first += 1
+        while len(self._values) < len(self._told) and (first := self._told[len(self._values)]) is not None:
+            self._values.append(first.value)
         progress.add(record)
         if self.surrogate is not None:
             self.surrogate.watch(record.mask, record.value)
@@ -311,7 +316,7 @@ class Search:
     def _drain(self, progress: Progress) -> None:
         """Let running batches finish for a few seconds."""
         deadline = time.monotonic() + DRAIN_S
-        while len(progress.records) < len(self._asked) and time.monotonic() < deadline:
+        while len(progress.records) < len(self._told) and time.monotonic() < deadline:
             results = self.pool.collect(min(POLL_S, deadline - time.monotonic()))
             self._take(results, progress)
 

@@ -34,7 +34,8 @@ Screen = Callable[[Sequence[HeadMask]], NDArray[np.float64]]
 
 _RANDOM_TRIES = 8
 FIRST_BLOCK, PARTS = 8, 8
-"""Masks in the first blocks after the scan; later ones hold one part in so many of the masks since the scan."""
+"""Masks in the first blocks after the scan, or a quarter of a full one where that is more; later ones hold one part in so
+many of the masks since the scan."""
 _FINISHED = (TrialState.COMPLETE, TrialState.FAIL)
 
 
@@ -116,7 +117,8 @@ class MaskSampler(BaseSampler):
     def _add_block(self) -> None:
         """Fix where the next block ends."""
         num_after_scan = self._starts[-1] - len(self._scan)
-        self._starts.append(self._starts[-1] + min(self.block_size, max(FIRST_BLOCK, num_after_scan // PARTS)))
+        first = max(FIRST_BLOCK, self.block_size // 4)
+        self._starts.append(self._starts[-1] + min(self.block_size, max(first, num_after_scan // PARTS)))
 
     def num_known(self, block: int) -> int:
         """Return how many trials, from number 0 on, must have results before a block is proposed."""
@@ -142,6 +144,21 @@ class MaskSampler(BaseSampler):
     def exhausted(self) -> bool:
         """True when no mask is left to propose."""
         return len(self._masks) >= self._num_masks
+
+    def block_masks(self, block: int, masks: Sequence[HeadMask], values: Sequence[float | None]) -> list[HeadMask]:
+        """Return the masks of a block: what Optuna's trials would ask for one by one, without a study of them.
+
+        Args:
+            block: to propose.
+            masks: of all blocks before it.
+            values: of the first of these, as many as the block may know at least; None for a failure.
+        """
+        count, known = self.num_known(block), len(self._results)
+        self._masks = list(masks)
+        self._results.add(self.limits.bits_of(self.grid, self._masks[known:count]), values[known:count])
+        if not self.exhausted:
+            self._masks += self._block(block)
+        return self._masks[len(masks) :]
 
     # --- Optuna's side ---
 
@@ -192,10 +209,15 @@ class MaskSampler(BaseSampler):
         return self._plan[1][number - self.block_range(block).start]
 
     def _plan_block(self, study: Study, block: int) -> list[HeadMask]:
+        if block:
+            self._learn(study, block)
+        return self._block(block)
+
+    def _block(self, block: int) -> list[HeadMask]:
+        """Return the masks of a block whose results are learned."""
         if block == 0:
             return self._scan
         start = self.block_range(block).start
-        self._learn(study, block)
         taken = {mask.words for mask in self._masks[:start]}
         history = History(self.grid, self.limits, *self._results.first(self.num_known(block)), taken)
         rng = np.random.default_rng((self.seed, start))

@@ -1,0 +1,252 @@
+"""`headmask bench driver`: how many replicas a driver keeps busy. They are simulated, everything else is real."""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headmask.mask import HeadGrid, HeadMask
+from orchestrator.budget import Budget
+from orchestrator.contest.synthetic import make_synthetic
+from orchestrator.search import Search
+from orchestrator.store import StudyStore
+from orchestrator.tracked import BestCurve
+from orchestrator.tracking import Tracker, default_target
+from strategies import make_sampler
+from workers.constants import Constants
+from workers.displacement import Displacements
+from workers.messages import GateGradient, GateTask, MaskScore, Stage
+from workers.pool import BatchQueue, Result
+from workers.ray_pool import IN_FLIGHT
+from workers.replica import Wanted
+from workers.trie import TowerCost
+
+GRID = HeadGrid(24, 16)
+"""ViT-L's image tower."""
+VIT_L_14 = TowerCost(
+    plain_macs=81e9,
+    embed=0.002,
+    enter_L=(0.0143,) * 23 + (0.0005,),
+    leave_L=(0.0273,) * 23 + (0.0002,),
+    head_L=(0.0002,) * 24,
+    pool=0.0,
+    numbers_per_node=257 * 1024 * 3,
+    attention_L=(0.0143,) * 24,
+)
+"""What masks cost, as counted on ViT-L-14: it only decides how batches are cut."""
+STRATEGY = "mixture"
+SEARCH = Stage("search")
+
+
+@dataclass(frozen=True)
+class DriverBench:
+    """What `headmask bench driver` measured."""
+
+    masks_per_s: float
+    """With evaluations that take no time."""
+    replica_efficiency: float
+    """Share of the replicas' time in which they evaluate."""
+    driver_ms_per_mask: float
+    """Of processor time, with evaluations that take no time."""
+    bytes_per_trial: float
+    """By which the driver's memory grew."""
+    resume_s: float
+    """Until a stored study of that size is back where it was."""
+    trials: int
+    replicas: int
+    evaluation_ms: float
+    block_size: int
+    strategy: str
+    grid: str
+    hardware: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return asdict(self)
+
+
+class SimulatedPool:
+    """A pool whose replicas need a given time for every mask, in the order that they would get them from Ray.
+
+    Args:
+        value: of a mask.
+        replicas: how many.
+        evaluation_s: seconds that a replica takes for a mask.
+    """
+
+    device = status = "simulated"
+
+    def __init__(self, value: Callable[[HeadMask], float], replicas: int, evaluation_s: float) -> None:
+        self._value, self._num_replicas, self._evaluation_s = value, replicas, evaluation_s
+        self._queue = BatchQueue(VIT_L_14.steps)
+        self._running: list[tuple[float, int, int, Stage, list[HeadMask]]] = []
+        """By the time at which they will be done."""
+        self._load, self._free_at = [0] * replicas, [0.0] * replicas
+        self._idle = [(load, replica) for load in range(IN_FLIGHT) for replica in range(replicas)]
+        """Places for batches: first one for every replica, then a second one."""
+        self._count = 0
+
+    def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
+        """Queue masks."""
+        self._queue.put(stage, masks)
+
+    def collect(self, timeout_s: float) -> list[Result]:
+        """Return what is done, as soon as anything is."""
+        self._dispatch()
+        if not self._running:
+            return []
+        wait_s = min(timeout_s, self._running[0][0] - time.monotonic())
+        if wait_s > 0:
+            time.sleep(wait_s)
+        results: list[Result] = []
+        while self._running and self._running[0][0] <= time.monotonic():
+            _, _, replica, stage, masks = heapq.heappop(self._running)
+            self._load[replica] -= 1
+            heapq.heappush(self._idle, (self._load[replica], replica))
+            scores = [MaskScore({"mean_recall": self._value(mask)}, self._evaluation_s) for mask in masks]
+            self._queue.learn(stage, masks, scores)
+            results += [Result(stage, mask, score, self.device) for mask, score in zip(masks, scores, strict=True)]
+        self._dispatch()
+        return results
+
+    def _dispatch(self) -> None:
+        while self._idle and (batch := self._queue.take(self._num_replicas)) is not None:
+            _, replica = heapq.heappop(self._idle)
+            stage, masks = batch
+            start = max(time.monotonic(), self._free_at[replica])
+            self._free_at[replica] = start + self._evaluation_s * len(masks)
+            self._load[replica] += 1
+            self._count += 1
+            heapq.heappush(self._running, (self._free_at[replica], self._count, replica, stage, masks))
+
+    def settle(self, wanted: Wanted) -> Constants:
+        """Return constants that nothing depends on."""
+        return Constants("float32", 1)
+
+    def put_back(self, results: Iterable[Result]) -> None:
+        """Refuse: a search alone does not ask for that."""
+        raise NotImplementedError
+
+    def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
+        """Refuse: there are no embeddings."""
+        raise NotImplementedError
+
+    def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
+        """Refuse: there is no loss."""
+        raise NotImplementedError
+
+    def collect_gradients(self, timeout_s: float) -> dict[int, GateGradient]:
+        """Refuse: there is no loss."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class _Ran:
+    seconds: float
+    cpu_s: float
+    bytes_grown: int
+
+
+def bench_driver(
+    *,
+    replicas: int = 64,
+    evaluation_ms: float = 50.0,
+    trials: int = 10_000,
+    block_size: int = 1_024,
+    say: Callable[[str], None] = lambda text: None,
+) -> DriverBench:
+    """Return how fast a driver goes, with a journal, tracking and the default strategy.
+
+    Args:
+        replicas: that are simulated.
+        evaluation_ms: what a mask takes one of them.
+        trials: of every run.
+        block_size: most masks in a block.
+        say: told how far it is.
+    """
+    import torch
+
+    from orchestrator.bench import hardware
+    from orchestrator.session import versions
+
+    with tempfile.TemporaryDirectory() as scratch:
+        # What is imported and made once belongs to no trial.
+        _run(
+            SimulatedPool(make_synthetic("cliff", GRID, 0), replicas, 0.0),
+            Path(scratch, "warm"),
+            500,
+            32,
+            resuming=False,
+        )
+        runs = {}
+        for name, evaluation_s in (("free", 0.0), ("paced", evaluation_ms / 1000)):
+            say(f"{trials:,} masks of {1000 * evaluation_s:g} ms")
+            pool = SimulatedPool(make_synthetic("cliff", GRID, 0), replicas, evaluation_s)
+            runs[name] = _run(pool, Path(scratch, name), trials, block_size, resuming=False)
+        say(f"resuming {trials:,} masks")
+        pool = SimulatedPool(make_synthetic("cliff", GRID, 0), replicas, 0.0)
+        resumed = _run(pool, Path(scratch, "free"), trials, block_size, resuming=True)
+    free, paced = runs["free"], runs["paced"]
+    return DriverBench(
+        masks_per_s=trials / free.seconds,
+        replica_efficiency=trials * evaluation_ms / 1000 / (replicas * paced.seconds),
+        driver_ms_per_mask=1000 * free.cpu_s / trials,
+        bytes_per_trial=free.bytes_grown / trials,
+        resume_s=resumed.seconds,
+        trials=trials,
+        replicas=replicas,
+        evaluation_ms=evaluation_ms,
+        block_size=block_size,
+        strategy=STRATEGY,
+        grid=str(GRID),
+        hardware=hardware(torch.device("cpu")),
+        versions=versions(),
+    )
+
+
+def _run(pool: SimulatedPool, folder: Path, trials: int, block_size: int, *, resuming: bool) -> _Ran:
+    folder.mkdir(exist_ok=True)
+    gc.collect()
+    before = _memory()
+    started, cpu = time.perf_counter(), time.process_time()
+    location = str(folder / "study.journal")
+    opened = StudyStore.open(location, "bench") if resuming else StudyStore.create(location, "bench", {})
+    target = default_target(folder, "bench", "bench", None, None)
+    with opened as store, Tracker(target, {}, lambda run_id: None) as tracker:
+        curve = BestCurve(tracker)
+        search = Search(
+            make_sampler(STRATEGY, GRID, block_size=block_size),
+            store,
+            pool,
+            grid=GRID,
+            stage=SEARCH,
+            value=_value,
+            cost=VIT_L_14,
+            on_progress=curve.update,
+        )
+        search.run(Budget(trials))
+        store.flush()
+        seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+        grown = _memory() - before
+    return _Ran(seconds, cpu_s, grown)
+
+
+def _value(metrics: Mapping[str, float]) -> float:
+    return metrics["mean_recall"]
+
+
+def _memory() -> int:
+    """Return the process's resident memory in bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
