@@ -34,8 +34,9 @@ Screen = Callable[[Sequence[HeadMask]], NDArray[np.float64]]
 
 _RANDOM_TRIES = 8
 FIRST_BLOCK, PARTS = 8, 8
-"""Masks in the first blocks after the scan, or a quarter of a full one where that is more; later ones hold one part in so
-many of the masks since the scan."""
+"""Masks in the first blocks after the scan, or a quarter of a full block if that is more; later ones hold one part in so
+many of the masks since.
+"""
 _FINISHED = (TrialState.COMPLETE, TrialState.FAIL)
 
 
