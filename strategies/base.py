@@ -34,8 +34,8 @@ Screen = Callable[[Sequence[HeadMask]], NDArray[np.float64]]
 
 _RANDOM_TRIES = 8
 FIRST_BLOCK, PARTS = 8, 8
-"""Masks in the first blocks after the scan, or a quarter of a full block if that is more; later ones hold one part in so
-many of the masks since.
+"""Masks in the first blocks after the scan, or a quarter of a full block if that is more; later ones hold one part in
+so many of the masks since the scan.
 """
 _FINISHED = (TrialState.COMPLETE, TrialState.FAIL)
 
