@@ -30,8 +30,8 @@ ENVIRONMENT = {
 }
 
 
-class Survived(AssertionError):
-    """The opposite of it: what a disturbed search left is not what an undisturbed one leaves."""
+class NotSurvived(AssertionError):
+    """What a disturbed search left is not what an undisturbed one leaves."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Driver:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise Survived(f"no end after {timeout_s:.0f} s:\n{self.said[-3000:]}") from None
+            raise NotSurvived(f"no end after {timeout_s:.0f} s:\n{self.said[-3000:]}") from None
 
     def wait_until_said(self, text: str) -> bool:
         """Wait until something is printed; return whether it was."""
@@ -149,7 +149,7 @@ class Arena:
     def finish(self, driver: Driver, code: int = 0) -> None:
         """Wait for the end, and check the exit code."""
         if (found := driver.wait()) != code:
-            raise Survived(f"exit code {found} instead of {code}:\n{driver.said[-3000:]}")
+            raise NotSurvived(f"exit code {found} instead of {code}:\n{driver.said[-3000:]}")
 
     def left(self, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Return the trial table and the result of a run folder."""
@@ -159,7 +159,7 @@ class Arena:
         """Check that a run left what an undisturbed one leaves."""
         for what, found, expected in zip(("trials", "result"), self.left(name), self.undisturbed, strict=False):
             if found != expected:
-                raise Survived(f"{name}: {what} differ from those of the undisturbed search")
+                raise NotSurvived(f"{name}: {what} differ from those of the undisturbed search")
 
     def moment(self, start: float = 0.25, stop: float = 0.9) -> float:
         """Return a random moment of a search, in seconds."""
