@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from headmask.errors import PoolError
@@ -84,10 +84,10 @@ class Member:
     actor: Any
     birth: Any
     """Reference to its `Birth`."""
+    since: float
+    """When it was started."""
     node: str = ""
     device: str = ""
-    since: float = field(default_factory=time.monotonic)
-    """When it was started."""
     sign: Any = None
     """Reference to an answer that is awaited."""
     asked: float = 0.0
@@ -223,7 +223,7 @@ class Fleet:
         avoided = sorted({node for node, until in self._avoided.items() if until > now} | self._others.keys())
         options = {"label_selector": {NODE_LABEL: f"!in({','.join(avoided)})"}} if avoided else {}
         actor = self._start(options)
-        self.pending.append(Member(actor, actor.birth.remote()))
+        self.pending.append(Member(actor, actor.birth.remote(), now))
         self.num_replaced += self.num_replaced < self.num_lost
 
     def _look_for_room(self, now: float) -> None:

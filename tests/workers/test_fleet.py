@@ -1,0 +1,277 @@
+"""Keeping replicas alive, on a cluster that is made up: nodes come and go, replicas die, devices differ."""
+
+import logging
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from headmask.errors import PoolError
+from workers import fleet as fleet_module
+from workers.cluster import Resources, need_of, room_for
+from workers.fleet import Birth, Fleet, Member
+
+CPU = Resources(1, 0)
+
+
+class FakeError(Exception):
+    """What Ray raises for a dead actor."""
+
+
+class Reference:
+    """What a call returns: a value, an error, or nothing yet."""
+
+    def __init__(self, value=None, *, error=None, is_ready=True):
+        self.value, self.error, self.is_ready = value, error, is_ready
+
+
+class Remote:
+    def __init__(self, call):
+        self.remote = call
+
+    def options(self, **_):
+        return self
+
+
+class FakeRay:
+    """A cluster of nodes that replicas are put on, the emptiest first."""
+
+    exceptions = SimpleNamespace(RayError=FakeError, RayTaskError=FakeError)
+
+    def __init__(self, **cpus):
+        self.cpus = dict(cpus)
+        self.devices, self.broken, self.silent, self.dead = {}, set(), set(), set()
+        self.hosts = {}
+        self.selectors = []
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": count}} for count in self.cpus.values()]
+
+    def available_resources(self):
+        return {"CPU": 0}
+
+    def start(self, options):
+        selector = options.get("label_selector", {}).get(fleet_module.NODE_LABEL, "")
+        self.selectors.append(selector)
+        avoided = re.findall(r"\w+", selector.removeprefix("!in"))
+        actor = SimpleNamespace(sign=Remote(lambda: self.sign(actor)))
+        used = list(self.hosts.values())
+        room = [node for node, count in self.cpus.items() if node not in avoided and used.count(node) < count]
+        if room:
+            self.hosts[id(actor)] = min(room, key=used.count)
+        actor.birth = Remote(lambda: self.birth(actor))
+        return actor
+
+    def birth(self, actor):
+        node = self.hosts.get(id(actor))
+        if node is None:
+            return Reference(is_ready=False)
+        failure = "RuntimeError: no such device" if node in self.broken else None
+        return Reference(Birth(node, self.devices.get(node, "cpu"), failure))
+
+    def sign(self, actor):
+        node = self.hosts.get(id(actor))
+        if node in self.dead:
+            return Reference(error=FakeError("The actor died"))
+        return Reference(is_ready=node not in self.silent)
+
+    def wait(self, references, timeout=None, num_returns=1):
+        ready = [each for each in references if each.is_ready]
+        return ready, [each for each in references if not each.is_ready]
+
+    def get(self, reference):
+        if reference.error is not None:
+            raise reference.error
+        return reference.value
+
+    def kill(self, actor):
+        self.hosts.pop(id(actor), None)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only moves when told."""
+    now = SimpleNamespace(s=1000.0)
+    monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now.s)
+    return now
+
+
+def fleet_on(ray, count=None, **options):
+    fleet = Fleet(ray, ray.start, CPU, count, **options)
+    for _ in range(3):
+        fleet.refresh()
+    return fleet
+
+
+def nodes_of(fleet):
+    return sorted(member.node for member in fleet.members)
+
+
+def test_there_is_a_replica_for_all_that_there_is_room_for(clock):
+    fleet = fleet_on(FakeRay(a=2, b=1))
+    assert nodes_of(fleet) == ["a", "a", "b"]
+    assert fleet.status == "3 replicas"
+
+
+def test_replicas_join_when_a_node_does(clock):
+    ray = FakeRay(a=1)
+    fleet = fleet_on(ray)
+    ray.cpus["b"] = 2
+    fleet.refresh()
+    assert nodes_of(fleet) == ["a"]
+    clock.s += fleet_module.ROOM_S
+    for _ in range(2):
+        fleet.refresh()
+    assert nodes_of(fleet) == ["a", "b", "b"]
+
+
+def test_more_replicas_than_fit_wait_so_that_an_autoscaler_sees_them(clock):
+    ray = FakeRay(a=1)
+    fleet = fleet_on(ray, 3)
+    assert (len(fleet.members), len(fleet.pending)) == (1, 2)
+    assert fleet.status == "1 replica, 2 starting"
+
+
+def test_without_any_room_one_replica_waits(clock):
+    fleet = fleet_on(FakeRay())
+    assert (len(fleet.members), len(fleet.pending)) == (0, 1)
+
+
+def test_a_node_that_is_gone_is_not_waited_for(clock):
+    ray = FakeRay(a=1, b=1)
+    fleet = fleet_on(ray)
+    del ray.cpus["b"]
+    (lost,) = [member for member in fleet.members if member.node == "b"]
+    fleet.lose(lost, "the node died")
+    fleet.refresh()
+    clock.s += fleet_module.ROOM_S
+    fleet.refresh()
+    assert (nodes_of(fleet), fleet.pending) == (["a"], [])
+
+
+def test_a_lost_replica_is_replaced_and_counted(clock):
+    fleet = fleet_on(FakeRay(a=2))
+    fleet.lose(fleet.members[0], "killed")
+    fleet.refresh()
+    fleet.refresh()
+    assert fleet.status == "2 replicas alive, 1 lost, 1 replaced"
+
+
+def test_one_that_gives_no_sign_of_life_is_lost_and_one_that_works_long_is_not(clock):
+    ray = FakeRay(a=1, b=1)
+    fleet = fleet_on(ray)
+    ray.silent.add("b")
+    for _ in range(12):
+        clock.s += fleet_module.SIGN_S
+        lost = fleet.refresh()
+        if lost:
+            break
+    assert [(member.node, reason) for member, reason in lost] == [("b", "no sign of life for 60 s")]
+    assert [member.node for member in fleet.members] == ["a"]
+
+
+def test_one_that_dies_while_idle_is_noticed(clock):
+    ray = FakeRay(a=1)
+    fleet = fleet_on(ray)
+    ray.dead.add("a")
+    clock.s += fleet_module.SIGN_S
+    fleet.refresh()
+    ((member, reason),) = fleet.refresh()
+    assert (member.node, reason) == ("a", "The actor died")
+
+
+def test_replicas_that_die_again_and_again_are_replaced_ever_later(clock):
+    ray = FakeRay(a=1)
+    fleet = fleet_on(ray)
+    pauses = []
+    for _ in range(8):
+        fleet.lose(fleet.members[0], "died")
+        before = clock.s
+        while not fleet.members:
+            fleet.refresh()
+            clock.s += 0 if fleet.members else 0.25
+        pauses.append(clock.s - before)
+    assert pauses[0] < 0.5
+    assert pauses == sorted(pauses)
+    assert pauses[-1] >= fleet_module.MOST_BACK_OFF_S
+    clock.s += fleet_module.MOST_BACK_OFF_S
+    fleet.did_well(fleet.members[0])
+    fleet.lose(fleet.members[0], "died")
+    fleet.refresh()
+    assert len(fleet.pending) == 1
+
+
+def test_at_last_the_pool_gives_up(clock):
+    fleet = fleet_on(FakeRay(a=2))
+
+    def lose_all():
+        for _ in range(100):
+            clock.s += fleet_module.MOST_BACK_OFF_S
+            fleet.refresh()
+            if fleet.members:
+                fleet.lose(fleet.members[0], "no luck")
+
+    with pytest.raises(PoolError, match="replicas keep dying without finishing a batch: no luck"):
+        lose_all()
+
+
+def test_a_node_on_which_replicas_die_in_a_row_is_left_alone_for_a_while(clock, caplog):
+    ray = FakeRay(good=1, bad=1)
+    fleet = fleet_on(ray, 2)
+    ray.broken.add("bad")
+    (victim,) = [member for member in fleet.members if member.node == "bad"]
+    with caplog.at_level(logging.WARNING):
+        fleet.lose(victim, "killed")
+        for _ in range(60):
+            fleet.did_well(next(member for member in fleet.members if member.node == "good"))
+            clock.s += 1
+            fleet.refresh()
+    assert ray.selectors[-1] == "!in(bad)"
+    assert nodes_of(fleet) == ["good"]
+    assert "node bad is left alone" in caplog.text
+    ray.broken.clear()
+    clock.s += fleet_module.BAD_NODE_S + fleet_module.START_S
+    for _ in range(3):
+        fleet.refresh()
+        clock.s += fleet_module.MOST_BACK_OFF_S
+    assert nodes_of(fleet) == ["bad", "good"]
+
+
+def test_a_device_of_another_kind_is_left_out_and_named(clock, caplog):
+    ray = FakeRay(a=1, b=1)
+    ray.devices["b"] = "cuda NVIDIA H100"
+    with caplog.at_level(logging.WARNING):
+        fleet = fleet_on(ray)
+    assert nodes_of(fleet) == ["a"]
+    assert "node b is left out: its device is cuda NVIDIA H100, the study's cpu" in caplog.text
+    assert "--mixed-devices" in caplog.text
+    assert ray.selectors[-1] == "!in(b)"
+
+
+def test_devices_of_different_kinds_work_together_where_that_is_wanted(clock):
+    ray = FakeRay(a=1, b=1)
+    ray.devices["b"] = "cuda NVIDIA H100"
+    fleet = fleet_on(ray, mixed=True)
+    assert {member.device for member in fleet.members} == {"cpu", "cuda NVIDIA H100"}
+
+
+def test_whoever_comes_up_is_told_what_was_settled(clock):
+    told = []
+    fleet = fleet_on(FakeRay(a=2), on_birth=told.append)
+    assert told == fleet.members
+    assert isinstance(told[0], Member)
+
+
+@pytest.mark.parametrize(
+    ("gpus_per_replica", "need", "room"),
+    [(None, Resources(1, 1), 3), (1.0, Resources(1, 1), 3), (0.5, Resources(1, 0.5), 6), (0.0, Resources(2, 0), 8)],
+)
+def test_a_gpu_holds_one_replica_or_several_and_cpus_are_an_alternative(gpus_per_replica, need, room):
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8, "GPU": 2}},
+        {"Alive": True, "Resources": {"CPU": 9, "GPU": 1}},
+        {"Alive": False, "Resources": {"CPU": 64, "GPU": 8}},
+        {"Alive": True, "Resources": {}},
+    ]
+    assert need_of(nodes, 2, gpus_per_replica) == need
+    assert room_for(nodes, need) == room
