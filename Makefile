@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all validity lint format clean
+.PHONY: demo test test-all chaos validity lint format clean
 
 demo: .venv/.installed  ## the whole pipeline on the built-in model and data
 	rm -rf runs/demo
@@ -12,6 +12,9 @@ test: .venv/.installed-test lint  ## everything that must hold before a commit
 
 test-all: .venv/.installed-test lint  ## the slow tests, too
 	$(BIN)/python -m pytest -m "not gpu"
+
+chaos: .venv/.installed-test  ## searches disturbed in every known way; an hour on two cores
+	$(BIN)/python -m tests.chaos
 
 validity: .venv/.installed-test  ## how often a search claims what is not there, and finds what is; half an hour on two cores
 	$(BIN)/python -m benchmarks.validity

@@ -87,7 +87,9 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
         "object_store_gib": round(payload_gib + surrogate_gib + (pixels_gib if config.pool.address else 0.0), 3),
         "run_folder": str(config.folder),
         "study": f"{config.study_name} in {redacted(config.storage)}",
-        "tracking": config.output.tracking_uri or str(config.folder.resolve().parent / "mlflow.db"),
+        "tracking": redacted(config.output.tracking_uri)
+        if config.output.tracking_uri
+        else str(config.folder.resolve().parent / "mlflow.db"),
         "fingerprint": session.digest,
     }
 

@@ -93,6 +93,8 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
         StudyError: there is no such study, another driver runs it, or its fingerprint differs.
         Interrupted: stopped by a signal; the study can be resumed.
     """
+    if "***" in (config.output.tracking_uri or ""):
+        raise StudyError(f"the password of {config.output.tracking_uri} is not kept: resume with --tracking-uri URL")
     with StudyStore.open(config.storage, config.study_name) as store:
         display.say(_loading_sentence(config))
         session = prepare(_with_constants(config, store.attr("fingerprint") or {}), display.say)

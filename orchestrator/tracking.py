@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from orchestrator.location import scheme_of
+from orchestrator.location import redacted, scheme_of
 
 _log = logging.getLogger(__name__)
 
@@ -172,7 +172,8 @@ class Tracker:
     def __exit__(self, *_: object) -> None:
         if not self.close():
             _log.warning(
-                "tracking at %s is incomplete: it did not answer. The run folder has everything", self._target.uri
+                "tracking at %s is incomplete: it did not answer. The run folder has everything",
+                redacted(self._target.uri),
             )
 
     def _work(self) -> None:

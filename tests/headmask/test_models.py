@@ -61,6 +61,24 @@ def test_a_folder_without_weights_is_refused(tmp_path):
         load_model(f"local-dir:{folder}")
 
 
+class Malicious:
+    """Leaves a file behind when it is unpickled by somebody who trusts it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path):
+    checkpoint = tmp_path / "weights.pt"
+    torch.save({"state_dict": Malicious(tmp_path / "owned")}, checkpoint)
+    with pytest.raises(ModelError, match=r"cannot load ViT-B-32 with .*weights.pt: Weights only load failed"):
+        load_model("ViT-B-32", str(checkpoint))
+    assert not (tmp_path / "owned").exists()
+
+
 @pytest.fixture
 def chinese(tmp_path_factory):
     """A model folder with a multilingual text tower."""

@@ -72,6 +72,21 @@ def test_proposals_depend_on_nothing_but_the_blocks_named(name):
 
 
 @everywhere
+def test_blocks_hold_the_masks_that_trials_ask_for(name):
+    """As a search asks for them, and as one does that begins with blocks that were proposed before."""
+    asked = masks_of(run(sampler(name), LANDSCAPE, 100), GRID)
+    for first in (0, 3):
+        strategy, masks = sampler(name), asked[: sampler(name).block_range(first).start]
+        for block in range(first, 20):
+            values = [LANDSCAPE(mask) for mask in masks[: strategy.num_known(block)]]
+            more = strategy.block_masks(block, masks, values)
+            masks = masks + more
+            if not more or len(masks) >= 100:
+                break
+        assert masks[:100] == asked
+
+
+@everywhere
 def test_a_block_is_not_proposed_before_the_results_it_needs(name):
     if name == "scan":
         return
