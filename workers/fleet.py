@@ -18,6 +18,8 @@ from workers.cluster import Resources, describe, reason_of, room_for
 
 SIGN_S = 10.0
 """Seconds between two questions whether a replica is alive."""
+LOOK_S = 1.0
+"""Seconds between two looks for answers."""
 SILENCE_S = 60.0
 """Seconds without an answer after which it is not."""
 START_S = 600.0
@@ -140,6 +142,7 @@ class Fleet:
         """Until when nodes are left alone."""
         self._not_before = 0.0
         self._room, self._room_at = 1, float("-inf")
+        self._looked_at = float("-inf")
         self.reason = ""
         """Why the last one was lost."""
 
@@ -236,12 +239,20 @@ class Fleet:
             self._ray.kill(self.pending.pop().actor)
 
     def _take_in(self, now: float) -> None:
-        for member in list(self.pending):
-            ready, _ = self._ray.wait([member.birth], timeout=0)
-            if ready:
+        by_birth = {member.birth: member for member in self.pending}
+        born = self._ready(list(by_birth))
+        for birth, member in by_birth.items():
+            if birth in born:
                 self._welcome(member)
             elif now - member.since > START_S:
                 self.lose(member, f"not up after {START_S:.0f} s")
+
+    def _ready(self, references: list[Any]) -> set[Any]:
+        """Return the references of which the results are there."""
+        if not references:
+            return set()
+        ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
+        return set(ready)
 
     def _welcome(self, member: Member) -> None:
         try:
@@ -276,12 +287,16 @@ class Fleet:
 
     def _silent(self, now: float) -> list[tuple[Member, str]]:
         """Return those that no longer answer, and ask the others again when it is time."""
+        if now < self._looked_at + LOOK_S:
+            return []
+        self._looked_at = now
         silent = []
+        answered = self._ready([member.sign for member in self.members if member.sign is not None])
         for member in self.members:
             if member.sign is None:
                 if now - member.asked >= SIGN_S:
                     member.sign, member.asked = member.actor.sign.options(concurrency_group="signs").remote(), now
-            elif self._ray.wait([member.sign], timeout=0)[0]:
+            elif member.sign in answered:
                 try:
                     self._ray.get(member.sign)
                     member.sign = None

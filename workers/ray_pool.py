@@ -7,7 +7,7 @@ mask, and the replica is replaced. A mask that costs three replicas while it is 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -237,11 +237,14 @@ class RayPool:
         self._meters.update(len(self._queue), self.fleet)
 
     def _dispatch(self) -> None:
+        load = Counter(id(running.member) for running in self._running.values())
         for depth in range(IN_FLIGHT):
             for member in self.fleet.members:
-                busy = sum(running.member is member for running in self._running.values())
-                if busy <= depth and not self._give(member):
+                if load[id(member)] > depth:
+                    continue
+                if not self._give(member):
                     return
+                load[id(member)] += 1
 
     def _give(self, member: Member) -> bool:
         """Give a replica the next batch, and return whether there was one."""
@@ -295,11 +298,14 @@ class RayPool:
         now = time.monotonic()
         oldest = {id(running.member): running for running in reversed(self._running.values())}
         for running in oldest.values():
-            limit_s = UNKNOWN_S
-            if running.stage is not None and (expected_s := self._queue.expected_s(running.stage, running.masks)):
-                limit_s = LEAST_S + TIMES * expected_s * max(1.0, running.member.pace)
-            if now - running.started > limit_s:
-                self._lose(running, f"no result for {now - running.started:.0f} s")
+            passed_s = now - running.started
+            if passed_s > LEAST_S and passed_s > self._limit_s(running):
+                self._lose(running, f"no result for {passed_s:.0f} s")
+
+    def _limit_s(self, running: _Running) -> float:
+        """Return the seconds after which a batch is overdue."""
+        expected_s = 0.0 if running.stage is None else self._queue.expected_s(running.stage, running.masks)
+        return LEAST_S + TIMES * expected_s * max(1.0, running.member.pace) if expected_s else UNKNOWN_S
 
     def _lose(self, running: _Running, reason: str, cause: BaseException | None = None) -> None:
         self.fleet.lose(running.member, reason)

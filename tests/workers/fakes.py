@@ -3,10 +3,10 @@
 import os
 import time
 
-from headmask.errors import DataError
+from headmask.errors import DataError, DeviceMemoryError
 from workers.messages import MaskScore
 
-DEADLY, FAILING, REFUSED = (15, 0, 0), (0, 15, 0), (0, 0, 15)
+DEADLY, FAILING, REFUSED, HUNGRY = (15, 0, 0), (0, 15, 0), (0, 0, 15), (0, 0, 14)
 
 
 class FakePayload:
@@ -42,6 +42,8 @@ class FakeReplica:
                 raise RuntimeError("CUDA out of memory")
             if word == REFUSED:
                 raise DataError("the data are not as they must be")
+            if word == HUNGRY:
+                raise DeviceMemoryError("32 images at a time do not fit; 16 would")
         return [MaskScore({"mean_recall": sum(w.bit_count() for w in word)}, 0.05) for word in words]
 
 

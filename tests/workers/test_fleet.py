@@ -176,6 +176,7 @@ def test_one_that_dies_while_idle_is_noticed(clock):
     ray.dead.add("a")
     clock.s += fleet_module.SIGN_S
     fleet.refresh()
+    clock.s += fleet_module.LOOK_S
     ((member, reason),) = fleet.refresh()
     assert (member.node, reason) == ("a", "The actor died")
 

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from headmask.errors import DataError, PoolError
+from headmask.errors import DataError, DeviceMemoryError, PoolError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.search import score_all
-from tests.workers.fakes import DEADLY, FAILING, REFUSED, FakePayload, FakeReplica, UnbornReplica
+from tests.workers.fakes import DEADLY, FAILING, HUNGRY, REFUSED, FakePayload, FakeReplica, UnbornReplica
 from workers import fleet, ray_pool
 from workers.displacement import Displacements, displacement
 from workers.messages import Stage
@@ -123,6 +123,14 @@ def test_bad_input_found_by_a_replica_reaches_the_caller(make_pool):
     pool.submit(SEARCH, [HeadMask(GRID, REFUSED)])
     with pytest.raises(DataError, match="the data are not as they must be"):
         collected(pool, 1)
+
+
+def test_a_lack_of_memory_is_tried_elsewhere_and_then_ends_the_search_without_blaming_the_mask(make_pool):
+    pool = make_pool()
+    pool.submit(SEARCH, [HeadMask(GRID, HUNGRY)])
+    with pytest.raises(DeviceMemoryError, match="32 images at a time do not fit; 16 would"):
+        collected(pool, 1)
+    assert pool.fleet.num_lost == 3
 
 
 def test_more_replicas_than_fit_are_refused(make_pool):

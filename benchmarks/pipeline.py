@@ -1,0 +1,159 @@
+"""What the way through Ray and a search costs: against two bare scorers in two processes, on the same masks.
+
+python benchmarks/pipeline.py
+
+The demo's model, one thread per replica and per process. Bare scorers have half of the masks each, sorted, 64 in a
+call. The pool is given the same masks at once. A search proposes them itself, block by block, and stores and tracks
+what it finds. Everything is started and warm before its clock is; rounds alternate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from record import save
+
+from headmask.mask import HeadMask
+from orchestrator.bench import hardware
+from orchestrator.budget import Budget
+from orchestrator.config import flags_of, read_config
+from orchestrator.demo import DEMO_CHUNK, unpack_demo
+from orchestrator.search import Search, score_all
+from orchestrator.session import Session, prepare
+from orchestrator.store import StudyStore
+from orchestrator.tracked import BestCurve
+from orchestrator.tracking import Tracker, default_target
+from strategies import make_sampler
+from workers.ray_pool import RayPool
+from workers.replica import Replica
+
+BATCH = 64
+PROCESSES = 2
+
+
+def session_of(folder: Path) -> Session:
+    """Return the demo's session."""
+    demo = unpack_demo(folder)
+    options = {"model": f"local-dir:{demo.model}", "data": demo.data, "out": folder, "image_chunk": DEMO_CHUNK}
+    return prepare(read_config(None, flags_of(options)))
+
+
+def bare_scorer(folder: str, orders: Connection) -> None:
+    """Score the masks that come, until there are none."""
+    torch.set_num_threads(1)
+    session = session_of(Path(folder))
+    replica = Replica(session.payload)
+    session = session.settled(replica.settle(session.wanted))
+    orders.send("ready")
+    while words := orders.recv():
+        for start in range(0, len(words), BATCH):
+            replica.score(session.search_stage, session.grid, words[start : start + BATCH])
+        orders.send("done")
+
+
+class BareScorers:
+    """Processes that score, without anything else."""
+
+    def __init__(self, folder: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._orders = []
+        for number in range(PROCESSES):
+            own, other = context.Pipe()
+            context.Process(target=bare_scorer, args=(str(folder / f"bare{number}"), other), daemon=True).start()
+            self._orders.append(own)
+        for orders in self._orders:
+            orders.recv()
+
+    def seconds(self, session: Session, masks: Sequence[HeadMask]) -> float:
+        """Return how long masks take, each process half of the predicted cost."""
+        ranked = sorted(masks)
+        steps = session.cost.steps(ranked)
+        cut = next(index for index in range(len(ranked)) if sum(steps[:index]) >= sum(steps) / PROCESSES)
+        started = time.perf_counter()
+        for orders, part in zip(self._orders, (ranked[:cut], ranked[cut:]), strict=True):
+            orders.send([mask.words for mask in part])
+        for orders in self._orders:
+            orders.recv()
+        return time.perf_counter() - started
+
+
+def searched(session: Session, pool: RayPool, folder: Path, count: int) -> tuple[float, list[HeadMask]]:
+    """Return how long a search of so many masks takes, and its masks."""
+    target = default_target(folder, "bench", "bench", None, None)
+    with StudyStore.create(str(folder / "study.journal"), "bench", {}) as store, Tracker(target, {}, print) as tracker:
+        tracker.wait_for_run(60)
+        started = time.perf_counter()
+        search = Search(
+            make_sampler("mixture", session.grid, limits=session.limits),
+            store,
+            pool,
+            grid=session.grid,
+            stage=session.search_stage,
+            value=session.search_value,
+            cost=session.forwards,
+            on_progress=BestCurve(tracker).update,
+        )
+        records = search.run(Budget(count))
+        return time.perf_counter() - started, [record.mask for record in records]
+
+
+def measure(folder: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Return the throughput of both ways, and ratios of every round."""
+    session = session_of(folder / "demo")
+    bare = BareScorers(folder)
+    pool = RayPool(session.payload, replicas=PROCESSES, steps=session.cost.steps)
+    session = session.settled(pool.settle(session.wanted))
+    while len(pool.fleet.members) < PROCESSES:
+        pool.fleet.refresh()
+        time.sleep(0.1)
+    stage = session.search_stage
+    score_all(pool, stage, HeadMask.singles(session.grid)[: 4 * BATCH])
+    rows = []
+    for number in range(rounds):
+        out = folder / f"round{number}"
+        out.mkdir()
+        search_s, masks = searched(session, pool, out, count)
+        first_s = bare.seconds(session, masks)
+        started = time.perf_counter()
+        score_all(pool, stage, masks)
+        pool_s = time.perf_counter() - started
+        bare_s = (first_s + bare.seconds(session, masks)) / 2
+        rows.append({"bare_s": bare_s, "pool_s": pool_s, "search_s": search_s})
+        print(rows[-1], file=sys.stderr, flush=True)
+    pool.close()
+    return {
+        "masks": count,
+        "rounds": rows,
+        "bare_masks_per_s": count / median(row["bare_s"] for row in rows),
+        "pool_over_bare": median(row["bare_s"] / row["pool_s"] for row in rows),
+        "search_over_bare": median(row["bare_s"] / row["search_s"] for row in rows),
+    }
+
+
+def main() -> None:
+    """Measure, and write one dated file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--masks", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        os.environ.update(HEADMASK_CACHE=str(Path(scratch, "cache")), OMP_NUM_THREADS="1")
+        found = measure(Path(scratch), given.masks, given.rounds)
+    print(save("pipeline", {**found, "hardware": hardware(torch.device("cpu"))}, sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
