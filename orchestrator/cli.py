@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from headmask.errors import HeadmaskError
+from headmask.errors import HeadmaskError, PoolError
 from orchestrator.cli_contest import driver, strategies
 from orchestrator.cli_data import (
     CaptionColumn,
@@ -263,6 +263,9 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
             soft_wrap=True,
         )
         sys.exit(EXIT_INTERRUPTED)
+    except PoolError as error:
+        hint = f". What was scored is saved; continue with: headmask resume {config.folder}"
+        raise PoolError(f"{error}{hint if (config.folder / 'config.json').exists() else ''}") from None
     except OSError as error:
         # A full disk, a folder that may not be written.
         raise HeadmaskError(

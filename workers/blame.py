@@ -20,7 +20,9 @@ class Blame:
         self._strikes: dict[Hashable, int] = {}
         self._innocent_before: dict[Hashable, int] = {}
         """How many losses had turned out to be nobody's fault, at the first strike."""
-        self._num_innocent = 0
+        self._num_innocent = self._num_done = 0
+        self._done_before: dict[Hashable, int] = {}
+        """How often anything had been done, at the first strike."""
         self._suspects: list[set[Hashable]] = []
         """What was being done at each loss, without what was done since."""
 
@@ -35,14 +37,21 @@ class Blame:
             return 0
         (only,) = work
         self._strikes[only] = self._strikes.get(only, 0) + 1
+        self._done_before.setdefault(only, self._num_done)
         allowed = STRIKES + self._num_innocent - self._innocent_before.setdefault(only, self._num_innocent)
         if self._strikes[only] < allowed:
             return 0
         self._suspects = [suspects for suspects in self._suspects if only not in suspects]
         return self._strikes[only]
 
+    def others_done(self, work: Collection[Hashable]) -> bool:
+        """Return whether anything was done since the first strike of one piece: whether replicas work at all."""
+        (only,) = work
+        return self._num_done > self._done_before[only]
+
     def done(self, work: Collection[Hashable]) -> None:
         """Take note of work that is done."""
+        self._num_done += 1
         for suspects in self._suspects:
             suspects.difference_update(work)
         self._num_innocent += sum(not suspects for suspects in self._suspects)

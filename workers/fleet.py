@@ -27,9 +27,9 @@ START_S = 600.0
 ROOM_S = 5.0
 """Seconds between two looks at what the cluster has room for."""
 BACK_OFF_S, MOST_BACK_OFF_S = 0.5, 30.0
-"""Pause before a replica is replaced, once more were lost in a row than the pool has; doubled by every further one."""
-MAX_LOSSES = 12
-"""Replicas lost in a row, for each of the pool's, after which the pool gives up: more than one bad mask can cost."""
+"""Pause before the next start, once more replicas than the pool has did not come up; doubled by every further one."""
+MAX_LOSSES, GIVE_UP_S = 12, 1800.0
+"""Losses in a row, for each of the pool's replicas, and seconds without a finished batch, after which it gives up."""
 BAD_NODE, BAD_NODE_S = 3, 600.0
 """Replicas lost in a row on one node while others get on, and for how many seconds the node is left alone then."""
 NODE_LABEL = "ray.io/node-id"
@@ -135,7 +135,9 @@ class Fleet:
         self.num_lost = self.num_replaced = 0
         self._others: dict[str, str] = {}
         """Nodes whose devices are of another kind."""
-        self._in_a_row = 0
+        self._in_a_row = self._num_unborn = 0
+        """Losses in a row, and those of replicas that were never up."""
+        self._did_well_at = time.monotonic()
         self._on_node: Counter[str] = Counter()
         """Losses in a row, by node."""
         self._avoided: dict[str, float] = {}
@@ -183,24 +185,29 @@ class Fleet:
         Raises:
             PoolError: replicas keep dying.
         """
+        was_up = member in self.members
         self.members = [each for each in self.members if each is not member]
         self.pending = [each for each in self.pending if each is not member]
         self._ray.kill(member.actor)
         self.num_lost += 1
         self.reason = reason
-        self._in_a_row += 1
-        if self._in_a_row > MAX_LOSSES * max(1, self.wanted):
-            raise PoolError(f"replicas keep dying without finishing a batch: {reason}")
-        beyond = self._in_a_row - self.wanted
-        pause_s = min(MOST_BACK_OFF_S, BACK_OFF_S * 2.0 ** min(beyond, 16)) if beyond > 0 else 0.0
         now = time.monotonic()
+        self._in_a_row += 1
+        if self._in_a_row > MAX_LOSSES * max(1, self.wanted) and now - self._did_well_at > GIVE_UP_S:
+            raise PoolError(
+                f"replicas keep dying: {self._in_a_row} in a row, and no batch was finished for "
+                f"{now - self._did_well_at:.0f} s: {reason}"
+            )
+        self._num_unborn = 0 if was_up else self._num_unborn + 1
+        beyond = self._num_unborn - self.wanted
+        pause_s = min(MOST_BACK_OFF_S, BACK_OFF_S * 2.0 ** min(beyond, 16)) if beyond > 0 else 0.0
         self._not_before = max(self._not_before, now + pause_s)
         self._blame(member.node, reason, now)
         _log.warning("a replica was lost (%s)", reason)
 
     def did_well(self, member: Member) -> None:
         """Take note of a finished batch."""
-        self._in_a_row = 0
+        self._in_a_row, self._did_well_at = 0, time.monotonic()
         self._on_node[member.node] = 0
 
     def stop(self) -> None:

@@ -41,13 +41,17 @@ class _Running:
     place: int = 0
     """Of the micro-batch."""
     task: GateTask | None = None
+    is_check: bool = False
+    """Whether it was scored before, and is again to see whether replicas work at all."""
     started: float = field(default_factory=time.monotonic)
     """When it became the oldest of its replica."""
 
     @property
     def work(self) -> list[Hashable]:
         """What may be to blame."""
-        return [("gradient", self.place)] if self.task else [(self.stage, mask) for mask in self.masks]
+        if self.task is not None:
+            return [("gradient", self.place)]
+        return [(self.stage, self.is_check, mask) for mask in self.masks]
 
 
 class RayPool:
@@ -91,6 +95,10 @@ class RayPool:
         """Waiting to be differentiated."""
         self._gradients: dict[int, GateGradient] = {}
         self._blame = Blame()
+        self._scored: dict[Stage, HeadMask] = {}
+        """A mask of every stage that was scored."""
+        self._checks: deque[Stage] = deque()
+        """Stages of which that mask is to be scored again."""
         self._held: list[Result] = []
         """To be collected next."""
         self._fleet: Fleet | None = None
@@ -223,7 +231,7 @@ class RayPool:
         for member, reason in self.fleet.refresh():
             self._do_again(member, reason)
         self._dispatch()
-        if not self._running and not self._queue and not self._micro_batches:
+        if not (self._running or self._queue or self._micro_batches or self._checks):
             return
         births = [member.birth for member in self.fleet.pending]
         ready, _ = self._ray.wait([*self._running, *births], timeout=timeout_s)
@@ -252,12 +260,15 @@ class RayPool:
             place, task = self._micro_batches.popleft()
             self._running[member.call("differentiate", [task])] = _Running(member, None, [], place, task)
             return True
-        batch = self._queue.take(self.fleet.wanted, member.pace)
-        if batch is None:
+        if is_check := bool(self._checks):
+            stage = self._checks.popleft()
+            masks = [self._scored[stage]]
+        elif (batch := self._queue.take(self.fleet.wanted, member.pace)) is not None:
+            stage, masks = batch
+        else:
             return False
-        stage, masks = batch
         reference = member.call("score", stage, masks[0].grid, [mask.words for mask in masks])
-        self._running[reference] = _Running(member, stage, masks)
+        self._running[reference] = _Running(member, stage, masks, is_check=is_check)
         return True
 
     def _finish(self, reference: Any) -> None:
@@ -279,13 +290,14 @@ class RayPool:
         self._blame.done(running.work)
         if running.task is not None:
             (self._gradients[running.place],) = found
-        elif running.stage is not None:
+        elif running.stage is not None and not running.is_check:
             self._take(running.member, running.stage, running.masks, found)
 
     def _take(self, member: Member, stage: Stage, masks: list[HeadMask], scores: list[MaskScore]) -> None:
         pace = self._queue.learn(stage, masks, scores)
         member.pace = 0.7 * member.pace + 0.3 * pace
         self._meters.count(len(masks))
+        self._scored.setdefault(stage, masks[0])
         self._held += [Result(stage, mask, score, member.device) for mask, score in zip(masks, scores, strict=True)]
 
     def _restart_clock(self, member: Member) -> None:
@@ -321,6 +333,8 @@ class RayPool:
                 self._give_up(running, f"failed on {strikes} replicas: {reason}", cause)
             elif running.task is not None:
                 self._micro_batches.append((running.place, running.task))
+            elif running.stage is not None and running.is_check:
+                self._checks.append(running.stage)
             elif running.stage is not None:
                 self._queue.put_alone(running.stage, running.masks)
 
@@ -333,5 +347,12 @@ class RayPool:
         if running.stage.predicted:
             # A study must not depend on what a machine had room for.
             raise PoolError(f"the surrogate cannot predict ({failure}); search with --no-surrogate")
+        if running.is_check or running.stage not in self._scored:
+            # Nothing works, so it is not the mask's fault.
+            raise PoolError(f"replicas cannot score: a mask {failure}")
+        if not self._blame.others_done(running.work):
+            self._checks.append(running.stage)
+            self._queue.put_alone(running.stage, running.masks)
+            return
         score = MaskScore({}, 0.0, failure)
         self._held.append(Result(running.stage, running.masks[0], score, running.member.device))

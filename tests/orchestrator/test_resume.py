@@ -88,8 +88,16 @@ def test_a_search_killed_at_any_moment_goes_on_as_if_nothing_had_been(wide_confi
         assert left == {path.name for path in whole.folder.iterdir() if path.suffix not in (".driver", ".flock")}
 
 
-def test_every_strategy_proposes_the_same_masks_killed_extended_and_on_two_replicas(wide_config, local_ray):
-    names = [name for name in STRATEGIES if name != "scan"]
+OFTEN = ("mixture", "gates")
+"""Strategies that are killed in every test run; tests/strategies holds for all that they go on as they began."""
+
+
+@pytest.mark.parametrize(
+    "names",
+    [OFTEN, pytest.param(tuple(set(STRATEGIES) - {"scan", *OFTEN}), marks=pytest.mark.slow)],
+    ids=["often", "others"],
+)
+def test_strategies_propose_the_same_masks_killed_extended_and_on_two_replicas(wide_config, local_ray, names):
     killed([("blocks", wide_config(name, search__strategy=name, budget__masks=45)) for name in names])
     for name in names:
         changes = {"search__strategy": name, "budget__masks": 60}

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from headmask.errors import DataError, DeviceMemoryError
 from workers.messages import MaskScore
@@ -12,6 +13,9 @@ DEADLY, FAILING, REFUSED, HUNGRY = (15, 0, 0), (0, 15, 0), (0, 0, 15), (0, 0, 14
 class FakePayload:
     """Travels in place of a payload."""
 
+    def __init__(self, folder=None):
+        self.folder = folder
+
     def packed(self, put):
         return self
 
@@ -20,7 +24,7 @@ class FakeReplica:
     """Scores a mask with its number of heads, 50 ms each."""
 
     def __init__(self, payload, device, constants=None):
-        self.device = device
+        self.payload, self.device = payload, device
 
     def device_kind(self):
         return "fake"
@@ -45,6 +49,16 @@ class FakeReplica:
             if word == HUNGRY:
                 raise DeviceMemoryError("32 images at a time do not fit; 16 would")
         return [MaskScore({"mean_recall": sum(w.bit_count() for w in word)}, 0.05) for word in words]
+
+
+class BreakingReplica(FakeReplica):
+    """Scores a few masks, then nothing any more, on whatever process; a file remembers that."""
+
+    def score(self, stage, grid, words):
+        broken = Path(self.payload.folder) / "broken"
+        if broken.exists():
+            raise RuntimeError("CUDA error: the GPU has fallen off the bus")
+        return super().score(stage, grid, words)
 
 
 class UnbornReplica(FakeReplica):

@@ -181,25 +181,30 @@ def test_one_that_dies_while_idle_is_noticed(clock):
     assert (member.node, reason) == ("a", "The actor died")
 
 
-def test_replicas_that_die_again_and_again_are_replaced_ever_later(clock):
+def test_replicas_that_do_not_come_up_are_started_ever_later(clock):
     ray = FakeRay(a=1)
     fleet = fleet_on(ray)
     pauses = []
-    for _ in range(8):
-        fleet.lose(fleet.members[0], "died")
-        before = clock.s
-        while not fleet.members:
-            fleet.refresh()
-            clock.s += 0 if fleet.members else 0.25
-        pauses.append(clock.s - before)
-    assert pauses[0] < 0.5
-    assert pauses == sorted(pauses)
-    assert pauses[-1] >= fleet_module.MOST_BACK_OFF_S
-    clock.s += fleet_module.MOST_BACK_OFF_S
-    fleet.did_well(fleet.members[0])
+    ray.broken.add("a")
     fleet.lose(fleet.members[0], "died")
-    fleet.refresh()
-    assert len(fleet.pending) == 1
+    for number in range(2, 10):
+        before = clock.s
+        while fleet.num_lost < number:
+            fleet.refresh()
+            clock.s += 0.25 if fleet.num_lost < number else 0
+        pauses.append(clock.s - before)
+    assert max(pauses[:2]) < 0.5
+    assert pauses[2:] == sorted(pauses[2:])
+    assert pauses[-1] >= fleet_module.MOST_BACK_OFF_S
+
+
+def test_replicas_that_are_killed_while_they_work_are_replaced_at_once(clock):
+    fleet = fleet_on(FakeRay(a=1))
+    for _ in range(10):
+        fleet.lose(fleet.members[0], "killed")
+        fleet.refresh()
+        fleet.refresh()
+        assert fleet.members
 
 
 def test_at_last_the_pool_gives_up(clock):
@@ -212,7 +217,9 @@ def test_at_last_the_pool_gives_up(clock):
             if fleet.members:
                 fleet.lose(fleet.members[0], "no luck")
 
-    with pytest.raises(PoolError, match="replicas keep dying without finishing a batch: no luck"):
+    with pytest.raises(
+        PoolError, match=r"replicas keep dying: \d+ in a row, and no batch was finished for \d+ s: no luck"
+    ):
         lose_all()
 
 
