@@ -58,10 +58,18 @@ def bare_scorer(folder: str, orders: Connection) -> None:
     replica = Replica(session.payload)
     session = session.settled(replica.settle(session.wanted))
     orders.send("ready")
-    while words := orders.recv():
+    while words := _next(orders):
         for start in range(0, len(words), BATCH):
             replica.score(session.search_stage, session.grid, words[start : start + BATCH])
         orders.send("done")
+
+
+def _next(orders: Connection) -> list[tuple[int, ...]]:
+    """Return the next masks; none where nobody asks any more."""
+    try:
+        return orders.recv()
+    except EOFError:
+        return []
 
 
 class BareScorers:
