@@ -216,7 +216,7 @@ class Search:
 
     def _stop_reason(self, block: int, progress: Progress) -> StopReason | None:
         """Return why a block is not begun; None if it is. Of results, it knows those that the block may know."""
-        if self._exhausted:
+        if self._exhausted and len(self._told) < progress.budget.masks:
             return "exhausted"
         values = self._values[: self.sampler.num_known(block)]
         return progress.budget.spent(

@@ -28,8 +28,10 @@ def trials(folder):
 
 
 def outcome(folder):
-    """Return what result.json says, but for clocks and names."""
+    """Return what result.json says, but for clocks, names and how much this run of the driver had to predict."""
     result = json.loads((folder / "result.json").read_text())
+    if result["surrogate"]:
+        del result["surrogate"]["num_screened"]
     return {key: value for key, value in result.items() if key not in NAMES}
 
 

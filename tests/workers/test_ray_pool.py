@@ -98,10 +98,11 @@ def test_a_hung_replica_is_replaced(make_pool, monkeypatch):
     monkeypatch.setattr(fleet, "SIGN_S", 0.5)
     monkeypatch.setattr(fleet, "SILENCE_S", 8.0)
     pool = make_pool(replicas=1)
-    pool.submit(SEARCH, MASKS[:12])
+    (pid,) = pids(pool)
+    pool.submit(SEARCH, MASKS)
     first = collected(pool, 1)
-    os.kill(pids(pool)[0], signal.SIGSTOP)
-    assert_each_scored_once(first + collected(pool, 12 - len(first)), MASKS[:12])
+    os.kill(pid, signal.SIGSTOP)
+    assert_each_scored_once(first + collected(pool, len(MASKS) - len(first)), MASKS)
     assert pool.fleet.num_replaced >= 1
 
 
