@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 Operation = Callable[["MlflowRun"], None]
 CLOSE_S = 60.0
 """Seconds that the end of a search waits for the tracking server."""
+CLOSING_DELAY_S = 1.0
+"""Seconds between two attempts then."""
 WORDS_TAG = "headmask.words"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
@@ -146,6 +148,8 @@ class Tracker:
         self._queue: queue.Queue[Operation | None] = queue.Queue()
         self._opened = threading.Event()
         self._closing = threading.Event()
+        self._deadline = float("inf")
+        """When a server that is away is given up."""
         self.run_id = target.run_id
         self._thread = threading.Thread(target=self._work, name="headmask-tracking", daemon=True)
         self._thread.start()
@@ -162,6 +166,7 @@ class Tracker:
     def close(self) -> bool:
         """Wait for what is left, and return whether everything was logged."""
         self._queue.put(None)
+        self._deadline = time.monotonic() + CLOSE_S
         self._closing.set()
         self._thread.join(CLOSE_S)
         return not self._thread.is_alive() and self._queue.empty()
@@ -189,7 +194,7 @@ class Tracker:
                 return
 
     def _retry(self, action: Callable[[], Any]) -> Any:
-        """Return what an action returns, tried again until the tracker closes; None if it never succeeded."""
+        """Return what an action returns, tried again until a while after the search; None if it never succeeded."""
         delay_s = 1.0
         while True:
             try:
@@ -197,6 +202,8 @@ class Tracker:
             # MLflow, SQLAlchemy and requests each have their own exceptions for a store that is away.
             except Exception as error:
                 _log.debug("tracking: %s", error)
-                if self._closing.wait(delay_s):
+                if time.monotonic() > self._deadline:
                     return None
+                if self._closing.wait(delay_s):
+                    time.sleep(CLOSING_DELAY_S)
                 delay_s = min(2 * delay_s, 30.0)

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +260,25 @@ def test_a_dead_server_never_stops_a_search(tiny_config, monkeypatch, caplog):
     assert outcome.result.num_masks == 16
     assert outcome.result.mlflow_run_id is None
     assert "tracking at http://127.0.0.1:9 is incomplete: it did not answer" in caplog.text
+
+
+def test_what_is_left_is_logged_when_the_server_comes_back_at_the_end(monkeypatch):
+    is_back, logged = threading.Event(), []
+
+    class Run:
+        run_id = "7"
+
+        def __init__(self, target, tags):
+            if not is_back.is_set():
+                raise ConnectionError("Connection refused")
+
+    monkeypatch.setattr(tracking, "MlflowRun", Run)
+    monkeypatch.setattr(tracking, "CLOSING_DELAY_S", 0.1)
+    tracker = tracking.Tracker(tracking.TrackingTarget("http://127.0.0.1:9", None, "e", "n"), {}, logged.append)
+    tracker.log(lambda run: logged.append("metrics"))
+    threading.Timer(1.5, is_back.set).start()
+    assert tracker.close()
+    assert logged == ["7", "metrics"]
 
 
 def test_a_server_decides_where_its_artifacts_go(tmp_path):
