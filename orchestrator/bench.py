@@ -22,7 +22,7 @@ from headmask.mask import HeadGrid, HeadMask
 from headmask.oracle import stock_ablation
 from headmask.towers import prove, view_of
 from headmask.views import TowerView
-from orchestrator.session import versions
+from orchestrator.versions import versions
 from workers.constants import Precision, measured_chunk, resolved_precision
 from workers.engine import Engine
 from workers.inputs import ImageInputs, Normalisation

@@ -12,13 +12,14 @@ from orchestrator.location import redacted
 from orchestrator.plots import write_gates, write_heat_map, write_pareto
 from orchestrator.progress import Display
 from orchestrator.search import Progress
-from orchestrator.session import Session, versions
+from orchestrator.session import Session
 from orchestrator.store import StudyStore
 from orchestrator.surrogate import Surrogate
 from orchestrator.tables import write_trials
 from orchestrator.tracked import track_verdict
 from orchestrator.tracking import Tracker
 from orchestrator.verdict import Verdict
+from orchestrator.versions import versions
 
 RUN_WAIT_S = 30.0
 

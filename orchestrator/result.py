@@ -14,9 +14,10 @@ from headmask.maskfile import Grid, MaskFile, SplitScores, write_json
 from orchestrator import pareto
 from orchestrator.budget import StopReason
 from orchestrator.pareto import Point
-from orchestrator.session import Session, versions
+from orchestrator.session import Session
 from orchestrator.store import TrialRecord
 from orchestrator.verdict import Verdict, holds
+from orchestrator.versions import versions
 from workers.messages import MaskScore
 
 if TYPE_CHECKING:

@@ -21,12 +21,13 @@ from orchestrator.location import is_url, redacted
 from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
 from orchestrator.search import Interrupted, Progress, Search
-from orchestrator.session import Session, prepare, versions
+from orchestrator.session import Session, prepare
 from orchestrator.store import StudyStore, load_study, open_storage
 from orchestrator.surrogate import Surrogate, make_surrogate
 from orchestrator.tracked import BestCurve, params_of_run, tags_of_run
 from orchestrator.tracking import Tracker, default_target
 from orchestrator.verdict import decide
+from orchestrator.versions import versions
 from strategies import make_sampler
 from workers.pool import InlinePool, Pool
 

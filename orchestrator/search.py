@@ -22,7 +22,7 @@ from orchestrator.budget import Budget, StopReason, blocks_without_gain
 from orchestrator.store import StudyStore, TrialRecord
 from strategies import MaskSampler
 from workers.messages import Stage
-from workers.pool import Pool, Result
+from workers.pool import MaskPool, Pool, Result
 
 if TYPE_CHECKING:
     from orchestrator.surrogate import Surrogate
@@ -131,7 +131,7 @@ class Search:
         self,
         sampler: MaskSampler,
         store: StudyStore,
-        pool: Pool,
+        pool: MaskPool,
         *,
         grid: HeadGrid,
         stage: Stage,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -194,18 +193,6 @@ class Session:
     def digest(self) -> str:
         """The fingerprint as one short digest: 16 hexadecimal digits of its SHA-256."""
         return hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what decides a score or a study."""
-    packages = ("headmask", "torch", "open_clip_torch", "optuna", "numpy", "pillow")
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return found
 
 
 def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None) -> Session:

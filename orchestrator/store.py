@@ -127,7 +127,8 @@ class StudyStore:
             StudyError: a study of that name exists, or the storage cannot be opened.
         """
         with ExitStack() as held:
-            lock = held.enter_context(closing_lock(lock_driver(location, name)))
+            lock = lock_driver(location, name)
+            held.callback(lock.release)
             storage = held.enter_context(open_storage(location))
             try:
                 study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
@@ -148,7 +149,8 @@ class StudyStore:
             StudyError: no such study, another driver runs it, or the storage cannot be opened.
         """
         with ExitStack() as held:
-            lock = held.enter_context(closing_lock(lock_driver(location, name)))
+            lock = lock_driver(location, name)
+            held.callback(lock.release)
             if not is_url(location):
                 truncate_torn_line(Path(location))
             storage = held.enter_context(open_storage(location, must_exist=True))
@@ -259,15 +261,6 @@ class StudyStore:
             except queue.Empty:
                 return group, None, False
         return group, item, item is None
-
-
-@contextmanager
-def closing_lock(lock: DriverLock) -> Iterator[DriverLock]:
-    """Hold a lock until the end of the block."""
-    try:
-        yield lock
-    finally:
-        lock.release()
 
 
 @contextmanager

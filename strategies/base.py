@@ -154,9 +154,8 @@ class MaskSampler(BaseSampler):
             masks: of all blocks before it.
             values: of the first of these, as many as the block may know at least; None for a failure.
         """
-        count, known = self.num_known(block), len(self._results)
         self._masks = list(masks)
-        self._results.add(self.limits.bits_of(self.grid, self._masks[known:count]), values[known:count])
+        self._take(values[len(self._results) : self.num_known(block)])
         if not self.exhausted:
             self._masks += self._block(block)
         return self._masks[len(masks) :]
@@ -257,7 +256,12 @@ class MaskSampler(BaseSampler):
                 f"{missing[0] if missing else known + len(trials)} first"
             )
         values = [trial.value if trial.state is TrialState.COMPLETE else None for trial in trials]
-        self._results.add(self.limits.bits_of(self.grid, self._masks[known:count]), values)
+        self._take(values)
+
+    def _take(self, values: Sequence[float | None]) -> None:
+        """Add the results of the masks after those that have one."""
+        known = len(self._results)
+        self._results.add(self.limits.bits_of(self.grid, self._masks[known : known + len(values)]), values)
 
 
 class _Results:

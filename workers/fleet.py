@@ -133,7 +133,7 @@ class Fleet:
         self.device = ""
         """Kind of device of the first that was up."""
         self.num_lost = self.num_replaced = 0
-        self._others: dict[str, str] = {}
+        self._others: set[str] = set()
         """Nodes whose devices are of another kind."""
         self._in_a_row = self._num_unborn = 0
         """Losses in a row, and those of replicas that were never up."""
@@ -202,7 +202,7 @@ class Fleet:
         beyond = self._num_unborn - self.wanted
         pause_s = min(MOST_BACK_OFF_S, BACK_OFF_S * 2.0 ** min(beyond, 16)) if beyond > 0 else 0.0
         self._not_before = max(self._not_before, now + pause_s)
-        self._blame(member.node, reason, now)
+        self._blame(member.node, now)
         _log.warning("a replica was lost (%s)", reason)
 
     def did_well(self, member: Member) -> None:
@@ -216,7 +216,7 @@ class Fleet:
             self._ray.kill(member.actor)
         self.members, self.pending = [], []
 
-    def _blame(self, node: str, reason: str, now: float) -> None:
+    def _blame(self, node: str, now: float) -> None:
         """Leave a node alone for a while where replicas die in a row, if there are others."""
         if not node:
             return
@@ -230,7 +230,7 @@ class Fleet:
             )
 
     def _add(self, now: float) -> None:
-        avoided = sorted({node for node, until in self._avoided.items() if until > now} | self._others.keys())
+        avoided = sorted({node for node, until in self._avoided.items() if until > now} | self._others)
         options = {"label_selector": {NODE_LABEL: f"!in({','.join(avoided)})"}} if avoided else {}
         actor = self._start(options)
         self.pending.append(Member(actor, actor.birth.remote(), now))
@@ -290,7 +290,7 @@ class Fleet:
                 member.device,
                 self.device,
             )
-        self._others[member.node] = member.device
+        self._others.add(member.node)
 
     def _silent(self, now: float) -> list[tuple[Member, str]]:
         """Return those that no longer answer, and ask the others again when it is time."""
@@ -322,7 +322,7 @@ class Fleet:
         deadline = time.monotonic() + timeout_s
         self.refresh()
         while not self.members:
-            if self.num_lost and self._in_a_row > self.wanted:
+            if self._in_a_row > self.wanted:
                 raise PoolError(f"the first replica did not start: {self.reason}")
             left_s = deadline - time.monotonic()
             if left_s <= 0:

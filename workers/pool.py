@@ -41,7 +41,19 @@ class Result:
     """Kind of device and version that computed it."""
 
 
-class Pool(Protocol):
+class MaskPool(Protocol):
+    """What the loop of a search needs of a pool."""
+
+    def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
+        """Queue masks for scoring."""
+        ...
+
+    def collect(self, timeout_s: float) -> list[Result]:
+        """Return results as soon as there are any; an empty list after `timeout_s` seconds or with nothing queued."""
+        ...
+
+
+class Pool(MaskPool, Protocol):
     """What the driver needs of a pool."""
 
     @property
@@ -56,14 +68,6 @@ class Pool(Protocol):
 
     def settle(self, wanted: Wanted) -> Constants:
         """Find out the constants of the study on the pool's kind of device, and use them; before the first score."""
-        ...
-
-    def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
-        """Queue masks for scoring."""
-        ...
-
-    def collect(self, timeout_s: float) -> list[Result]:
-        """Return results as soon as there are any; an empty list after `timeout_s` seconds or with nothing queued."""
         ...
 
     def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
@@ -214,10 +218,11 @@ class _Line:
         Where no number between the bounds does, it is the one that loses the smallest part.
         """
         saved, lost = 0.0, []
+        cut = self._alone(self._start) - self._steps[self._start]
         for size in range(1, min(most, len(self)) + 1):
-            last = self._start + size - 1
-            saved += self._alone(last) - self._steps[last]
-            cut = 0.0 if size == len(self) else self._alone(last + 1) - self._steps[last + 1]
+            saved += cut
+            following = self._start + size
+            cut = 0.0 if size == len(self) else self._alone(following) - self._steps[following]
             lost.append(cut / (saved + cut) if cut > 0 else 0.0)
             if size >= least and lost[-1] <= 1 - SHARED:
                 return size

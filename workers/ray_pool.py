@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeGuard
 
 from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError
 from headmask.mask import HeadMask
@@ -23,35 +23,21 @@ from workers.messages import GateGradient, GateTask, MaskScore, Stage
 from workers.meters import Meters
 from workers.pool import BatchQueue, Result, Steps
 from workers.replica import Payload, Replica, Wanted
+from workers.work import Check, MaskBatch, MicroBatch, Work
 
 IN_FLIGHT = 2
 UNKNOWN_S, LEAST_S, TIMES = 6 * 3600.0, 120.0, 20.0
 """Seconds that a batch may take as long as no speed is known; later at least, and times as many as expected."""
 
-T = TypeVar("T")
-
 
 @dataclass(eq=False)
 class _Running:
-    """A batch of masks, or a micro-batch, that a replica works on."""
+    """What a replica works on."""
 
     member: Member
-    stage: Stage | None
-    masks: list[HeadMask]
-    place: int = 0
-    """Of the micro-batch."""
-    task: GateTask | None = None
-    is_check: bool = False
-    """Whether it was scored before, and is again to see whether replicas work at all."""
+    work: Work
     started: float = field(default_factory=time.monotonic)
     """When it became the oldest of its replica."""
-
-    @property
-    def work(self) -> list[Hashable]:
-        """What may be to blame."""
-        if self.task is not None:
-            return [("gradient", self.place)]
-        return [(self.stage, self.is_check, mask) for mask in self.masks]
 
 
 class RayPool:
@@ -91,14 +77,12 @@ class RayPool:
         self._displacements: Any = None
         """In the object store, once there are any."""
         self._running: dict[Any, _Running] = {}
-        self._micro_batches: deque[tuple[int, GateTask]] = deque()
-        """Waiting to be differentiated."""
+        self._urgent: deque[MicroBatch | Check] = deque()
+        """What is done before the masks that wait."""
         self._gradients: dict[int, GateGradient] = {}
         self._blame = Blame()
         self._scored: dict[Stage, HeadMask] = {}
         """A mask of every stage that was scored."""
-        self._checks: deque[Stage] = deque()
-        """Stages of which that mask is to be scored again."""
         self._held: list[Result] = []
         """To be collected next."""
         self._fleet: Fleet | None = None
@@ -180,7 +164,7 @@ class RayPool:
 
     def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
         """Queue micro-batches for differentiation; no others before all of these were collected."""
-        self._micro_batches.extend(enumerate(tasks))
+        self._urgent.extend(MicroBatch(place, task) for place, task in enumerate(tasks))
 
     def put_back(self, results: Iterable[Result]) -> None:
         """Let results that were collected by the way be collected again, by whom they are for."""
@@ -215,7 +199,7 @@ class RayPool:
         if self._fleet is not None:
             self._fleet.stop()
         self._running, self._queue = {}, BatchQueue()
-        self._micro_batches.clear()
+        self._urgent.clear()
         if self._owns_ray:
             self._ray.shutdown()
 
@@ -231,7 +215,7 @@ class RayPool:
         for member, reason in self.fleet.refresh():
             self._do_again(member, reason)
         self._dispatch()
-        if not (self._running or self._queue or self._micro_batches or self._checks):
+        if not (self._running or self._queue or self._urgent):
             return
         births = [member.birth for member in self.fleet.pending]
         ready, _ = self._ray.wait([*self._running, *births], timeout=timeout_s)
@@ -256,19 +240,14 @@ class RayPool:
 
     def _give(self, member: Member) -> bool:
         """Give a replica the next batch, and return whether there was one."""
-        if self._micro_batches:
-            place, task = self._micro_batches.popleft()
-            self._running[member.call("differentiate", [task])] = _Running(member, None, [], place, task)
-            return True
-        if is_check := bool(self._checks):
-            stage = self._checks.popleft()
-            masks = [self._scored[stage]]
+        work: Work
+        if self._urgent:
+            work = self._urgent.popleft()
         elif (batch := self._queue.take(self.fleet.wanted, member.pace)) is not None:
-            stage, masks = batch
+            work = MaskBatch(*batch)
         else:
             return False
-        reference = member.call("score", stage, masks[0].grid, [mask.words for mask in masks])
-        self._running[reference] = _Running(member, stage, masks, is_check=is_check)
+        self._running[member.call(*work.request)] = _Running(member, work)
         return True
 
     def _finish(self, reference: Any) -> None:
@@ -287,15 +266,16 @@ class RayPool:
         del self._running[reference]
         self._restart_clock(running.member)
         self.fleet.did_well(running.member)
-        self._blame.done(running.work)
-        if running.task is not None:
-            (self._gradients[running.place],) = found
-        elif running.stage is not None and not running.is_check:
-            self._take(running.member, running.stage, running.masks, found)
+        self._blame.done(running.work.pieces)
+        match running.work:
+            case MicroBatch(place):
+                (self._gradients[place],) = found
+            case MaskBatch() as batch if not isinstance(batch, Check):
+                self._take(running.member, batch, found)
 
-    def _take(self, member: Member, stage: Stage, masks: list[HeadMask], scores: list[MaskScore]) -> None:
-        pace = self._queue.learn(stage, masks, scores)
-        member.pace = 0.7 * member.pace + 0.3 * pace
+    def _take(self, member: Member, batch: MaskBatch, scores: list[MaskScore]) -> None:
+        stage, masks = batch.stage, batch.masks
+        member.pace = 0.7 * member.pace + 0.3 * self._queue.learn(stage, masks, scores)
         self._meters.count(len(masks))
         self._scored.setdefault(stage, masks[0])
         self._held += [Result(stage, mask, score, member.device) for mask, score in zip(masks, scores, strict=True)]
@@ -311,13 +291,13 @@ class RayPool:
         oldest = {id(running.member): running for running in reversed(self._running.values())}
         for running in oldest.values():
             passed_s = now - running.started
-            if passed_s > LEAST_S and passed_s > self._limit_s(running):
+            if passed_s > LEAST_S and passed_s > self._limit_s(running.member, running.work):
                 self._lose(running, f"no result for {passed_s:.0f} s")
 
-    def _limit_s(self, running: _Running) -> float:
-        """Return the seconds after which a batch is overdue."""
-        expected_s = 0.0 if running.stage is None else self._queue.expected_s(running.stage, running.masks)
-        return LEAST_S + TIMES * expected_s * max(1.0, running.member.pace) if expected_s else UNKNOWN_S
+    def _limit_s(self, member: Member, work: Work) -> float:
+        """Return the seconds after which a replica's work is overdue."""
+        expected_s = self._queue.expected_s(work.stage, work.masks) if isinstance(work, MaskBatch) else 0.0
+        return LEAST_S + TIMES * expected_s * max(1.0, member.pace) if expected_s else UNKNOWN_S
 
     def _lose(self, running: _Running, reason: str, cause: BaseException | None = None) -> None:
         self.fleet.lose(running.member, reason)
@@ -325,34 +305,37 @@ class RayPool:
 
     def _do_again(self, member: Member, reason: str, cause: BaseException | None = None) -> None:
         """Queue what a lost replica had again, masks one by one. It was lost over the oldest of its batches."""
-        lost = [(reference, running) for reference, running in self._running.items() if running.member is member]
-        for index, (reference, running) in enumerate(lost):
-            del self._running[reference]
-            is_memory = isinstance(cause, self._ray.exceptions.OutOfMemoryError)
-            if index == 0 and not is_memory and (strikes := self._blame.lost_over(running.work)):
-                self._give_up(running, f"failed on {strikes} replicas: {reason}", cause)
-            elif running.task is not None:
-                self._micro_batches.append((running.place, running.task))
-            elif running.stage is not None and running.is_check:
-                self._checks.append(running.stage)
-            elif running.stage is not None:
-                self._queue.put_alone(running.stage, running.masks)
+        lost = [reference for reference, running in self._running.items() if running.member is member]
+        works = [self._running.pop(reference).work for reference in lost]
+        if works and not isinstance(cause, self._ray.exceptions.OutOfMemoryError):
+            oldest = works[0]
+            strikes = self._blame.lost_over(oldest.pieces)
+            if strikes and self._is_failure(oldest, failure := f"failed on {strikes} replicas: {reason}", cause):
+                del works[0]
+                self._held.append(Result(oldest.stage, oldest.masks[0], MaskScore({}, 0.0, failure), member.device))
+        for work in works:
+            if isinstance(work, MicroBatch | Check):
+                self._urgent.append(work)
+            else:
+                self._queue.put_alone(work.stage, work.masks)
 
-    def _give_up(self, running: _Running, failure: str, cause: BaseException | None) -> None:
-        """Let a mask that nothing can score be a failure; end the search where that would not be the mask's fault."""
+    def _is_failure(self, work: Work, failure: str, cause: BaseException | None) -> TypeGuard[MaskBatch]:
+        """Return whether a mask is to blame for what failed; where it is not known yet, another one is scored first.
+
+        Raises:
+            HeadmaskError: no mask is to blame, and trying again would be in vain.
+        """
         if isinstance(cause, DeviceMemoryError):
             raise cause from None
-        if running.stage is None:
+        if isinstance(work, MicroBatch):
             raise PoolError(f"gates cannot be trained: a micro-batch {failure}")
-        if running.stage.predicted:
+        if work.stage.predicted:
             # A study must not depend on what a machine had room for.
             raise PoolError(f"the surrogate cannot predict ({failure}); search with --no-surrogate")
-        if running.is_check or running.stage not in self._scored:
+        if isinstance(work, Check) or work.stage not in self._scored:
             # Nothing works, so it is not the mask's fault.
             raise PoolError(f"replicas cannot score: a mask {failure}")
-        if not self._blame.others_done(running.work):
-            self._checks.append(running.stage)
-            self._queue.put_alone(running.stage, running.masks)
-            return
-        score = MaskScore({}, 0.0, failure)
-        self._held.append(Result(running.stage, running.masks[0], score, running.member.device))
+        if self._blame.others_done(work.pieces):
+            return True
+        self._urgent.append(Check(work.stage, [self._scored[work.stage]]))
+        return False

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 
 import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution
 
 from headmask.mask import Head, HeadMask
 from orchestrator.contest import rivals
 from orchestrator.contest.meter import Meter
-from strategies import STRATEGIES, Exhausted, distributions, make_sampler, mask_of
+from strategies import STRATEGIES, make_sampler
 
 MOST_RANDOM_HEADS = 8
 SURROGATE, GATED = "+surrogate", "+gates"
@@ -65,25 +62,13 @@ def ours(name: str, meter: Meter, seed: int, *, screened: bool = False, gate_sha
         gradients=meter.gradients,
         gate_share=gate_share,
     )
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    space = dict(distributions(meter.grid))
-    untold: deque[tuple[optuna.Trial, float]] = deque()
+    masks: list[HeadMask] = []
+    values: list[float] = []
     for block in count():
-        while untold and untold[0][0].number < sampler.num_known(block):
-            study.tell(*untold.popleft())
-        trials = list(_asked(study, space, len(sampler.block_range(block))))
-        values = meter.values([mask_of(trial.params, meter.grid) for trial in trials])
-        untold.extend(zip(trials, values, strict=True))
+        new = sampler.block_masks(block, masks, values)
+        masks += new
+        values += meter.values(new)
         if sampler.exhausted:
-            return
-
-
-def _asked(study: optuna.Study, space: dict[str, BaseDistribution], most: int) -> Iterator[optuna.Trial]:
-    """Yield new trials, until the strategy has no mask left."""
-    for _ in range(most):
-        try:
-            yield study.ask(space)
-        except Exhausted:
             return
 
 
