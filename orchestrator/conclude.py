@@ -11,6 +11,7 @@ from orchestrator.ledger import count_looks
 from orchestrator.location import redacted
 from orchestrator.plots import write_gates, write_heat_map, write_pareto
 from orchestrator.progress import Display
+from orchestrator.queries import write_queries
 from orchestrator.search import Progress
 from orchestrator.session import Session
 from orchestrator.store import StudyStore
@@ -65,6 +66,7 @@ def conclude(
     config, folder, records = session.config, session.config.folder, searched.records
     objective = str(session.objective)
     write_trials(records, folder / "trials.parquet")
+    write_queries(session, verdict, folder / "queries.parquet")
     gain = session.objective.gain
     gains = {record.mask: gain(record.metrics) for record in records if record.metrics}
     write_heat_map(records, verdict.selected, objective, folder / "heatmap.png", lambda record: gains.get(record.mask))

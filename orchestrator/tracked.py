@@ -16,7 +16,9 @@ from orchestrator.verdict import Finalist, Verdict
 
 SURE = 0.1
 """Largest probability of being the other way at which a gate counts as surely open or shut."""
-ARTIFACTS = ("trials.parquet", "heatmap.png", "pareto.png", "mask.json", "result.json", "config.json")
+ARTIFACTS = (
+    "trials.parquet", "queries.parquet", "heatmap.png", "pareto.png", "mask.json", "result.json", "config.json",
+)  # fmt: skip
 
 
 def params_of_run(session: Session) -> dict[str, Any]:

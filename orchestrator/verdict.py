@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headmask.errors import StudyError
 from headmask.mask import HeadMask
@@ -27,10 +29,9 @@ from strategies.selection import (
     permutation_p_value,
     select,
 )
-from workers.loading import Split
 from workers.messages import MaskScore, Stage
 from workers.pool import Pool
-from workers.tasks import Mix, Ranks
+from workers.tasks import Mix, Ranks, Targets
 
 DRAWS = 10_000
 ERROR_DRAWS = 200
@@ -197,7 +198,16 @@ def _outcomes(session: Session, split_name: str, score: MaskScore) -> list[Outco
     return [outcomes_of(split, ranks, goal.mix) for split, goal, ranks in parts]
 
 
-def outcomes_of(split: Split, ranks: Ranks, mix: Mix) -> Outcomes:
+class Clustered(Protocol):
+    """What is right on a split, and which of its images are resampled together."""
+
+    @property
+    def targets(self) -> Targets: ...  # noqa: D102
+    @property
+    def clusters_N(self) -> NDArray[np.int64]: ...  # noqa: D102
+
+
+def outcomes_of(split: Clustered, ranks: Ranks, mix: Mix) -> Outcomes:
     """Return the paired-statistics table of one mask's ranks on a data set."""
     table = split.targets.table(ranks, mix, split.clusters_N)
     return Outcomes(table.hits_CK, table.queries_CK, table.value)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny import tiny_clip, write_tiny_dataset, write_tiny_model
+from tests.tiny import tiny_clip, write_task_datasets, write_tiny_dataset, write_tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +29,12 @@ def tiny_files(tmp_path_factory):
     """A tiny model folder and a tiny data set on disk."""
     folder = tmp_path_factory.mktemp("tiny")
     return write_tiny_model(folder / "model"), write_tiny_dataset(folder / "data.parquet")
+
+
+@pytest.fixture(scope="session")
+def task_files(tmp_path_factory):
+    """A folder with data sets of labels and groups, of pairs, and of other captions."""
+    return write_task_datasets(tmp_path_factory.mktemp("tasks"))
 
 
 @pytest.fixture(scope="session")

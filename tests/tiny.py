@@ -13,10 +13,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from headmask.mask import HeadGrid, HeadMask
-from workers.dataset import Row, write_dataset
+from workers.dataset import Kind, Row, write_dataset
 
 VISION = {"image_size": 28, "patch_size": 7, "width": 32, "layers": 3, "head_width": 8}
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
+CLASSES, TEMPLATES = ("cat", "dog", "red bus", "tree", "house", "boat"), ("a photo of a {c}.", "the {c}", "{c}")
 PREPROCESS = {"size": 28, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic"}
 
 
@@ -99,3 +100,17 @@ def write_tiny_dataset(path: Path, seed: int = 0, **splits: int) -> Path:
     """Write a data set of random images: 24 search, 20 confirm and 30 test unless told otherwise."""
     write_dataset(path, tiny_rows(splits or {"search": 24, "confirm": 20, "test": 30}, seed))
     return path
+
+
+def write_task_datasets(folder: Path) -> Path:
+    """Write `labels.parquet` with groups, `pairs.parquet` and `other.parquet` with captions, and return the folder."""
+    rows = list(tiny_rows({"search": 24, "confirm": 20, "test": 30}, seed=1))
+    labelled = [
+        Row(row.path, row.image, split=row.split, label=number % 6, group="ab"[number % 5 == 0])
+        for number, row in enumerate(rows)
+    ]
+    write_dataset(folder / "labels.parquet", labelled, Kind("classification", CLASSES, TEMPLATES, has_groups=True))
+    paired = [Row(row.path, row.image, row.captions[:1], row.split, pair=n // 2) for n, row in enumerate(rows)]
+    write_dataset(folder / "pairs.parquet", paired, Kind("matching"))
+    write_tiny_dataset(folder / "other.parquet", seed=7)
+    return folder

@@ -45,6 +45,7 @@ def test_the_run_folder_holds_everything(tiny_config):
         "study.journal",
         "config.json",
         "trials.parquet",
+        "queries.parquet",
         "mask.json",
         "result.json",
         "heatmap.png",
@@ -227,7 +228,7 @@ def test_one_parent_run_per_search_and_one_child_per_finalist(tiny_config, runs)
     assert parent.data.metrics["search.expected"] == outcome.result.prospects.expected
     assert parent.data.metrics["test.delta.mean_recall"] == outcome.result.splits.test.delta["mean_recall"]
     assert {item.path for item in mlflow.list_artifacts(parent.info.run_id)} == {
-        "trials.parquet", "heatmap.png", "pareto.png", "mask.json", "result.json", "config.json",
+        "trials.parquet", "queries.parquet", "heatmap.png", "pareto.png", "mask.json", "result.json", "config.json",
     }  # fmt: skip
     curve = mlflow.get_metric_history(parent.info.run_id, "best_by_masks")
     assert curve

@@ -20,32 +20,18 @@ from orchestrator.gate import check_baseline
 from orchestrator.plan import make_plan
 from orchestrator.session import prepare
 from tests.orchestrator.studies import resume, start, trials
-from tests.tiny import tiny_rows, write_chinese_model, write_tiny_dataset
+from tests.tiny import TEMPLATES, write_chinese_model
 from tests.workers.test_sources import write_coco_cn, write_pictures
 from workers.build import build
-from workers.dataset import Dataset, Kind, Row, write_dataset
+from workers.dataset import Dataset
 from workers.prompts import prompts
 from workers.sources.captions import coco_cn
 from workers.tasks import CLASSIFICATION_METRICS
 
-NAMES, TEMPLATES = ("cat", "dog", "red bus", "tree", "house", "boat"), ("a photo of a {c}.", "the {c}", "{c}")
-SIZES = {"search": 24, "confirm": 20, "test": 30}
 
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A data set of labels and groups, and one of pairs."""
-    folder = tmp_path_factory.mktemp("tasks")
-    rows = list(tiny_rows(SIZES, seed=1))
-    labelled = [
-        Row(row.path, row.image, split=row.split, label=number % 6, group="ab"[number % 5 == 0])
-        for number, row in enumerate(rows)
-    ]
-    write_dataset(folder / "labels.parquet", labelled, Kind("classification", NAMES, TEMPLATES, has_groups=True))
-    paired = [Row(row.path, row.image, row.captions[:1], row.split, pair=n // 2) for n, row in enumerate(rows)]
-    write_dataset(folder / "pairs.parquet", paired, Kind("matching"))
-    write_tiny_dataset(folder / "other.parquet", seed=7)
-    return folder
+@pytest.fixture
+def files(task_files):
+    return task_files
 
 
 def accuracy(model, data, split):

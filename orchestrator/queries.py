@@ -1,0 +1,177 @@
+"""`queries.parquet`: what every query of the confirm and test splits earns before and after, and how it is read again.
+
+It holds all that paired statistics need, so that runs are compared without their model and data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from headmask.errors import DataError
+from orchestrator.session import Session
+from orchestrator.verdict import Verdict, outcomes_of
+from strategies.selection import Outcomes
+from workers.classification import ClassificationTargets
+from workers.loading import Split
+from workers.matching import MatchingTargets
+from workers.messages import MaskScore
+from workers.retrieval import RetrievalTargets
+from workers.tasks import Mix, Ranks, Targets, TaskName
+
+# N images, Q queries of a kind
+
+SIDES = ("baseline", "selected")
+PROBABILITY = "_probability"
+_SCHEMA = pa.schema({
+    "data": pa.string(),
+    "split": pa.string(),
+    "task": pa.string(),
+    "num_classes": pa.int32(),
+    "digest": pa.string(),
+    "kind": pa.string(),
+    "query": pa.int32(),
+    "image": pa.int32(),
+    "row": pa.int32(),
+    "cluster": pa.int32(),
+    "label": pa.int32(),
+    "group": pa.int32(),
+    **{f"{side}_rank": pa.uint8() for side in SIDES},
+    **{f"{side}_probability": pa.float32() for side in SIDES},
+})  # fmt: skip
+
+
+def write_queries(session: Session, verdict: Verdict, path: Path) -> None:
+    """Write one row per query of the confirm and test splits of every data set.
+
+    `query` counts the queries of a kind (captions for `t2i`, images for `i2t` and `class`, pairs in matching), `image`
+    is the query's image in its split, `row` that image's row in the data file, `cluster` what is resampled together.
+    Ranks count the competitors that score not less than the right answer, clipped at 255; of kinds without
+    probabilities, those are null.
+    """
+    chosen = verdict.selected
+    scores = {
+        "confirm": [verdict.finalist(mask).confirm for mask in (verdict.baseline, chosen)],
+        "test": [verdict.test[mask] for mask in (verdict.baseline, chosen)],
+    }
+    tables = []
+    for name, sides in scores.items():
+        for place, (goal, split) in enumerate(zip(session.objective.goals, session.splits[name], strict=True)):
+            ranks = [_ranks(side, place) for side in sides]
+            tables += [_table(goal.data, split, kind, ranks) for kind in ranks[0] if not kind.endswith(PROBABILITY)]
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(pa.concat_tables(tables), temporary)
+    temporary.replace(path)
+
+
+def _ranks(score: MaskScore, place: int) -> Ranks:
+    if score.ranks is None:
+        raise ValueError("the baseline and the selected mask were scored with their ranks")
+    return score.ranks[place]
+
+
+def _table(data: str, split: Split, kind: str, sides: list[Ranks]) -> pa.Table:
+    targets = split.targets
+    image_Q = targets.image_of_queries[kind]
+    count = len(image_Q)
+    labelled = targets if isinstance(targets, ClassificationTargets) else None
+    columns: dict[str, Any] = {
+        "data": np.repeat(data, count),
+        "split": np.repeat(split.name, count),
+        "task": np.repeat(targets.task, count),
+        "num_classes": labelled and np.repeat(labelled.num_classes, count),
+        "digest": np.repeat(split.digest, count),
+        "kind": np.repeat(kind, count),
+        "query": np.arange(count),
+        "image": image_Q,
+        "row": split.pixels.rows_N[image_Q],
+        "cluster": split.clusters_N[image_Q],
+        "label": labelled and labelled.class_of_image_N,
+        "group": labelled and labelled.group_of_image_N,
+    }
+    for side, ranks in zip(SIDES, sides, strict=True):
+        columns[f"{side}_rank"] = ranks[kind]
+        columns[f"{side}_probability"] = ranks.get(kind + PROBABILITY)
+    arrays = [
+        pa.nulls(count, field.type) if columns[field.name] is None else pa.array(columns[field.name]).cast(field.type)
+        for field in _SCHEMA
+    ]
+    return pa.table(arrays, schema=_SCHEMA)
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """The queries of one split of a data set."""
+
+    data: str
+    split: str
+    digest: str
+    targets: Targets
+    clusters_N: NDArray[np.int64]
+    """The cluster of every image."""
+    ranks: Mapping[str, Ranks]
+    """Of `baseline` and `selected`."""
+    table: pa.Table
+    """All columns of `queries.parquet`."""
+
+    def outcomes(self, side: str, mix: Mix) -> Outcomes:
+        """Return the paired-statistics table of `baseline` or `selected`, for a mix of the task's metrics."""
+        return outcomes_of(self, self.ranks[side], mix)
+
+
+def read_queries(path: Path) -> list[Queries]:
+    """Return what `write_queries` wrote, one entry per data set and split.
+
+    Raises:
+        DataError: the file is missing or is none.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} cannot be read as queries.parquet: {error}") from None
+    if missing := [name for name in _SCHEMA.names if name not in table.column_names]:
+        raise DataError(f"{path} is no queries.parquet of a search: it lacks {', '.join(missing)}")
+    return [_queries(part) for part in _parts(table)]
+
+
+def _parts(table: pa.Table) -> Iterator[pa.Table]:
+    """Yield the rows of every data set and split, in order of the file."""
+    keys = table.select(["data", "split"]).group_by(["data", "split"], use_threads=False).aggregate([]).to_pylist()
+    for key in keys:
+        yield table.filter((pc.field("data") == key["data"]) & (pc.field("split") == key["split"]))
+
+
+def _queries(table: pa.Table) -> Queries:
+    first = table.slice(0, 1).to_pylist()[0]
+    kinds = {kind: table.filter(pc.field("kind") == kind) for kind in table["kind"].unique().to_pylist()}
+    ranks: dict[str, dict[str, NDArray[Any]]] = {}
+    for side in SIDES:
+        ranks[side] = {kind: part[f"{side}_rank"].to_numpy() for kind, part in kinds.items()}
+        ranks[side] |= {
+            kind + PROBABILITY: part[f"{side}_probability"].to_numpy()
+            for kind, part in kinds.items()
+            if not part[f"{side}_probability"].null_count
+        }
+    image_Q, cluster_Q = (table[name].to_numpy().astype(np.int64) for name in ("image", "cluster"))
+    clusters_N = np.zeros(int(image_Q.max()) + 1, dtype=np.int64)
+    clusters_N[image_Q] = cluster_Q
+    targets = _targets(first["task"], first["num_classes"], kinds)
+    return Queries(first["data"], first["split"], first["digest"], targets, clusters_N, ranks, table)
+
+
+def _targets(task: TaskName, num_classes: int | None, kinds: dict[str, pa.Table]) -> Targets:
+    if task == "retrieval":
+        return RetrievalTargets(kinds["t2i"]["image"].to_numpy().astype(np.int64))
+    if task == "classification":
+        labels, groups = (kinds["class"][name] for name in ("label", "group"))
+        group_of_image_N = None if groups.null_count else groups.to_numpy().astype(np.int64)
+        return ClassificationTargets(labels.to_numpy().astype(np.int64), num_classes or 0, group_of_image_N)
+    return MatchingTargets(len(kinds["text"]))
