@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator import cli
@@ -59,7 +60,8 @@ class InfiniteReplica(Replica):
             embedding_MNE = embed(engine, masks)
             for index, mask in enumerate(masks):
                 if str(mask) == FATAL:
-                    embedding_MNE[index][0] = np.inf
+                    with torch.inference_mode():
+                        embedding_MNE[index][0] = np.inf
             return embedding_MNE
 
         Engine.embed = spoiled  # type: ignore[assignment]

@@ -30,8 +30,8 @@ def random_split(size, num_images=40, seed=0):
     )
 
 
-def scorer_of(model, split, precision="float32", chunk=16, **settings):
-    view = proven_view(model.visual, split, NORMALISATION, precision=precision)
+def scorer_of(model, split, precision="float32", chunk=16, device="cpu", **settings):
+    view = proven_view(model.visual, split, NORMALISATION, precision=precision, device=device)
     return Scorer(view, split, NORMALISATION, ScorerSettings(**settings), chunk=chunk)
 
 
