@@ -55,6 +55,10 @@ Replicas = Annotated[
 GpusPerReplica = Annotated[
     float | None, typer.Option(help="1, a part of 1, or 0 for CPUs; 1 where there are GPUs by default.")
 ]
+Shards = Annotated[
+    str | None,
+    typer.Option(metavar="auto|N", help="Replicas that share the images out; by default what is predicted to pay."),
+]
 MixedDevices = Annotated[
     bool | None, typer.Option("--mixed-devices", help="Let devices of different kinds score one study.")
 ]
@@ -147,6 +151,7 @@ def search(
     pool: PoolKind = None,
     replicas: Replicas = None,
     gpus_per_replica: GpusPerReplica = None,
+    shards: Shards = None,
     mixed_devices: MixedDevices = None,
     address: Address = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; the run folder's by default.")] = None,
@@ -191,6 +196,7 @@ def resume(
     pool: PoolKind = None,
     replicas: Replicas = None,
     gpus_per_replica: GpusPerReplica = None,
+    shards: Shards = None,
     mixed_devices: MixedDevices = None,
     address: Address = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow server or store.")] = None,
@@ -209,6 +215,7 @@ def resume(
         ("pool", "kind"): pool,
         ("pool", "replicas"): replicas,
         ("pool", "gpus_per_replica"): gpus_per_replica,
+        ("pool", "shards"): shards,
         ("pool", "mixed_devices"): mixed_devices,
         ("pool", "address"): address,
         ("output", "folder"): None if out is None else str(out),

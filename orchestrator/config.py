@@ -52,6 +52,10 @@ class SearchConfig(Section):
             raise ValueError(f"two data sets are called {_twice(names)}; give them a name each")
         if all(section.max_loss is not None for section in self.data):
             raise ValueError("every data set has a max_loss, so there is nothing to improve; leave one without")
+        if self.search.tower == "text" and self.pool.shards not in ("auto", 1):
+            raise ValueError(
+                f"pool.shards splits images, and the heads of the text tower are searched; got {self.pool.shards}"
+            )
         return self
 
     @property
@@ -179,6 +183,7 @@ OPTIONS = {
     "pool": "pool.kind",
     "replicas": "pool.replicas",
     "gpus_per_replica": "pool.gpus_per_replica",
+    "shards": "pool.shards",
     "mixed_devices": "pool.mixed_devices",
     "address": "pool.address",
     "out": "output.folder",

@@ -61,7 +61,7 @@ def _first_images(session: Session, goal: Goal) -> SplitArrays:
     split = session.payload.splits["search"][goal.prefix]
     targets, texts = split.targets.first(NUM_IMAGES)
     if isinstance(split.inputs, Pixels):
-        return SplitArrays(split.inputs.first(NUM_IMAGES), split.other_E[texts], targets)
+        return SplitArrays(split.inputs.part(slice(NUM_IMAGES)), split.other_E[texts], targets)
     return SplitArrays(split.inputs[texts], split.other_E[:NUM_IMAGES], targets)
 
 
@@ -73,7 +73,7 @@ def _embedded_again(session: Session, split: SplitArrays, number: int) -> SplitA
         _, part = whole.targets.first(NUM_IMAGES)
         text_QE = embed_texts(clip, session.model.tokenizer(list(whole.texts[part])), threads=threads)
         return replace(split, other_E=split.targets.pooled(torch.from_numpy(text_QE)).numpy())
-    pixels = whole.pixels.first(len(split.other_E))
+    pixels = whole.pixels.part(slice(len(split.other_E)))
     return replace(split, other_E=embed_images(clip.visual, pixels, session.payload.normalisation, threads=threads))
 
 

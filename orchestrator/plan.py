@@ -99,7 +99,7 @@ def search_cost(session: Session, sampler: MaskSampler, num_masks: int, forwards
 
     The scan is counted mask by mask; what comes after it is taken for blocks of random masks of a few heads.
     """
-    scan, typical = _scan(session), _typical_block(session)
+    scan, typical = scan_of(session), typical_block(session)
     cost = cache(lambda size: session.cost(typical[:size]))
     after = takewhile(lambda block: block.start < num_masks, map(sampler.block_range, count(1)))
     training = sampler.num_steps_at(sampler.block_of(num_masks - 1)) * forwards_per_step / session.num_inputs("search")
@@ -109,7 +109,7 @@ def search_cost(session: Session, sampler: MaskSampler, num_masks: int, forwards
 
 def num_masks_of(session: Session, sampler: MaskSampler, forwards_per_step: float) -> int:
     """Return how many masks a search scores at most: what its budget admits, and no more than there are."""
-    config, scan, typical = session.config, _scan(session), _typical_block(session)
+    config, scan, typical = session.config, scan_of(session), typical_block(session)
     is_scan = config.search.strategy == ScanSampler.label
     most = min(config.budget.masks, len(scan) if is_scan else session.limits.num_masks(session.grid))
     if config.budget.image_forwards is None:
@@ -125,11 +125,13 @@ def num_masks_of(session: Session, sampler: MaskSampler, forwards_per_step: floa
     return min(most, sampler.block_range(block).start)
 
 
-def _scan(session: Session) -> list[HeadMask]:
+def scan_of(session: Session) -> list[HeadMask]:
+    """Return the masks of the scan."""
     return HeadMask.singles(session.grid, session.limits.free_heads(session.grid))
 
 
-def _typical_block(session: Session) -> list[HeadMask]:
+def typical_block(session: Session) -> list[HeadMask]:
+    """Return a block of random masks of a few heads, which share little: blocks of a search share more."""
     rng, heads = np.random.default_rng(0), session.limits.free_heads(session.grid)
     size = min(TYPICAL_HEADS, session.limits.most_heads(session.grid))
     drawn = [rng.choice(len(heads), size, replace=False) for _ in range(session.config.search.block_size)]

@@ -22,6 +22,7 @@ from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
 from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare
+from orchestrator.sharding import best_shards
 from orchestrator.store import StudyStore, load_study, open_storage
 from orchestrator.surrogate import Surrogate, make_surrogate
 from orchestrator.tracked import BestCurve, params_of_run, tags_of_run
@@ -250,6 +251,9 @@ def make_pool(session: Session, display: Display) -> Pool:
         return InlinePool(session.payload, steps=session.cost.steps)
     from workers.ray_pool import RayPool
 
+    def shards(num_replicas: int, device: str) -> int:
+        return best_shards(session, num_replicas, device)
+
     display.say("Starting replicas" + (f" on {pool.address}" if pool.address else " with Ray on this machine"))
     return RayPool(
         session.payload,
@@ -257,6 +261,7 @@ def make_pool(session: Session, display: Display) -> Pool:
         threads=session.config.search.threads,
         gpus_per_replica=pool.gpus_per_replica,
         mixed_devices=pool.mixed_devices,
+        shards=shards if pool.shards == "auto" else pool.shards,
         steps=session.cost.steps,
         address=pool.address,
     )

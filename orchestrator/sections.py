@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from headmask.errors import ConfigError
 from headmask.mask import Head
@@ -223,17 +223,29 @@ class PoolSection(Section):
     """Number of Ray replicas; by default as many as there is room for, when nodes join or leave, too."""
     gpus_per_replica: Annotated[float, Field(ge=0)] | None = None
     """1, a part of 1 for several replicas on a GPU, or 0 for replicas on CPUs; 1 where there are GPUs by default."""
+    shards: PositiveInt | Literal["auto"] = "auto"
+    """Replicas that share the images out and score as one; by default what is predicted to cost less."""
     mixed_devices: bool = False
     """Let devices of different kinds score one study: the last bits of its scores then depend on who computed them."""
     address: str | None = None
     """Ray cluster to join; Ray starts on this machine by default."""
 
-    @field_validator("replicas", mode="before")
+    @field_validator("replicas", "shards", mode="before")
     @classmethod
-    def _number_or_auto(cls, replicas: Any) -> Any:
-        if replicas is None:
+    def _number_or_auto(cls, count: Any) -> Any:
+        if count is None:
             return "auto"
-        return int(replicas) if isinstance(replicas, str) and replicas.isdecimal() else replicas
+        return int(count) if isinstance(count, str) and count.isdecimal() else count
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        if self.shards == "auto" or self.shards == 1:
+            return self
+        if self.kind == "inline":
+            raise ValueError(f"shards is for replicas on Ray; got {self.shards} with the inline pool")
+        if self.replicas != "auto" and self.replicas % self.shards:
+            raise ValueError(f"replicas must be a multiple of shards ({self.shards}), got {self.replicas}")
+        return self
 
     @field_validator("gpus_per_replica")
     @classmethod

@@ -12,12 +12,10 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.ranking import CLIP_SCALE, clipped, competitors, odds_against, probability, reciprocal, within
-from workers.tasks import Chance, Ranks, Share, Targets
+from workers.ranking import CLIP_SCALE, clipped, odds_against, probability, reciprocal, within
+from workers.tasks import Chance, Partial, Share, Targets, blocks, padded
 
-# N images, C classes, P prompts of a class, E embedding
-
-_TILE_SCORES = 1 << 22
+# N images, n images of a part, b of a block, C classes, P prompts of a class, E embedding
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,16 +58,17 @@ class ClassificationTargets(Targets):
         """Return the embeddings of the classes (C, E), from those of their prompts, class by class."""
         return F.normalize(text_QE.reshape(self.num_classes, -1, text_QE.shape[1]).mean(1), dim=-1)
 
-    def measure(self, image_NE: Tensor, text_QE: Tensor) -> Ranks:
-        """Return the rank and the probability of every image's class; tiles have the same shapes for every mask."""
-        class_N = torch.from_numpy(np.array(self.class_of_image_N)).to(image_NE.device)
-        tile = max(1, _TILE_SCORES // self.num_classes)
-        ranks, odds = [], []
-        for start in range(0, len(image_NE), tile):
-            part = slice(start, start + tile)
-            scores_nC, target_n = competitors(image_NE[part], text_QE, class_N[part])
-            ranks.append((scores_nC >= target_n[:, None]).sum(1))
-            odds.append(odds_against(scores_nC, target_n[:, None], self.scale).sum(1))
+    def partial(self, image_nE: Tensor, text_QE: Tensor, part: slice, own_Q: Tensor, block: int) -> Partial:
+        """Return the rank and the probability of the class of every image of a part."""
+        class_n = torch.from_numpy(np.array(self.class_of_image_N[part])).to(image_nE.device)
+        ranks, odds = [class_n[:0]], [class_n[:0].double()]
+        for images in blocks(slice(0, len(image_nE)), block):
+            image_bE, own_b1 = image_nE[images], class_n[images, None]
+            scores_bC = (padded(image_bE, block) @ text_QE.T)[: len(image_bE)]
+            target_b1 = scores_bC.gather(1, own_b1)
+            scores_bC.scatter_(1, own_b1, -torch.inf)
+            ranks.append((scores_bC >= target_b1).sum(1))
+            odds.append(odds_against(scores_bC, target_b1, self.scale, 1))
         return {"class": clipped(torch.cat(ranks)), "class_probability": probability(torch.cat(odds))}
 
     def at_scale(self, scale: float) -> ClassificationTargets:

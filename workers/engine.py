@@ -21,7 +21,7 @@ from headmask.views import Entered, Sequences, TowerView
 from workers.inputs import Inputs
 from workers.trie import shared_layers
 
-REVISION = 2
+REVISION = 3
 """Raised whenever an embedding's last bits may change: scores of two revisions are never mixed in one study."""
 
 # M masks, N inputs, E embedding, L layers, H heads, d head width, B inputs of a chunk

@@ -110,6 +110,7 @@ class Fleet:
         start: makes a host by its options of placement.
         need: what a replica holds of a node.
         count: of replicas; None for as many as there is room for, which is looked at again and again.
+        size: how many times a replica of this fleet needs that: more than once if it is a group of them.
         mixed: whether replicas on devices of different kinds may work together.
         on_birth: told of every replica that came up.
     """
@@ -121,11 +122,12 @@ class Fleet:
         need: Resources,
         count: int | None,
         *,
+        size: int = 1,
         mixed: bool = False,
         on_birth: Callable[[Member], None] = lambda member: None,
     ) -> None:
         self._ray, self._start, self._need, self._count = ray, start, need, count
-        self._mixed, self._on_birth = mixed, on_birth
+        self._size, self._mixed, self._on_birth = size, mixed, on_birth
         self.members: list[Member] = []
         """Those that are up."""
         self.pending: list[Member] = []
@@ -241,7 +243,7 @@ class Fleet:
             return
         self._room_at = now
         # Without any room, one that waits is what an autoscaler sees.
-        self._room = max(1, room_for(self._ray.nodes(), self._need))
+        self._room = max(1, room_for(self._ray.nodes(), self._need) // self._size)
         while self.pending and len(self.members) + len(self.pending) > self._room:
             self._ray.kill(self.pending.pop().actor)
 

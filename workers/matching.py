@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.ranking import CLIP_SCALE, clipped, within
-from workers.tasks import Ranks, Share, Targets
+from workers.tasks import Partial, Share, Targets
 
-# P pairs, E embedding
+# P pairs, p pairs and n images of a part, E embedding
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +42,16 @@ class MatchingTargets(Targets):
         """A pair belongs to its first image, with which the other one is resampled."""
         return dict.fromkeys(("text", "image", "group"), 2 * np.arange(self.num_pairs))
 
-    def measure(self, image_NE: Tensor, text_QE: Tensor) -> Ranks:
-        """Return 0 for every pair that is matched, 1 for the others."""
-        image_P2E, text_P2E = (side.reshape(self.num_pairs, 2, -1) for side in (image_NE, text_QE))
+    def partial(self, image_nE: Tensor, text_QE: Tensor, part: slice, own_Q: Tensor, block: int) -> Partial:
+        """Return 0 for every pair of a part that is matched, 1 for the others."""
+        image_p2E, text_p2E = (side.reshape(-1, 2, image_nE.shape[1]) for side in (image_nE, text_QE[part]))
         # Scores (image, caption) of a pair; elementwise, so that a pair's bits do not depend on how many there are.
-        scores_P22 = (image_P2E[:, :, None] * text_P2E[:, None]).sum(-1)
-        own_P2 = scores_P22.diagonal(dim1=1, dim2=2)
-        text_P = (own_P2 > scores_P22.flip(2).diagonal(dim1=1, dim2=2)).all(1)
-        image_P = (own_P2 > scores_P22.flip(1).diagonal(dim1=1, dim2=2)).all(1)
-        kinds = {"text": text_P, "image": image_P, "group": text_P & image_P}
-        return {kind: clipped((~right_P).long()) for kind, right_P in kinds.items()}
+        scores_p22 = (image_p2E[:, :, None] * text_p2E[:, None]).sum(-1)
+        own_p2 = scores_p22.diagonal(dim1=1, dim2=2)
+        text_p = (own_p2 > scores_p22.flip(2).diagonal(dim1=1, dim2=2)).all(1)
+        image_p = (own_p2 > scores_p22.flip(1).diagonal(dim1=1, dim2=2)).all(1)
+        kinds = {"text": text_p, "image": image_p, "group": text_p & image_p}
+        return {kind: clipped((~right_p).long()) for kind, right_p in kinds.items()}
 
     def first(self, num_images: int) -> tuple[MatchingTargets, slice]:
         """Return the first pairs, and which captions they have."""

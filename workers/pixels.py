@@ -107,9 +107,9 @@ class Pixels:
         """Size of the images in bytes."""
         return len(self) * int(np.prod(self.cache_NCYX.shape[1:]))
 
-    def first(self, count: int) -> Pixels:
-        """Return the first images."""
-        return replace(self, rows_N=self.rows_N[:count])
+    def part(self, part: slice) -> Pixels:
+        """Return some of the images, one after another."""
+        return replace(self, rows_N=self.rows_N[part])
 
     def packed(self) -> PackedPixels:
         """Return the images as they travel: by the place of their file, or in an array of their own."""

@@ -7,16 +7,19 @@ far it leads, exp(scale * lead), instead of by 1 or 0. Both are read from the sa
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# t queries of a tile, Q queries of a kind, G competitors with the target, E embedding
+# t queries of a tile, Q queries of a kind, G competitors with the target
 
 MAX_RANK = 255
 CLIP_SCALE = 100.0
 """Logit scale of the published CLIP models, and the most that CLIP is trained to."""
+ODDS_UNIT = 2.0**-20
 
 
 def clipped(ranks: Tensor) -> NDArray[np.uint8]:
@@ -25,21 +28,21 @@ def clipped(ranks: Tensor) -> NDArray[np.uint8]:
     return kept
 
 
-def competitors(query_tE: Tensor, gallery_GE: Tensor, target_of_query_t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a tile's scores (t, G), minus infinity where a query meets its target, and the targets' scores (t)."""
-    scores_tG, own_t1 = query_tE @ gallery_GE.T, target_of_query_t[:, None]
-    target_t = scores_tG.gather(1, own_t1).squeeze(1)
-    return scores_tG.scatter_(1, own_t1, -torch.inf), target_t
+def odds_against(scores_tG: Tensor, target: Tensor, scale: float, dim: int) -> Tensor:
+    """Return the competitors' odds exp(scale * lead over the target), summed over a dimension, in `ODDS_UNIT`, float64.
 
-
-def odds_against(scores_tG: Tensor, target: Tensor, scale: float) -> Tensor:
-    """Return competitors' odds exp(scale * lead over the target), in the scores' own memory; infinity is in order."""
-    return scores_tG.sub_(target).mul_(scale).exp_()
+    Every competitor counts in whole units and 2^20 at most, so that no order of adding, and no way of sharing the
+    competitors out, changes the last bit of a sum. It is computed in the scores' own memory.
+    """
+    most = -math.log(ODDS_UNIT)
+    odds_tG = scores_tG.sub_(target).mul_(scale).add_(most).clamp_(max=2 * most).exp_()
+    return odds_tG.round_().sum(dim, dtype=torch.float64)
 
 
 def probability(odds_Q: Tensor) -> NDArray[np.float32]:
-    """Return the probability of every query's target from the sum of its competitors' odds."""
-    probability_Q: NDArray[np.float32] = (1 / (1 + odds_Q)).cpu().numpy()
+    """Return the probability of every query's target from the sum of its competitors' odds, see `odds_against`."""
+    # Beyond 2^53 a float64 does not count every unit.
+    probability_Q: NDArray[np.float32] = (1 / (1 + ODDS_UNIT * odds_Q.clamp(max=2.0**52))).float().cpu().numpy()
     return probability_Q
 
 

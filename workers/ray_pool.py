@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -18,11 +18,12 @@ from workers.blame import STRIKES, Blame
 from workers.cluster import check_room, connect, need_of, reason_of, room_for
 from workers.constants import Constants
 from workers.displacement import Displacements
-from workers.fleet import Fleet, Host, Member
+from workers.fleet import Fleet, Member
 from workers.messages import GateGradient, GateTask, MaskScore, Stage
 from workers.meters import Meters
 from workers.pool import BatchQueue, Result, Steps
 from workers.replica import Payload, Replica, Wanted
+from workers.shards import starter
 from workers.work import Check, MaskBatch, MicroBatch, Work
 
 IN_FLIGHT = 2
@@ -49,6 +50,8 @@ class RayPool:
         threads: CPU threads of one replica.
         gpus_per_replica: 0 for replicas on CPUs, a part of 1 for several on a GPU; None for 1 where there are any.
         mixed_devices: let devices of different kinds score one study, though their scores differ in the last bits.
+        shards: replicas that share the images out and score as one, see `workers.shards`; or a function of how many
+            replicas there are, and on `cuda` or `cpu`. 1 for replicas that each score all images.
         steps: predicted cost of masks; see `BatchQueue`.
         address: of a cluster to join, such as `auto` or `ray://host:10001`; None starts Ray on this machine.
         start_timeout_s: how long to wait for the first replica.
@@ -66,6 +69,7 @@ class RayPool:
         threads: int = 1,
         gpus_per_replica: float | None = None,
         mixed_devices: bool = False,
+        shards: int | Callable[[int, str], int] = 1,
         steps: Steps | None = None,
         address: str | None = None,
         start_timeout_s: float = 300.0,
@@ -88,17 +92,30 @@ class RayPool:
         self._fleet: Fleet | None = None
         try:
             need = need_of(self._ray.nodes(), threads, gpus_per_replica)
+            room = room_for(self._ray.nodes(), need)
             if address is None:
-                check_room(need, room_for(self._ray.nodes(), need), replicas)
-            packed = self._ray.put(payload.packed(None if address is None else self._ray.put))
+                check_room(need, room, replicas)
             device = "cuda" if need.gpus else "cpu"
-            options = {"num_cpus": need.cpus, "num_gpus": need.gpus, "max_restarts": 0, "max_task_retries": 0}
-            host = self._ray.remote(**options, concurrency_groups={"signs": 1})(Host)
-
-            def start(placement: dict[str, Any]) -> Any:
-                return host.options(**placement).remote(replica_class, packed, device, self._constants)
-
-            self._fleet = Fleet(self._ray, start, need, replicas, mixed=mixed_devices, on_birth=self._brief)
+            self.shards = shards if isinstance(shards, int) else shards(replicas or max(1, room), device)
+            packed = self._ray.put(payload.packed(None if address is None else self._ray.put))
+            start = starter(
+                self._ray,
+                need,
+                packed,
+                device,
+                lambda: self._constants,
+                shards=self.shards,
+                replica_class=replica_class,
+            )
+            self._fleet = Fleet(
+                self._ray,
+                start,
+                need,
+                None if replicas is None else max(1, replicas // self.shards),
+                size=self.shards,
+                mixed=mixed_devices,
+                on_birth=self._brief,
+            )
             self._meters = Meters()
             self._fleet.wait_for_first(start_timeout_s)
         except BaseException:

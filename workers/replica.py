@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ class Replica:
     _tower: nn.Module = field(init=False, repr=False)
     _views: dict[str, TowerView] = field(init=False, default_factory=dict, repr=False)
     """The proven view of each precision."""
-    _scorers: dict[tuple[str, str, str], Scorer] = field(init=False, default_factory=dict, repr=False)
+    _scorers: dict[tuple[str | int, ...], Scorer] = field(init=False, default_factory=dict, repr=False)
     _gate_losses: dict[str, GateLoss] = field(init=False, default_factory=dict, repr=False)
     """Of every data set, on the search split."""
     _predictors: tuple[Predictor, ...] = field(init=False, default=(), repr=False)
@@ -148,18 +148,7 @@ class Replica:
         Raises:
             ConfigError: the device cannot compute in the precision.
         """
-        constants = self.measure(wanted)
-        if self.payload.settings.ablation == "mean":
-            means_LHd = self.engine("search", "float32", USUAL_CHUNK).means().cpu().numpy()
-            constants = replace(constants, means_LHd=means_LHd)
-        self.adopt(constants)
-        if wanted.baseline:
-            empty = HeadMask.empty(self.grid)
-            (score,) = self.score(Stage("search", constants.precision), self.grid, [empty.words])
-            if score.failure:
-                raise ModelError(f"nothing can be compared with the model as it is: {score.failure}")
-            constants = replace(constants, baseline=score.metrics)
-        return constants
+        return settled(self, wanted)
 
     def measure(self, wanted: Wanted) -> Constants:
         """Return the constants of a study but for the means, which take a pass over the search split."""
@@ -167,6 +156,11 @@ class Replica:
         precision = resolved_precision(wanted.precision, torch.device(self.device))
         chunk = wanted.chunk or measured_chunk(self.engine("search", precision, chunk=1))
         return Constants(precision, chunk)
+
+    def means(self) -> NDArray[np.float32]:
+        """Return the heads' mean outputs (L, H, d) over the search split of the first data set."""
+        means_LHd: NDArray[np.float32] = self.engine("search", "float32", USUAL_CHUNK).means().cpu().numpy()
+        return means_LHd
 
     def adopt(self, constants: Constants) -> None:
         """Use constants that another replica has settled."""
@@ -194,13 +188,13 @@ class Replica:
 
     def _gate_loss(self, stage: Stage, prefix: str) -> GateLoss:
         if prefix not in self._gate_losses:
-            self._gate_losses[prefix] = self._scorer(stage, prefix).gate_loss()
+            self._gate_losses[prefix] = self.scorer(stage, prefix).gate_loss()
         return self._gate_losses[prefix]
 
     def _exact(self, stage: Stage, masks_MLH: BoolArray) -> list[list[MaskScore]]:
         """Return the scores on every data set."""
         return [
-            self._scorer(stage, prefix).score(masks_MLH, ranks=stage.ranks, embeddings=stage.embeddings)
+            self.scorer(stage, prefix).score(masks_MLH, ranks=stage.ranks, embeddings=stage.embeddings)
             for prefix in self.payload.splits[stage.split]
         ]
 
@@ -209,14 +203,15 @@ class Replica:
         if not self._predictors:
             raise RuntimeError("a replica adopts displacements before it predicts")
         return [
-            self._scorer(stage, prefix).predict(masks, predictor)
+            self.scorer(stage, prefix).predict(masks, predictor)
             for prefix, predictor in zip(self.payload.splits[stage.split], self._predictors, strict=True)
         ]
 
-    def _scorer(self, stage: Stage, prefix: str) -> Scorer:
+    def scorer(self, stage: Stage, prefix: str, shard: tuple[int, int] = (0, 1)) -> Scorer:
+        """Return the scorer of a data set at a stage, of all images or of a shard's."""
         if self.constants is None:
             raise RuntimeError("a replica settles or adopts the constants of the study before it scores")
-        key = stage.split, prefix, stage.precision
+        key = stage.split, prefix, stage.precision, *shard
         if key not in self._scorers:
             means_LHd = self.constants.means_LHd
             split = self.payload.splits[stage.split][prefix]
@@ -227,6 +222,7 @@ class Replica:
                 self.payload.settings,
                 chunk=self.constants.chunk,
                 means_LHd=None if means_LHd is None else torch.from_numpy(np.array(means_LHd)),
+                shard=shard,
             )
         return self._scorers[key]
 
@@ -247,6 +243,39 @@ class Replica:
                 device=self.device,
             )
         return self._views[precision]
+
+
+class Settling(Protocol):
+    """What settles the constants of a study: a replica, or several that share the images out."""
+
+    payload: Payload
+
+    @property
+    def grid(self) -> HeadGrid: ...  # noqa: D102
+    def measure(self, wanted: Wanted) -> Constants: ...  # noqa: D102
+    def means(self) -> NDArray[np.float32]: ...  # noqa: D102
+    def adopt(self, constants: Constants) -> None: ...  # noqa: D102
+    def score(self, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[MaskScore]: ...  # noqa: D102
+
+
+def settled(replica: Settling, wanted: Wanted) -> Constants:
+    """Return the constants of a study; the replica uses them from now on.
+
+    Raises:
+        ConfigError: the device cannot compute in the precision.
+        ModelError: losses against the baseline are limited, and it cannot be scored.
+    """
+    constants = replica.measure(wanted)
+    if replica.payload.settings.ablation == "mean":
+        constants = replace(constants, means_LHd=replica.means())
+    replica.adopt(constants)
+    if wanted.baseline:
+        empty = HeadMask.empty(replica.grid)
+        (score,) = replica.score(Stage("search", constants.precision), replica.grid, [empty.words])
+        if score.failure:
+            raise ModelError(f"nothing can be compared with the model as it is: {score.failure}")
+        constants = replace(constants, baseline=score.metrics)
+    return constants
 
 
 def merged(parts: Mapping[str, MaskScore]) -> MaskScore:

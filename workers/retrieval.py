@@ -1,13 +1,13 @@
 """Image-text retrieval by counted ranks, after CLIP_benchmark's protocol.
 
 Embeddings are L2-normalised float32, the score of a pair is their dot product, all captions are used. A rank is the
-number of competitors *not strictly less* than the target. The target's score is read from the same tile of the
-similarity matrix as its competitors' scores, because a separate dot product rounds differently.
+number of competitors *not strictly less* than the target. The target's score is read from a tile of the similarity
+matrix that is computed in the same shape as its competitors' tiles, because another product rounds differently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,10 +16,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.ranking import CLIP_SCALE, clipped, competitors, logarithmic, odds_against, probability, reciprocal, within
-from workers.tasks import DIRECTIONS, KS, RANK_METRICS, RECALLS, Chance, Ranks, Share, Targets
+from workers.ranking import CLIP_SCALE, MAX_RANK, clipped, logarithmic, odds_against, probability, reciprocal, within
+from workers.tasks import (
+    DIRECTIONS,
+    KS,
+    RANK_METRICS,
+    RECALLS,
+    Chance,
+    Partial,
+    Ranks,
+    Share,
+    Targets,
+    blocks,
+    padded,
+)
 
-# N images, Q captions, E embedding, t captions in a tile
+# N images, n of a part, b of a block, Q captions, t of a tile, r of a tile whose own image is in the block, E embedding
 
 _TILE_SCORES = 1 << 22
 
@@ -64,9 +76,81 @@ class RetrievalTargets(Targets):
         ways = {"t2i": self.image_of_caption_Q, "i2t": images_N}
         return ways | {f"{way}_probability": image_of_query for way, image_of_query in ways.items()}
 
-    def measure(self, image_NE: Tensor, text_QE: Tensor) -> Ranks:
+    @property
+    def num_compared(self) -> int:
+        """All captions."""
+        return len(self.image_of_caption_Q)
+
+    def own_scores(self, image_nE: Tensor, text_QE: Tensor, part: slice, block: int) -> Tensor:
+        """Return what the captions of a part's images score with their own image."""
+        captions = self._captions_of(part)
+        own_q = text_QE.new_empty(captions.stop - captions.start)
+        for tile in self._tiles(image_nE, text_QE, part, block, only_own=True):
+            rows = slice(tile.own.start - captions.start, tile.own.stop - captions.start)
+            own_q[rows] = tile.own_rows().gather(1, tile.own_image_r1)[:, 0]
+        return own_q
+
+    def partial(self, image_nE: Tensor, text_QE: Tensor, part: slice, own_Q: Tensor, block: int) -> Partial:
+        """Return the competitors of all captions among a part's images, and the ranks of these images."""
+        device, num_images, num_captions = text_QE.device, len(image_nE), len(text_QE)
+        t2i_Q, i2t_n = (torch.zeros(size, dtype=torch.int64, device=device) for size in (num_captions, num_images))
+        odds_Q, odds_n = (torch.zeros(size, dtype=torch.float64, device=device) for size in (num_captions, num_images))
+        captions = self._captions_of(part)
+        image_q = torch.from_numpy(self.image_of_caption_Q[captions] - part.start).to(device)
+        best_n = torch.full((num_images,), -torch.inf, device=device)
+        best_n.scatter_reduce_(0, image_q, own_Q[captions], "amax")
+        for tile in self._tiles(image_nE, text_QE, part, block):
+            here = slice(tile.images.start - part.start, tile.images.stop - part.start)
+            tile.own_rows().scatter_(1, tile.own_image_r1, -torch.inf)
+            scores_tb, own_t1, best_1b = tile.scores_tb, own_Q[tile.captions, None], best_n[None, here]
+            t2i_Q[tile.captions] += (scores_tb >= own_t1).sum(1)
+            i2t_n[here] += (scores_tb >= best_1b).sum(0)
+            odds_n[here] += odds_against(scores_tb.clone(), best_1b, self.scale, 0)
+            odds_Q[tile.captions] += odds_against(scores_tb, own_t1, self.scale, 1)
+        return {
+            "t2i": clipped(t2i_Q),
+            "t2i_odds": odds_Q.cpu().numpy(),
+            "i2t": clipped(i2t_n),
+            "i2t_probability": probability(odds_n),
+        }
+
+    def combined(self, parts: Sequence[Partial]) -> Ranks:
         """Return the ranks and probabilities of all captions and images."""
-        return retrieval_ranks(image_NE, text_QE, torch.from_numpy(np.array(self.image_of_caption_Q)), self.scale)
+        counts_Q = np.sum([part["t2i"] for part in parts], axis=0, dtype=np.int64)
+        odds_Q = np.sum([part["t2i_odds"] for part in parts], axis=0)
+        return {
+            # Where one of the counts was clipped, so is their sum.
+            "t2i": np.minimum(counts_Q, MAX_RANK).astype(np.uint8),
+            "i2t": np.concatenate([part["i2t"] for part in parts]),
+            "t2i_probability": probability(torch.from_numpy(odds_Q)),
+            "i2t_probability": np.concatenate([part["i2t_probability"] for part in parts]),
+        }
+
+    def _captions_of(self, images: slice) -> slice:
+        first, last = np.searchsorted(self.image_of_caption_Q, [images.start, images.stop]).tolist()
+        return slice(first, last)
+
+    def _tiles(
+        self, image_nE: Tensor, text_QE: Tensor, part: slice, block: int, *, only_own: bool = False
+    ) -> Iterator[_Tile]:
+        """Yield the scores of all captions and a part's images; or only tiles in which captions meet their own image.
+
+        All are computed in one shape.
+        """
+        size = min(max(1, _TILE_SCORES // block), len(text_QE))
+        for images in blocks(part, block):
+            of_images = self._captions_of(images)
+            image_bE = padded(image_nE[images.start - part.start : images.stop - part.start], block)
+            for captions in blocks(slice(0, len(text_QE)), size):
+                own = slice(max(of_images.start, captions.start), min(of_images.stop, captions.stop))
+                if own.start >= own.stop:
+                    own = slice(captions.start, captions.start)
+                    if only_own:
+                        continue
+                scores_tb = padded(text_QE[captions], size) @ image_bE.T
+                scores_tb = scores_tb[: captions.stop - captions.start, : images.stop - images.start]
+                own_image_r = torch.from_numpy(self.image_of_caption_Q[own] - images.start)
+                yield _Tile(captions, images, scores_tb, own, own_image_r[:, None].to(scores_tb.device))
 
     def at_scale(self, scale: float) -> RetrievalTargets:
         """Return the targets with a model's logit scale."""
@@ -84,38 +168,18 @@ class RetrievalTargets(Targets):
         return Chance("t2i_r10", "text-to-image recall@10", share, len(self.image_of_caption_Q), "captions")
 
 
-def retrieval_ranks(image_NE: Tensor, text_QE: Tensor, image_of_caption_Q: Tensor, scale: float = CLIP_SCALE) -> Ranks:
-    """Return the ranks and probabilities of all captions and images.
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """The scores of some captions and a block of images."""
 
-    Tiles have the same shapes for every mask, and the whole matrix is never held.
+    captions: slice
+    images: slice
+    scores_tb: Tensor
+    own: slice
+    """The captions among them whose own image is in the block: r."""
+    own_image_r1: Tensor
+    """Its place in the block."""
 
-    Args:
-        image_NE: (N, E) float32, L2-normalised, finite.
-        text_QE: (Q, E) float32, L2-normalised.
-        image_of_caption_Q: (Q,) int64, the image that each caption belongs to; every image has a caption.
-        scale: the model's logit scale.
-    """
-    image_of_caption_Q = image_of_caption_Q.to(image_NE.device)
-    num_images, num_captions = len(image_NE), len(text_QE)
-    tile = max(1, _TILE_SCORES // num_images)
-    slices = [slice(start, start + tile) for start in range(0, num_captions, tile)]
-    t2i_Q = torch.empty(num_captions, dtype=torch.int64, device=image_NE.device)
-    target_Q, odds_Q = (torch.empty(num_captions, device=image_NE.device) for _ in range(2))
-    for part in slices:
-        scores_tN, target_Q[part] = competitors(text_QE[part], image_NE, image_of_caption_Q[part])
-        t2i_Q[part] = (scores_tN >= target_Q[part, None]).sum(1)
-        odds_Q[part] = odds_against(scores_tN, target_Q[part, None], scale).sum(1)
-    best_N = torch.full((num_images,), -torch.inf, device=image_NE.device)
-    best_N.scatter_reduce_(0, image_of_caption_Q, target_Q, "amax")
-    i2t_N = torch.zeros(num_images, dtype=torch.int64, device=image_NE.device)
-    odds_N = torch.zeros(num_images, device=image_NE.device)
-    for part in slices:
-        scores_tN, _ = competitors(text_QE[part], image_NE, image_of_caption_Q[part])
-        i2t_N += (scores_tN >= best_N).sum(0)
-        odds_N += odds_against(scores_tN, best_N, scale).sum(0)
-    return {
-        "t2i": clipped(t2i_Q),
-        "i2t": clipped(i2t_N),
-        "t2i_probability": probability(odds_Q),
-        "i2t_probability": probability(odds_N),
-    }
+    def own_rows(self) -> Tensor:
+        """Return the rows (r, b) of these captions, in the scores' own memory."""
+        return self.scores_tb[self.own.start - self.captions.start : self.own.stop - self.captions.start]

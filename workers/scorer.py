@@ -30,11 +30,12 @@ from workers.gates import GateLoss
 from workers.inputs import Normalisation, make_inputs, shared_tensor
 from workers.messages import MaskScore
 from workers.pixels import Pixels
-from workers.tasks import Targets
+from workers.tasks import Partial, Ranks, Targets, block_of, part_of
 
 # M masks, L layers, H heads, d head width, N images, or inputs of the searched tower, Q captions, E embedding
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NOT_FINITE = "non-finite embeddings"
 PROOF_TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-3}
 """Largest difference of L2-normalised embeddings at which a view counts as the model: rounding, not error."""
 
@@ -76,6 +77,7 @@ class Scorer:
         settings: constants of the study.
         chunk: inputs computed together; a constant of the study too.
         means_LHd: calibrated mean outputs, for ablation `mean` only.
+        shard: which of how many equal parts of the images; see `workers.shards`.
     """
 
     def __init__(
@@ -87,15 +89,22 @@ class Scorer:
         *,
         chunk: int,
         means_LHd: Tensor | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         torch.set_num_threads(settings.threads)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.grid = view.grid
         self._searches_text = isinstance(view, TextView)
+        self._embedding_shape = split.embedding_shape
+        inputs, self._part, self._block = split.inputs, slice(0, len(split.inputs)), 0
+        if isinstance(inputs, Pixels):
+            self._block = block_of(len(inputs), chunk)
+            self._part = part_of(len(inputs), self._block, *shard)
+            inputs = inputs.part(self._part)
         self._engine = Engine(
             view,
-            make_inputs(split.inputs, view, normalisation),
+            make_inputs(inputs, view, normalisation),
             ablation=settings.ablation,
             means_LHd=None if means_LHd is None else means_LHd.to(view.device),
             chunk=chunk,
@@ -126,18 +135,46 @@ class Scorer:
         Raises:
             GridError: L or H differ from the tower's grid.
         """
-        if masks_MLH.ndim != 3 or masks_MLH.shape[1:] != (self.grid.layers, self.grid.heads):
-            raise GridError(
-                f"masks must be (masks, {self.grid.layers}, {self.grid.heads}) for this tower; got {masks_MLH.shape}"
-            )
         if not len(masks_MLH):
             return []
         started = time.perf_counter()
-        embedding_MNE = self._engine.embed([HeadMask.from_bools(mask_LH) for mask_LH in masks_MLH])
+        embedding_MNE = self.embed(masks_MLH)
         scores = [self._measure(embedding_NE, ranks=ranks) for embedding_NE in embedding_MNE]
         seconds = (time.perf_counter() - started) / len(scores)
         kept = [(embedding_NE.cpu().numpy(),) if embeddings else None for embedding_NE in embedding_MNE]
         return [replace(score, seconds=seconds, embeddings=each) for score, each in zip(scores, kept, strict=True)]
+
+    def embed(self, masks_MLH: BoolArray) -> Tensor:
+        """Return the embeddings (M, N, E) in float32, not normalised, of all inputs, or of a shard's.
+
+        Raises:
+            GridError: L or H differ from the tower's grid.
+        """
+        if masks_MLH.ndim != 3 or masks_MLH.shape[1:] != (self.grid.layers, self.grid.heads):
+            raise GridError(
+                f"masks must be (masks, {self.grid.layers}, {self.grid.heads}) for this tower; got {masks_MLH.shape}"
+            )
+        if not len(self._engine.inputs):
+            return torch.empty((len(masks_MLH), 0, self._embedding_shape[1]), device=self._engine.view.device)
+        return self._engine.embed([HeadMask.from_bools(mask_LH) for mask_LH in masks_MLH])
+
+    @torch.inference_mode()
+    def own_scores(self, embedding_nE: Tensor) -> NDArray[np.float32] | None:
+        """Return what the queries of a shard's images score with what is right; None for embeddings not finite."""
+        if not bool(torch.isfinite(embedding_nE).all()):
+            return None
+        own_nE = F.normalize(embedding_nE, dim=-1)
+        own_q: NDArray[np.float32] = (
+            self._targets.own_scores(own_nE, self._other_E, self._part, self._block).cpu().numpy()
+        )
+        return own_q
+
+    @torch.inference_mode()
+    def partial(self, embedding_nE: Tensor, own_Q: NDArray[np.float32]) -> Partial:
+        """Return what a shard's images add to the ranks, given the `own_scores` of all shards, one after another."""
+        own_nE = F.normalize(embedding_nE, dim=-1)
+        other_own_Q = torch.from_numpy(np.array(own_Q)).to(own_nE.device)
+        return self._targets.partial(own_nE, self._other_E, self._part, other_own_Q, self._block)
 
     def predict(self, masks: Sequence[HeadMask], predictor: Predictor) -> list[MaskScore]:
         """Return the metrics that predicted embeddings earn, measured as exact ones are, in the order given."""
@@ -152,15 +189,20 @@ class Scorer:
     def _measure(self, embedding_NE: Tensor, *, ranks: bool) -> MaskScore:
         """Return the score of embeddings, without its seconds."""
         if not bool(torch.isfinite(embedding_NE).all()):
-            return MaskScore({}, 0.0, "non-finite embeddings")
+            return MaskScore({}, 0.0, NOT_FINITE)
         own_NE = F.normalize(embedding_NE, dim=-1)
         if self._searches_text:
             found = self._targets.measure(self._other_E, self._targets.pooled(own_NE))
         else:
-            found = self._targets.measure(own_NE, self._other_E)
-        metrics = self._targets.values(found)
-        failure = None if all(map(math.isfinite, metrics.values())) else "non-finite metric"
-        return MaskScore(metrics, 0.0, failure, (found,) if ranks else None)
+            found = self._targets.measure(own_NE, self._other_E, self._block)
+        return score_of(self._targets, found, ranks=ranks)
+
+
+def score_of(targets: Targets, found: Ranks, *, ranks: bool) -> MaskScore:
+    """Return the score that ranks make, without its seconds."""
+    metrics = targets.values(found)
+    failure = None if all(map(math.isfinite, metrics.values())) else "non-finite metric"
+    return MaskScore(metrics, 0.0, failure, (found,) if ranks else None)
 
 
 def proven_view(

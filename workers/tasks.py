@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 TaskName = Literal["retrieval", "classification", "matching"]
 Ranks = Mapping[str, NDArray[np.uint8] | NDArray[np.float32]]
 """Of every query of each kind its rank, clipped to 255, or a probability: all that metrics and statistics need."""
+Partial = Mapping[str, NDArray]
+"""What `combined` needs of a part of the images."""
+MOST_BLOCK = 1024
+"""Most images that are compared with a tile of texts at a time, unless more are computed together."""
 MAX_DENSE_CELLS = 32
 """Most cells for which a table is a plain array; many classes make a sparse one."""
 KS = (1, 5, 10)
@@ -199,14 +203,44 @@ class Targets(ABC):
     def image_of_queries(self) -> Mapping[str, NDArray[np.int64]]:
         """The image that every query of a kind belongs to: what is resampled together."""
 
-    @abstractmethod
-    def measure(self, image_NE: Tensor, text_QE: Tensor) -> Ranks:
+    def measure(self, image_NE: Tensor, text_QE: Tensor, block: int | None = None) -> Ranks:
         """Return the ranks and probabilities that embeddings earn.
 
         Args:
             image_NE: (N, E) float32, L2-normalised, finite.
             text_QE: (Q, E) float32, L2-normalised, finite; after `pooled`.
+            block: images that are compared at a time, a constant of the study: see `block_of`.
         """
+        whole, block = slice(0, len(image_NE)), block or block_of(len(image_NE))
+        own_Q = self.own_scores(image_NE, text_QE, whole, block)
+        return self.combined([self.partial(image_NE, text_QE, whole, own_Q, block)])
+
+    @property
+    def num_compared(self) -> int:
+        """How many queries are compared with images of all parts."""
+        return 0
+
+    def own_scores(self, image_nE: Tensor, text_QE: Tensor, part: slice, block: int) -> Tensor:
+        """Return what the queries of a part's images score with what is right, for those of other parts to compare.
+
+        Args:
+            image_nE: (n, E) of a part of the images.
+            text_QE: of all texts.
+            part: whole blocks; the last one may be cut short by the end of the images.
+            block: images that are compared at a time.
+        """
+        return image_nE.new_empty(0)
+
+    @abstractmethod
+    def partial(self, image_nE: Tensor, text_QE: Tensor, part: slice, own_Q: Tensor, block: int) -> Partial:
+        """Return what a part of the images adds to the ranks, given the `own_scores` of all parts, one after another.
+
+        Each number is the same whatever other parts there are.
+        """
+
+    def combined(self, parts: Sequence[Partial]) -> Ranks:
+        """Return the ranks and probabilities from those of all parts, in order."""
+        return {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
 
     def at_scale(self, scale: float) -> Targets:
         """Return the targets with a model's logit scale, which decides probabilities."""
@@ -263,6 +297,40 @@ class Targets(ABC):
                 raise ConfigError(
                     f"{name} is no metric of {where}, a data set for {self.task}: there are {', '.join(self.shares)}"
                 )
+
+
+def block_of(num_images: int, chunk: int = 1) -> int:
+    """Return how many images are compared at a time: as equal blocks as can be, whole chunks, whole pairs.
+
+    Args:
+        num_images: of the split.
+        chunk: images that a tower computes together.
+    """
+    unit = chunk if chunk % 2 == 0 else 2 * chunk
+    num_blocks = -(-num_images // max(MOST_BLOCK, unit))
+    return unit * -(-num_images // (num_blocks * unit))
+
+
+def part_of(num_images: int, block: int, index: int, count: int) -> slice:
+    """Return one of several parts of the images: whole blocks, about as many in each."""
+    num_blocks = -(-num_images // block)
+    ends = [min(block * (place * num_blocks // count), num_images) for place in (index, index + 1)]
+    return slice(*ends)
+
+
+def blocks(part: slice, size: int) -> Iterator[slice]:
+    """Yield a range cut into equal pieces, but for the last."""
+    for start in range(part.start, part.stop, size):
+        yield slice(start, min(start + size, part.stop))
+
+
+def padded(rows_nE: Tensor, size: int) -> Tensor:
+    """Return rows with zeros below them: products of one shape round alike."""
+    if len(rows_nE) == size:
+        return rows_nE
+    whole_sE = rows_nE.new_zeros((size, rows_nE.shape[1]))
+    whole_sE[: len(rows_nE)] = rows_nE
+    return whole_sE
 
 
 def _sums(

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers import retrieval
-from workers.retrieval import RetrievalTargets, retrieval_ranks
+from workers.retrieval import RetrievalTargets
 from workers.tasks import RECALLS, RETRIEVAL_METRICS, Mix
 
 # N images, Q captions, E embedding, C clusters, K metrics
@@ -56,7 +57,7 @@ def brute_force(image_NE, text_QE, targets_Q):
 def test_ranks_equal_brute_force_ties_included(seed, num_images, extra_captions, levels):
     image_NE, text_QE = random_pairs(seed, num_images, num_images + extra_captions, levels)
     targets_Q = torch.from_numpy(random_targets(seed, num_images, extra_captions))
-    ranks = retrieval_ranks(image_NE, text_QE, targets_Q)
+    ranks = RetrievalTargets(targets_Q.numpy()).measure(image_NE, text_QE)
     t2i, i2t = brute_force(image_NE, text_QE, targets_Q)
     assert ranks["t2i"].tolist() == t2i
     assert ranks["i2t"].tolist() == i2t
@@ -117,8 +118,9 @@ def test_coco_sized_ranks_stay_within_a_tile(tmp_path):
 ROOT = {"PYTHONPATH": str(Path(__file__).parents[2])}
 COCO_SIZED = """
 import torch
+import numpy as np
 from pathlib import Path
-from workers.retrieval import retrieval_ranks
+from workers.retrieval import RetrievalTargets
 
 def peak_gib():
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -126,11 +128,11 @@ def peak_gib():
 
 torch.set_num_threads(1)
 images, texts = torch.randn(5000, 32), torch.randn(25010, 32)
-targets = torch.arange(25010) % 5000
-retrieval_ranks(images[:100], texts[:100], targets[:100])
+targets = RetrievalTargets(np.sort(np.arange(25010) % 5000))
+RetrievalTargets(np.arange(100)).measure(images[:100], texts[:100])
 before = peak_gib()
 for _ in range(2):
-    retrieval_ranks(images, texts, targets)
+    targets.measure(images, texts)
 print(peak_gib() - before)
 """
 
@@ -176,10 +178,11 @@ def test_probabilities_are_those_of_a_softmax_among_the_same_competitors(scale):
     assert ours["probability"] == pytest.approx((t2i_Q.mean().item() + np.mean(i2t)) / 2, rel=1e-4)
 
 
-def test_hopeless_targets_have_probability_zero_not_nan():
+def test_hopeless_targets_have_a_probability_near_zero_not_nan():
     image_NE = F.normalize(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), dim=-1)
-    ranks = retrieval_ranks(image_NE, image_NE.flip(0), torch.arange(2), scale=1000.0)
-    assert ranks["t2i_probability"].tolist() == ranks["i2t_probability"].tolist() == [0.0, 0.0]
+    ranks = RetrievalTargets(np.arange(2), 1000.0).measure(image_NE, image_NE.flip(0))
+    for kind in ("t2i_probability", "i2t_probability"):
+        assert ranks[kind] == pytest.approx(2**-20, rel=1e-5)
 
 
 def test_ranks_beyond_255_earn_nothing_and_cost_less_than_a_256th():
@@ -201,24 +204,28 @@ def test_a_collapsed_model_scores_nothing():
 
 def test_identical_images_count_against_each_other():
     image_NE = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), dim=-1)
-    ranks = retrieval_ranks(image_NE, image_NE, torch.arange(3))
+    ranks = RetrievalTargets(np.arange(3)).measure(image_NE, image_NE)
     assert ranks["t2i"].tolist() == [1, 1, 0]
     assert ranks["i2t"].tolist() == [1, 1, 0]
 
 
-def test_the_tile_size_does_not_change_ranks(monkeypatch):
-    image_NE, text_QE = random_pairs(3, 20, 20, levels=3)
-    targets_Q = torch.arange(20)
-    whole = retrieval_ranks(image_NE, text_QE, targets_Q)
-    monkeypatch.setattr(retrieval, "_TILE_SCORES", 60)
-    tiled = retrieval_ranks(image_NE, text_QE, targets_Q)
-    assert (whole["t2i"] == tiled["t2i"]).all()
-    assert (whole["i2t"] == tiled["i2t"]).all()
+@given(st.integers(0, 1000), st.integers(1, 40), st.integers(0, 30), st.sampled_from([None, 2, 3]), st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_ranks_do_not_depend_on_tiles(seed, num_images, extra_captions, levels, block):
+    targets = RetrievalTargets(random_targets(seed, num_images, extra_captions), 1.0)
+    image_NE, text_QE = random_pairs(seed, num_images, num_images + extra_captions, levels)
+    whole, tiled = targets.measure(image_NE, text_QE), targets.measure(image_NE, text_QE, block)
+    with mock.patch.object(retrieval, "_TILE_SCORES", 60):
+        small = targets.measure(image_NE, text_QE, block)
+    for found in (tiled, small):
+        for kind in ("t2i", "i2t"):
+            np.testing.assert_array_equal(found[kind], whole[kind])
+            np.testing.assert_allclose(found[f"{kind}_probability"], whole[f"{kind}_probability"], rtol=1e-5)
 
 
 def test_ranks_beyond_255_are_clipped():
     image_NE = F.normalize(torch.ones(300, 4), dim=-1)
-    ranks = retrieval_ranks(image_NE, image_NE, torch.arange(300))
+    ranks = RetrievalTargets(np.arange(300)).measure(image_NE, image_NE)
     assert ranks["t2i"].dtype == np.uint8
     assert set(ranks["t2i"].tolist()) == {255}
 

@@ -1,0 +1,81 @@
+"""How many replicas share the images out: whether splitting images or splitting masks costs less is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from headmask.mask import HeadMask
+from orchestrator.plan import scan_of, typical_block
+from orchestrator.session import Session
+from workers.pool import MOST_SHARED
+from workers.tasks import block_of, part_of
+
+# Q queries, S shards
+
+FLOPS = {"cpu": 5e10, "cuda": 2e14}
+"""Floating-point operations a second of one replica, roughly: whether exchanges are dear depends on little else."""
+BYTES_PER_S, CALL_S = 1e9, 0.005
+"""What an exchange takes, roughly: by the object store of one node, and at least for each of its two rounds."""
+WORTH = 0.2
+"""Smallest predicted gain for which images are split: shards wait for each other, and for what is lost."""
+EMBEDDINGS_GIB = 8.0
+"""Most that the embeddings of a batch may take of one device."""
+
+
+def best_shards(session: Session, num_replicas: int, device: str = "cpu") -> int:
+    """Return how many of a number of replicas should share the images out; 1 for none.
+
+    As many as the embeddings of a batch need, and more where the predicted time of a typical block falls: with many
+    replicas, masks of a block are too few for all of them, and each of their parts computes shared prefixes again.
+    """
+    if session.config.search.tower == "text":
+        return 1
+    candidates = [count for count in range(1, num_replicas + 1) if num_replicas % count == 0]
+    fitting = [count for count in candidates if embeddings_gib(session, count) <= EMBEDDINGS_GIB] or candidates[-1:]
+    seconds = {count: _seconds(session, num_replicas // count, count, device) for count in fitting}
+    best = min(seconds, key=lambda count: seconds[count])
+    return best if seconds[best] < (1 - WORTH) * seconds[fitting[0]] else fitting[0]
+
+
+def embeddings_gib(session: Session, shards: int) -> float:
+    """Return what the embeddings of the largest batch that sharing is worth take of each shard's device."""
+    shapes = [split.embedding_shape for split in session.payload.splits["search"].values()]
+    return sum(4 * MOST_SHARED * _most_of(session, rows, shards) * width for rows, width in shapes) / 2**30
+
+
+def exchanged_bytes(session: Session, shards: int) -> int:
+    """Return the bytes that shards exchange for one mask on the search split.
+
+    Every query's own score, float32, comes once and goes to every shard; its competitors come from every shard, a byte
+    for their number and a float64 for their odds.
+    """
+    queries = sum(split.targets.num_compared for split in session.payload.splits["search"].values())
+    return 0 if shards == 1 else queries * (4 + (4 + 1 + 8) * shards)
+
+
+def _seconds(session: Session, num_groups: int, shards: int, device: str) -> float:
+    """Return the predicted seconds of the scan and of as many masks in typical blocks."""
+    scan, block = scan_of(session), typical_block(session)
+    blocks = max(1, len(scan) // len(block))
+    forwards = _slowest(session, scan, num_groups) + blocks * _slowest(session, block, num_groups)
+    rows = sum(_most_of(session, len(split.inputs), shards) for split in session.payload.splits["search"].values())
+    seconds = forwards * rows * 2 * session.cost.plain_macs / FLOPS[device]
+    num_masks = (len(scan) + blocks * len(block)) / num_groups
+    if shards == 1:
+        return seconds
+    return seconds + num_masks * (exchanged_bytes(session, shards) / BYTES_PER_S + 2 * CALL_S / MOST_SHARED)
+
+
+def _slowest(session: Session, masks: Sequence[HeadMask], num_groups: int) -> float:
+    """Return the cost of the dearest part of masks that are cut for groups, in plain forward passes of every image."""
+    ordered = sorted(masks)
+    ends = [place * len(ordered) // num_groups for place in range(num_groups + 1)]
+    return max(session.cost(ordered[start:stop]) for start, stop in pairwise(ends) if stop > start)
+
+
+def _most_of(session: Session, num_images: int, shards: int) -> int:
+    """Return the images of the largest shard."""
+    block = block_of(num_images, session.config.search.image_chunk or 1)
+    parts = [part_of(num_images, block, index, shards) for index in range(shards)]
+    return max(len(range(num_images)[part]) for part in parts)
