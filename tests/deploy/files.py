@@ -86,7 +86,7 @@ def commands(text: str, beginning: str) -> list[str]:
     """Return the commands in a text that begin as a pattern says, to the end of their lines; comments have none."""
     joined = re.sub(r"\\\n\s*", " ", text)
     lines = [line for line in joined.splitlines() if not line.lstrip().startswith("#")]
-    found = [re.search(rf"(?<!\S)(?:{beginning})(?!\S).*$", line) for line in lines]
+    found = [re.search(rf"(?<!\S)(?:{beginning})(?!\S)[^;&|]*", line) for line in lines]
     return [match.group().strip() for match in found if match]
 
 

@@ -12,7 +12,8 @@ PAGE = shown((DEPLOY / "README.md").read_text())
 (JOB,) = documents("kuberay/rayjob.yaml")
 (COMPOSE,) = documents("compose.yaml")
 ENTRYPOINTS = {*commands(PAGE, "search-or-resume"), *commands(JOB["spec"]["entrypoint"], "search-or-resume")}
-SHOWN = sorted(set(commands(PAGE, "headmask [a-z]+")))
+SERVICES = "\n".join(str(service["command"][-1]) for service in COMPOSE["services"].values())
+SHOWN = sorted({command for text in (PAGE, SERVICES) for command in commands(text, "headmask [a-z]+")})
 SUBMITTED = sorted(set(commands(PAGE, "ray job")))
 
 
