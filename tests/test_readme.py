@@ -7,16 +7,18 @@ from pathlib import Path
 
 import open_clip
 import pytest
-import typer
 
-from orchestrator.cli import app
 from orchestrator.demo import epilogue
 from orchestrator.result import SearchResult
+from tests.commands import parse_headmask
 from tests.orchestrator.test_runner import recall_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")),
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "deploy/README.md")
+    ),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 COMMAND = re.compile(r"^ {4}(headmask .*)$", re.MULTILINE)
@@ -33,11 +35,7 @@ def test_the_python_example_runs(demo_run, monkeypatch, capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command):
-    _, name, *arguments = shlex.split(command, comments=True)
-    parser = typer.main.get_command(app).commands[name]
-    if name in ("data", "bench"):
-        parser, arguments = parser.commands[arguments[0]], arguments[1:]
-    parser.make_context(name, arguments)
+    parse_headmask(command)
 
 
 def test_the_readme_shows_every_command_of_the_main_job():

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Runs a command, unless an earlier attempt of the same RayJob has ended in a way that trying again does not change.
+#
+#   unless-final.sh FOLDER COMMAND...
+#
+# KubeRay tries a failed RayJob again whatever its exit code, each time on a new cluster named RAYJOB-xxxxx. So headmask's
+# final codes (0 done, 1 finished but some masks could not be scored, 2 bad input) are kept in FOLDER under the RayJob's
+# name, and further attempts end with the same code at once.
+#
+# Checked with shellcheck, and run by tests/deploy/test_scripts.py. It has not run on a cluster.
+set -uo pipefail
+
+folder=$1
+shift
+record=$folder/${RAY_CLUSTER_NAME%-*}
+
+if [ -s "$record" ]; then
+    code=$(<"$record")
+    echo "an earlier attempt ended with exit code $code, which trying again does not change" >&2
+    exit "$code"
+fi
+
+# Ray sends signals to the whole process group; this shell outlives the command to record its code.
+trap : TERM INT
+"$@"
+code=$?
+case $code in
+0 | 1 | 2) mkdir -p "$folder" && echo "$code" >"$record" ;;
+esac
+exit "$code"
