@@ -183,7 +183,7 @@ class HeadAttention(ABC):
         if token_B is not None:
             q_BQd = q_BQd[torch.arange(len(x_BTD), device=x_BTD.device), token_B][:, None]
         scores_BQT = torch.matmul(q_BQd, k[:, head].transpose(1, 2)) * q_BQd.shape[-1] ** -0.5
-        return scores_BQT.softmax(-1)
+        return torch.softmax(scores_BQT, dim=-1)
 
     def project(self, z_BHQd: Tensor) -> Tensor:
         """Return the attention output (B, Q, D) of the heads' outputs."""

@@ -81,16 +81,16 @@ def prove_contributions(view: TowerView, inputs: Tensor, *, tolerance: float) ->
     error = ((heads_BhE.sum(1) + rest_BE - embedding_BE).abs().max() / embedding_BE.abs().max()).item()
     if not error <= tolerance:
         raise ModelError(
-            f"the direct contributions of this tower's parts do not add up to its embeddings: they differ by {error:.1e} "
-            f"of the largest value (allowed {tolerance:.0e})"
+            f"what this tower's parts contribute does not add up to its embeddings: they differ by {error:.1e} of the "
+            f"largest value (allowed {tolerance:.0e})"
         )
 
 
 def attention_maps(view: TowerView, inputs: Tensor, head: Head) -> Tensor:
     """Return how much of its attention a head pays to every patch, (B, Y, X): of the token that pooling reads.
 
-    Where pooling reads all tokens, the mean over their attention. What is missing to 1 goes to the class token and other
-    tokens that are no patches.
+    Where pooling reads all tokens, it is the mean over their attention. What is missing to 1 goes to the class token and
+    other tokens that are no patches.
 
     Args:
         view: of an image tower.
@@ -105,7 +105,7 @@ def attention_maps(view: TowerView, inputs: Tensor, head: Head) -> Tensor:
         view.blocks[head.layer].read(x_BTD), head.head, sequences.token_B, rope=sequences.rope_of(head.layer)
     )
     rows, columns = view.patches
-    return weights_BQT.mean(1)[:, -rows * columns :].unflatten(1, (rows, columns))
+    return torch.unflatten(weights_BQT.mean(1)[:, -rows * columns :], 1, (rows, columns))
 
 
 def _read(values: Tensor, sequences: Sequences, dim: int = 1) -> Tensor:

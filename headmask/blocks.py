@@ -42,7 +42,7 @@ class OpenClipBlock:
         return fed_BQD
 
     def add(self, x_BQD: Tensor, y_BQD: Tensor) -> Tensor:
-        """Return the residual stream between attention and MLP, given what enters the block and its attention output."""
+        """Return the residual stream between attention and MLP; the arguments are those of `finish`."""
         return x_BQD + self.scale(y_BQD if self.output_norm is None else self.output_norm(y_BQD))
 
     def finish(self, x_BQD: Tensor, y_BQD: Tensor) -> Tensor:
