@@ -89,8 +89,8 @@ def prove_contributions(view: TowerView, inputs: Tensor, *, tolerance: float) ->
 def attention_maps(view: TowerView, inputs: Tensor, head: Head) -> Tensor:
     """Return how much of its attention a head pays to every patch, (B, Y, X): of the token that pooling reads.
 
-    Where pooling reads all tokens, it is the mean over their attention. What is missing to 1 goes to the class token and
-    other tokens that are no patches.
+    Where pooling reads all tokens, it is the mean over their attention. What is missing to 1 goes to tokens that are no
+    patches, such as the class token.
 
     Args:
         view: of an image tower.

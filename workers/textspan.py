@@ -1,7 +1,7 @@
 """TextSpan: the texts whose directions explain most of how a head's contribution varies over images.
 
-Gandelsman et al. 2024 (arXiv 2310.05916), algorithm 1: of all texts, projected on the span of the contributions, the one
-along which contributions vary most is taken; its direction is removed from contributions and texts; and again. All of it
+Gandelsman et al. 2024 (arXiv 2310.05916), algorithm 1: of all texts, projected on the span of the contributions, take
+the one along which contributions vary most; remove its direction from contributions and texts; and again. All of it
 depends on the contributions' covariance alone, so images can be streamed.
 """
 
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from headmask.attribution import direct_contributions
 from headmask.mask import Head
