@@ -131,10 +131,10 @@ def _explained(
     payload = make_payload(subject.model, preprocess, {split.name: {"": split}}, settings, "image", say)
     replica = Replica(payload, default_device(), Constants("float32", USUAL_CHUNK, subject.means_LHd))
     engine = replica.engine(split.name, "float32", _CHUNK)
-    say(f"Describing what {len(subject.heads)} heads add to the embeddings by {len(texts):,} texts")
-    described, no_texts = _described(engine, subject, texts, threads, say)
     say(f"Scoring the mask and {len(subject.heads)} heads alone on {len(split.pixels):,} images")
     harm = _Harm(split, objective, guide, _scores(replica, split.name, subject), subject, engine, num_images)
+    say(f"Describing what {len(subject.heads)} heads add to the embeddings by {len(texts):,} texts")
+    described, no_texts = _described(engine, subject, texts, threads, say)
     _clear_folder(out)
     return [harm.explained(head, *each, out) for head, each in zip(subject.heads, described, strict=True)], no_texts
 
