@@ -1,6 +1,8 @@
 """What is said of heads holds for the stock model: gains by brute force, pictures by their pixels, texts by name."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import Grid, MaskFile
 from headmask.models import load_model
 from orchestrator.explain import explain_heads, place_in_words
-from orchestrator.explanation import Explanation
+from orchestrator.explanation import Change, DescribingText, ExplainedHead, Explanation, HarmedImage, Query
 from orchestrator.harm import image_credits, rank_in_words
 from orchestrator.sections import DataSection
 from orchestrator.subject import read_descriptions
@@ -278,6 +280,12 @@ def test_credits_of_images_average_to_the_metric(tiny_files):
         mix = Mix.parse(text)
         credit_N = image_credits(split.targets, ranks, mix, 30)
         assert credit_N.mean() == pytest.approx(mix.value(split.targets.values(ranks)))
+
+
+def test_the_page_names_every_field():
+    page = (Path(__file__).parents[2] / "docs" / "explain.md").read_text()
+    for part in (Explanation, ExplainedHead, HarmedImage, Query, DescribingText, Change):
+        assert [field for field in part.model_fields if not re.search(rf"`(\w+\.)?{field}`", page)] == []
 
 
 def test_the_bundled_descriptions_are_many_short_and_all_different():
