@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +15,19 @@ from headmask.errors import HeadmaskError, ModelError
 from headmask.mask import Head, HeadMask
 from headmask.maskfile import Grid, write_json
 from orchestrator.evaluate import objective_on
-from orchestrator.explanation import FILE, Change, DescribingText, ExplainedHead, Explanation, HarmedImage
-from orchestrator.harm import image_credits, queries_of, rank_in_words, texts_of
+from orchestrator.explanation import FILE, DescribingText, ExplainedHead, Explanation
+from orchestrator.harm import Case, explained_head, measure_harm
 from orchestrator.sections import DataSection
 from orchestrator.session import embedded_texts, load_section, make_payload
-from orchestrator.sheets import Cell, draw_attention
 from orchestrator.subject import Subject, find_subject, read_descriptions
 from orchestrator.versions import versions
 from workers.constants import USUAL_CHUNK, Constants
 from workers.engine import Engine
-from workers.loading import ALL, Split, take_split
+from workers.loading import ALL, take_split
 from workers.messages import MaskScore, Stage
 from workers.preprocess import UInt8Preprocess
 from workers.replica import Replica
 from workers.scorer import PROOF_TOLERANCE, ScorerSettings, default_device
-from workers.tasks import Mix, Ranks
 from workers.textspan import contribution_spread, text_span
 
 # N images, h heads, E embedding, Q texts, Y by X patches
@@ -87,8 +84,8 @@ def explain_heads(
     preprocess = UInt8Preprocess(subject.model.preprocess)
     chosen = take_split(load_section(data, preprocess, whole=split is None, say=say), split or ALL)
     objective = objective_on(data, subject.content.objective if subject.content else None, chosen)
-    guide = objective.guided(chosen.targets.guides)
-    explained, no_texts = _explained(subject, chosen, objective, guide, texts, out, num_images, threads, say)
+    case = Case(subject, chosen, objective, guide=objective.guided(chosen.targets.guides))
+    explained, no_texts = _explained(case, texts, out, num_images, threads, say) if subject.heads else ([], None)
     found = Explanation(
         model=subject.model.reference,
         grid=Grid(layers=subject.mask.grid.layers, heads=subject.mask.grid.heads),
@@ -100,43 +97,41 @@ def explain_heads(
         task=chosen.targets.task,
         num_images=len(chosen.pixels),
         objective=str(objective),
-        guide=str(guide),
+        guide=str(case.guide),
         descriptions=BUNDLED if descriptions is None else str(descriptions),
         num_descriptions=len(texts),
         no_texts=no_texts,
         heads=explained,
         versions=versions(),
     )
+    if not explained:
+        _clear_folder(out)
     # Last, so that a folder with it is whole.
     write_json(out / FILE, found.model_dump(mode="json"))
     return found
 
 
 def _explained(
-    subject: Subject,
-    split: Split,
-    objective: Mix,
-    guide: Mix,
-    texts: Sequence[str],
-    out: Path,
-    num_images: int,
-    threads: int,
-    say: Say,
+    case: Case, texts: Sequence[str], out: Path, num_images: int, threads: int, say: Say
 ) -> tuple[list[ExplainedHead], str | None]:
     """Return all about every head, with pictures written; and why there are no texts, if there are none."""
-    if not subject.heads:
-        _clear_folder(out)
-        return [], None
+    subject, split = case.subject, case.split
     preprocess, settings = UInt8Preprocess(subject.model.preprocess), ScorerSettings(subject.ablation, threads)
     payload = make_payload(subject.model, preprocess, {split.name: {"": split}}, settings, "image", say)
     replica = Replica(payload, default_device(), Constants("float32", USUAL_CHUNK, subject.means_LHd))
     engine = replica.engine(split.name, "float32", _CHUNK)
-    say(f"Scoring the mask and {len(subject.heads)} heads alone on {len(split.pixels):,} images")
-    harm = _Harm(split, objective, guide, _scores(replica, split.name, subject), subject, engine, num_images)
-    say(f"Describing what {len(subject.heads)} heads add to the embeddings by {len(texts):,} texts")
+    count = f"{len(subject.heads)} head" + "s" * (len(subject.heads) != 1)
+    say(f"Scoring the mask, and {count} alone, on {len(split.pixels):,} images")
+    scores = _scores(replica, split.name, subject)
+    say(f"Describing what {count} add to embeddings by {len(texts):,} texts")
     described, no_texts = _described(engine, subject, texts, threads, say)
     _clear_folder(out)
-    return [harm.explained(head, *each, out) for head, each in zip(subject.heads, described, strict=True)], no_texts
+    explained = []
+    for head, (size, of_head) in zip(subject.heads, described, strict=True):
+        harm = measure_harm(case, scores, head, num_images)
+        maps_NYX = _maps(engine, head, harm.worst)
+        explained.append(explained_head(case, harm, maps_NYX, size, of_head, out))
+    return explained, no_texts
 
 
 def _check_folder(out: Path, *, overwrite: bool) -> None:
@@ -189,6 +184,16 @@ def _described(
     return found, None
 
 
+def _maps(engine: Engine, head: Head, images: Sequence[int]) -> list[NDArray[np.float32]]:
+    """Return the attention of a head on the patches of some images, (Y, X) each."""
+    maps: list[NDArray[np.float32]] = []
+    with torch.inference_mode():
+        for start in range(0, len(images), _CHUNK):
+            taken = engine.inputs.take(np.array(images[start : start + _CHUNK]))
+            maps.extend(attention_maps(engine.view, taken, head).float().cpu().numpy())
+    return maps
+
+
 def _scores(replica: Replica, split: str, subject: Subject) -> dict[HeadMask, MaskScore]:
     """Return the scores of the empty mask, of the whole one, and of every head alone, with ranks."""
     singles = [HeadMask.from_heads(subject.mask.grid, [head]) for head in subject.heads]
@@ -202,117 +207,3 @@ def _scores(replica: Replica, split: str, subject: Subject) -> dict[HeadMask, Ma
         if score.ranks is None:
             raise ModelError(f"the model cannot be scored with {str(mask) or 'nothing'} ablated: {score.failure}")
     return found
-
-
-@dataclass(frozen=True)
-class _Harm:
-    """The images on which heads hurt, and what heads look at there."""
-
-    split: Split
-    objective: Mix
-    guide: Mix
-    scores: Mapping[HeadMask, MaskScore]
-    subject: Subject
-    engine: Engine
-    num_images: int
-
-    def explained(self, head: Head, size: float | None, texts: list[DescribingText], out: Path) -> ExplainedHead:
-        """Return all about one head, with its picture written."""
-        alone = HeadMask.from_heads(self.subject.mask.grid, [head])
-        states = {"baseline": HeadMask.empty(alone.grid), "head": alone, "mask": self.subject.mask}
-        ranks = {state: _ranks(self.scores[mask]) for state, mask in states.items()}
-        credit_N = {state: self._credits(found) for state, found in ranks.items()}
-        gain_N = credit_N["head"] - credit_N["baseline"]
-        order_N = np.argsort(-gain_N, kind="stable")
-        worst = [int(image) for image in order_N[: self.num_images] if gain_N[image] > 0]
-        maps_NYX = self._maps(head, worst)
-        images = [
-            HarmedImage(
-                row=int(self.split.pixels.rows_N[image]),
-                texts=texts_of(self.split, image),
-                gain=Change(
-                    **{state: float(of_N[image] - credit_N["baseline"][image]) for state, of_N in credit_N.items()}
-                ),
-                queries=queries_of(self.split, image, ranks),
-                looks_at=place_in_words(map_YX),
-                on_patches=float(map_YX.sum()),
-            )
-            for image, map_YX in zip(worst, maps_NYX, strict=True)
-        ]
-        picture = f"{head}.png" if images else None
-        if picture:
-            cells = [
-                Cell(
-                    self.split.pixels[np.array([image])][0], map_YX, each.queries[0].text or each.texts[0], _note(each)
-                )
-                for image, map_YX, each in zip(worst, maps_NYX, images, strict=True)
-            ]
-            draw_attention(_title(head), cells, out / picture)
-        metrics = {state: self.scores[mask].metrics for state, mask in states.items()}
-        return ExplainedHead(
-            head=str(head),
-            in_mask=head in self.subject.mask,
-            size=size,
-            texts=texts,
-            guide=Change(**{state: self.guide.value(each) for state, each in metrics.items()}),
-            objective=Change(**{state: self.objective.value(each) for state, each in metrics.items()}),
-            num_hurt=int((gain_N > 0).sum()),
-            num_helped=int((gain_N < 0).sum()),
-            images=images,
-            picture=picture,
-            alt=_alt(head, images) if picture else None,
-        )
-
-    def _credits(self, ranks: Ranks) -> NDArray[np.float64]:
-        return image_credits(self.split.targets, ranks, self.guide, len(self.split.pixels))
-
-    def _maps(self, head: Head, images: Sequence[int]) -> NDArray[np.float32]:
-        """Return the attention of a head on the patches of images (n, Y, X)."""
-        if not images:
-            return np.zeros((0, 1, 1), np.float32)
-        view = self.engine.view
-        parts = [np.array(images[start : start + _CHUNK]) for start in range(0, len(images), _CHUNK)]
-        with torch.inference_mode():
-            maps = [attention_maps(view, self.engine.inputs.take(part), head) for part in parts]
-        maps_NYX: NDArray[np.float32] = torch.cat(maps).float().cpu().numpy()
-        return maps_NYX
-
-
-def place_in_words(map_YX: NDArray[np.float32]) -> str:
-    """Return where in an image the patch with most attention lies, in thirds, such as `upper left`."""
-    row, column = np.unravel_index(int(map_YX.argmax()), map_YX.shape)
-    vertical = ("upper", "middle", "lower")[int(3 * (row + 0.5) / map_YX.shape[0])]
-    horizontal = ("left", "middle", "right")[int(3 * (column + 0.5) / map_YX.shape[1])]
-    return vertical if vertical == horizontal else f"{vertical} {horizontal}"
-
-
-def _note(image: HarmedImage) -> str:
-    """Return where the right answer of an image stands without the head, in a line."""
-    query = image.queries[0]
-    before, alone, masked = map(rank_in_words, (query.rank.baseline, query.rank.head, query.rank.mask))
-    text = f"{query.kind} rank {before} → {alone}, mask {masked}"
-    if query.probability is None:
-        return text
-    return f"{text}; p {query.probability.baseline:.2f} → {query.probability.head:.2f}"
-
-
-def _ranks(score: MaskScore) -> Ranks:
-    if score.ranks is None:
-        raise ValueError("ranks were asked for")
-    return score.ranks[0]
-
-
-def _title(head: Head) -> str:
-    return (
-        f"{head}, on the images where it hurts most. Beside each, where its attention goes: dark blue none, yellow "
-        "most. Rank and probability p of the right answer: as it is → with this head ablated; with the whole mask."
-    )
-
-
-def _alt(head: Head, images: Sequence[HarmedImage]) -> str:
-    parts = [
-        f"{number}: {each.queries[0].text or each.texts[0]}; most attention {each.looks_at}, "
-        f"{100 * each.on_patches:.0f} % on patches"
-        for number, each in enumerate(images, 1)
-    ]
-    return f"Attention of head {head} over the {len(images)} images on which it hurts most. " + ". ".join(parts) + "."

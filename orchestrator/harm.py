@@ -2,22 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.explanation import Change, Query
+from headmask.mask import Head, HeadMask
+from orchestrator.explanation import Change, DescribingText, ExplainedHead, HarmedImage, Query
+from orchestrator.queries import PROBABILITY
+from orchestrator.sheets import Cell, draw_attention
+from orchestrator.subject import Subject
 from workers.classification import ClassificationTargets
 from workers.loading import Split
 from workers.matching import MatchingTargets
+from workers.messages import MaskScore
 from workers.ranking import MAX_RANK
 from workers.retrieval import RetrievalTargets
 from workers.tasks import Mix, Ranks, Targets
 
-# N images, Q queries of a kind
+# N images, Q queries of a kind, Y by X patches
 
-_PROBABILITY = "_probability"
+
+@dataclass(frozen=True)
+class Case:
+    """Heads on a split."""
+
+    subject: Subject
+    split: Split
+    objective: Mix
+    guide: Mix
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What the ablation of one head changes, image by image."""
+
+    head: Head
+    metrics: Mapping[str, Mapping[str, float]]
+    """By state: `baseline`, this `head` alone ablated, the whole `mask`."""
+    ranks: Mapping[str, Ranks]
+    gain_N: Mapping[str, NDArray[np.float64]]
+    """What the guide gains against the baseline."""
+    worst: list[int]
+    """Images on which the head hurts, those first that gain most."""
+
+
+def measure_harm(case: Case, scores: Mapping[HeadMask, MaskScore], head: Head, num_images: int) -> Harm:
+    """Return on which images a head hurts.
+
+    Args:
+        case: the head's.
+        scores: of the empty mask, the whole one, and the head alone, with ranks.
+        head: the head.
+        num_images: most images to name.
+    """
+    alone = HeadMask.from_heads(case.subject.mask.grid, [head])
+    states = {"baseline": HeadMask.empty(alone.grid), "head": alone, "mask": case.subject.mask}
+    ranks = {state: found[0] for state, mask in states.items() if (found := scores[mask].ranks)}
+    credit_N = {
+        state: image_credits(case.split.targets, found, case.guide, len(case.split.pixels))
+        for state, found in ranks.items()
+    }
+    gain_N = {state: found - credit_N["baseline"] for state, found in credit_N.items()}
+    order_N = np.argsort(-gain_N["head"], kind="stable")[:num_images]
+    worst = [int(image) for image in order_N if gain_N["head"][image] > 0]
+    return Harm(head, {state: scores[mask].metrics for state, mask in states.items()}, ranks, gain_N, worst)
+
+
+def explained_head(
+    case: Case,
+    harm: Harm,
+    maps: Sequence[NDArray[np.float32]],
+    size: float | None,
+    texts: list[DescribingText],
+    out: Path,
+) -> ExplainedHead:
+    """Return all about one head, with its picture written.
+
+    Args:
+        case: the head's.
+        harm: where it hurts.
+        maps: its attention on the patches of the worst images, (Y, X) each.
+        size: of its contribution.
+        texts: that describe it.
+        out: folder of the picture.
+    """
+    split, head = case.split, harm.head
+    images = [_harmed(split, harm, image, map_YX) for image, map_YX in zip(harm.worst, maps, strict=True)]
+    if images:
+        cells = [
+            Cell(pixels_3YX, map_YX, _shown(image), _note(image))
+            for pixels_3YX, map_YX, image in zip(split.pixels[np.array(harm.worst)], maps, images, strict=True)
+        ]
+        draw_attention(_title(head), cells, out / f"{head}.png")
+    return ExplainedHead(
+        head=str(head),
+        in_mask=head in case.subject.mask,
+        size=size,
+        texts=texts,
+        guide=Change(**{state: case.guide.value(metrics) for state, metrics in harm.metrics.items()}),
+        objective=Change(**{state: case.objective.value(metrics) for state, metrics in harm.metrics.items()}),
+        num_hurt=int((harm.gain_N["head"] > 0).sum()),
+        num_helped=int((harm.gain_N["head"] < 0).sum()),
+        images=images,
+        picture=f"{head}.png" if images else None,
+        alt=_alt(head, images) if images else None,
+    )
+
+
+def _harmed(split: Split, harm: Harm, image: int, map_YX: NDArray[np.float32]) -> HarmedImage:
+    return HarmedImage(
+        row=int(split.pixels.rows_N[image]),
+        texts=texts_of(split, image),
+        gain=Change(**{state: float(gain_N[image]) for state, gain_N in harm.gain_N.items()}),
+        queries=queries_of(split, image, harm.ranks),
+        looks_at=place_in_words(map_YX),
+        on_patches=float(map_YX.sum()),
+    )
 
 
 def image_credits(targets: Targets, ranks: Ranks, mix: Mix, num_images: int) -> NDArray[np.float64]:
@@ -54,10 +157,10 @@ def queries_of(split: Split, image: int, ranks: Mapping[str, Ranks]) -> list[Que
 
     kinds = split.targets.image_of_queries
     found = []
-    for kind in (kind for kind in kinds if not kind.endswith(_PROBABILITY)):
+    for kind in (kind for kind in kinds if not kind.endswith(PROBABILITY)):
         for query in np.flatnonzero(kinds[kind] == image).tolist():
-            has_probability = kind + _PROBABILITY in kinds
-            probability = change(kind + _PROBABILITY, query) if has_probability else None
+            has_probability = kind + PROBABILITY in kinds
+            probability = change(kind + PROBABILITY, query) if has_probability else None
             text = _text_of(split, kind, query)
             found.append(Query(kind=kind, text=text, rank=rank(kind, query), probability=probability))
     return sorted(found, key=_gain, reverse=True)
@@ -90,3 +193,41 @@ def _gain(query: Query) -> tuple[float, float]:
         1 / query.rank.head - 1 / query.rank.baseline,
         probability.head - probability.baseline if probability else 0.0,
     )
+
+
+def place_in_words(map_YX: NDArray[np.float32]) -> str:
+    """Return where in an image the patch with most attention lies, in thirds, such as `upper left`."""
+    row, column = np.unravel_index(int(map_YX.argmax()), map_YX.shape)
+    vertical = ("upper", "middle", "lower")[int(3 * (row + 0.5) / map_YX.shape[0])]
+    horizontal = ("left", "middle", "right")[int(3 * (column + 0.5) / map_YX.shape[1])]
+    return vertical if vertical == horizontal else f"{vertical} {horizontal}"
+
+
+def _shown(image: HarmedImage) -> str:
+    """Return the text that stands for an image: the one that gains most, if the answer that does has a text."""
+    return image.queries[0].text or image.texts[0]
+
+
+def _note(image: HarmedImage) -> str:
+    """Return where the right answer of an image stands without the head, in a line."""
+    query = image.queries[0]
+    before, alone, masked = map(rank_in_words, (query.rank.baseline, query.rank.head, query.rank.mask))
+    text = f"{query.kind} rank {before} → {alone}, mask {masked}"
+    if query.probability is None:
+        return text
+    return f"{text}; p {query.probability.baseline:.2f} → {query.probability.head:.2f}"
+
+
+def _title(head: Head) -> str:
+    return (
+        f"{head}, on the images where it hurts most. Beside each, where its attention goes: dark blue none, yellow "
+        "most. Rank and probability p of the right answer: as it is → with this head ablated; with the whole mask."
+    )
+
+
+def _alt(head: Head, images: Sequence[HarmedImage]) -> str:
+    parts = [
+        f"{number}: {_shown(each)}; most attention {each.looks_at}, {100 * each.on_patches:.0f} % on patches"
+        for number, each in enumerate(images, 1)
+    ]
+    return f"Attention of head {head} over the {len(images)} images on which it hurts most. " + ". ".join(parts) + "."

@@ -65,6 +65,8 @@ def find_subject(mask: Path | None, heads: str | None, model: str | None, pretra
     named = None if heads is None else HeadMask.from_text(grid, heads)
     whole = content.mask if content else named or HeadMask.empty(grid)
     chosen = (whole if named is None else named).heads
+    if named is not None and named.is_empty:
+        raise ConfigError(f"--heads must name heads, such as L3H7,L5H0; got {heads!r}")
     if content is not None and content.ablation == "mean":
         missing = [str(head) for head in chosen if str(head) not in (content.means or {})]
         if missing:

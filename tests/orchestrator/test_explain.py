@@ -14,9 +14,9 @@ from headmask.live import ablate
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import Grid, MaskFile
 from headmask.models import load_model
-from orchestrator.explain import explain_heads, place_in_words
+from orchestrator.explain import explain_heads
 from orchestrator.explanation import Change, DescribingText, ExplainedHead, Explanation, HarmedImage, Query
-from orchestrator.harm import image_credits, rank_in_words
+from orchestrator.harm import image_credits, place_in_words, rank_in_words
 from orchestrator.sections import DataSection
 from orchestrator.subject import read_descriptions
 from tests.tiny import tiny_rows, write_tiny_model
@@ -246,6 +246,7 @@ def test_heads_are_ablated_as_the_mask_says(tiny_files, tmp_path):
         ([], "name a mask file with --mask, or a model and its heads with --model and --heads"),
         (["--heads", "L1H1"], "name a mask file with --mask, or a model and its heads"),
         (["--mask", "{mask}", "--heads", "L9H0"], "L9H0 is not on grid 3x4: layers are 0..2, heads 0..3"),
+        (["--mask", "{mask}", "--heads", ""], "--heads must name heads, such as L3H7,L5H0; got ''"),
         (["--mask", "{mask}", "--heads", "7"], "a head is written L<layer>H<head>, such as L3H7; got '7'"),
         (["--mask", "{mask}", "--model", "{other}"], "this mask was made for local-dir:"),
         (["--mask", "{mask}", "--descriptions", "none.txt"], "descriptions are lines of a text file; got 'none.txt'"),
