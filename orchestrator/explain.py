@@ -123,7 +123,7 @@ def _explained(
     count = f"{len(subject.heads)} head" + "s" * (len(subject.heads) != 1)
     say(f"Scoring the mask, and {count} alone, on {len(split.pixels):,} images")
     scores = _scores(replica, split.name, subject)
-    say(f"Describing what {count} add to embeddings by {len(texts):,} texts")
+    say(f"Describing the direct contribution of {count} by {len(texts):,} texts")
     described, no_texts = _described(engine, subject, texts, threads, say)
     _clear_folder(out)
     explained = []
