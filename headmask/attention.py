@@ -171,6 +171,20 @@ class HeadAttention(ABC):
             return Attended(z_BH1d, self._values_of(torch.matmul(seen.expand(len(x_BTD), -1, -1), x_BTD)))
         return Attended(z_BH1d, None)
 
+    def weights(self, x_BTD: Tensor, head: int, token_B: Tensor | None, *, rope: Tensor | None = None) -> Tensor:
+        """Return one head's attention weights (B, Q, T), of one token of each sequence, or of all where that is None.
+
+        The other arguments are those of `attend`; for towers without an attention mask.
+        """
+        q, k, _ = self._queries_keys_values(x_BTD)
+        if rope is not None:
+            q, k = self._rotated(q, rope), self._rotated(k, rope)
+        q_BQd = q[:, head]
+        if token_B is not None:
+            q_BQd = q_BQd[torch.arange(len(x_BTD), device=x_BTD.device), token_B][:, None]
+        scores_BQT = torch.matmul(q_BQd, k[:, head].transpose(1, 2)) * q_BQd.shape[-1] ** -0.5
+        return torch.softmax(scores_BQT, dim=-1)
+
     def project(self, z_BHQd: Tensor) -> Tensor:
         """Return the attention output (B, Q, D) of the heads' outputs."""
         if self.head_scale_H is not None:

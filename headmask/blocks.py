@@ -20,19 +20,35 @@ class OpenClipBlock:
     def __init__(self, block: Any) -> None:
         self._block = block
 
+    @property
+    def output_norm(self) -> nn.Module | None:
+        """The norm of the attention output, where there is one."""
+        norm: nn.Module | None = getattr(self._block, "ln_attn", None)
+        return norm
+
     def read(self, x_BTD: Tensor) -> Tensor:
         """Return what attention reads."""
         read_BTD: Tensor = self._block.ln_1(x_BTD)
         return read_BTD
 
+    def scale(self, y_BQD: Tensor) -> Tensor:
+        """Return the attention output, after its norm if any, as it is added to the residual stream."""
+        scaled_BQD: Tensor = self._block.ls_1(y_BQD)
+        return scaled_BQD
+
+    def feed(self, x_BQD: Tensor) -> Tensor:
+        """Return what the MLP adds to the residual stream."""
+        fed_BQD: Tensor = self._block.ls_2(self._block.mlp(self._block.ln_2(x_BQD)))
+        return fed_BQD
+
+    def add(self, x_BQD: Tensor, y_BQD: Tensor) -> Tensor:
+        """Return the residual stream between attention and MLP; the arguments are those of `finish`."""
+        return x_BQD + self.scale(y_BQD if self.output_norm is None else self.output_norm(y_BQD))
+
     def finish(self, x_BQD: Tensor, y_BQD: Tensor) -> Tensor:
         """Return the residual stream after a block, given what enters it and its attention output."""
-        block = self._block
-        if hasattr(block, "ln_attn"):
-            y_BQD = block.ln_attn(y_BQD)
-        x_BQD = x_BQD + block.ls_1(y_BQD)
-        left_BQD: Tensor = x_BQD + block.ls_2(block.mlp(block.ln_2(x_BQD)))
-        return left_BQD
+        x_BQD = self.add(x_BQD, y_BQD)
+        return x_BQD + self.feed(x_BQD)
 
 
 class _TimmBlock(OpenClipBlock):
@@ -42,34 +58,45 @@ class _TimmBlock(OpenClipBlock):
         read_BTD: Tensor = self._block.norm1(x_BTD)
         return read_BTD
 
-    def finish(self, x_BQD: Tensor, y_BQD: Tensor) -> Tensor:
-        block = self._block
-        x_BQD = x_BQD + block.ls1(y_BQD)
-        left_BQD: Tensor = x_BQD + block.ls2(block.mlp(block.norm2(x_BQD)))
-        return left_BQD
+    def scale(self, y_BQD: Tensor) -> Tensor:
+        scaled_BQD: Tensor = self._block.ls1(y_BQD)
+        return scaled_BQD
+
+    def feed(self, x_BQD: Tensor) -> Tensor:
+        fed_BQD: Tensor = self._block.ls2(self._block.mlp(self._block.norm2(x_BQD)))
+        return fed_BQD
 
 
 class _EvaBlock(_TimmBlock):
     """timm's `EvaBlock`: layer scales are bare parameters."""
 
-    def finish(self, x_BQD: Tensor, y_BQD: Tensor) -> Tensor:
-        block = self._block
-        x_BQD = x_BQD + (y_BQD if block.gamma_1 is None else block.gamma_1 * y_BQD)
-        y_BQD = block.mlp(block.norm2(x_BQD))
-        return x_BQD + (y_BQD if block.gamma_2 is None else block.gamma_2 * y_BQD)
+    def scale(self, y_BQD: Tensor) -> Tensor:
+        gamma_D: Tensor | None = self._block.gamma_1
+        return y_BQD if gamma_D is None else gamma_D * y_BQD
+
+    def feed(self, x_BQD: Tensor) -> Tensor:
+        gamma_D: Tensor | None = self._block.gamma_2
+        fed_BQD: Tensor = self._block.mlp(self._block.norm2(x_BQD))
+        return fed_BQD if gamma_D is None else gamma_D * fed_BQD
 
 
 class _EvaBlockPostNorm(OpenClipBlock):
     """timm's `EvaBlockPostNorm`: norms after attention and MLP."""
 
+    @property
+    def output_norm(self) -> nn.Module | None:
+        norm: nn.Module = self._block.norm1
+        return norm
+
     def read(self, x_BTD: Tensor) -> Tensor:
         return x_BTD
 
-    def finish(self, x_BQD: Tensor, y_BQD: Tensor) -> Tensor:
-        block = self._block
-        x_BQD = x_BQD + block.norm1(y_BQD)
-        left_BQD: Tensor = x_BQD + block.norm2(block.mlp(x_BQD))
-        return left_BQD
+    def scale(self, y_BQD: Tensor) -> Tensor:
+        return y_BQD
+
+    def feed(self, x_BQD: Tensor) -> Tensor:
+        fed_BQD: Tensor = self._block.norm2(self._block.mlp(x_BQD))
+        return fed_BQD
 
 
 _BLOCKS: dict[type, type[OpenClipBlock]] = {

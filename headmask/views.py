@@ -23,6 +23,7 @@ from headmask.attention import Attended, HeadAttention
 from headmask.blocks import open_block
 from headmask.errors import ModelError
 from headmask.mask import HeadGrid, HeadMask
+from headmask.readout import Readout, open_clip_readout, timm_readout
 
 # B batch, T tokens, Q tokens that are computed (all, or one), D width, E embedding, L layers, H heads, d head width
 
@@ -38,6 +39,10 @@ class Sequences(NamedTuple):
     """Rotary embeddings, for all layers (T, ...) or one each (L, T, ...)."""
     token_B: Tensor | None = None
     """The only token that pooling reads of each sequence; None where it reads all."""
+
+    def rope_of(self, layer: int) -> Tensor | None:
+        """Return the rotary embeddings of a layer."""
+        return self.rope if self.rope is None or self.rope.ndim == 2 else self.rope[layer]
 
 
 class Entered(NamedTuple):
@@ -96,6 +101,19 @@ class TowerView(ABC):
     def pool(self, x_BQD: Tensor) -> Tensor:
         """Return the embeddings (B, E), not normalised, of what leaves the last block."""
 
+    def readout(self) -> Readout:
+        """Return the steps of `pool`, where it is a norm, a mean of tokens, a norm and linear maps.
+
+        Raises:
+            ModelError: it is something else.
+        """
+        raise ModelError("only image towers have the steps of their pooling known")
+
+    @property
+    def patches(self) -> tuple[int, int]:
+        """Rows and columns of patches in an image; they are the last tokens of a sequence."""
+        raise ModelError("only image towers have patches")
+
     def stock(self, inputs: Tensor) -> Tensor:
         """Return the embeddings (B, E) of the tower's own forward pass."""
         output = self.module(inputs)
@@ -111,9 +129,7 @@ class TowerView(ABC):
     def _attend(self, layer: int, sequences: Sequences, x_BTD: Tensor, ablation: Ablation) -> tuple[Tensor, Attended]:
         """Return the residual stream that enters a layer, at the tokens that are computed, and what its heads read."""
         attention = self.attentions[layer]
-        rope = sequences.rope
-        if rope is not None and rope.ndim > 2:
-            rope = rope[layer]
+        rope = sequences.rope_of(layer)
         read_BTD = self.blocks[layer].read(x_BTD)
         if layer < self.grid.layers - 1 or sequences.token_B is None:
             attended = attention.attend(read_BTD, bias=sequences.bias, rope=rope, ablation=ablation)
@@ -214,6 +230,16 @@ class OpenClipImageView(TowerView):
         embedding_BE: Tensor = pooled_BD if tower.proj is None else pooled_BD @ tower.proj
         return embedding_BE
 
+    def readout(self) -> Readout:
+        """Return the steps of `pool`."""
+        return open_clip_readout(self.module)
+
+    @property
+    def patches(self) -> tuple[int, int]:
+        """Rows and columns of patches in an image."""
+        rows, columns = self.module.grid_size
+        return rows, columns
+
 
 class TimmImageView(TowerView):
     """open_clip's wrapper of a timm `VisionTransformer`: SigLIP, SigLIP2, MobileCLIP-B and -L, ViTamin."""
@@ -233,6 +259,16 @@ class TimmImageView(TowerView):
         trunk = self.module.trunk
         embedding_BE: Tensor = self.module.head(trunk.forward_head(trunk.norm(x_BQD)))
         return embedding_BE
+
+    def readout(self) -> Readout:
+        """Return the steps of `pool`."""
+        return timm_readout(self.module)
+
+    @property
+    def patches(self) -> tuple[int, int]:
+        """Rows and columns of patches in an image."""
+        rows, columns = self.module.trunk.patch_embed.grid_size
+        return rows, columns
 
     def _read_token(self, x_BTD: Tensor) -> Tensor | None:
         trunk = self.module.trunk

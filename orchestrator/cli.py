@@ -22,6 +22,7 @@ from orchestrator.cli_data import (
     Templates,
     data_app,
 )
+from orchestrator.cli_explain import explain
 from orchestrator.cli_masks import Model, Pretrained, evaluate, export
 from orchestrator.cli_tools import Json, bench_app, models, print_json, schema, studies
 
@@ -228,6 +229,7 @@ def resume(
 
 
 app.command(name="eval")(evaluate)
+app.command()(explain)
 app.command()(export)
 app.command()(schema)
 app.command()(models)

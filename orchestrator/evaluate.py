@@ -113,20 +113,20 @@ def evaluate_masks(
     for path, content, (before, after) in zip(masks, contents, scores, strict=True):
         row = []
         for section, each, *sides in zip(data, columns, before, after, strict=True):
-            mix = _mix(section, content, each)
+            mix = objective_on(section, content.objective, each)
             row.append(_evaluation(path, content, Path(section.path), each, mix, *sides))
         found.append(row)
     return found
 
 
-def _mix(section: DataSection, content: MaskFile, split: Split) -> Mix:
-    """Return the objective on a data set; the mask's own where the task has its metrics."""
+def objective_on(section: DataSection, wanted: str | None, split: Split) -> Mix:
+    """Return the objective on a data set: its own, or the mask's where the task has its metrics, or the task's."""
     if section.objective is not None:
         mix = Mix.parse(section.objective)
         split.targets.check(mix, section.path)
         return mix
     try:
-        mix = Mix.parse(content.objective or "")
+        mix = Mix.parse(wanted or "")
         split.targets.check(mix, section.path)
     except ConfigError:
         return Mix.parse(split.targets.default_objective)

@@ -10,7 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from headmask.ablation import check_ablation
 from headmask.mask import HeadGrid, HeadMask
@@ -287,8 +289,7 @@ def make_payload(
 ) -> Payload:
     """Return what replicas need: the packed tower, its inputs, the other side's embeddings."""
     normalisation = Normalisation(preprocess.mean, preprocess.std)
-    # The weights do not tell the activation; the structure does.
-    decides = model.reference.weights_sha256, model.clip, settings.threads
+    weights = model.reference.weights_sha256
 
     @cache
     def tokens(texts: tuple[str, ...]) -> torch.Tensor:
@@ -299,7 +300,8 @@ def make_payload(
         tokens_QT, targets = tokens(split.texts), split.targets.at_scale(model.scale)
         if tower == "text":
             image_NE = kept(
-                ("images", split.digest, preprocess.description, *decides),
+                # The weights do not tell the activation; the structure does.
+                ("images", split.digest, preprocess.description, weights, model.clip, settings.threads),
                 lambda: embed_images(
                     model.clip.visual,
                     split.pixels,
@@ -309,20 +311,25 @@ def make_payload(
                 ),
             )
             return SplitArrays(tokens_QT.numpy(), image_NE, targets)
-        text_QE = kept(
-            ("texts", tokens_QT.numpy(), *decides),
-            lambda: embed_texts(
-                model.clip,
-                tokens_QT,
-                threads=settings.threads,
-                on_progress=said_when_slow(say, f"Embedding the texts of split {split.name}, once"),
-            ),
-        )
+        text_QE = embedded_texts(model, tokens_QT, settings.threads, f"the texts of split {split.name}", say)
         return SplitArrays(split.pixels, targets.pooled(torch.from_numpy(text_QE)).numpy(), targets)
 
     packed = PackedTower.pack(tower_of(model.clip, tower))
     made = {name: {prefix: arrays(split) for prefix, split in parts.items()} for name, parts in splits.items()}
     return Payload(packed, tower, made, normalisation, settings)
+
+
+def embedded_texts(
+    model: LoadedModel, tokens_QT: torch.Tensor, threads: int, what: str, say: Callable[[str], None]
+) -> NDArray[np.float32]:
+    """Return the L2-normalised embeddings (Q, E) of texts by the stock text tower, from the cache where they are."""
+    return kept(
+        # The weights do not tell the activation; the structure does.
+        ("texts", tokens_QT.numpy(), model.reference.weights_sha256, model.clip, threads),
+        lambda: embed_texts(
+            model.clip, tokens_QT, threads=threads, on_progress=said_when_slow(say, f"Embedding {what}, once")
+        ),
+    )
 
 
 def _names(objective: Objective) -> str | list[str]:

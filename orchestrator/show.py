@@ -237,7 +237,7 @@ def _listed(text: str, rows: Sequence[str]) -> list[str]:
 
 def draw_sheet(found: Findings, out: Path) -> Path:
     """Draw a few samples with their texts as a PNG, and return its path."""
-    font = _font("".join(text for _, text in found.samples), 13)
+    font = text_font("".join(text for _, text in found.samples), 13)
     line = 17
     rows = -(-len(found.samples) // COLUMNS)
     cell, gap = THUMBNAIL + TEXT_LINES * line, 12
@@ -258,7 +258,7 @@ def draw_sheet(found: Findings, out: Path) -> Path:
     return out
 
 
-def _font(text: str, size: int) -> Any:
+def text_font(text: str, size: int) -> Any:
     """Return a font for a text: the one that matplotlib brings, or one of the system's that has more of the letters."""
     from matplotlib import font_manager, ft2font, get_data_path
 

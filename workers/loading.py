@@ -44,6 +44,8 @@ class Split:
     """Resampling cluster of every image: images with identical pixels, an identical caption or one pair share one."""
     digest: str
     """Covers pixels, texts, targets, order and name; the same however the file is laid out."""
+    class_names: tuple[str, ...] = ()
+    """Of classification, in order of the labels."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class _Part:
     shared: list[tuple[int, ...]]
     """Images that share something that makes them one cluster, besides their pixels."""
     digest: str
+    class_names: tuple[str, ...] = ()
 
 
 class _Contents(ABC):
@@ -143,7 +146,7 @@ class _Contents(ABC):
         digests = [decoded.digests[row] for row in rows_N]
         part = self.part(name, rows_N.tolist(), digests)
         clusters_N = clusters(len(digests), [*_by("pixels", digests), *part.shared])
-        return Split(name, decoded.rows(rows_N), part.texts, part.targets, clusters_N, part.digest)
+        return Split(name, decoded.rows(rows_N), part.texts, part.targets, clusters_N, part.digest, part.class_names)
 
 
 class _Captions(_Contents):
@@ -174,7 +177,7 @@ class _Labels(_Contents):
             for row, label in enumerate(labels_N)
         ]
         kind = f"{name}|classification|{_digest('', self._prompts, ())}"
-        return _Part(self._prompts, targets, [], _digest(kind, digests, described))
+        return _Part(self._prompts, targets, [], _digest(kind, digests, described), tuple(self._names))
 
 
 class _Pairs(_Contents):

@@ -28,7 +28,8 @@ _EPILOGUE = (
 
 DEMO_CHUNK = 64
 """Images computed together in the demo."""
-_CONFIG, _WEIGHTS, _DATA = "open_clip_config.json", "open_clip_model.safetensors", "scenes.parquet"
+_CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+_DATA, _DESCRIPTIONS = "scenes.parquet", "descriptions.txt"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class DemoPaths:
     """A folder that `open_clip.create_model("local-dir:FOLDER")` loads."""
     data: Path
     """An image-caption Parquet file with search, confirm and test splits."""
+    descriptions: Path
+    """Texts of the words that the model knows, for `headmask explain --descriptions`."""
 
 
 def epilogue(result: SearchResult, folder: Path) -> str:
@@ -62,4 +65,19 @@ def unpack_demo(folder: Path) -> DemoPaths:
             temporary = model / f".{_WEIGHTS}.part"
             temporary.write_bytes(lzma.decompress((assets / f"{_WEIGHTS}.xz").read_bytes()))
             temporary.replace(model / _WEIGHTS)
-    return DemoPaths(model, folder / _DATA)
+    descriptions = folder / _DESCRIPTIONS
+    if not descriptions.exists():
+        descriptions.write_text("\n".join(scene_descriptions()) + "\n", encoding="utf-8")
+    return DemoPaths(model, folder / _DATA, descriptions)
+
+
+def scene_descriptions() -> list[str]:
+    """Return what can be said of a scene in parts, in the words of its captions."""
+    from orchestrator.demo.scenes import COLOURS, KINDS, RELATIONS, SIZES
+
+    shapes = [f"a {kind}" for kind in KINDS]
+    coloured = [f"a {colour} {kind}" for colour in COLOURS for kind in KINDS]
+    sized = [f"a {size} {kind}" for size in SIZES for kind in KINDS]
+    placed = [f"a {kind} {way}" for way in (*RELATIONS, *RELATIONS.values()) for kind in KINDS]
+    alone = [*(f"a {colour}" for colour in COLOURS), *(f"a {size}" for size in SIZES)]
+    return [*shapes, *alone, *coloured, *sized, *placed]

@@ -54,6 +54,13 @@ def test_the_assets_are_small():
     assert sum(len(path.read_bytes()) for path in folder.iterdir()) < 8e6
 
 
+def test_the_descriptions_are_in_the_words_of_the_captions(shipped):
+    words = {word for captions in Dataset(shipped.data).captions() for text in captions for word in text.split()}
+    texts = shipped.descriptions.read_text().splitlines()
+    assert len(texts) == len(set(texts)) > 80
+    assert {word for text in texts for word in text.split()} == words
+
+
 def test_unpacking_again_keeps_what_is_there(shipped):
     (shipped.model / "open_clip_config.json").write_text("changed")
     assert unpack_demo(shipped.model.parent) == shipped

@@ -1,0 +1,88 @@
+"""The command `headmask explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from orchestrator.cli_data import (
+    CaptionColumn,
+    ClassNames,
+    GroupColumn,
+    ImageColumn,
+    LabelColumn,
+    Overwrite,
+    SplitColumn,
+    Task,
+    Templates,
+)
+from orchestrator.cli_masks import Model, Pretrained
+from orchestrator.cli_tools import Json
+
+
+def explain(
+    data: Annotated[str, typer.Option(help="Parquet file of `headmask data build`.")],
+    out: Annotated[Path, typer.Option(help="Folder for explain.json and a picture per head.")],
+    mask: Annotated[Path | None, typer.Option(help="Mask file, as a search writes it.")] = None,
+    heads: Annotated[
+        str | None, typer.Option(help="Heads to explain, such as L3H7,L5H0; those of the mask by default.")
+    ] = None,
+    descriptions: Annotated[
+        Path | None, typer.Option(help="Texts to describe heads by, one per line; a bundled list by default.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Most images shown for a head.")] = 8,
+    split: Annotated[str | None, typer.Option(help="search, confirm or test; the whole file by default.")] = None,
+    objective: Annotated[str | None, typer.Option(help="Metric or mix; the mask's by default.")] = None,
+    model: Model = None,
+    pretrained: Pretrained = None,
+    task: Task = None,
+    templates: Templates = None,
+    class_names: ClassNames = None,
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    split_column: SplitColumn = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Show what heads do: texts that describe what they add, images that they hurt most, what they look at there."""
+    from orchestrator.config import parse_data
+    from orchestrator.explain import explain_heads
+    from orchestrator.explanation import explanation_sentences, explanation_table
+
+    names = ("objective", "task", "templates", "class_names")
+    columns = ("image_column", "caption_column", "label_column", "group_column", "split_column")
+    options = {name: value for name, value in locals().items() if name in names + columns and value is not None}
+    console = Console(stderr=as_json)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    (section,) = parse_data([{"path": data, **options}])
+    found = explain_heads(
+        section,
+        out,
+        mask=mask,
+        heads=heads,
+        model=model,
+        pretrained=pretrained,
+        split=split,
+        descriptions=descriptions,
+        num_images=images,
+        threads=threads,
+        overwrite=overwrite,
+        say=say,
+    )
+    if as_json:
+        print(found.model_dump_json(indent=2))
+        return
+    if found.heads:
+        console.print(explanation_table(found))
+    for line in explanation_sentences(found):
+        say(line)
+    say(f"Pictures and explain.json are in {out}")

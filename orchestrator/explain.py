@@ -1,0 +1,209 @@
+"""What the heads of a mask do: the texts that describe them, the images they hurt most, what they look at there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from headmask.attribution import attention_maps, prove_contributions
+from headmask.errors import HeadmaskError, ModelError
+from headmask.mask import Head, HeadMask
+from headmask.maskfile import Grid, write_json
+from orchestrator.evaluate import objective_on
+from orchestrator.explanation import FILE, DescribingText, ExplainedHead, Explanation
+from orchestrator.harm import Case, explained_head, measure_harm
+from orchestrator.sections import DataSection
+from orchestrator.session import embedded_texts, load_section, make_payload
+from orchestrator.subject import Subject, find_subject, read_descriptions
+from orchestrator.versions import versions
+from workers.constants import USUAL_CHUNK, Constants
+from workers.engine import Engine
+from workers.loading import ALL, take_split
+from workers.messages import MaskScore, Stage
+from workers.preprocess import UInt8Preprocess
+from workers.replica import Replica
+from workers.scorer import PROOF_TOLERANCE, ScorerSettings, default_device
+from workers.textspan import contribution_spread, text_span
+
+# N images, h heads, E embedding, Q texts, Y by X patches
+
+BUNDLED = "bundled"
+NUM_TEXTS = 10
+"""Most texts that describe a head."""
+_MASKS_AT_ONCE = 32
+"""Masks whose embeddings of all images are in memory together."""
+_CHUNK = 16
+"""Images whose contributions are computed together: where pooling reads all tokens, every head's are held for each."""
+_PICTURE = re.compile(r"L\d+H\d+\.png")
+
+Say = Callable[[str], None]
+
+
+def explain_heads(
+    data: DataSection,
+    out: Path,
+    *,
+    mask: Path | None = None,
+    heads: str | None = None,
+    model: str | None = None,
+    pretrained: str | None = None,
+    split: str | None = None,
+    descriptions: Path | None = None,
+    num_images: int = 8,
+    threads: int = 1,
+    overwrite: bool = False,
+    say: Say = lambda text: None,
+) -> Explanation:
+    """Write what heads do into a folder, `explain.json` and a picture per head, and return it.
+
+    Args:
+        data: the data set; the objective is its own, or the mask's, or that of its task.
+        out: the folder.
+        mask: the mask file; without one, the heads alone are the mask, ablated by zero.
+        heads: those to explain, such as `L3H7,L5H0`; those of the mask by default.
+        model: where the model lies, when it is not where the mask file says or there is none.
+        pretrained: its tag or checkpoint.
+        split: search, confirm or test; None for the whole file.
+        descriptions: file with a text per line; the bundled ones by default.
+        num_images: most images that are shown for a head.
+        threads: of the CPU.
+        overwrite: replace an explanation that is there.
+        say: told what is being done.
+
+    Raises:
+        HeadmaskError: the mask, the model, the heads or the data are not as they must be.
+    """
+    _check_folder(out, overwrite=overwrite)
+    texts = read_descriptions(descriptions)
+    subject = find_subject(mask, heads, model, pretrained)
+    preprocess = UInt8Preprocess(subject.model.preprocess)
+    chosen = take_split(load_section(data, preprocess, whole=split is None, say=say), split or ALL)
+    objective = objective_on(data, subject.content.objective if subject.content else None, chosen)
+    case = Case(subject, chosen, objective, guide=objective.guided(chosen.targets.guides))
+    explained, no_texts = _explained(case, texts, out, num_images, threads, say) if subject.heads else ([], None)
+    found = Explanation(
+        model=subject.model.reference,
+        grid=Grid(layers=subject.mask.grid.layers, heads=subject.mask.grid.heads),
+        ablation=subject.ablation,
+        mask=list(map(str, subject.mask.heads)),
+        mask_file=None if mask is None else str(mask),
+        data=data.path,
+        split=chosen.name,
+        task=chosen.targets.task,
+        num_images=len(chosen.pixels),
+        objective=str(objective),
+        guide=str(case.guide),
+        descriptions=BUNDLED if descriptions is None else str(descriptions),
+        num_descriptions=len(texts),
+        no_texts=no_texts,
+        heads=explained,
+        versions=versions(),
+    )
+    if not explained:
+        _clear_folder(out)
+    # Last, so that a folder with it is whole.
+    write_json(out / FILE, found.model_dump(mode="json"))
+    return found
+
+
+def _explained(
+    case: Case, texts: Sequence[str], out: Path, num_images: int, threads: int, say: Say
+) -> tuple[list[ExplainedHead], str | None]:
+    """Return all about every head, with pictures written; and why there are no texts, if there are none."""
+    subject, split = case.subject, case.split
+    preprocess, settings = UInt8Preprocess(subject.model.preprocess), ScorerSettings(subject.ablation, threads)
+    payload = make_payload(subject.model, preprocess, {split.name: {"": split}}, settings, "image", say)
+    replica = Replica(payload, default_device(), Constants("float32", USUAL_CHUNK, subject.means_LHd))
+    engine = replica.engine(split.name, "float32", _CHUNK)
+    count = f"{len(subject.heads)} head" + "s" * (len(subject.heads) != 1)
+    say(f"Scoring the mask, and {count} alone, on {len(split.pixels):,} images")
+    scores = _scores(replica, split.name, subject)
+    say(f"Describing the direct contribution of {count} by {len(texts):,} texts")
+    described, no_texts = _described(engine, subject, texts, threads, say)
+    _clear_folder(out)
+    explained = []
+    for head, (size, of_head) in zip(subject.heads, described, strict=True):
+        harm = measure_harm(case, scores, head, num_images)
+        maps_NYX = _maps(engine, head, harm.worst)
+        explained.append(explained_head(case, harm, maps_NYX, size, of_head, out))
+    return explained, no_texts
+
+
+def _check_folder(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds something else, and to replace an explanation unasked."""
+    if out.is_file():
+        raise HeadmaskError(f"{out} is a file; --out names a folder")
+    if (out / FILE).exists():
+        if not overwrite:
+            raise HeadmaskError(f"{out} holds an explanation; choose another folder or pass --overwrite")
+    elif out.is_dir() and any(not _PICTURE.fullmatch(path.name) for path in out.iterdir()):
+        raise HeadmaskError(f"{out} holds other files; choose a folder of its own, such as {out / 'explain'}")
+
+
+def _clear_folder(out: Path) -> None:
+    """Make the folder, and take out what an explanation before has left."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / FILE).unlink(missing_ok=True)
+    for path in out.iterdir():
+        if _PICTURE.fullmatch(path.name):
+            path.unlink()
+
+
+def _described(
+    engine: Engine, subject: Subject, texts: Sequence[str], threads: int, say: Say
+) -> tuple[list[tuple[float | None, list[DescribingText]]], str | None]:
+    """Return the size and the texts of every head's contribution; or none of them, and why not."""
+    try:
+        with torch.inference_mode():
+            # Two images: where pooling reads all tokens, those of all heads take room.
+            probe = engine.inputs.take(slice(0, 2))
+            prove_contributions(engine.view, probe, tolerance=PROOF_TOLERANCE["float32"])
+    except ModelError as error:
+        return [(None, []) for _ in subject.heads], str(error)
+    spread = contribution_spread(engine.view, engine.inputs, subject.heads, chunk=engine.chunk)
+    tokens_QT = subject.model.tokenizer(list(texts))
+    text_QE = embedded_texts(subject.model, tokens_QT, threads, "the descriptions", say)
+    found: list[tuple[float | None, list[DescribingText]]] = []
+    for place, covariance_EE in enumerate(spread.covariance_hEE):
+        spanned = text_span(covariance_EE, text_QE, NUM_TEXTS)
+        shares = [each.share for each in spanned]
+        found.append(
+            (
+                spread.size(place),
+                [
+                    DescribingText(text=texts[each.text], share=each.share, cumulative=sum(shares[: number + 1]))
+                    for number, each in enumerate(spanned)
+                ],
+            )
+        )
+    return found, None
+
+
+def _maps(engine: Engine, head: Head, images: Sequence[int]) -> list[NDArray[np.float32]]:
+    """Return the attention of a head on the patches of some images, (Y, X) each."""
+    maps: list[NDArray[np.float32]] = []
+    with torch.inference_mode():
+        for start in range(0, len(images), _CHUNK):
+            taken = engine.inputs.take(np.array(images[start : start + _CHUNK]))
+            maps.extend(attention_maps(engine.view, taken, head).float().cpu().numpy())
+    return maps
+
+
+def _scores(replica: Replica, split: str, subject: Subject) -> dict[HeadMask, MaskScore]:
+    """Return the scores of the empty mask, of the whole one, and of every head alone, with ranks."""
+    singles = [HeadMask.from_heads(subject.mask.grid, [head]) for head in subject.heads]
+    masks = sorted({HeadMask.empty(subject.mask.grid), subject.mask, *singles})
+    found: dict[HeadMask, MaskScore] = {}
+    for start in range(0, len(masks), _MASKS_AT_ONCE):
+        some = masks[start : start + _MASKS_AT_ONCE]
+        words = [mask.words for mask in some]
+        found |= dict(zip(some, replica.score(Stage(split, ranks=True), some[0].grid, words), strict=True))
+    for mask, score in found.items():
+        if score.ranks is None:
+            raise ModelError(f"the model cannot be scored with {str(mask) or 'nothing'} ablated: {score.failure}")
+    return found

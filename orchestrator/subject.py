@@ -1,0 +1,90 @@
+"""Which heads are explained, with which mask on which model, and by which texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headmask.ablation import Ablation
+from headmask.errors import AblationError, ConfigError
+from headmask.mask import Head, HeadMask
+from headmask.maskfile import MaskFile
+from headmask.models import LoadedModel, load_model
+from headmask.towers import grid_of
+from workers.prompts import read_lines
+
+# L layers, H heads, d head width
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The heads to explain, and the mask that they are seen with."""
+
+    model: LoadedModel
+    heads: tuple[Head, ...]
+    mask: HeadMask
+    content: MaskFile | None
+    """The mask file, where there is one."""
+
+    @property
+    def ablation(self) -> Ablation:
+        """What replaces an ablated head."""
+        return self.content.ablation if self.content else "zero"
+
+    @property
+    def means_LHd(self) -> NDArray[np.float32] | None:
+        """Mean outputs of heads, for ablation `mean`."""
+        means = self.content.means_tensor() if self.content else None
+        return None if means is None else means.numpy()
+
+
+def find_subject(mask: Path | None, heads: str | None, model: str | None, pretrained: str | None) -> Subject:
+    """Return the heads to explain with their model, loaded.
+
+    Raises:
+        ConfigError: neither a mask nor heads with a model, or heads of a text tower.
+        AblationError: the ablation is `mean`, and the mask file has no mean of one of the heads.
+        HeadmaskError: a file, the model or a head is not as it must be.
+    """
+    content = None if mask is None else MaskFile.read(mask)
+    if content is not None and content.tower == "text":
+        raise ConfigError(f"explain shows what heads of image towers do to images; {mask} is for the text tower")
+    if content is None and (heads is None or model is None):
+        raise ConfigError("name a mask file with --mask, or a model and its heads with --model and --heads")
+    reference = content.model if content else None
+    if reference is not None and not (model or pretrained):
+        model, pretrained = reference.name, reference.pretrained
+    loaded = load_model(model or (reference.name if reference else ""), pretrained)
+    if content is not None:
+        content.check_model(str(loaded), loaded.reference.weights_sha256)
+    grid = content.head_grid if content else grid_of(loaded.clip)
+    named = None if heads is None else HeadMask.from_text(grid, heads)
+    whole = content.mask if content else named or HeadMask.empty(grid)
+    chosen = (whole if named is None else named).heads
+    if named is not None and named.is_empty:
+        raise ConfigError(f"--heads must name heads, such as L3H7,L5H0; got {heads!r}")
+    if content is not None and content.ablation == "mean":
+        missing = [str(head) for head in chosen if str(head) not in (content.means or {})]
+        if missing:
+            raise AblationError(
+                f"{mask} ablates heads to their means and has none of {', '.join(missing)}: only its own heads can be "
+                "explained"
+            )
+    return Subject(loaded, chosen, whole, content)
+
+
+def read_descriptions(path: Path | None) -> tuple[str, ...]:
+    """Return the texts of a file, one per line, or the bundled ones; each once.
+
+    Raises:
+        DataError: no such file, or nothing in it.
+    """
+    if path is None:
+        lines = (files("orchestrator") / "descriptions.txt").read_text(encoding="utf-8").splitlines()
+    else:
+        lines = list(read_lines(path, "descriptions are lines of a text file"))
+    return tuple(dict.fromkeys(lines))
