@@ -124,7 +124,9 @@ class SimulatedPool:
 
 
 @dataclass(frozen=True)
-class _Ran:
+class Ran:
+    """What a simulated search took of the driver."""
+
     seconds: float
     cpu_s: float
     bytes_grown: int
@@ -157,13 +159,13 @@ def bench_driver(
     paced_pool = SimulatedPool(value, replicas, evaluation_ms / 1000)
     with tempfile.TemporaryDirectory() as scratch:
         # What is imported and made once belongs to no trial.
-        _run(free_pool, Path(scratch, "warm"), 500, 32, resuming=False)
+        run_simulated(free_pool, Path(scratch, "warm"), 500, 32, resuming=False)
         say(f"{trials:,} masks of 0 ms")
-        free = _run(free_pool, Path(scratch, "free"), trials, block_size, resuming=False)
+        free = run_simulated(free_pool, Path(scratch, "free"), trials, block_size, resuming=False)
         say(f"{trials:,} masks of {evaluation_ms:g} ms")
-        paced = _run(paced_pool, Path(scratch, "paced"), trials, block_size, resuming=False)
+        paced = run_simulated(paced_pool, Path(scratch, "paced"), trials, block_size, resuming=False)
         say(f"resuming {trials:,} masks")
-        resumed = _run(free_pool, Path(scratch, "free"), trials, block_size, resuming=True)
+        resumed = run_simulated(free_pool, Path(scratch, "free"), trials, block_size, resuming=True)
     return DriverBench(
         masks_per_s=trials / free.seconds,
         replica_efficiency=trials * evaluation_ms / 1000 / (replicas * paced.seconds),
@@ -181,7 +183,8 @@ def bench_driver(
     )
 
 
-def _run(pool: SimulatedPool, folder: Path, trials: int, block_size: int, *, resuming: bool) -> _Ran:
+def run_simulated(pool: SimulatedPool, folder: Path, trials: int, block_size: int, *, resuming: bool = False) -> Ran:
+    """Return what a search on simulated replicas takes: study and tracking in a folder, the default strategy."""
     folder.mkdir(exist_ok=True)
     gc.collect()
     before = _memory()
@@ -205,7 +208,7 @@ def _run(pool: SimulatedPool, folder: Path, trials: int, block_size: int, *, res
         store.flush()
         seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
         grown = _memory() - before
-    return _Ran(seconds, cpu_s, grown)
+    return Ran(seconds, cpu_s, grown)
 
 
 def _value(metrics: Mapping[str, float]) -> float:

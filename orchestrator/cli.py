@@ -166,6 +166,9 @@ def search(
         bool, typer.Option("--no-gate", help="Search even where the baseline is at chance level.")
     ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done and what it costs, and stop.")] = False,
+    speed: Annotated[
+        float | None, typer.Option(min=1e-3, help="For --plan: images a second of a replica; measured here by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Search for a mask that helps, and report it on data that selection never saw."""
@@ -180,7 +183,7 @@ def search(
     if plan:
         from orchestrator.plan import make_plan
 
-        _show(make_plan(settings), as_json=as_json)
+        _show(make_plan(settings, speed), as_json=as_json)
         return
     _run_search(settings, as_json=as_json)
 

@@ -7,7 +7,6 @@ from functools import cache
 from itertools import count, takewhile
 from typing import Any
 
-import numpy as np
 import torch
 
 from headmask.mask import HeadMask
@@ -15,22 +14,25 @@ from orchestrator.config import SearchConfig
 from orchestrator.gradients import GateGradients
 from orchestrator.location import redacted
 from orchestrator.session import Session, prepare
+from orchestrator.sharding import best_shards, embeddings_gib, exchanged_bytes, scan_of, typical_block
 from strategies import MaskSampler, ScanSampler, make_sampler
 from workers.pixels import Pixels
 from workers.replica import Payload, Replica
 from workers.scorer import DTYPES, default_device
 
-TYPICAL_HEADS = 6
-"""Heads of a mask after the scan, where the cost of a search is predicted."""
 PROCESS_GIB = 0.5
 """What a replica takes for itself: Python, torch, the pieces of a layer."""
 _GIB = 2**30
 
 
-def make_plan(config: SearchConfig) -> dict[str, Any]:
-    """Return what a search would do: masks, forward passes, hours at this machine's measured speed, memory, places.
+def make_plan(config: SearchConfig, speed: float | None = None) -> dict[str, Any]:
+    """Return what a search would do: masks, forward passes, hours, memory, bytes to the object store, places.
 
     Model and data are loaded and checked; no replica is started and nothing is written.
+
+    Args:
+        config: of the search.
+        speed: plain forward passes per second of one replica; measured here by default.
 
     Raises:
         HeadmaskError: whatever would stop the search.
@@ -53,7 +55,7 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     forwards_per_step = gradients.forwards_per_step if sampler.gates else 0.0
     num_masks = num_masks_of(session, sampler, forwards_per_step)
     num_forwards = search_cost(session, sampler, num_masks, forwards_per_step)
-    inputs_per_s = measured_speed(session, replica)
+    inputs_per_s = speed or measured_speed(session, replica)
     num_inputs = round(
         num_forwards * sizes["search"]
         + (min(search.finalists, num_masks) + search.random_masks) * sizes["confirm"]
@@ -63,6 +65,12 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
     node_bytes = session.cost.numbers_per_node * (search.image_chunk or 1) * DTYPES[search.precision].itemsize
     nodes_gib = session.grid.layers * node_bytes / _GIB
     surrogate_gib = session.surrogate_bytes / _GIB if session.uses_surrogate else 0.0
+    pool = config.pool
+    num_replicas = 1 if pool.replicas == "auto" else pool.replicas
+    device = "cpu" if pool.gpus_per_replica == 0 or replica.device == "cpu" else "cuda"
+    shards = best_shards(session, num_replicas, device) if pool.shards == "auto" else pool.shards
+    batch_gib = embeddings_gib(session, shards)
+    hours = num_inputs / inputs_per_s / 3600
     # Replicas on CPUs read one copy of their host.
     own_gib = surrogate_gib if replica.device != "cpu" else 0.0
     return {
@@ -78,11 +86,16 @@ def make_plan(config: SearchConfig) -> dict[str, Any]:
         "image_forwards": round(num_forwards * sizes["search"]),
         "search_in_plain_forward_passes": round(num_forwards, 1),
         "forwards": num_inputs,
-        "forwards_per_second_of_one_replica_here": round(inputs_per_s, 1),
-        "replica_hours": round(num_inputs / inputs_per_s / 3600, 3),
+        "forwards_per_second_of_one_replica": round(inputs_per_s, 1),
+        "speed": "given" if speed else "measured here",
+        "replica_hours": round(hours, 3),
+        "replicas": pool.replicas,
+        "hours": None if pool.replicas == "auto" else round(hours / num_replicas, 3),
         "surrogate": session.uses_surrogate,
         "surrogate_per_host_gib": round(surrogate_gib, 3),
-        "memory_per_replica_gib": round(payload_gib + nodes_gib + own_gib + PROCESS_GIB, 2),
+        "shards": shards,
+        "exchanged_per_mask_mib": round(exchanged_bytes(session, shards) / 2**20, 3),
+        "memory_per_replica_gib": round(payload_gib + nodes_gib + batch_gib + own_gib + PROCESS_GIB, 2),
         "pixels_per_host_gib": round(pixels_gib, 3),
         "object_store_gib": round(payload_gib + surrogate_gib + (pixels_gib if config.pool.address else 0.0), 3),
         "run_folder": str(config.folder),
@@ -123,19 +136,6 @@ def num_masks_of(session: Session, sampler: MaskSampler, forwards_per_step: floa
         left -= forwards(len(sampler.block_range(block))) + training
         block += 1
     return min(most, sampler.block_range(block).start)
-
-
-def scan_of(session: Session) -> list[HeadMask]:
-    """Return the masks of the scan."""
-    return HeadMask.singles(session.grid, session.limits.free_heads(session.grid))
-
-
-def typical_block(session: Session) -> list[HeadMask]:
-    """Return a block of random masks of a few heads, which share little: blocks of a search share more."""
-    rng, heads = np.random.default_rng(0), session.limits.free_heads(session.grid)
-    size = min(TYPICAL_HEADS, session.limits.most_heads(session.grid))
-    drawn = [rng.choice(len(heads), size, replace=False) for _ in range(session.config.search.block_size)]
-    return [HeadMask.from_heads(session.grid, [heads[index] for index in chosen]) for chosen in drawn]
 
 
 @torch.inference_mode()

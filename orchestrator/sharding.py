@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from headmask.mask import HeadMask
-from orchestrator.plan import scan_of, typical_block
 from orchestrator.session import Session
 from workers.pool import MOST_SHARED
 from workers.tasks import block_of, part_of
 
 # Q queries, S shards
 
+TYPICAL_HEADS = 6
+"""Heads of a mask after the scan, where the cost of a search is predicted."""
 FLOPS = {"cpu": 5e10, "cuda": 2e14}
 """Floating-point operations a second of one replica, roughly: whether exchanges are dear depends on little else."""
 BYTES_PER_S, CALL_S = 1e9, 0.005
@@ -48,7 +51,7 @@ def exchanged_bytes(session: Session, shards: int) -> int:
     """Return the bytes that shards exchange for one mask on the search split.
 
     Every query's own score, float32, comes once and goes to every shard; its competitors come from every shard, a byte
-    for their number and a float64 for their odds.
+    for their number and a float64 for their odds. What concerns one shard's images alone is not counted.
     """
     queries = sum(split.targets.num_compared for split in session.payload.splits["search"].values())
     return 0 if shards == 1 else queries * (4 + (4 + 1 + 8) * shards)
@@ -79,3 +82,16 @@ def _most_of(session: Session, num_images: int, shards: int) -> int:
     block = block_of(num_images, session.config.search.image_chunk or 1)
     parts = [part_of(num_images, block, index, shards) for index in range(shards)]
     return max(len(range(num_images)[part]) for part in parts)
+
+
+def scan_of(session: Session) -> list[HeadMask]:
+    """Return the masks of the scan."""
+    return HeadMask.singles(session.grid, session.limits.free_heads(session.grid))
+
+
+def typical_block(session: Session) -> list[HeadMask]:
+    """Return a block of random masks of a few heads, which share little: blocks of a search share more."""
+    rng, heads = np.random.default_rng(0), session.limits.free_heads(session.grid)
+    size = min(TYPICAL_HEADS, session.limits.most_heads(session.grid))
+    drawn = [rng.choice(len(heads), size, replace=False) for _ in range(session.config.search.block_size)]
+    return [HeadMask.from_heads(session.grid, [heads[index] for index in chosen]) for chosen in drawn]

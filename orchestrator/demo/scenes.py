@@ -174,11 +174,11 @@ def downstream_rows(
             yield encoded.getvalue(), scene.captions, split
 
 
-def write_downstream(path: Path, seed: int, *, cue: float = 0.0) -> None:
+def write_downstream(path: Path, seed: int, *, cue: float = 0.0, sizes: Mapping[str, int] | None = None) -> None:
     """Write a downstream data set in the Hugging Face image-caption layout."""
     from workers.dataset import Row, write_dataset
 
-    rows = downstream_rows(seed, cue=cue)
+    rows = downstream_rows(seed, cue=cue, sizes=sizes)
     write_dataset(
         path, (Row(f"{i:05d}.webp", image, captions, split) for i, (image, captions, split) in enumerate(rows))
     )
