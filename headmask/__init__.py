@@ -21,23 +21,26 @@ if TYPE_CHECKING:
     from headmask.ablation import ABLATIONS as ABLATIONS
     from headmask.ablation import Ablation as Ablation
     from headmask.errors import HeadmaskError as HeadmaskError
-    from headmask.folding import FoldProof as FoldProof
-    from headmask.folding import export as export
+    from headmask.exporting import ExportProof as ExportProof
+    from headmask.exporting import export as export
     from headmask.folding import fold as fold
     from headmask.live import ablate as ablate
     from headmask.live import calibrate_means as calibrate_means
     from headmask.mask import Head as Head
     from headmask.mask import HeadGrid as HeadGrid
     from headmask.mask import HeadMask as HeadMask
+    from headmask.masked import load as load
+    from headmask.masked import load_pruned as load_pruned
     from headmask.maskfile import MaskFile as MaskFile
     from headmask.models import LoadedModel as LoadedModel
     from headmask.models import load_model as load_model
+    from headmask.pruning import prune as prune
     from headmask.towers import grid_of as grid_of
 
 _HOMES = {
     "ABLATIONS": "headmask.ablation",
     "Ablation": "headmask.ablation",
-    "FoldProof": "headmask.folding",
+    "ExportProof": "headmask.exporting",
     "Head": "headmask.mask",
     "HeadGrid": "headmask.mask",
     "HeadMask": "headmask.mask",
@@ -46,10 +49,13 @@ _HOMES = {
     "MaskFile": "headmask.maskfile",
     "ablate": "headmask.live",
     "calibrate_means": "headmask.live",
-    "export": "headmask.folding",
+    "export": "headmask.exporting",
     "fold": "headmask.folding",
     "grid_of": "headmask.towers",
+    "load": "headmask.masked",
     "load_model": "headmask.models",
+    "load_pruned": "headmask.masked",
+    "prune": "headmask.pruning",
     "search": "orchestrator.api",
 }
 
