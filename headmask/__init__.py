@@ -2,14 +2,15 @@
 
     import headmask
 
-    model = headmask.load_model("ViT-B-32", "laion2b_s34b_b79k")
-    mask = headmask.MaskFile.read("runs/first/mask.json")
-    with headmask.ablate(model.clip, mask):
-        ...
-    headmask.export(model, mask, "refined.safetensors")
+    run = headmask.search(model="ViT-B-32", pretrained="laion2b_s34b_b79k", data="my.parquet", out="runs/first")
+    print(run)
 
-`headmask.search(...)` is the search itself. Names are loaded when first used: `import headmask` brings in neither torch
-nor Ray.
+    model = headmask.load_model("ViT-B-32", "laion2b_s34b_b79k")
+    with headmask.ablate(model.clip, run.mask):
+        ...
+    headmask.export(model, run.mask, "refined.safetensors")
+
+Names are loaded when first used: `import headmask` brings in neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from headmask.models import load_model as load_model
     from headmask.pruning import prune as prune
     from headmask.towers import grid_of as grid_of
+    from orchestrator.api import resume as resume
+    from orchestrator.api import scan as scan
+    from orchestrator.api import search as search
+    from orchestrator.found import SearchRun as SearchRun
 
 _HOMES = {
     "ABLATIONS": "headmask.ablation",
@@ -56,6 +61,9 @@ _HOMES = {
     "load_model": "headmask.models",
     "load_pruned": "headmask.masked",
     "prune": "headmask.pruning",
+    "resume": "orchestrator.api",
+    "SearchRun": "orchestrator.found",
+    "scan": "orchestrator.api",
     "search": "orchestrator.api",
 }
 
