@@ -68,6 +68,10 @@ class SearchRun(SearchResult):
 
         return draw_run(self, self.mask.head_grid, self.trials)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether all that `result.json` holds is the same; a `SearchResult` may be compared, too."""
+        return isinstance(other, SearchResult) and self.model_dump() == other.model_dump()
+
     def __repr__(self) -> str:
         return f"SearchRun({self.verdict!r}, {self.folder})\n{self}"
 
