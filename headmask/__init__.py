@@ -2,14 +2,15 @@
 
     import headmask
 
-    model = headmask.load_model("ViT-B-32", "laion2b_s34b_b79k")
-    mask = headmask.MaskFile.read("runs/first/mask.json")
-    with headmask.ablate(model.clip, mask):
-        ...
-    headmask.export(model, mask, "refined.safetensors")
+    run = headmask.search(model="ViT-B-32", pretrained="laion2b_s34b_b79k", data="my.parquet", out="runs/first")
+    print(run)
 
-`headmask.search(...)` is the search itself. Names are loaded when first used: `import headmask` brings in neither torch
-nor Ray.
+    model = headmask.load_model("ViT-B-32", "laion2b_s34b_b79k")
+    with headmask.ablate(model.clip, run.mask):
+        ...
+    headmask.export(model, run.mask, "refined.safetensors")
+
+Names are loaded when first used: `import headmask` brings in neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -21,23 +22,30 @@ if TYPE_CHECKING:
     from headmask.ablation import ABLATIONS as ABLATIONS
     from headmask.ablation import Ablation as Ablation
     from headmask.errors import HeadmaskError as HeadmaskError
-    from headmask.folding import FoldProof as FoldProof
-    from headmask.folding import export as export
+    from headmask.exporting import ExportProof as ExportProof
+    from headmask.exporting import export as export
     from headmask.folding import fold as fold
     from headmask.live import ablate as ablate
     from headmask.live import calibrate_means as calibrate_means
     from headmask.mask import Head as Head
     from headmask.mask import HeadGrid as HeadGrid
     from headmask.mask import HeadMask as HeadMask
+    from headmask.masked import load as load
+    from headmask.masked import load_pruned as load_pruned
     from headmask.maskfile import MaskFile as MaskFile
     from headmask.models import LoadedModel as LoadedModel
     from headmask.models import load_model as load_model
+    from headmask.pruning import prune as prune
     from headmask.towers import grid_of as grid_of
+    from orchestrator.api import resume as resume
+    from orchestrator.api import scan as scan
+    from orchestrator.api import search as search
+    from orchestrator.found import SearchRun as SearchRun
 
 _HOMES = {
     "ABLATIONS": "headmask.ablation",
     "Ablation": "headmask.ablation",
-    "FoldProof": "headmask.folding",
+    "ExportProof": "headmask.exporting",
     "Head": "headmask.mask",
     "HeadGrid": "headmask.mask",
     "HeadMask": "headmask.mask",
@@ -46,10 +54,16 @@ _HOMES = {
     "MaskFile": "headmask.maskfile",
     "ablate": "headmask.live",
     "calibrate_means": "headmask.live",
-    "export": "headmask.folding",
+    "export": "headmask.exporting",
     "fold": "headmask.folding",
     "grid_of": "headmask.towers",
+    "load": "headmask.masked",
     "load_model": "headmask.models",
+    "load_pruned": "headmask.masked",
+    "prune": "headmask.pruning",
+    "resume": "orchestrator.api",
+    "SearchRun": "orchestrator.found",
+    "scan": "orchestrator.api",
     "search": "orchestrator.api",
 }
 

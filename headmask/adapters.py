@@ -44,7 +44,7 @@ class MultiheadAttention(HeadAttention):
                 "ablation acts on self-attention only; this module was called with other keys or values"
             )
         x_BTD = query if self.module.batch_first else query.transpose(0, 1)
-        bias = _additive(kwargs.get("attn_mask"), x_BTD, self.num_heads)
+        bias = additive(kwargs.get("attn_mask"), x_BTD, self.num_heads)
         y_BTD = self.project(see(self.attend(x_BTD, bias=bias, ablation=ablation)))
         return (y_BTD if self.module.batch_first else y_BTD.transpose(0, 1)), None
 
@@ -71,7 +71,7 @@ class CustomAttention(HeadAttention):
 
     def forward(self, see: SeeZ, ablation: str, x: Tensor, attn_mask: Tensor | None = None) -> Any:
         """Do what open_clip's `Attention.forward` does."""
-        return self.project(see(self.attend(x, bias=_additive(attn_mask, x, self.num_heads), ablation=ablation)))
+        return self.project(see(self.attend(x, bias=additive(attn_mask, x, self.num_heads), ablation=ablation)))
 
 
 class TimmHeadAttention(HeadAttention):
@@ -141,7 +141,7 @@ def open_attention(module: nn.Module) -> HeadAttention:
     return _ADAPTERS[type(module)](module)
 
 
-def _additive(attn_mask: Tensor | None, x_BTD: Tensor, num_heads: int) -> Tensor | None:
+def additive(attn_mask: Tensor | None, x_BTD: Tensor, num_heads: int) -> Tensor | None:
     """Return a mask of `nn.MultiheadAttention` (True or -inf: not seen) as an additive one, (T, T) or (B, H, T, T)."""
     if attn_mask is None:
         return None

@@ -26,6 +26,10 @@ class OpenClipBlock:
         norm: nn.Module | None = getattr(self._block, "ln_attn", None)
         return norm
 
+    def replace_attention(self, module: nn.Module) -> None:
+        """Put another attention module into the block."""
+        self._block.attn = module
+
     def read(self, x_BTD: Tensor) -> Tensor:
         """Return what attention reads."""
         read_BTD: Tensor = self._block.ln_1(x_BTD)

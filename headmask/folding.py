@@ -1,49 +1,21 @@
-"""Folding a mask into the weights, so that a stock loader needs no code of ours; and the proof that it is equal."""
+"""Folding a mask into the weights, so that a stock loader needs no code of ours."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from headmask.ablation import Ablation, check_ablation
 from headmask.attention import HeadAttention
-from headmask.errors import AblationError, MaskFileError
-from headmask.live import ablate
+from headmask.errors import AblationError
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from headmask.models import SCHEMES, LoadedModel, model_config
 from headmask.towers import TowerName, check_grid, view_of
 
 # B batch, L layers, H heads, d width of one head
-
-SMALL_MODEL = 20_000_000
-"""Parameters below which the tighter tolerance of the proof holds."""
-NUM_PROBES = 4
-
-
-@dataclass(frozen=True)
-class FoldProof:
-    """How far the folded checkpoint, loaded by stock open_clip, is from the masked model."""
-
-    max_difference: float
-    """Largest absolute difference of L2-normalised float32 embeddings."""
-    tolerance: float
-    num_probes: int
-    how_to_load: str
-    """The call of stock open_clip that loads the checkpoint."""
 
 
 def fold(
@@ -104,99 +76,6 @@ def _fold_head(
             scaled_d = mean_d.to(weight) * (1 if scale_H is None else scale_H[head])
             bias.add_(weight[:, columns] @ scaled_d)
         weight[:, columns] = 0
-
-
-def export(model: LoadedModel, mask: MaskFile, out: str | os.PathLike[str], *, overwrite: bool = False) -> FoldProof:
-    """Write the folded checkpoint and return the proof that stock open_clip loads the masked model from it.
-
-    Args:
-        model: the model the mask was made for.
-        mask: the mask file.
-        out: `NAME.safetensors` for a checkpoint file, which `open_clip.create_model(ARCHITECTURE, pretrained=FILE)`
-            loads; any other name for a folder, which `open_clip.create_model("local-dir:FOLDER")` loads.
-        overwrite: replace what is there.
-
-    Raises:
-        MaskFileError: the mask was made for other weights, or `out` exists.
-        AblationError: the ablation cannot be folded, or the folded checkpoint is not equal; nothing is kept then.
-    """
-    mask.check_model(str(model), model.reference.weights_sha256)
-    target = Path(out)
-    is_file = target.suffix == ".safetensors"
-    _check_target(target, is_file=is_file, overwrite=overwrite)
-    folded = fold(model.clip, mask)
-    with _scratch_folder(target) as scratch:
-        checkpoint = scratch / ("open_clip_model.safetensors" if not is_file else target.name)
-        save_file({key: tensor.contiguous().clone() for key, tensor in folded.state_dict().items()}, checkpoint)
-        config = {"model_cfg": model_config(model.reference.name), "preprocess_cfg": model.clip.visual.preprocess_cfg}
-        (scratch / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        proof = _prove(model, mask, checkpoint, as_folder=not is_file)
-        if is_file:
-            checkpoint.replace(target)
-        else:
-            shutil.rmtree(target, ignore_errors=True)
-            scratch.rename(target)
-    return replace(proof, how_to_load=_how_to_load(model.reference.name, target))
-
-
-def _check_target(target: Path, *, is_file: bool, overwrite: bool) -> None:
-    """Refuse to replace anything unasked, and anything but a checkpoint when asked."""
-    if not target.exists():
-        return
-    if not overwrite:
-        raise MaskFileError(f"{target} exists; choose another name or pass --overwrite")
-    if not (target.is_file() if is_file else (target / "open_clip_config.json").is_file()):
-        raise MaskFileError(f"{target} is no {'file' if is_file else 'model folder'}; choose another name")
-
-
-@contextmanager
-def _scratch_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside the target; what a dead export left there goes, and so does what this one leaves."""
-    scratch = target.with_name(f".{target.name}.part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-@torch.no_grad()
-def _prove(model: LoadedModel, mask: MaskFile, checkpoint: Path, *, as_folder: bool) -> FoldProof:
-    images = probe_images(model.clip, NUM_PROBES)
-    texts = torch.arange(1, NUM_PROBES + 1)[:, None].expand(-1, model.clip.context_length).contiguous()
-    stock = _stock_load(model.reference.name, checkpoint, as_folder=as_folder)
-    with ablate(model.clip, mask):
-        differences = [
-            (F.normalize(model.clip.encode_image(images), dim=-1) - F.normalize(stock.encode_image(images), dim=-1)),
-            (F.normalize(model.clip.encode_text(texts), dim=-1) - F.normalize(stock.encode_text(texts), dim=-1)),
-        ]
-    largest = max(difference.abs().max().item() for difference in differences)
-    tolerance = 1e-6 if sum(p.numel() for p in stock.parameters()) < SMALL_MODEL else 1e-5
-    if not largest <= tolerance:
-        raise AblationError(
-            f"the folded checkpoint is not equal to the masked model: embeddings differ by {largest:.1e}, "
-            f"allowed are {tolerance:.0e}; nothing was kept"
-        )
-    return FoldProof(largest, tolerance, NUM_PROBES, how_to_load="")
-
-
-def _how_to_load(name: str, target: Path) -> str:
-    if target.suffix != ".safetensors":
-        return f'open_clip.create_model("local-dir:{target}")'
-    if not name.startswith(SCHEMES):
-        return f'open_clip.create_model("{name}", pretrained="{target}")'
-    return f'open_clip.load_checkpoint(open_clip.create_model("{name}", load_weights=False), "{target}")'
-
-
-def _stock_load(name: str, checkpoint: Path, *, as_folder: bool) -> Any:
-    if as_folder:
-        return open_clip.create_model(f"local-dir:{checkpoint.parent}").eval()
-    if not name.startswith(SCHEMES):
-        return open_clip.create_model(name, pretrained=str(checkpoint)).eval()
-    stock = open_clip.create_model(name, load_weights=False)
-    open_clip.load_checkpoint(stock, str(checkpoint))
-    return stock.eval()
 
 
 def probe_images(model: Any, count: int, *, seed: int = 0) -> Tensor:

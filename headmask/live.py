@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from functools import partial
 
 import torch
@@ -48,6 +49,32 @@ def ablate(
         AblationError: the ablation is undefined for this tower.
         ModelError: the tower is not supported.
     """
+    with ExitStack() as stack:
+        for attention, see, rule in _replacements(model, mask, ablation, tower, means_LHd):
+            stack.enter_context(_forward(attention, rule, see))
+        yield model
+
+
+def ablate_for_good(model: nn.Module, mask: MaskFile) -> nn.Module:
+    """Return a copy of a model that ablates a mask's heads whenever it runs; its weights do not tell.
+
+    Raises:
+        GridError, AblationError, ModelError: as `ablate`.
+    """
+    masked: nn.Module = deepcopy(model)
+    for attention, see, rule in _replacements(masked, mask):
+        attention.module.forward = partial(attention.forward, see, rule)
+    return masked
+
+
+def _replacements(
+    model: nn.Module,
+    mask: HeadMask | MaskFile,
+    ablation: Ablation = "zero",
+    tower: TowerName = "image",
+    means_LHd: Tensor | None = None,
+) -> Iterator[tuple[HeadAttention, SeeZ, Ablation]]:
+    """Yield the attention modules that lose heads, with what replaces their z."""
     if isinstance(mask, MaskFile):
         ablation, tower = mask.ablation, mask.tower
         means_LHd = mask.means_tensor()
@@ -55,12 +82,10 @@ def ablate(
     view = view_of(model, tower)
     check_grid(mask, view.grid, f"this model's {tower} tower")
     check_ablation(ablation, has_class_token=view.has_class_token, means=means_LHd)
-    with ExitStack() as stack:
-        for layer, attention in enumerate(view.attentions):
-            if word := mask.words[layer]:
-                means_Hd = None if means_LHd is None else means_LHd[layer]
-                stack.enter_context(_forward(attention, ablation, _replacing(word, ablation, means_Hd)))
-        yield model
+    for layer, attention in enumerate(view.attentions):
+        if word := mask.words[layer]:
+            means_Hd = None if means_LHd is None else means_LHd[layer]
+            yield attention, _replacing(word, ablation, means_Hd), ablation
 
 
 def _replacing(word: int, ablation: Ablation, means_Hd: Tensor | None) -> SeeZ:

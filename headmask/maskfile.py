@@ -50,6 +50,24 @@ class SplitScores(_Part):
     selected: dict[str, float]
     interval: tuple[float, float] | None = None
     """Two-sided 95 % interval of the objective's delta, where one was computed."""
+    p_value: float | None = None
+    """Two-sided sign-flip permutation test of the objective's delta, where one was made."""
+
+
+class SplitReference(_Part):
+    """One split of a data set."""
+
+    digest: str
+    num_images: int
+    num_captions: int
+    """Captions; for classification, prompts."""
+
+
+class DataReference(_Part):
+    """A data set that the mask was searched on."""
+
+    name: str
+    splits: dict[str, SplitReference]
 
 
 class MaskFile(_Part):
@@ -68,7 +86,11 @@ class MaskFile(_Part):
     means: dict[str, list[float]] | None = None
     """For ablation `mean`: the mean output of every ablated head, by `L3H7`."""
     objective: str | None = None
+    verdict: Literal["reliable improvement", "no reliable improvement"] | None = None
+    """On the search that the mask comes from."""
     scores: dict[str, SplitScores] = {}
+    data: tuple[DataReference, ...] = ()
+    """What it was searched on."""
     study: str | None = None
     run: str | None = None
     """MLflow run id of the search."""

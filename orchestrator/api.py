@@ -1,29 +1,156 @@
-"""The search from Python; `headmask.search` forwards here."""
+"""The Python interface to searches; `headmask.search`, `headmask.scan` and `headmask.resume` forward here."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from headmask.errors import ConfigError, did_you_mean
+from headmask.mask import HeadMask
 from orchestrator import runner
+from orchestrator.conclude import Outcome
 from orchestrator.config import flags_of, read_config
-from orchestrator.progress import Quiet
-from orchestrator.result import SearchResult
+from orchestrator.found import SearchRun
+from orchestrator.gate import check_baseline
+from orchestrator.options import ResumeOptions, ScanOptions, SearchOptions
+from orchestrator.progress import Display, Quiet, make_display
+from orchestrator.search import score_all
+from orchestrator.session import Session, prepare
+from workers.messages import MaskScore, Stage
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def search(config: Path | str | None = None, **options: Any) -> SearchResult:
-    """Return what a search found; it does what `headmask search` does, without printing.
+def search(config: Path | str | None = None, *, progress: bool = False, **options: Unpack[SearchOptions]) -> SearchRun:
+    """Return what a search found; it does what `headmask search` does.
 
-        result = headmask.search(model="ViT-B-32", pretrained="openai", data="my.parquet", out="runs/first")
-        mask = headmask.MaskFile.read(result.mask_file)
+        run = headmask.search(model="ViT-B-32", pretrained="openai", data="my.parquet", out="runs/first")
+        print(run)
+        model = headmask.load("ViT-B-32", run.mask)
 
     Args:
         config: TOML file; options override it.
+        progress: show how it goes.
         options: settings by the names of the command line's flags, such as `masks=1000` or `max_heads=8`.
 
     Raises:
         HeadmaskError: bad input, or the study exists.
-        Interrupted: stopped by a signal; `headmask resume` goes on.
+        Interrupted: stopped by a signal; `headmask.resume` goes on.
     """
+    _check(options, SearchOptions)
     settings = read_config(None if config is None else Path(config), flags_of(options))
-    return runner.start(settings, Quiet()).result
+    return _found(lambda display: runner.start(settings, display), progress)
+
+
+def resume(
+    study: Path | str, *, storage: str | None = None, progress: bool = False, **options: Unpack[ResumeOptions]
+) -> SearchRun:
+    """Return what a search found that went on where it had stopped, or further with a larger budget.
+
+        run = headmask.resume("runs/first", masks=2000)
+
+    Args:
+        study: a run folder; or the name of a study, with `storage`.
+        storage: journal file or database URL that holds the study.
+        progress: show how it goes.
+        options: the budget, the pool, `out` and `tracking_uri`, by the names of the command line's flags.
+
+    Raises:
+        HeadmaskError: bad input, or there is no such study.
+        Interrupted: stopped by a signal; resume again.
+    """
+    _check(options, ResumeOptions)
+    settings = runner.stored_config(str(study), storage, flags_of(options))
+    return _found(lambda display: runner.resume(settings, display), progress)
+
+
+def scan(
+    config: Path | str | None = None,
+    *,
+    split: Literal["search", "confirm"] = "search",
+    **options: Unpack[ScanOptions],
+) -> pd.DataFrame:
+    """Return what every head does when it alone is ablated, one row per head.
+
+        heads = headmask.scan(model="ViT-B-32", pretrained="openai", data="my.parquet", pool="inline")
+        heads.sort_values("delta", ascending=False).head(10)
+        heads.pivot(index="layer", columns="head", values="delta")
+
+    The index is the head, such as `L3H7`. Columns are `layer`, `head`, `delta` (what changes in the objective against
+    the baseline, in [-1, 1]), all metrics in [0, 1], the change of each as `delta_...`, and `failure`, why a head could
+    not be scored. `attrs` holds the name of the `objective`, the metrics of the `baseline`, and the `split`.
+
+    Scores are those that a search has. The test split is not looked at, and nothing is left behind.
+
+    Args:
+        config: TOML file of a search; options override it.
+        split: what heads are scored on; confirm in float32. Who looks at confirm here chooses by it.
+        options: settings by the names of the command line's flags, such as `layers=[9, 10, 11]` or `ablation="mean"`.
+
+    Raises:
+        HeadmaskError: bad input.
+    """
+    _check(options, ScanOptions)
+    flags = {**flags_of(options), "output.folder": "scan"}  # Required of a search; nothing is written here.
+    settings = read_config(None if config is None else Path(config), flags)
+    if split not in ("search", "confirm"):
+        raise ConfigError(f"split must be search or confirm; got {split!r}")
+    session = prepare(settings)
+    if settings.search.gate:
+        check_baseline(session)
+    with contextlib.closing(runner.make_pool(session, Quiet())) as pool:
+        session = session.settled(pool.settle(session.wanted))
+        stage = session.search_stage if split == "search" else Stage("confirm", "float32")
+        heads = session.limits.free_heads(session.grid)
+        results = score_all(pool, stage, HeadMask.singles(session.grid, heads))
+    return _as_frame(session, {mask: result.score for mask, result in results.items()}, split)
+
+
+def _as_frame(session: Session, scores: dict[HeadMask, MaskScore], split: str) -> pd.DataFrame:
+    """Return one row per head."""
+    import pandas as pd
+
+    objective = str(session.objective)
+    baseline = session.objective.named(scores[HeadMask.empty(session.grid)].metrics)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for mask, score in sorted(scores.items()):
+            for head in mask.heads:
+                metrics = session.objective.named(score.metrics)
+                changes = {name: metrics.get(name, float("nan")) - value for name, value in baseline.items()}
+                yield {
+                    "layer": head.layer,
+                    "head": head.head,
+                    "delta": changes[objective],
+                    **{name: metrics.get(name, float("nan")) for name in baseline},
+                    **{f"delta_{name}": change for name, change in changes.items()},
+                    "failure": score.failure,
+                }
+
+    frame = pd.DataFrame(rows()).sort_values(["layer", "head"])
+    frame.index = pd.Index([f"L{layer}H{head}" for layer, head in zip(frame["layer"], frame["head"], strict=True)])
+    frame.attrs = {"objective": objective, "baseline": baseline, "split": split}
+    return frame
+
+
+def _found(run: Callable[[Display], Outcome], progress: bool) -> SearchRun:
+    display: Display = Quiet()
+    if progress:
+        from rich.console import Console
+
+        display = make_display(Console())
+    try:
+        return SearchRun.model_validate(run(display).result.model_dump())
+    finally:
+        display.stop()
+
+
+def _check(options: Iterable[str], known: Any) -> None:
+    """Refuse options that a call does not have, before anything is read."""
+    names = known.__annotations__
+    for name in options:
+        if name not in names:
+            raise ConfigError(f"{name}: unknown option{did_you_mean(name, names)}")

@@ -207,28 +207,11 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Continue a study exactly where it stopped, or further with a larger budget."""
-    from orchestrator.config import parse_config
+    from orchestrator.config import OPTIONS, flags_of
     from orchestrator.runner import stored_config
 
-    content = stored_config(study, storage).model_dump()
-    changes = {
-        ("budget", "masks"): masks,
-        ("budget", "seconds"): seconds,
-        ("budget", "image_forwards"): image_forwards,
-        ("budget", "patience"): patience,
-        ("pool", "kind"): pool,
-        ("pool", "replicas"): replicas,
-        ("pool", "gpus_per_replica"): gpus_per_replica,
-        ("pool", "shards"): shards,
-        ("pool", "mixed_devices"): mixed_devices,
-        ("pool", "address"): address,
-        ("output", "folder"): None if out is None else str(out),
-        ("output", "tracking_uri"): tracking_uri,
-    }
-    for (section, key), value in changes.items():
-        if value is not None:
-            content[section][key] = value
-    _run_search(parse_config(content, f"study {study}"), as_json=as_json, resuming=True)
+    options = {name: value for name, value in locals().items() if name in OPTIONS and name not in ("study", "storage")}
+    _run_search(stored_config(study, storage, flags_of(options)), as_json=as_json, resuming=True)
 
 
 app.command(name="eval")(evaluate)

@@ -22,6 +22,7 @@ from orchestrator.cli_data import (
 from orchestrator.cli_tools import Json, print_json
 
 Model = Annotated[str | None, typer.Option(help="open_clip architecture, or local-dir:FOLDER, or hf-hub:ORG/REPO.")]
+LATENCY_S = 4.0
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a checkpoint file.")]
 
 
@@ -70,27 +71,38 @@ def evaluate(
 def export(
     mask: Annotated[Path, typer.Option(help="Mask file, as a search writes it.")],
     out: Annotated[Path, typer.Option(help="NAME.safetensors for a checkpoint file, another name for a model folder.")],
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Take the heads out; headmask.load_pruned loads the folder.")
+    ] = False,
+    latency: Annotated[bool, typer.Option(help="Measure latency before and after, for a few seconds.")] = True,
     model: Model = None,
     pretrained: Pretrained = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Fold a mask into a plain checkpoint, and prove that stock open_clip loads the masked model from it."""
-    from headmask.folding import export as fold_and_prove
+    """Fold a mask into a plain checkpoint, or prune its heads, and prove that what loads is the masked model."""
+    from dataclasses import asdict
+
+    from headmask.exporting import export as export_and_prove
     from headmask.maskfile import MaskFile
     from headmask.models import load_model
 
     content = MaskFile.read(mask)
     loaded = load_model(model or content.model.name, pretrained if model or pretrained else content.model.pretrained)
-    proof = fold_and_prove(loaded, content, out, overwrite=overwrite)
+    latency_s = LATENCY_S if latency else 0.0
+    proof = export_and_prove(loaded, content, out, prune=prune, latency_s=latency_s, overwrite=overwrite)
     if as_json:
-        print_json({"checkpoint": str(out), **proof.__dict__})
+        print_json({"checkpoint": str(out), "pruned": prune, **asdict(proof)})
         return
+    from orchestrator.tables import footprint_table
+
     console = Console()
     console.print(
-        f"{out}: {len(content.heads)} heads folded away. Loaded by stock open_clip, its embeddings differ from the "
-        f"masked model's by at most {proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
+        f"{out}: {len(content.heads)} heads {'pruned' if prune else 'folded away'}. Loaded by "
+        f"{'headmask' if prune else 'stock open_clip'}, its embeddings differ from the masked model's by at most "
+        f"{proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
         highlight=False,
         soft_wrap=True,
     )
+    console.print(footprint_table(proof))
     console.print(f"Load it with: {proof.how_to_load}", highlight=False, soft_wrap=True, markup=False)

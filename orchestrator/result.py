@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from headmask.mask import HeadMask
-from headmask.maskfile import Grid, MaskFile, SplitScores, write_json
+from headmask.maskfile import DataReference, Grid, MaskFile, SplitReference, SplitScores, write_json
 from orchestrator import pareto
 from orchestrator.budget import StopReason
 from orchestrator.pareto import Point
@@ -296,7 +296,7 @@ def mask_file(
         "confirm": (baseline.confirm, finalist.confirm),
         "test": (verdict.test[verdict.baseline], verdict.test[mask]),
     }
-    interval = verdict.interval if mask == verdict.selected else (0.0, 0.0)
+    interval, p_value = (verdict.interval, verdict.p_value) if mask == verdict.selected else ((0.0, 0.0), 1.0)
     means_LHd = session.constants.means_LHd if session.constants else None
     return MaskFile(
         model=session.model.reference,
@@ -311,11 +311,26 @@ def mask_file(
                 baseline=session.objective.named(before.metrics),
                 selected=session.objective.named(after.metrics),
                 interval=interval if name == "test" else None,
+                p_value=p_value if name == "test" else None,
             )
             for name, (before, after) in pairs.items()
         },
+        verdict=RELIABLE if verdict.is_reliable else UNRELIABLE,
+        data=tuple(_data_reference(session, index) for index in range(len(session.objective.goals))),
         study=study,
         run=run_id,
         gates=None if gates is None else {str(head): gates.shut[str(head)] for head in mask.heads},
         versions=versions(),
+    )
+
+
+def _data_reference(session: Session, index: int) -> DataReference:
+    """Return what the mask file says of one data set."""
+    splits = {name: parts[index] for name, parts in session.splits.items()}
+    return DataReference(
+        name=session.objective.goals[index].data,
+        splits={
+            name: SplitReference(digest=split.digest, num_images=len(split.pixels), num_captions=len(split.texts))
+            for name, split in splits.items()
+        },
     )

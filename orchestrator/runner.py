@@ -58,16 +58,27 @@ def start(config: SearchConfig, display: Display) -> Outcome:
             return _run(session, store, pool, display)
 
 
-def stored_config(study: str, storage: str | None) -> SearchConfig:
-    """Return the configuration of a study that exists.
+def stored_config(study: str, storage: str | None, flags: Mapping[str, Any]) -> SearchConfig:
+    """Return the configuration of a study that exists, with flags over it.
 
     Args:
         study: a run folder, or the name of a study in `storage`.
         storage: journal file or database URL; None when `study` is a run folder.
+        flags: dotted keys such as `budget.masks`; None values are left out.
 
     Raises:
         StudyError: there is no such study.
+        ConfigError: a flag's value is not as it must be.
     """
+    content = _stored_config(study, storage).model_dump()
+    for key, value in flags.items():
+        if value is not None:
+            section, name = key.split(".")
+            content[section][name] = value
+    return parse_config(content, f"study {study}")
+
+
+def _stored_config(study: str, storage: str | None) -> SearchConfig:
     if storage is None:
         pointer = Path(study) / "config.json"
         if not pointer.is_file():

@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from headmask.card import footprint_rows
 from orchestrator.budget import STOPS
 from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.store import TrialRecord
 
 if TYPE_CHECKING:
+    from headmask.exporting import ExportProof
     from orchestrator.evaluate import Evaluation
 
 
@@ -69,24 +71,38 @@ def transfer_table(rows: Sequence[Sequence[Evaluation]]) -> Table:
     return table
 
 
+def footprint_table(proof: ExportProof) -> Table:
+    """Return what a tower takes before and after an export."""
+    table = Table()
+    for column in ("", "before", "after"):
+        table.add_column(column, justify="right" if column else "left", overflow="fold")
+    for row in footprint_rows(proof):
+        table.add_row(*row)
+    return table
+
+
 def show_result(console: Console, result: SearchResult) -> None:
     """Print what a search found: a table over the splits, then the verdict in words."""
     table = Table(title=f"{result.objective} in points", title_justify="left")
     for column in ("split", "images", "baseline", "selected", "change", ""):
         table.add_column(column, justify="left" if column in ("split", "") else "right")
-    tells = {
-        "search": _search_tell(result),
-        "confirm": "chosen here",
-        "test": "never chosen on",
-    }
-    for name, tell in tells.items():
-        split = getattr(result.splits, name)
-        before, after = split.baseline[result.objective], split.selected[result.objective]
-        row = (f"{100 * before:.2f}", f"{100 * after:.2f}", f"{100 * (after - before):+.2f}")
-        table.add_row(name, str(split.num_images), *row, tell)
+    for row in split_rows(result):
+        table.add_row(*row)
     console.print(table)
     for line in sentences(result):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def split_rows(result: SearchResult) -> list[tuple[str, ...]]:
+    """Return a row per split: its name, images, the objective's baseline, selected and change in points, and a word."""
+    tells = {"search": _search_tell(result), "confirm": "chosen here", "test": "never chosen on"}
+    rows: list[tuple[str, ...]] = []
+    for name, tell in tells.items():
+        split = getattr(result.splits, name)
+        before, after = split.baseline[result.objective], split.selected[result.objective]
+        change = f"{100 * (after - before):+.2f}"
+        rows.append((name, str(split.num_images), f"{100 * before:.2f}", f"{100 * after:.2f}", change, tell))
+    return rows
 
 
 def _search_tell(result: SearchResult) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from headmask.footprint import counting_flops
 from headmask.mask import HeadMask
 from headmask.views import TowerView
 
@@ -100,7 +99,7 @@ class TowerCost:
 def _count_stock(view: TowerView, inputs: Tensor) -> tuple[float, tuple[float, ...]]:
     """Return the floating-point operations of the tower's own forward pass, and the share of each layer's attention."""
     spent = [0.0] * view.grid.layers
-    with _counting() as counter, ExitStack() as hooks:
+    with counting_flops() as counter, ExitStack() as hooks:
 
         def add(layer: int, sign: int, *_: Any) -> None:
             spent[layer] += sign * counter.get_total_flops()
@@ -118,18 +117,6 @@ def _count_stock(view: TowerView, inputs: Tensor) -> tuple[float, tuple[float, .
 
 def _count(piece: Any, *arguments: Any) -> tuple[float, Any]:
     """Return the floating-point operations of a call in products and convolutions, and its result."""
-    with _counting() as counter:
+    with counting_flops() as counter:
         result = piece(*arguments)
     return float(counter.get_total_flops()), result
-
-
-@contextmanager
-def _counting() -> Iterator[FlopCounterMode]:
-    """Yield a counter of floating-point operations in products and convolutions."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            yield counter
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from headmask.mask import HeadGrid, HeadMask
+from headmask.masked import load_pruned
 from headmask.maskfile import MaskFile
 from headmask.models import load_model
 from orchestrator.result import SearchResult
@@ -94,6 +95,17 @@ def test_the_main_job_from_photos_to_a_checkpoint(headmask, tiny_files, runs, tm
     assert code == 0
     assert f'open_clip.create_model("local-dir:{target}")' in out
     open_clip.create_model(f"local-dir:{target}")
+    target = tmp_path / "smaller"
+    code, out, _ = headmask("export", "--mask", runs / "first" / "candidate.json", "--out", target, "--prune", "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert (said["checkpoint"], said["pruned"]) == (str(target), True)
+    before, after = said["footprints"]["before"], said["footprints"]["after"]
+    assert before["parameters"] > after["parameters"]
+    assert before["flops"] > after["flops"]
+    assert min(before["latency_ms"], after["latency_ms"]) > 0
+    assert said["footprints"]["timing"]["batch"] >= 1
+    assert "**No reliable improvement**" in (target / "README.md").read_text()
 
 
 def test_json_is_all_there_is_on_standard_output(headmask, search_flags, runs, tiny_files):
@@ -185,9 +197,14 @@ def test_the_heads_of_the_text_tower_can_be_searched(headmask, search_flags, run
     assert json.loads(out)["masked"] == pytest.approx(result.splits.test.selected)
     code, _, err = headmask("resume", runs / "first", "--masks", "16")
     assert code == 0, err
-    code, out, _ = headmask("export", "--mask", runs / "first" / "candidate.json", "--out", runs / "folded")
+    export = ["export", "--mask", runs / "first" / "candidate.json", "--no-latency"]
+    code, out, _ = headmask(*export, "--out", runs / "folded")
     assert code == 0
     open_clip.create_model(f"local-dir:{runs / 'folded'}")
+    code, out, _ = headmask(*export, "--out", runs / "pruned", "--prune")
+    assert code == 0
+    assert "parameters of the text tower" in out
+    assert load_pruned(runs / "pruned").clip
 
 
 def test_a_measured_chunk_and_precision_are_said_and_kept(headmask, search_flags, runs):

@@ -1,0 +1,196 @@
+"""The model card of an exported folder: what was ablated, how sure the gain is and on what data, how to load, limits.
+
+Names of models, data sets and studies are the user's: each is escaped, so that none can break the front matter or
+become Markdown or HTML.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelCardData
+
+from headmask.maskfile import MaskFile, SplitScores
+
+if TYPE_CHECKING:
+    from headmask.exporting import ExportProof
+    from headmask.footprint import Footprint
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$@]|:(?=//))")
+_ORDER = ("search", "confirm", "test")
+
+_LOAD_FOLDED = """\
+This is an ordinary open_clip model: the mask is in its weights.
+
+```python
+import open_clip
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH")  # of this folder
+tokenizer = open_clip.get_tokenizer("local-dir:PATH")
+```"""
+_LOAD_PRUNED = """\
+Some layers have fewer attention heads than others, which open_clip cannot build: `open_clip.create_model` fails on this
+folder. It takes `headmask`:
+
+```python
+import headmask
+
+model = headmask.load_pruned("PATH")  # of this folder
+embeddings = model.clip.encode_image(model.preprocess(image)[None])
+tokens = model.tokenizer(["a photo of a dog"])
+```"""
+_LIMITS = (
+    "The test split's figures hold for its kind of images and texts. On others the mask may do nothing, or harm: "
+    "`headmask eval` measures it on yours.",
+    "Search-split figures are optimistic, because masks were compared there; the mask was chosen on confirm.",
+    "No weight was trained. What the original model gets wrong for other reasons, its biases included, is still there.",
+    "License and terms of use are those of the original model.",
+)
+_LIMIT_PRUNED = "The heads are gone for good: another mask needs the original model."
+
+
+def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
+    """Return the card as Markdown with a YAML front matter.
+
+    Args:
+        mask: the mask file that was exported.
+        proof: what was shown on the way.
+        prune: whether the heads are taken out, instead of folded.
+    """
+    done = "pruned" if prune else "folded into the weights"
+    parts = [
+        f"---\n{_front_matter(mask, prune=prune)}\n---",
+        f"# {_text(mask.model)} with {len(mask.heads)} attention heads {done}",
+        _verdict(mask),
+        "## What was ablated",
+        _table(("", ""), _what(mask)),
+        *_scores(mask),
+        *_data(mask),
+        "## Loading",
+        _LOAD_PRUNED if prune else _LOAD_FOLDED,
+        "## What was checked",
+        f"Written, loaded again and compared with the masked model on {proof.num_probes} images and as many texts: "
+        f"normalised embeddings differ by at most {proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
+        _table(("", "before", "after"), footprint_rows(proof)),
+        "## Limits",
+        "\n".join(f"- {limit}" for limit in (*_LIMITS, *((_LIMIT_PRUNED,) if prune else ()))),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def footprint_rows(proof: ExportProof) -> list[tuple[str, str, str]]:
+    """Return what the tower takes before and after, as rows of a table."""
+    found = proof.footprints
+    before, after = found.before, found.after
+    one = "image" if found.tower == "image" else "text"
+    rows = [
+        (f"parameters of the {found.tower} tower", f"{before.parameters:,}", f"{after.parameters:,}"),
+        (f"GFLOPs per {one}", f"{before.flops / 1e9:.4g}", f"{after.flops / 1e9:.4g}"),
+    ]
+    if found.timing is not None:
+        timing = found.timing
+        what = f"{one}s" if timing.batch > 1 else one
+        how = f"median and quartiles of {timing.rounds} alternating rounds"
+        rows.append((f"ms for {timing.batch} {what} on {timing.device}, {how}", _spread(before), _spread(after)))
+    return rows
+
+
+def _spread(found: Footprint) -> str:
+    median_ms, quartiles_ms = found.latency_ms or 0.0, found.quartiles_ms or (0.0, 0.0)
+    return f"{median_ms:.4g} ({quartiles_ms[0]:.4g} to {quartiles_ms[1]:.4g})"
+
+
+def _front_matter(mask: MaskFile, *, prune: bool) -> str:
+    hub = mask.model.name.removeprefix("hf-hub:")
+    card = ModelCardData(
+        base_model=hub if hub != mask.model.name else None,
+        library_name="headmask" if prune else "open_clip",
+        pipeline_tag="zero-shot-image-classification",
+        tags=["clip", "open_clip", "headmask"],
+    )
+    return str(card.to_yaml()).strip()
+
+
+def _verdict(mask: MaskFile) -> str:
+    test = mask.scores.get("test")
+    if test is None or mask.objective is None:
+        return "The mask file holds no scores: whether this mask helps is not known."
+    if not mask.heads:
+        return "The search found no reliable improvement, so nothing is ablated: this is the original model."
+    figures = f"{_text(mask.objective)} by {_points(test, mask.objective)} points on the test split"
+    if test.interval is not None:
+        figures += ", 95 % interval {:+.2f} to {:+.2f}".format(*(100 * end for end in test.interval))
+    if test.p_value is not None:
+        figures += f", p = {test.p_value:.4f}"
+    verdict = f"**{mask.verdict.capitalize()}**: ablating" if mask.verdict else "Ablating"
+    return f"{verdict} these heads changes {figures}."
+
+
+def _what(mask: MaskFile) -> list[tuple[str, str]]:
+    rows = [
+        ("model", _text(mask.model)),
+        ("weights", f"SHA-256 {mask.model.weights_sha256}"),
+        ("tower", f"{mask.tower}, {mask.grid.layers} layers of {mask.grid.heads} heads"),
+        ("ablation", mask.ablation),
+        ("heads", ", ".join(mask.heads) or "none"),
+        ("study", _text(mask.study) if mask.study else ""),
+        ("versions", ", ".join(f"{_text(name)} {_text(version)}" for name, version in sorted(mask.versions.items()))),
+    ]
+    return [row for row in rows if row[1]]
+
+
+def _scores(mask: MaskFile) -> Iterable[str]:
+    """Yield the objective on the three splits, then all metrics on test."""
+    objective = mask.objective
+    shown = [name for name in _ORDER if name in mask.scores and objective in mask.scores[name].baseline]
+    if objective is None or not shown:
+        return
+    yield "## Scores"
+    roles = {"search": "optimistic: masks were compared here", "confirm": "chosen here", "test": "never chosen on"}
+    yield f"{_text(objective)}, in points:"
+    yield _table(
+        ("split", "baseline", "masked", "change", ""),
+        [(name, *_cells(mask.scores[name], objective), roles[name]) for name in shown],
+    )
+    if (test := mask.scores.get("test")) is not None:
+        yield "All metrics on the test split, in points:"
+        names = [name for name in test.baseline if name in test.selected]
+        yield _table(("metric", "baseline", "masked", "change"), [(_text(name), *_cells(test, name)) for name in names])
+
+
+def _data(mask: MaskFile) -> Iterable[str]:
+    """Yield what it was searched on."""
+    if not mask.data:
+        return
+    yield "## Data"
+    rows = [
+        (_text(data.name), name, f"{split.num_images:,}", f"{split.num_captions:,}", _text(split.digest[:16]))
+        for data in mask.data
+        for name, split in data.splits.items()
+    ]
+    yield _table(("data set", "split", "images", "captions or prompts", "digest"), rows)
+
+
+def _cells(scores: SplitScores, metric: str) -> tuple[str, str, str]:
+    before, after = scores.baseline[metric], scores.selected[metric]
+    return f"{100 * before:.2f}", f"{100 * after:.2f}", _points(scores, metric)
+
+
+def _points(scores: SplitScores, metric: str) -> str:
+    return f"{100 * (scores.selected[metric] - scores.baseline[metric]):+.2f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(value: object) -> str:
+    """Return a name as one line of Markdown that shows it and nothing else."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in str(value))
+    escaped = html.escape(_SPECIAL.sub(r"\\\1", " ".join(printable.split())), quote=False)
+    # What would become a link without any brackets.
+    return escaped.replace("www.", "www\\.")

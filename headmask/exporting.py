@@ -1,0 +1,189 @@
+"""Exporting a model with a mask in it, folded or pruned; kept only if what was written is proven equal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F  # noqa: N812
+from open_clip.tokenizer import HFTokenizer
+from safetensors.torch import save_file
+from torch import nn
+
+from headmask import pruning
+from headmask.card import model_card
+from headmask.errors import AblationError, MaskFileError
+from headmask.folding import fold, probe_images
+from headmask.footprint import Footprints, compare
+from headmask.live import ablate
+from headmask.masked import CONFIG, MASK, PRUNED, WEIGHTS, load_pruned
+from headmask.maskfile import MaskFile
+from headmask.models import SCHEMES, LoadedModel, model_config, quiet_open_clip, tokenizer_of
+
+SMALL_MODEL = 20_000_000
+"""Parameters below which the tighter tolerance of the proof holds."""
+NUM_PROBES = 4
+CARD = "README.md"
+_TEXTS = ("a photo of a dog", "two red circles left of a blue square", "night", "Children build a castle of sand.")
+
+
+@dataclass(frozen=True)
+class ExportProof:
+    """How far what was exported, loaded again, is from the masked model; and what its tower takes."""
+
+    max_difference: float
+    """Largest absolute difference of L2-normalised float32 embeddings."""
+    tolerance: float
+    num_probes: int
+    """Images, and texts."""
+    how_to_load: str
+    """The call that loads it: stock open_clip's, or `headmask.load_pruned`."""
+    footprints: Footprints
+    """Of the searched tower, before and after."""
+
+
+def export(
+    model: LoadedModel,
+    mask: MaskFile,
+    out: str | os.PathLike[str],
+    *,
+    prune: bool = False,
+    latency_s: float = 0.0,
+    overwrite: bool = False,
+) -> ExportProof:
+    """Write a model with a mask in it, and return the proof that it loads as the masked model.
+
+    Args:
+        model: the model the mask was made for.
+        mask: the mask file.
+        out: `NAME.safetensors` for a checkpoint file, which `open_clip.create_model(ARCHITECTURE, pretrained=FILE)`
+            loads; any other name for a folder in the layout of Hugging Face, with a model card, which
+            `open_clip.create_model("local-dir:FOLDER")` loads.
+        prune: take the heads out instead of folding them; always a folder, which `headmask.load_pruned` loads.
+        latency_s: about how many seconds are spent on measuring latency; 0 for none.
+        overwrite: replace what is there.
+
+    Raises:
+        MaskFileError: the mask was made for other weights, or `out` exists.
+        AblationError: the ablation cannot be folded or pruned, or what was written is not equal; nothing is kept then.
+    """
+    mask.check_model(str(model), model.reference.weights_sha256)
+    target = Path(out)
+    is_file = target.suffix == ".safetensors"
+    _check_target(target, is_file=is_file, prune=prune, overwrite=overwrite)
+    if prune and not mask.heads:
+        raise AblationError("this mask ablates nothing, so there is nothing to prune")
+    changed = pruning.prune(model.clip, mask) if prune else fold(model.clip, mask)
+    with _scratch_folder(target) as scratch:
+        checkpoint = scratch / (target.name if is_file else WEIGHTS)
+        _write(model, mask, changed, checkpoint, PRUNED if prune else {"format": "pt"})
+        del changed
+        loaded = load_pruned(scratch).clip if prune else _stock_load(model.reference.name, checkpoint, is_file=is_file)
+        if not is_file:
+            _check_tokenizer(model, scratch)
+        max_difference, tolerance = _prove(model, mask, loaded)
+        inputs = probe_images(model.clip, 1) if mask.tower == "image" else model.tokenizer(list(_TEXTS[:1]))
+        footprints = compare(model.clip, loaded, inputs, mask.tower, seconds=latency_s)
+        how_to_load = _how_to_load(model.reference.name, target, prune=prune)
+        proof = ExportProof(max_difference, tolerance, NUM_PROBES, how_to_load, footprints)
+        if is_file:
+            checkpoint.replace(target)
+        else:
+            (scratch / CARD).write_text(model_card(mask, proof, prune=prune), encoding="utf-8")
+            shutil.rmtree(target, ignore_errors=True)
+            scratch.rename(target)
+    return proof
+
+
+def _check_target(target: Path, *, is_file: bool, prune: bool, overwrite: bool) -> None:
+    """Refuse to replace anything unasked, and anything but a checkpoint when asked."""
+    if prune and is_file:
+        raise MaskFileError(f"a pruned model is a folder; choose a name that does not end in {target.suffix}")
+    if not target.exists():
+        return
+    if not overwrite:
+        raise MaskFileError(f"{target} exists; choose another name or pass --overwrite")
+    if not (target.is_file() if is_file else (target / CONFIG).is_file()):
+        raise MaskFileError(f"{target} is no {'file' if is_file else 'model folder'}; choose another name")
+
+
+@contextmanager
+def _scratch_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside the target; what a dead export left there goes, and so does what this one leaves."""
+    scratch = target.with_name(f".{target.name}.part")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(model: LoadedModel, mask: MaskFile, changed: nn.Module, checkpoint: Path, metadata: dict[str, str]) -> None:
+    """Write the weights, and beside them what a folder needs to be loaded."""
+    tensors = {key: tensor.contiguous().clone() for key, tensor in changed.state_dict().items()}
+    save_file(tensors, checkpoint, metadata=metadata)
+    config = {"model_cfg": model_config(model.reference.name), "preprocess_cfg": model.clip.visual.preprocess_cfg}
+    (checkpoint.parent / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    # Safetensors lets nobody but the user read what it writes; other files are as the umask says.
+    shutil.copymode(checkpoint.parent / CONFIG, checkpoint)
+    mask.write(checkpoint.parent / MASK)
+    if isinstance(model.tokenizer, HFTokenizer):
+        # A folder's tokenizer is looked for in the folder.
+        model.tokenizer.save_pretrained(checkpoint.parent)
+
+
+def _check_tokenizer(model: LoadedModel, folder: Path) -> None:
+    tokenizer = tokenizer_of(f"local-dir:{folder}")
+    if not torch.equal(tokenizer(list(_TEXTS)), model.tokenizer(list(_TEXTS))):
+        raise AblationError(f"the tokenizer of {model} cannot be kept in a folder; export a .safetensors file instead")
+
+
+@torch.no_grad()
+def _prove(model: LoadedModel, mask: MaskFile, loaded: Any) -> tuple[float, float]:
+    """Return the largest difference between embeddings of the masked and the exported model, and what is allowed."""
+    images, texts = probe_images(model.clip, NUM_PROBES), model.tokenizer(list(_TEXTS))
+    exported = loaded.encode_image(images), loaded.encode_text(texts)
+    with ablate(model.clip, mask):
+        masked = model.clip.encode_image(images), model.clip.encode_text(texts)
+    largest = max(
+        (F.normalize(first, dim=-1) - F.normalize(second, dim=-1)).abs().max().item()
+        for first, second in zip(masked, exported, strict=True)
+    )
+    tolerance = 1e-6 if sum(p.numel() for p in model.clip.parameters()) < SMALL_MODEL else 1e-5
+    if not largest <= tolerance:
+        raise AblationError(
+            f"the exported model is not equal to the masked one: embeddings differ by {largest:.1e}, "
+            f"allowed are {tolerance:.0e}; nothing was kept"
+        )
+    return largest, tolerance
+
+
+def _how_to_load(name: str, target: Path, *, prune: bool) -> str:
+    if prune:
+        return f'headmask.load_pruned("{target}")'
+    if target.suffix != ".safetensors":
+        return f'open_clip.create_model("local-dir:{target}")'
+    if not name.startswith(SCHEMES):
+        return f'open_clip.create_model("{name}", pretrained="{target}")'
+    return f'open_clip.load_checkpoint(open_clip.create_model("{name}", load_weights=False), "{target}")'
+
+
+def _stock_load(name: str, checkpoint: Path, *, is_file: bool) -> Any:
+    with quiet_open_clip():
+        if not is_file:
+            stock = open_clip.create_model(f"local-dir:{checkpoint.parent}")
+        elif not name.startswith(SCHEMES):
+            stock = open_clip.create_model(name, pretrained=str(checkpoint))
+        else:
+            stock = open_clip.create_model(name, load_weights=False)
+            open_clip.load_checkpoint(stock, str(checkpoint))
+    return stock.eval()

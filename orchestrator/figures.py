@@ -1,0 +1,106 @@
+"""Figures of a finished search for notebooks, from its run folder alone. matplotlib, without a screen."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from headmask.errors import ConfigError
+from headmask.mask import Head, HeadGrid
+from workers.tasks import Mix
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from orchestrator.result import FrontPoint, SearchResult
+
+
+class NotebookFigure(Figure):
+    """A matplotlib figure that notebooks show where it is the last thing in a cell, once, whatever their backend."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=110)
+        return content.getvalue()
+
+
+def draw_run(result: SearchResult, grid: HeadGrid, trials: pd.DataFrame) -> NotebookFigure:
+    """Return what each head does alone, selected heads marked, beside quality against size.
+
+    Args:
+        result: of the search.
+        grid: of the searched tower.
+        trials: its scored masks, as `trials.parquet` holds them.
+    """
+    height = max(3.5, 1.6 + 0.34 * grid.layers)
+    figure = NotebookFigure(figsize=(2.2 + 0.45 * grid.heads + 5.5, height), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2.2 + 0.45 * grid.heads, 5))
+    _draw_scan(figure, left, result, grid, trials)
+    _draw_sizes(right, result)
+    return figure
+
+
+def _draw_scan(figure: Any, axes: Any, result: SearchResult, grid: HeadGrid, trials: pd.DataFrame) -> None:
+    name, deltas_LH = _scan_deltas(result, grid, trials)
+    finite = np.abs(deltas_LH[np.isfinite(deltas_LH)])
+    # A head whose removal ruins the model would wash out all others.
+    limit = max(float(np.quantile(finite, 0.9)) if finite.size else 0.0, 1e-6)
+    image = axes.imshow(deltas_LH, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+    axes.set(xticks=range(grid.heads), yticks=range(grid.layers), xlabel="head", ylabel="layer")
+    axes.set_title(f"change of {name} without the head\nsearch split; dots: selected mask", fontsize="medium")
+    if result.selected:
+        layers, heads = zip(*map(Head.parse, result.selected), strict=True)
+        axes.scatter(heads, layers, s=60, facecolor="black", edgecolor="white")
+    figure.colorbar(image, ax=axes, label="points", extend="both")
+
+
+def _scan_deltas(result: SearchResult, grid: HeadGrid, trials: pd.DataFrame) -> tuple[str, NDArray[np.float64]]:
+    """Return the name of what is shown, and its change in points per head; NaN where a head was not scored alone.
+
+    That is the objective; where trials do not hold it, as the mean of several data sets, what was searched by.
+    """
+    name, values = result.objective, _objective(result.objective, trials)
+    if values is None:
+        name, values = result.guide, trials["value"]
+    deltas_LH = np.full((grid.layers, grid.heads), np.nan)
+    baseline = values[trials["num_heads"] == 0]
+    for mask, value in zip(trials["mask"], values, strict=True):
+        if mask and "," not in mask and len(baseline):
+            deltas_LH[Head.parse(mask)] = 100 * (value - baseline.iloc[0])
+    return name, deltas_LH
+
+
+def _objective(objective: str, trials: pd.DataFrame) -> Any:
+    """Return the objective of every trial, or None where its metrics are not there by their names."""
+    try:
+        return trials.apply(Mix.parse(objective).value, axis=1)
+    except (ConfigError, KeyError):
+        return None
+
+
+def _draw_sizes(axes: Any, result: SearchResult) -> None:
+    front, objective = result.size.front, result.objective
+    for split, color, marker in (("search", "C0", "o-"), ("confirm", "C1", "D")):
+        scores = getattr(result.splits, split)
+        points = [(len(point.heads), value) for point in front if (value := _value(point, split)) is not None]
+        sizes, values = np.array(points).T if points else (np.array([]), np.array([]))
+        label = "best masks by size, on search (optimistic)" if split == "search" else "the same on confirm"
+        axes.plot(sizes, 100 * (values - scores.baseline[objective]), marker, color=color, ms=4, label=label)
+    for split, color in (("confirm", "C1"), ("test", "C2")):
+        change = 100 * getattr(result.splits, split).delta[objective]
+        axes.plot(len(result.selected), change, "D", color=color, ms=9, mec="black", label=f"selected mask, on {split}")
+    low, high = (100 * end for end in result.splits.test.interval)
+    axes.vlines(len(result.selected), low, high, color="C2", lw=2)
+    axes.axhline(0, color="black", lw=0.8, ls=":", label="baseline of each split")
+    axes.set_title(f"{result.verdict}\nbar: 95 % interval on test", fontsize="medium")
+    axes.set(xlabel="ablated heads", ylabel=f"change of {objective} in points")
+    axes.legend(fontsize="x-small")
+
+
+def _value(point: FrontPoint, split: str) -> float | None:
+    value: float | None = getattr(point, split)
+    return value

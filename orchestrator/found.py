@@ -1,0 +1,88 @@
+"""What `headmask.search` returns: the result, with the files of its run folder at hand, as notebooks show it."""
+
+from __future__ import annotations
+
+import html
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pydantic import ValidationError
+
+from headmask.errors import StudyError
+from headmask.maskfile import MaskFile
+from orchestrator.result import SearchResult
+from orchestrator.tables import sentences, split_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+class SearchRun(SearchResult):
+    """A finished search: everything that `result.json` holds, and the run folder behind it.
+
+    run = headmask.search(model="ViT-B-32", pretrained="openai", data="my.parquet", out="runs/first")
+    print(run)              # the verdict in words; in a notebook, `run` alone shows a table, too
+    run.plot()              # what each head does alone; quality against size
+    run.mask                # the recommended mask, a MaskFile
+    run.trials              # every scored mask, a pandas DataFrame
+    """
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Self:
+        """Return the finished search of a run folder, wherever the folder is now.
+
+        Raises:
+            StudyError: there is none, or its search has not finished.
+        """
+        path = Path(folder)
+        try:
+            found = cls.model_validate_json((path / "result.json").read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise StudyError(f"{path} holds no finished search: {error}") from None
+        except ValidationError as error:
+            raise StudyError(f"{path / 'result.json'} is malformed: {error.errors()[0]['msg']}") from None
+        return found.model_copy(update={"mask_file": str(path / "mask.json")})
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.mask_file).parent
+
+    @cached_property
+    def mask(self) -> MaskFile:
+        """The recommended mask: the selected one, or the empty one without a reliable improvement."""
+        return MaskFile.read(self.mask_file)
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """Every scored mask, one row each: its text and words, value, metrics, strategy, seconds."""
+        import pandas as pd
+
+        return pd.read_parquet(self.folder / "trials.parquet")
+
+    def plot(self) -> Figure:
+        """Return a figure: what each head does alone, selected heads marked; and quality against size."""
+        from orchestrator.figures import draw_run
+
+        return draw_run(self, self.mask.head_grid, self.trials)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all that `result.json` holds is the same; a `SearchResult` may be compared, too."""
+        return isinstance(other, SearchResult) and self.model_dump() == other.model_dump()
+
+    def __repr__(self) -> str:
+        return f"SearchRun({self.verdict!r}, {self.folder})\n{self}"
+
+    def __str__(self) -> str:
+        return "\n".join(sentences(self))
+
+    def _repr_html_(self) -> str:
+        verdict, *others = map(html.escape, sentences(self))
+        names = ("split", "images", "baseline", "selected", "change", "")
+        header = "".join(f"<th>{name}</th>" for name in names)
+        rows = "".join(f"<tr><td>{'</td><td>'.join(map(html.escape, row))}</td></tr>" for row in split_rows(self))
+        caption = f"<caption>{html.escape(self.objective)} in points</caption>"
+        rest = "".join(f"<p>{line}</p>" for line in others)
+        return f"<p><strong>{verdict}</strong></p><table>{caption}<tr>{header}</tr>{rows}</table>{rest}"
