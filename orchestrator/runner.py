@@ -72,11 +72,6 @@ def stored_config(study: str, storage: str | None) -> SearchConfig:
         if not pointer.is_file():
             raise StudyError(f"there is no run folder at {study}: name one, or a study with --storage URL")
         config = parse_config(json.loads(pointer.read_text(encoding="utf-8")), str(pointer))
-        if "***" in config.storage:
-            raise StudyError(
-                f"the password of {config.storage} is not kept; resume with `headmask resume "
-                f"{config.study_name} --storage URL`"
-            )
         # The folder may have been moved since.
         return config.model_copy(update={"output": config.output.model_copy(update={"folder": study})})
     with open_storage(storage, must_exist=True) as opened:
@@ -94,6 +89,11 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
         StudyError: there is no such study, another driver runs it, or its fingerprint differs.
         Interrupted: stopped by a signal; the study can be resumed.
     """
+    if "***" in config.storage:
+        raise StudyError(
+            f"the password of {config.storage} is not kept; resume with `headmask resume "
+            f"{config.study_name} --storage URL`"
+        )
     if "***" in (config.output.tracking_uri or ""):
         raise StudyError(f"the password of {config.output.tracking_uri} is not kept: resume with --tracking-uri URL")
     with StudyStore.open(config.storage, config.study_name) as store:
@@ -190,7 +190,7 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
         seconds = time.monotonic() - started
         curve.finish(searched)
         outcome = conclude(session, store, tracker, searched, verdict, prospects, surrogate, display, seconds)
-        display.say(f"Results are in {config.folder}")
+        display.say(f"Results are in {config.folder}; report.html there shows them")
         return outcome
 
 

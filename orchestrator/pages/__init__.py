@@ -38,11 +38,13 @@ class Figure:
     """Data URI."""
     alt: str
     caption: str
-    height: int
-    """Pixels."""
+    width: int | None
+    """At most, in pixels; the page's where None."""
 
 
-def figure(chart: PlotlyFigure, picture: bytes, *, alt: str, caption: str = "", height: int = 420) -> Figure:
+def figure(
+    chart: PlotlyFigure, picture: bytes, *, alt: str, caption: str = "", height: int = 420, width: int | None = None
+) -> Figure:
     """Return a Plotly figure with what is shown without JavaScript, for the macro `chart`.
 
     Args:
@@ -51,8 +53,9 @@ def figure(chart: PlotlyFigure, picture: bytes, *, alt: str, caption: str = "", 
         alt: what is seen, in words.
         caption: below it.
         height: in pixels.
+        width: at most, in pixels; the page's by default.
     """
-    axis = {"gridcolor": "var(--line)", "zerolinecolor": "var(--soft)", "linecolor": "var(--line)", "automargin": True}
+    axis = {"gridcolor": "var(--line)", "linecolor": "var(--line)", "automargin": True, "zeroline": False}
     chart.update_layout(
         template="none",
         height=height,
@@ -64,7 +67,7 @@ def figure(chart: PlotlyFigure, picture: bytes, *, alt: str, caption: str = "", 
     )
     chart.update_xaxes(**axis)
     chart.update_yaxes(**axis)
-    return Figure(json_block(chart.to_json()), data_uri(picture), alt, caption, height)
+    return Figure(json_block(chart.to_json()), data_uri(picture), alt, caption, width)
 
 
 def json_block(text: str) -> Markup:
