@@ -24,6 +24,7 @@ from orchestrator.cli_data import (
 )
 from orchestrator.cli_explain import explain
 from orchestrator.cli_masks import Model, Pretrained, evaluate, export
+from orchestrator.cli_report import report
 from orchestrator.cli_tools import Json, bench_app, models, print_json, schema, studies
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ def resume(
 app.command(name="eval")(evaluate)
 app.command()(explain)
 app.command()(export)
+app.command()(report)
 app.command()(schema)
 app.command()(models)
 app.command(name="studies")(studies)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from headmask.exporting import export
 from headmask.mask import HeadMask
 from orchestrator import result as results
+from orchestrator.config import SearchConfig
 from orchestrator.ledger import count_looks
 from orchestrator.location import redacted
 from orchestrator.plots import write_gates, write_heat_map, write_pareto
 from orchestrator.progress import Display
 from orchestrator.queries import write_queries
+from orchestrator.report_page import FILE, write_report
 from orchestrator.search import Progress
 from orchestrator.session import Session
 from orchestrator.store import StudyStore
@@ -126,5 +128,18 @@ def conclude(
         )
     result.write(folder / "result.json")
     store.set_attr("finished", len(records))
+    _report(config, display)
     track_verdict(tracker, verdict, result, folder)
     return Outcome(session, verdict, result)
+
+
+def _report(config: SearchConfig, display: Display) -> None:
+    """Write the report; a search that is done stays done without one."""
+    try:
+        write_report(config, config.folder / FILE)
+    # Whatever it is: every result is there already.
+    except Exception as error:
+        display.say(
+            f"The report could not be written ({error or type(error).__name__}); everything else is there. "
+            f"`headmask report {config.folder}` tries again"
+        )

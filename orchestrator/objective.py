@@ -6,6 +6,7 @@ be another metric of the same data: one that a good optimiser cannot overfit as 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -34,6 +35,12 @@ class Goal:
 
     def __str__(self) -> str:
         return f"{self.prefix}{self.mix}"
+
+    @classmethod
+    def parse(cls, text: str, max_loss: float | None = None) -> Goal:
+        """Return the goal that `str` gives this text."""
+        data, slash, mix = text.rpartition("/")
+        return cls(data, Mix.parse(mix), max_loss, data + slash)
 
     def value(self, metrics: Mapping[str, float]) -> float:
         """Return the mix in [0, 1]."""
@@ -64,6 +71,15 @@ class Objective:
     def __str__(self) -> str:
         names = list(map(str, self.improved))
         return names[0] if len(names) == 1 else f"{self.combine} of {', '.join(names)}"
+
+    @classmethod
+    def parse(cls, text: str, guarded: Sequence[Goal] = ()) -> Objective:
+        """Return the objective that `str` gives this text, with the goals that it leaves out."""
+        found = re.fullmatch(r"(?:(mean|worst) of (?=.*,))?(.*)", text)
+        if found is None:
+            raise ValueError(f"{text!r} is on several lines")
+        improved = map(Goal.parse, found[2].split(", "))
+        return cls((*improved, *guarded), "worst" if found[1] == "worst" else "mean")
 
     def gain(self, metrics: Mapping[str, float]) -> float:
         """Return the objective in [0, 1], whatever is lost elsewhere."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -34,11 +34,17 @@ def scan_deltas(
     return deltas_LH
 
 
+def scale_of(deltas_LH: np.ndarray) -> float:
+    """Return where a heat map's colours end: a head whose removal ruins the model would wash out all others."""
+    scored = deltas_LH[np.isfinite(deltas_LH)]
+    return max(float(np.quantile(np.abs(scored), 0.9)) if scored.size else 0.0, 1e-6)
+
+
 def write_heat_map(
     records: Sequence[TrialRecord],
     selected: HeadMask,
     objective: str,
-    path: Path,
+    path: Path | IO[bytes],
     value: Callable[[TrialRecord], float | None] = lambda record: record.value,
 ) -> None:
     """Write the scan's heat map as PNG: blue heads help when ablated, red ones hurt; selected ones are marked."""
@@ -47,9 +53,7 @@ def write_heat_map(
 
     grid = selected.grid
     deltas_LH = 100 * scan_deltas(records, grid, value)
-    scored = deltas_LH[np.isfinite(deltas_LH)]
-    # A head whose removal ruins the model would wash out all others, so the scale ends at the 90th percentile.
-    limit = max(float(np.quantile(np.abs(scored), 0.9)) if scored.size else 0.0, 1e-6)
+    limit = scale_of(deltas_LH)
     figure = Figure(figsize=(2.2 + 0.5 * grid.heads, 1.8 + 0.4 * grid.layers), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -66,14 +70,16 @@ def write_heat_map(
     figure.savefig(path, dpi=120)
 
 
-def write_gates(shut: Mapping[str, float], losses: Sequence[float | None], selected: HeadMask, path: Path) -> None:
+def write_gates(
+    shut: Mapping[str, float], losses: Sequence[float | None], selected: HeadMask, path: Path | IO[bytes]
+) -> None:
     """Write what became of gates as PNG: the loss by steps, how surely gates are shut by head, and how many how surely.
 
     Args:
         shut: by head, the probability that its gate is shut; heads without a gate stay white.
         losses: of every step; None where there was none.
         selected: the mask that is marked.
-        path: of the picture.
+        path: of the picture, or a file that takes it.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -113,7 +119,7 @@ def write_pareto(
     confirm: Mapping[HeadMask, float],
     selected: HeadMask,
     objective: str,
-    path: Path,
+    path: Path | IO[bytes],
     share_per_head: float | None = None,
 ) -> None:
     """Write quality against size as PNG: all scored masks, both fronts, the knee, finalists on confirm.
@@ -125,7 +131,7 @@ def write_pareto(
         confirm: objective on confirm of the finalists, the baseline's among them.
         selected: the mask that won on confirm.
         objective: its name.
-        path: of the picture.
+        path: of the picture, or a file that takes it.
         share_per_head: share of the tower's multiply-adds that pruning any head spares; None for no such axis.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -134,10 +140,11 @@ def write_pareto(
     figure: Any = Figure(figsize=(8, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    on_search, on_confirm = _changes(values), _changes(confirm)
+    on_search, on_confirm = changes(values), changes(confirm)
     _draw_search(axes, on_search)
     axes.plot(*_line(on_confirm), "D", color="C1", ms=5, label="finalists, on confirm")
-    _mark(axes, "D", len(selected), on_confirm[selected], color="C1", label="selected mask, on confirm")
+    if selected in on_confirm:
+        _mark(axes, "D", len(selected), on_confirm[selected], color="C1", label="selected mask, on confirm")
     if selected in on_search:
         _mark(axes, "o", len(selected), on_search[selected], color="0.6", label="selected mask, on search")
     axes.axhline(0, color="black", lw=0.8, ls=":", label="baseline of each split")
@@ -165,9 +172,9 @@ def _mark(axes: Any, marker: str, num_heads: int, change: float, *, color: str, 
     axes.plot(num_heads, change, marker, color=color, ms=10, mec="black", mew=1.5, label=label)
 
 
-def _changes(values: Mapping[HeadMask, float]) -> dict[HeadMask, float]:
-    """Return values as changes against the baseline's, in points."""
-    baseline = next(value for mask, value in values.items() if mask.is_empty)
+def changes(values: Mapping[HeadMask, float]) -> dict[HeadMask, float]:
+    """Return values as changes against the baseline's, in points; none without a baseline."""
+    baseline = next((value for mask, value in values.items() if mask.is_empty), np.nan)
     return {mask: 100 * (value - baseline) for mask, value in values.items()}
 
 
@@ -179,12 +186,50 @@ def _line(points: Mapping[HeadMask, float] | Sequence[Point]) -> tuple[list[int]
 
 
 def _set_limits(axes: Any, on_search: Mapping[HeadMask, float], on_confirm: Mapping[HeadMask, float]) -> None:
-    """Show what is near the baseline or above it: masks that ruin the model would flatten all others."""
     from matplotlib.ticker import MaxNLocator
 
-    high = max(*on_search.values(), *on_confirm.values(), 0.1)
-    low = min(*on_confirm.values(), -0.6 * high)
-    widest = max(len(mask) for mask, change in on_search.items() if change >= low)
-    axes.set_xlim(-0.5, widest + 1.5)
-    axes.set_ylim(low - 0.08 * high, 1.12 * high)
+    widest, (low, high) = limits(on_search, on_confirm)
+    axes.set_xlim(-0.5, widest)
+    axes.set_ylim(low, high)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def limits(
+    on_search: Mapping[HeadMask, float], on_confirm: Mapping[HeadMask, float]
+) -> tuple[float, tuple[float, float]]:
+    """Return how many heads and which changes are shown: masks that ruin the model would flatten all others."""
+    high = max([*on_search.values(), *on_confirm.values(), 0.1])
+    low = min([*on_confirm.values(), -0.6 * high])
+    widest = max(len(mask) for mask, change in on_search.items() if change >= low)
+    return widest + 1.5, (low - 0.08 * high, 1.12 * high)
+
+
+def write_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    baseline: float,
+    labels: tuple[str, str],
+    path: Path | IO[bytes],
+) -> None:
+    """Write how the best value grew as PNG, a step at every better mask.
+
+    Args:
+        curves: by name, where the steps are and how high.
+        baseline: a dotted line.
+        labels: of both axes.
+        path: of the picture, or a file that takes it.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure: Any = Figure(figsize=(6.5, 4.2))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.11, 0.13, 0.86, 0.84))
+    for number, (name, (steps, values)) in enumerate(curves.items()):
+        axes.step(
+            steps, values, where="post", marker="osD^vPX*"[number % 8], ms=5, lw=2.5 if number == 0 else 1.2, label=name
+        )
+    axes.axhline(baseline, color="black", lw=0.8, ls=":", label="baseline")
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)

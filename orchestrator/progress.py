@@ -52,7 +52,7 @@ def summary(progress: loop.Progress, pool_status: str) -> str:
     if progress.gates and progress.gates.step:
         parts.append(f"gates {progress.gates.step} steps, loss {progress.gates.losses[-1]:.3f}")
     if rate and len(progress.records) < progress.budget.masks and progress.seconds_left is not None:
-        parts.append(f"{_duration(progress.seconds_left)} left")
+        parts.append(f"{duration(progress.seconds_left)} left")
     return ", ".join([*parts, pool_status])
 
 
@@ -134,7 +134,7 @@ def said_when_slow(say: Callable[[str], None], what: str) -> Callable[[int, int]
         now = time.monotonic()
         if now - last >= PLAIN_EVERY_S and done < total:
             last = now
-            say(f"{what}: {done:,} of {total:,}, {_duration((now - start) / done * (total - done))} left")
+            say(f"{what}: {done:,} of {total:,}, {duration((now - start) / done * (total - done))} left")
 
     return on_progress
 
@@ -148,7 +148,8 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]
         yield lambda done, total: progress.update(task, completed=done, total=total or None)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

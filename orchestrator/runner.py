@@ -58,20 +58,20 @@ def start(config: SearchConfig, display: Display) -> Outcome:
             return _run(session, store, pool, display)
 
 
-def stored_config(study: str, storage: str | None, flags: Mapping[str, Any]) -> SearchConfig:
+def stored_config(study: str, storage: str | None, flags: Mapping[str, Any] | None = None) -> SearchConfig:
     """Return the configuration of a study that exists, with flags over it.
 
     Args:
         study: a run folder, or the name of a study in `storage`.
         storage: journal file or database URL; None when `study` is a run folder.
-        flags: dotted keys such as `budget.masks`; None values are left out.
+        flags: dotted keys such as `budget.masks`, if any; None values are left out.
 
     Raises:
         StudyError: there is no such study.
         ConfigError: a flag's value is not as it must be.
     """
     content = _stored_config(study, storage).model_dump()
-    for key, value in flags.items():
+    for key, value in (flags or {}).items():
         if value is not None:
             section, name = key.split(".")
             content[section][name] = value
@@ -84,11 +84,6 @@ def _stored_config(study: str, storage: str | None) -> SearchConfig:
         if not pointer.is_file():
             raise StudyError(f"there is no run folder at {study}: name one, or a study with --storage URL")
         config = parse_config(json.loads(pointer.read_text(encoding="utf-8")), str(pointer))
-        if "***" in config.storage:
-            raise StudyError(
-                f"the password of {config.storage} is not kept; resume with `headmask resume "
-                f"{config.study_name} --storage URL`"
-            )
         # The folder may have been moved since.
         return config.model_copy(update={"output": config.output.model_copy(update={"folder": study})})
     with open_storage(storage, must_exist=True) as opened:
@@ -106,6 +101,11 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
         StudyError: there is no such study, another driver runs it, or its fingerprint differs.
         Interrupted: stopped by a signal; the study can be resumed.
     """
+    if "***" in config.storage:
+        raise StudyError(
+            f"the password of {config.storage} is not kept; resume with `headmask resume "
+            f"{config.study_name} --storage URL`"
+        )
     if "***" in (config.output.tracking_uri or ""):
         raise StudyError(f"the password of {config.output.tracking_uri} is not kept: resume with --tracking-uri URL")
     with StudyStore.open(config.storage, config.study_name) as store:
@@ -202,7 +202,7 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
         seconds = time.monotonic() - started
         curve.finish(searched)
         outcome = conclude(session, store, tracker, searched, verdict, prospects, surrogate, display, seconds)
-        display.say(f"Results are in {config.folder}")
+        display.say(f"Results are in {config.folder}; report.html there shows them")
         return outcome
 
 

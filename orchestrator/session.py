@@ -193,8 +193,13 @@ class Session:
 
     @property
     def digest(self) -> str:
-        """The fingerprint as one short digest: 16 hexadecimal digits of its SHA-256."""
-        return hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+        """The fingerprint as one short digest."""
+        return digest_of(self.fingerprint)
+
+
+def digest_of(fingerprint: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits of a fingerprint's SHA-256."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None) -> Session:

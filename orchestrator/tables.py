@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from headmask.card import footprint_rows
+from headmask.errors import DataError
+from headmask.mask import HeadGrid, HeadMask
 from orchestrator.budget import STOPS
 from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.store import TrialRecord
@@ -41,6 +43,30 @@ def write_trials(records: Sequence[TrialRecord], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     pq.write_table(pa.table(columns), temporary)
     temporary.replace(path)
+
+
+def read_trials(path: Path, grid: HeadGrid) -> list[TrialRecord]:
+    """Return what `write_trials` wrote.
+
+    Raises:
+        DataError: the file is missing or is none.
+    """
+    try:
+        rows = pq.read_table(path).to_pylist()
+        return [_record(row, grid) for row in rows]
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise DataError(f"{path} cannot be read as trials.parquet: {error}") from None
+
+
+_FIELDS = ("proposal", "value", "strategy", "seconds", "failure", "device")
+
+
+def _record(row: dict[str, Any], grid: HeadGrid) -> TrialRecord:
+    others = (*_FIELDS, "mask", "words", "num_heads", "state")
+    metrics = {name: value for name, value in row.items() if name not in others and value is not None}
+    return TrialRecord(
+        mask=HeadMask(grid, tuple(row["words"])), metrics=metrics, **{name: row[name] for name in _FIELDS}
+    )
 
 
 def metrics_table(title: str, baseline: dict[str, float], masked: dict[str, float]) -> Table:

@@ -19,6 +19,8 @@ SURE = 0.1
 ARTIFACTS = (
     "trials.parquet", "queries.parquet", "heatmap.png", "pareto.png", "mask.json", "result.json", "config.json",
 )  # fmt: skip
+SOMETIMES = ("gates.png", "report.html")
+"""Files of a run folder that a search can do without."""
 
 
 def params_of_run(session: Session) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, fold
                 "headmask.stopped_by": result.stopped_by,
             }
         )
-        for name in (*ARTIFACTS, *(["gates.png"] if result.gates else [])):
+        for name in (*ARTIFACTS, *(name for name in SOMETIMES if (folder / name).is_file())):
             run.artifact(folder / name)
         run.end("FINISHED")
 

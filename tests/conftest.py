@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny import tiny_clip, write_task_datasets, write_tiny_dataset, write_tiny_model
+from tests.tiny import make_tiny_config, tiny_clip, write_task_datasets, write_tiny_dataset, write_tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -127,23 +127,9 @@ def runs(empty_mlflow, tmp_path):
 @pytest.fixture
 def tiny_config(tiny_files, runs):
     """Makes the configuration of a small inline search, with changes by key: `budget__masks=20`."""
-    from orchestrator.config import read_config
 
     def make(name="tiny", files=tiny_files, **changes):
-        model, data = files
-        flags = {
-            "model.name": f"local-dir:{model}",
-            "data.path": str(data),
-            "output.folder": str(runs / name),
-            "search.gate": False,
-            "search.image_chunk": 16,
-            "search.random_masks": 4,
-            "search.finalists": 4,
-            "search.block_size": 8,
-            "budget.masks": 40,
-            "pool.kind": "inline",
-        }
-        return read_config(None, flags | {key.replace("__", "."): value for key, value in changes.items()})
+        return make_tiny_config(files, runs / name, **changes)
 
     return make
 
@@ -156,6 +142,18 @@ def local_ray():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()
+
+
+# Of a module, because it keeps an event loop running that other tests could not start one beside.
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium that opens pages."""
+    from tests.browser import COMMANDS, command, running
+
+    if command() is None:
+        pytest.skip(f"there is no Chromium: none of {', '.join(COMMANDS)} is installed")
+    with running() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def test_commands_parse(command):
 
 def test_the_readme_shows_every_command_of_the_main_job():
     shown = {shlex.split(command)[1] for command in COMMANDS}
-    assert shown >= {"data", "search", "resume", "eval", "export"}
+    assert shown >= {"data", "search", "resume", "report", "eval", "export"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

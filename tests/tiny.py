@@ -114,3 +114,23 @@ def write_task_datasets(folder: Path) -> Path:
     write_dataset(folder / "pairs.parquet", paired, Kind("matching"))
     write_tiny_dataset(folder / "other.parquet", seed=7)
     return folder
+
+
+def make_tiny_config(files: tuple[Path, Path], folder: Path, **changes):
+    """Return the configuration of a small inline search of a model on data, with changes by key: `budget__masks=20`."""
+    from orchestrator.config import read_config
+
+    model, data = files
+    flags = {
+        "model.name": f"local-dir:{model}",
+        "data.path": str(data),
+        "output.folder": str(folder),
+        "search.gate": False,
+        "search.image_chunk": 16,
+        "search.random_masks": 4,
+        "search.finalists": 4,
+        "search.block_size": 8,
+        "budget.masks": 40,
+        "pool.kind": "inline",
+    }
+    return read_config(None, flags | {key.replace("__", "."): value for key, value in changes.items()})

@@ -8,7 +8,7 @@ may be a plain string, labels integers or names, and bytes may be null, with a p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,6 +236,35 @@ class Dataset:
                 yield image_bytes(value, self.path.parent, f"{self.path} row {number}")
                 number += 1
 
+    def rows(self, what: str, rows: Collection[int]) -> dict[int, Any]:
+        """Return the cells of some rows by row, reading only the row groups that they are in.
+
+        Args:
+            what: `image`, `caption` and so on; empty without such a column.
+            rows: numbers of rows; those past the end are left out.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        found: dict[int, Any] = {}
+        name, start = self._names[what], 0
+        for group in range(self._file.num_row_groups if name else 0):
+            stop = start + self._file.metadata.row_group(group).num_rows
+            if wanted := [row for row in rows if start <= row < stop]:
+                column = self._column(group, str(name))
+                found |= {row: column[row - start].as_py() for row in wanted}
+            start = stop
+        return found
+
+    def _column(self, group: int, name: str) -> pa.ChunkedArray:
+        try:
+            return self._file.read_row_group(group, columns=[name], use_threads=False).column(0)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> DataError:
+        return DataError(f"{self.path} is damaged: {str(error).splitlines()[0]}")
+
     def _read(self, what: str) -> list[Any]:
         return [value for batch in self._batches(what) for value in batch.column(0).to_pylist()]
 
@@ -243,7 +272,7 @@ class Dataset:
         try:
             yield from self._file.iter_batches(batch_size=ROW_GROUP, columns=[self._names[what]], use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path} is damaged: {str(error).splitlines()[0]}") from None
+            raise self._damaged(error) from None
 
 
 def captions_of(value: Any) -> tuple[Any, ...]:

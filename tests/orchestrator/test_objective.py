@@ -52,6 +52,16 @@ def test_a_mix_is_guided_by_the_mix_of_its_guides(text, expected):
     assert str(Mix.parse(text).guided({"t2i_r1": "t2i_mrr", "t2i_r5": "t2i_mrr", "i2t_r1": "i2t_mrr"})) == expected
 
 
+@pytest.mark.parametrize("names", [("a",), ("a", "mean of b"), ("a", "b", "c d.e-f")])
+@pytest.mark.parametrize("combine", ["mean", "worst"])
+def test_an_objective_is_read_as_it_is_written(names, combine):
+    guarded = (goal("g", max_loss=0.01),)
+    objective = Objective((*map(goal, names), *guarded), combine)
+    found = Objective.parse(str(objective), guarded)
+    assert found.goals == objective.goals
+    assert found.combine == (combine if len(names) > 1 else "mean")
+
+
 @pytest.mark.parametrize(("combine", "expected"), [("mean", 0.4), ("worst", 0.3)])
 def test_several_goals_make_their_mean_or_their_smallest(combine, expected):
     objective = Objective((goal("a"), goal("b")), combine)

@@ -229,6 +229,7 @@ def test_one_parent_run_per_search_and_one_child_per_finalist(tiny_config, runs)
     assert parent.data.metrics["test.delta.mean_recall"] == outcome.result.splits.test.delta["mean_recall"]
     assert {item.path for item in mlflow.list_artifacts(parent.info.run_id)} == {
         "trials.parquet", "queries.parquet", "heatmap.png", "pareto.png", "mask.json", "result.json", "config.json",
+        "report.html",
     }  # fmt: skip
     curve = mlflow.get_metric_history(parent.info.run_id, "best_by_masks")
     assert curve
@@ -300,7 +301,7 @@ def test_the_display_is_told_what_goes_on(tiny_config):
     assert Listening.lines[0].startswith("Loading local-dir:")
     num_finalists = len(outcome.verdict.finalists)
     assert f"re-scoring {num_finalists} finalists on the confirm split" in Listening.lines
-    assert Listening.lines[-1] == f"Results are in {config.folder}"
+    assert Listening.lines[-1] == f"Results are in {config.folder}; report.html there shows them"
 
 
 def test_a_search_from_python_is_the_search_of_the_command_line(tiny_config, tiny_files, runs):

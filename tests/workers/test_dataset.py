@@ -31,6 +31,18 @@ def test_rows_are_written_in_small_groups(tmp_path):
     assert pq.ParquetFile(tmp_path / "d.parquet").metadata.num_row_groups == 3
 
 
+def test_cells_are_read_by_row_from_their_row_groups_alone(tmp_path):
+    path = tmp_path / "d.parquet"
+    write_dataset(path, (Row(f"{i}", b"%d" % i, (f"c{i}",)) for i in range(250)))
+    dataset, read = Dataset(path), []
+    column = dataset._column
+    dataset._column = lambda group, name: read.append(group) or column(group, name)
+    assert dataset.rows("caption", [249, 3, 99, 250]) == {249: ["c249"], 3: ["c3"], 99: ["c99"]}
+    assert read == [0, 2]
+    assert dataset.rows("image", [120])[120]["bytes"] == b"120"
+    assert dataset.rows("label", [0]) == {}
+
+
 def test_an_interrupted_write_leaves_nothing_behind(tmp_path):
     def rows():
         yield Row("a", b"x", ("c",))

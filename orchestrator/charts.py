@@ -1,0 +1,341 @@
+"""The charts of a report: Plotly figures, each with a picture for those who read without JavaScript."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headmask.mask import Head, HeadGrid, HeadMask
+from orchestrator import plots
+from orchestrator.pages import Figure, figure
+from orchestrator.pareto import Point, front, knee, savings
+from orchestrator.report import Study
+from orchestrator.result import GatesResult, SearchResult
+from orchestrator.store import TrialRecord
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+# L layers, H heads
+
+DIVERGING = [
+    (0.0, "var(--red-end)"), (0.25, "var(--red-mid)"), (0.5, "var(--middle)"), (0.75, "var(--blue-mid)"),
+    (1.0, "var(--blue-end)"),
+]  # fmt: skip
+"""Red and blue are told apart by all common kinds of colour blindness."""
+RISING = [(0.0, "var(--middle)"), (0.5, "var(--blue-mid)"), (1.0, "var(--blue-end)")]
+STYLES = (
+    ("var(--blue)", "circle", "solid"), ("var(--orange)", "square", "dash"), ("var(--green)", "diamond", "dot"),
+    ("var(--plum)", "triangle-up", "dashdot"), ("var(--amber)", "cross", "longdash"), ("var(--grey)", "x", "dash"),
+)  # fmt: skip
+"""Colour, symbol and dash: no line is told by its colour alone."""
+LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.01, "xanchor": "left", "x": 0}
+
+
+def heat_map(study: Study) -> Figure:
+    """Return what the objective changes when one head alone is ablated, with the selected heads marked."""
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+    selected = study.selected or HeadMask.empty(study.grid)
+    deltas_LH = 100 * scan(study)
+    texts = [
+        [_tell(Head(layer, head), delta, selected) for head, delta in enumerate(row)]
+        for layer, row in enumerate(deltas_LH.tolist())
+    ]
+    chart = PlotlyFigure(_cells(deltas_LH, texts, DIVERGING, plots.scale_of(deltas_LH), "points"))
+    _mark(chart, selected)
+    _head_axes(chart, study.grid)
+
+    def draw(file: io.BytesIO) -> None:
+        plots.write_heat_map(
+            study.records, selected, str(study.objective), file, lambda each: study.gains.get(each.mask)
+        )
+
+    ranked = sorted((delta, head) for head, delta in _finite(deltas_LH))
+    best = ", ".join(f"{head} ({delta:+.2f})" for delta, head in ranked[:-4:-1])
+    alt = (
+        f"Heat map of {study.grid.layers} layers by {study.grid.heads} heads: the change of {study.objective} in "
+        f"points when one head is ablated. The most helpful to ablate are {best or 'not known yet'}. "
+        f"Marked: {selected or 'no head'}."
+    )
+    height, width = _size(study.grid)
+    return figure(chart, _drawn(study, "heatmap.png", draw), alt=alt, height=height, width=width)
+
+
+def scan(study: Study) -> np.ndarray:
+    """Return the objective's change when one head alone is ablated, (L, H) in [-1, 1]; NaN where it is not known."""
+    return plots.scan_deltas(study.records, study.grid, lambda record: study.gains.get(record.mask))
+
+
+def curves(study: Study, *, by_time: bool) -> Figure:
+    """Return how the best value on the search split grew, of all strategies together and of each."""
+    from plotly.graph_objects import Figure as PlotlyFigure
+    from plotly.graph_objects import Scatter
+
+    baseline = 100 * ((study.baseline and study.baseline.value) or 0.0)
+    places = _seconds(study.records) if by_time else [float(number) for number in range(1, len(study.records) + 1)]
+    by_name = dict.fromkeys(["all", *(record.strategy for record in study.records if record.value is not None)])
+    steps = {name: _steps(study.records, places, None if name == "all" else name) for name in by_name}
+    chart = PlotlyFigure()
+    for number, (name, found) in enumerate(steps.items()):
+        colour, symbol, dash = STYLES[number % len(STYLES)]
+        end = [(places[-1], found[-1][1], "")]
+        xs, ys, masks = zip(*found, *end, strict=False)
+        chart.add_trace(
+            Scatter(
+                x=xs,
+                y=ys,
+                customdata=masks,
+                name=name,
+                mode="lines+markers",
+                line={"color": colour, "width": 3 if name == "all" else 1.5, "dash": dash, "shape": "hv"},
+                # The end of the line is no better mask.
+                marker={"symbol": symbol, "size": [7 if name == "all" else 8] * len(found) + [0], "color": colour},
+                hovertemplate=f"{name}: %{{y:.2f}} at %{{x:,.4~g}}<br>%{{customdata}}<extra></extra>",
+            )
+        )
+    best = steps["all"][-1][1]
+    room = max(best - baseline, 0.05)
+    chart.add_hline(baseline, line={"color": "var(--soft)", "dash": "dot", "width": 1.5})
+    chart.add_annotation(
+        x=1, xref="paper", y=baseline, text="baseline", showarrow=False, yanchor="top", xanchor="right"
+    )
+    chart.update_layout(legend=LEGEND, hovermode="closest")
+    over = "seconds of scoring, all replicas together" if by_time else "masks scored"
+    chart.update_xaxes(title=over, rangemode="tozero")
+    chart.update_yaxes(title="points", range=[baseline - 0.25 * room, best + 0.08 * room])
+
+    def draw(file: io.BytesIO) -> None:
+        drawn = {name: ([x for x, _, _ in found], [y for _, y, _ in found]) for name, found in steps.items()}
+        plots.write_curves(drawn, baseline, (over, f"best {study.guide} on search, in points"), file)
+
+    alt = (
+        f"Line chart: the best {study.guide} on the search split rises from {baseline:.2f} to {best:.2f} points over "
+        f"{places[-1]:,.0f} {'seconds of scoring' if by_time else 'masks'}."
+    )
+    return figure(chart, _png(draw), alt=alt, height=380)
+
+
+def pareto(study: Study) -> Figure:
+    """Return quality against size: all scored masks, both fronts, the knee, and the masks whose confirm is known."""
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+    on_search, confirm = plots.changes(study.gains), known_on_confirm(study)
+    on_confirm, selected = plots.changes(confirm), study.selected or HeadMask.empty(study.grid)
+    fewest, most = front(on_search), savings(on_search)
+    chart = PlotlyFigure()
+    _points(chart, on_search, "scored masks, on search", color="grey", size=5, opacity=0.55)
+    _points(chart, _by_mask(most), "best with many heads", color="sky", size=6, symbol="triangle-up", dash="dash")
+    _points(chart, _by_mask(fewest), "best with few heads", color="blue", size=8, dash="solid")
+    if (top := knee(fewest)) is not None:
+        _points(chart, {top.mask: top.value}, "knee", color="plum", size=17, symbol="circle-open")
+    if on_confirm:
+        _points(chart, on_confirm, "finalists, on confirm", color="orange", size=9, symbol="diamond")
+    if selected in on_confirm:
+        own = {selected: on_confirm[selected]}
+        _points(chart, own, "selected, on confirm", color="ink", size=17, symbol="diamond-open")
+    widest, (low, high) = plots.limits(on_search, on_confirm)
+    chart.add_hline(0, line={"color": "var(--soft)", "dash": "dot", "width": 1.5})
+    chart.update_layout(legend=LEGEND, hovermode="closest")
+    chart.update_xaxes(title="ablated heads", range=[-0.5, widest])
+    chart.update_yaxes(title=f"change of {study.objective}, in points", range=[low, high])
+
+    def draw(file: io.BytesIO) -> None:
+        plots.write_pareto(study.gains, confirm, selected, str(study.objective), file)
+
+    alt = (
+        f"Scatter chart: change of {study.objective} against the number of ablated heads. The best mask on search "
+        f"ablates {fewest[-1].num_heads} heads for {fewest[-1].value:+.2f} points."
+    )
+    return figure(chart, _drawn(study, "pareto.png", draw), alt=alt, height=460)
+
+
+def known_on_confirm(study: Study) -> dict[HeadMask, float]:
+    """Return the objective on confirm of the masks of which the result tells it."""
+    result = study.result
+    if result is None:
+        return {}
+    parts = [*result.size.front, *result.size.savings]
+    known = {_mask(study.grid, part.heads): part.confirm for part in parts if part.confirm is not None}
+    if result.best_single is not None:
+        known[_mask(study.grid, [result.best_single.head])] = result.best_single.confirm
+    confirm = result.splits.confirm
+    known[HeadMask.empty(study.grid)] = confirm.baseline[result.objective]
+    known[_mask(study.grid, result.selected)] = confirm.selected[result.objective]
+    return known
+
+
+def gates(study: Study, result: SearchResult, found: GatesResult) -> list[Figure]:
+    """Return how surely gates are shut, by head, and the loss by steps."""
+    from plotly.graph_objects import Figure as PlotlyFigure
+    from plotly.graph_objects import Scatter
+
+    selected = _mask(study.grid, result.selected)
+    shut_LH = np.full((study.grid.layers, study.grid.heads), np.nan)
+    for head, probability in found.shut.items():
+        shut_LH[Head.parse(head)] = probability
+    texts = [
+        [
+            f"L{layer}H{head}: {'no gate' if np.isnan(p) else f'shut with probability {p:.2f}'}"
+            for head, p in enumerate(row)
+        ]
+        for layer, row in enumerate(shut_LH.tolist())
+    ]
+    heads = PlotlyFigure(_cells(shut_LH, texts, RISING, None, "probability to be shut"))
+    _mark(heads, selected)
+    _head_axes(heads, study.grid)
+    loss = PlotlyFigure(
+        Scatter(
+            x=list(range(1, len(found.losses) + 1)),
+            y=found.losses,
+            mode="lines",
+            line={"color": "var(--blue)"},
+            hovertemplate="step %{x}: %{y:.4f} nats<extra></extra>",
+        )
+    )
+    loss.update_xaxes(title="step")
+    loss.update_yaxes(title="loss, in nats")
+    picture = _drawn(study, "gates.png", lambda file: plots.write_gates(found.shut, found.losses, selected, file))
+    num_shut = sum(probability > 0.5 for probability in found.shut.values())
+    alt = f"Heat map of the probability that each head's gate is shut: {num_shut} of {len(found.shut)} are rather shut."
+    height, width = _size(study.grid)
+    alt_loss = f"Line chart: the loss over {found.steps} steps of training."
+    return [
+        figure(heads, picture, alt=alt, height=height, width=width),
+        figure(loss, picture, alt=alt_loss, height=height),
+    ]
+
+
+def _size(grid: HeadGrid) -> tuple[int, int]:
+    """Return height and largest width of a grid's heat map in pixels."""
+    return max(300, 130 + 24 * grid.layers), max(480, 140 + 64 * grid.heads)
+
+
+def _cells(
+    values_LH: np.ndarray, texts: list[list[str]], scale: list[tuple[float, str]], limit: float | None, unit: str
+) -> Any:
+    from plotly.graph_objects import Heatmap
+
+    return Heatmap(
+        z=[[None if np.isnan(value) else round(value, 4) for value in row] for row in values_LH.tolist()],
+        customdata=texts,
+        hovertemplate="%{customdata}<extra></extra>",
+        hoverongaps=False,
+        colorscale=scale,
+        zmin=0 if limit is None else -limit,
+        zmax=1 if limit is None else limit,
+        xgap=2,
+        ygap=2,
+        colorbar={
+            "orientation": "h", "thickness": 10, "len": 0.6, "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom",
+            "title": {"text": unit, "side": "right"}, "outlinewidth": 0, "nticks": 5,
+        },
+    )  # fmt: skip
+
+
+def _mark(chart: PlotlyFigure, mask: HeadMask) -> None:
+    """Put a ring around the heads of a mask, visible on every colour."""
+    from plotly.graph_objects import Scatter
+
+    layers, heads = zip(*mask.heads, strict=True) if mask.heads else ((), ())
+    marker = {"symbol": "circle", "size": 11, "color": "var(--ink)", "line": {"color": "var(--card)", "width": 2}}
+    chart.add_trace(Scatter(x=heads, y=layers, mode="markers", marker=marker, hoverinfo="skip", showlegend=False))
+
+
+def _head_axes(chart: PlotlyFigure, grid: HeadGrid) -> None:
+    chart.update_xaxes(title="head", dtick=1 if grid.heads <= 16 else 2, range=[-0.5, grid.heads - 0.5], showgrid=False)
+    chart.update_yaxes(
+        title="layer", dtick=1 if grid.layers <= 24 else 2, range=[-0.5, grid.layers - 0.5], showgrid=False
+    )
+
+
+def _gate(head: Head, probability: float) -> str:
+    return f"<b>{head}</b>: " + ("no gate" if np.isnan(probability) else f"shut with probability {probability:.2f}")
+
+
+def _tell(head: Head, delta: float, selected: HeadMask) -> str:
+    change = "no value" if np.isnan(delta) else f"{delta:+.2f} points"
+    return f"<b>{head}</b>: {change}" + ("<br>ablated in the selected mask" if head in selected else "")
+
+
+def _points(
+    chart: PlotlyFigure,
+    points: Mapping[HeadMask, float],
+    name: str,
+    *,
+    color: str,
+    size: int,
+    symbol: str = "circle",
+    opacity: float = 1.0,
+    dash: str | None = None,
+) -> None:
+    from plotly.graph_objects import Scatter
+
+    color = f"var(--{color})"
+    chart.add_trace(
+        Scatter(
+            x=list(map(len, points)),
+            y=[round(value, 4) for value in points.values()],
+            customdata=list(map(_wrapped, points)),
+            name=name,
+            mode="markers" if dash is None else "lines+markers",
+            opacity=opacity,
+            line={"color": color, "dash": dash, "width": 2} if dash else None,
+            marker={"color": color, "size": size, "symbol": symbol, "line": {"width": 3 if "open" in symbol else 0}},
+            hovertemplate=f"{name}<br>%{{x}} heads: %{{y:+.2f}} points<br>%{{customdata}}<extra></extra>",
+        )
+    )
+
+
+def _by_mask(points: Sequence[Point]) -> dict[HeadMask, float]:
+    return {point.mask: point.value for point in points}
+
+
+def _wrapped(mask: HeadMask) -> str:
+    """Return the heads of a mask for a tooltip: six a line, not more than 24."""
+    heads = list(map(str, mask.heads))
+    if not heads:
+        return "nothing ablated"
+    lines = [", ".join(heads[start : start + 6]) for start in range(0, min(len(heads), 24), 6)]
+    return "<br>".join(lines) + (f" and {len(heads) - 24} more" if len(heads) > 24 else "")
+
+
+def _steps(
+    records: Sequence[TrialRecord], places: Sequence[float], strategy: str | None
+) -> list[tuple[float, float, str]]:
+    """Return where the best value of a strategy, or of all, rose: place, value in points, mask."""
+    found: list[tuple[float, float, str]] = []
+    for place, record in zip(places, records, strict=True):
+        if record.value is None or strategy not in (None, record.strategy):
+            continue
+        if not found or 100 * record.value > found[-1][1]:
+            found.append((place, 100 * record.value, _wrapped(record.mask)))
+    return found
+
+
+def _seconds(records: Sequence[TrialRecord]) -> list[float]:
+    return list(accumulate(record.seconds for record in records))
+
+
+def _finite(values_LH: np.ndarray) -> list[tuple[Head, float]]:
+    return [(Head(*map(int, place)), float(values_LH[*place])) for place in np.argwhere(np.isfinite(values_LH))]
+
+
+def _mask(grid: HeadGrid, heads: Sequence[str]) -> HeadMask:
+    return HeadMask.from_heads(grid, map(Head.parse, heads))
+
+
+def _drawn(study: Study, name: str, draw: Callable[[io.BytesIO], None]) -> bytes:
+    """Return the picture that the search drew, or draw it where there is none."""
+    path = study.config.folder / name
+    return path.read_bytes() if study.result is not None and path.is_file() else _png(draw)
+
+
+def _png(draw: Callable[[io.BytesIO], None]) -> bytes:
+    file = io.BytesIO()
+    draw(file)
+    return file.getvalue()

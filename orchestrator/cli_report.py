@@ -1,0 +1,30 @@
+"""The command `headmask report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from orchestrator.cli_tools import Json, print_json
+
+
+def report(
+    study: Annotated[str, typer.Argument(help="Run folder; or the name of a study, with --storage.")],
+    storage: Annotated[str | None, typer.Option(help="Journal file or database URL that holds the study.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; report.html in the run folder by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML page on a study: what was searched, what came of it, and how sure that is."""
+    from orchestrator.report_page import FILE, write_report
+    from orchestrator.runner import stored_config
+
+    config = stored_config(study, storage)
+    path = out or config.folder / FILE
+    write_report(config, path)
+    if as_json:
+        print_json({"report": str(path)})
+        return
+    Console().print(f"The report is in {path}", highlight=False, soft_wrap=True, markup=False)

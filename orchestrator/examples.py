@@ -1,0 +1,179 @@
+"""The queries that a mask changed most, with what they are of: images, captions, labels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from headmask.errors import DataError
+from orchestrator.pages import data_uri
+from orchestrator.queries import PROBABILITY, SIDES, Queries
+from orchestrator.sections import DataSection
+from workers.dataset import Dataset, captions_of, image_bytes
+from workers.images import decode_image, quiet_pillow
+from workers.prompts import read_class_names
+
+# Q queries of a kind
+
+MOST = 6
+THUMBNAIL = 144
+CLIPPED = 255
+TITLES = {
+    "t2i": "Captions looking for their image",
+    "i2t": "Images looking for their caption",
+    "class": "Images and their class",
+    "group": "Pairs of images and captions",
+}
+"""The kinds that are shown; of a pair, the text and the image score are parts of the group score."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query and what became of it."""
+
+    row: int
+    texts: tuple[str, ...]
+    """Captions, or the name of the class; empty where the data is away."""
+    pictures: tuple[str, ...]
+    """Data URIs of its image, or of both images of a pair; empty where the data is away."""
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What became of the queries of one kind."""
+
+    title: str
+    is_ranked: bool
+    """Whether before and after are ranks."""
+    num_better: int
+    num_worse: int
+    num_same: int
+    better: list[Example]
+    """Improved most first."""
+    worse: list[Example]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What became of the queries of the test split of one data set."""
+
+    data: str
+    kinds: list[Moved]
+    problem: str | None
+    """Why there are no pictures and texts."""
+
+
+def changed(queries: Queries, section: DataSection) -> Changes:
+    """Return the queries of a split that changed most, with pictures and texts where the data file is reachable."""
+    try:
+        source: _Source | None = _Source(section)
+        problem = None
+    except DataError as error:
+        source, problem = None, f"The data is not reachable from here, so there are no pictures and texts: {error}"
+    kinds = [_moved(queries, kind, source) for kind in TITLES if kind in queries.ranks[SIDES[0]]]
+    return Changes(queries.data, kinds, problem)
+
+
+def _moved(queries: Queries, kind: str, source: _Source | None) -> Moved:
+    before_Q, after_Q = (queries.ranks[side][kind].astype(np.float64) for side in SIDES)
+    gain_Q = np.log((1 + before_Q) / (1 + after_Q))
+    sure_Q = np.zeros(len(gain_Q))
+    if kind + PROBABILITY in queries.ranks[SIDES[0]]:
+        was_Q, is_Q = (queries.ranks[side][kind + PROBABILITY].astype(np.float64) for side in SIDES)
+        sure_Q = is_Q - was_Q
+    image_Q = queries.targets.image_of_queries[kind]
+    best_first = np.lexsort((-sure_Q, -gain_Q))
+    better = _first_of_images(best_first[gain_Q[best_first] > 0], image_Q)
+    worse = _first_of_images(best_first[gain_Q[best_first] < 0][::-1], image_Q)
+    rows = {row["query"]: row for row in queries.table.filter(pc.field("kind") == kind).to_pylist()}
+    place = {query: int(query - np.searchsorted(image_Q, image_Q[query])) for query in (*better, *worse)}
+    described = [_example(kind, rows[query], place[query], source) for query in (*better, *worse)]
+    return Moved(
+        title=TITLES[kind],
+        is_ranked=kind != "group",
+        num_better=int((gain_Q > 0).sum()),
+        num_worse=int((gain_Q < 0).sum()),
+        num_same=int((gain_Q == 0).sum()),
+        better=described[: len(better)],
+        worse=described[len(better) :],
+    )
+
+
+def _first_of_images(queries: Iterable[int], image_Q: NDArray[np.int64]) -> list[int]:
+    """Return the first few queries, one of each image."""
+    first: dict[int, int] = {}
+    for query in queries:
+        if len(first) == MOST:
+            break
+        first.setdefault(int(image_Q[query]), int(query))
+    return list(first.values())
+
+
+def _example(kind: str, query: dict[str, Any], place: int, source: _Source | None) -> Example:
+    """Return a query of `queries.parquet`; `place` is the caption's among those of its image."""
+    texts: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
+    row = query["row"]
+    if source is not None:
+        rows = [row, row + 1] if kind == "group" else [row]
+        texts = (source.name(query["label"]),) if kind == "class" else source.captions(rows)
+        texts = texts[place : place + 1] if kind == "t2i" else texts
+        pictures = source.pictures(rows)
+    before, after = (_rank(kind, query, side) for side in SIDES)
+    return Example(row, texts, pictures, before, after)
+
+
+def _rank(kind: str, query: dict[str, Any], side: str) -> str:
+    rank, probability = query[f"{side}_rank"], query[f"{side}_probability"]
+    if kind == "group":
+        return "not matched" if rank else "matched"
+    text = f"{rank + 1}" if rank < CLIPPED else f"over {CLIPPED}"
+    return text if kind != "class" or probability is None else f"{text} ({100 * probability:.0f} %)"
+
+
+class _Source:
+    """What queries are of, read from the data by row.
+
+    Raises:
+        DataError: the data file is away or is none.
+    """
+
+    def __init__(self, section: DataSection) -> None:
+        reading = section.reading()
+        self._dataset = Dataset(Path(section.path), reading.columns, task=reading.task)
+        self._names: tuple[str, ...] = ()
+        if self._dataset.task == "classification":
+            own = self._dataset.labels()[1]
+            self._names = read_class_names(Path(reading.class_names), own) if reading.class_names else own
+
+    def name(self, label: int) -> str:
+        return self._names[label] if label < len(self._names) else str(label)
+
+    def captions(self, rows: Sequence[int]) -> tuple[str, ...]:
+        found = self._dataset.rows("caption", rows)
+        return tuple(str(caption) for row in rows for caption in captions_of(found.get(row)))
+
+    def pictures(self, rows: Sequence[int]) -> tuple[str, ...]:
+        found = self._dataset.rows("image", rows)
+        return tuple(uri for row in rows if (uri := self._picture(row, found.get(row))))
+
+    def _picture(self, row: int, cell: Any) -> str | None:
+        where = f"{self._dataset.path} row {row}"
+        try:
+            with quiet_pillow():
+                image = decode_image(image_bytes(cell, self._dataset.path.parent, where), where)
+        except DataError:
+            return None
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        file = io.BytesIO()
+        image.save(file, "WEBP", quality=80)
+        return data_uri(file.getvalue(), "image/webp")
