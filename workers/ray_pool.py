@@ -94,27 +94,14 @@ class RayPool:
             need = need_of(self._ray.nodes(), threads, gpus_per_replica)
             room = room_for(self._ray.nodes(), need)
             if address is None:
-                check_room(need, room, replicas)
+                check_room(need, room, max(replicas or 1, shards if isinstance(shards, int) else 1))
+            packed = self._ray.put(payload.packed(None if address is None else self._ray.put))
             device = "cuda" if need.gpus else "cpu"
             self.shards = shards if isinstance(shards, int) else shards(replicas or max(1, room), device)
-            packed = self._ray.put(payload.packed(None if address is None else self._ray.put))
-            start = starter(
-                self._ray,
-                need,
-                packed,
-                device,
-                lambda: self._constants,
-                shards=self.shards,
-                replica_class=replica_class,
-            )
+            start = starter(self._ray, need, packed, device, lambda: self._constants, self.shards, replica_class)
+            count = None if replicas is None else max(1, replicas // self.shards)
             self._fleet = Fleet(
-                self._ray,
-                start,
-                need,
-                None if replicas is None else max(1, replicas // self.shards),
-                size=self.shards,
-                mixed=mixed_devices,
-                on_birth=self._brief,
+                self._ray, start, need, count, size=self.shards, mixed=mixed_devices, on_birth=self._brief
             )
             self._meters = Meters()
             self._fleet.wait_for_first(start_timeout_s)
@@ -257,13 +244,10 @@ class RayPool:
 
     def _give(self, member: Member) -> bool:
         """Give a replica the next batch, and return whether there was one."""
-        work: Work
-        if self._urgent:
-            work = self._urgent.popleft()
-        elif (batch := self._queue.take(self.fleet.wanted, member.pace)) is not None:
-            work = MaskBatch(*batch)
-        else:
+        batch = None if self._urgent else self._queue.take(self.fleet.wanted, member.pace)
+        if batch is None and not self._urgent:
             return False
+        work: Work = MaskBatch(*batch) if batch else self._urgent.popleft()
         self._running[member.call(*work.request)] = _Running(member, work)
         return True
 

@@ -313,9 +313,8 @@ def starter(
     packed: Any,
     device: str,
     constants: Callable[[], Constants | None],
-    *,
-    shards: int = 1,
-    replica_class: type = Replica,
+    shards: int,
+    replica_class: type,
 ) -> Start:
     """Return what starts a host of a replica, or of a group of shards, by its options of placement.
 
