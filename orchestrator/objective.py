@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,10 @@ class Goal:
         """Return the mix in [0, 1]."""
         return self.mix.value(metrics, self.prefix)
 
+    def holds(self, interval: tuple[float, float]) -> bool:
+        """Return whether the interval of a guarded goal's delta shows that it loses no more than it may."""
+        return interval[0] >= -(self.max_loss or 0.0)
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -53,6 +57,18 @@ class Objective:
 
     goals: tuple[Goal, ...]
     combine: Combine = "mean"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the objective written as `str` writes it; what it may not lose is not written.
+
+        Raises:
+            ConfigError: a metric is unknown.
+        """
+        combine, _, names = text.partition(" of ")
+        if combine not in get_args(Combine):
+            return cls((_parsed_goal(text),))
+        return cls(tuple(map(_parsed_goal, names.split(", "))), cast(Combine, combine))
 
     @property
     def improved(self) -> tuple[Goal, ...]:
@@ -115,3 +131,8 @@ class Objective:
         """Return the mean or the smallest of the goals' values in every draw."""
         found: NDArray[np.float64] = values_RD.min(1) if self.combine == "worst" else values_RD.mean(1)
         return found
+
+
+def _parsed_goal(text: str) -> Goal:
+    data, slash, mix = text.rpartition("/")
+    return Goal(data, Mix.parse(mix), prefix=data + slash)

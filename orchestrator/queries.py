@@ -1,6 +1,6 @@
 """`queries.parquet`: what every query of the confirm and test splits earns before and after, and how it is read again.
 
-It holds all that paired statistics need, so that runs are compared without their model and data.
+It holds all that paired statistics need, so that runs are compared without their model and data, and without torch.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +17,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
-from orchestrator.session import Session
-from orchestrator.verdict import Verdict, outcomes_of
+from orchestrator.outcomes import outcomes_of
 from strategies.selection import Outcomes
 from workers.classification import ClassificationTargets
-from workers.loading import Split
 from workers.matching import MatchingTargets
-from workers.messages import MaskScore
 from workers.retrieval import RetrievalTargets
 from workers.tasks import Mix, Ranks, Targets, TaskName
+
+if TYPE_CHECKING:
+    from orchestrator.session import Session
+    from orchestrator.verdict import Verdict
+    from workers.loading import Split
+    from workers.messages import MaskScore
 
 # N images, Q queries of a kind
 
