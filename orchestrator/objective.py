@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self, cast, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,18 +57,6 @@ class Objective:
 
     goals: tuple[Goal, ...]
     combine: Combine = "mean"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Return the objective written as `str` writes it; what it may not lose is not written.
-
-        Raises:
-            ConfigError: a metric is unknown.
-        """
-        combine, _, names = text.partition(" of ")
-        if combine not in get_args(Combine):
-            return cls((_parsed_goal(text),))
-        return cls(tuple(map(_parsed_goal, names.split(", "))), cast(Combine, combine))
 
     @property
     def improved(self) -> tuple[Goal, ...]:
@@ -131,8 +119,3 @@ class Objective:
         """Return the mean or the smallest of the goals' values in every draw."""
         found: NDArray[np.float64] = values_RD.min(1) if self.combine == "worst" else values_RD.mean(1)
         return found
-
-
-def _parsed_goal(text: str) -> Goal:
-    data, slash, mix = text.rpartition("/")
-    return Goal(data, Mix.parse(mix), prefix=data + slash)

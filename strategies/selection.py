@@ -213,9 +213,7 @@ def drawn_values(
             num_clusters = outcomes[0].queries_CK.shape[0]
             shares_C, rows = np.full(num_clusters, 1 / num_clusters), min(_DRAWS_AT_ONCE, draws - start)
             counts_RC = rng.multinomial(num_clusters, shares_C, size=rows).astype(np.float64)
-            queries_RK = counts_RC @ outcomes[0].queries_CK
-            hits = together.sums(counts_RC)
-            parts.append([_value(each, hits_RK, queries_RK) for each, hits_RK in zip(outcomes, hits, strict=True)])
+            parts.append(_values(outcomes, together.sums(counts_RC), counts_RC @ outcomes[0].queries_CK))
         values.append(_combined(parts, combine))
     return np.concatenate(values)
 
@@ -282,10 +280,11 @@ def _by_data_set(masks: Sequence[Several]) -> list[tuple[Outcomes, ...]]:
 
 
 def _combined(
-    values: Sequence[Sequence[NDArray[np.float64]]], combine: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    values: Sequence[NDArray[np.float64]], combine: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """Return the objective over data sets (R, M) of values (R) by data set and mask."""
-    return np.stack([combine(np.stack(of_mask, axis=1)) for of_mask in zip(*values, strict=True)], axis=1)
+    """Return the objective over data sets (R, M) of their values (R, M)."""
+    values_RMD = np.stack(values, axis=-1)
+    return combine(values_RMD.reshape(-1, len(values))).reshape(values_RMD.shape[:2])
 
 
 class _Stacked:
@@ -296,30 +295,30 @@ class _Stacked:
         is_dense = all(isinstance(hits_CK, np.ndarray) for hits_CK in hits)
         self._together = np.hstack(hits) if is_dense else None
 
-    def sums(self, weights_RC: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """Return the weighted sum of every mask's hits (R, K)."""
+    def sums(self, weights_RC: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the weighted sums of all masks' hits (R, M, K)."""
         if self._together is None:
-            return [weights_RC @ hits_CK for hits_CK in self._hits]
-        return np.split(weights_RC @ self._together, len(self._hits), axis=1)
+            return np.stack([weights_RC @ hits_CK for hits_CK in self._hits], axis=1)
+        sums_RMK: NDArray[np.float64] = (weights_RC @ self._together).reshape(len(weights_RC), len(self._hits), -1)
+        return sums_RMK
 
 
 class _Swaps:
     """One data set's outcomes of the baseline and of several masks, whose clusters swap sides."""
 
     def __init__(self, before: Outcomes, after: Sequence[Outcomes]) -> None:
-        self._before, self._after = before, after
-        self.num_clusters = before.queries_CK.shape[0]
+        self._sides = [before] * len(after), after
+        self._queries_1K = before.queries_CK.sum(0)[None]
+        self._totals = [np.stack([each.hits_CK.sum(0) for each in side]) for side in self._sides]
         self._moved = _Stacked([each.hits_CK - before.hits_CK for each in after])
+        self.num_clusters = before.queries_CK.shape[0]
 
-    def sides(self, swapped_RC: NDArray[np.float64] | None) -> tuple[list[NDArray[np.float64]], ...]:
-        """Return both sides' values (R) for every mask, with the marked clusters swapped; None swaps none."""
-        queries_K = self._before.queries_CK.sum(0)[None]
-        marked_RC = np.zeros((1, self.num_clusters)) if swapped_RC is None else swapped_RC
-        sides: tuple[list[NDArray[np.float64]], ...] = [], []
-        for after, moved_RK in zip(self._after, self._moved.sums(marked_RC), strict=True):
-            sides[0].append(_value(self._before, self._before.hits_CK.sum(0)[None] + moved_RK, queries_K))
-            sides[1].append(_value(after, after.hits_CK.sum(0)[None] - moved_RK, queries_K))
-        return sides
+    def values(self, swapped_RC: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return both sides' values (R, M) with the marked clusters swapped; None swaps none."""
+        moved_RMK = self._moved.sums(np.zeros((1, self.num_clusters)) if swapped_RC is None else swapped_RC)
+        before_RMK, after_RMK = self._totals[0] + moved_RMK, self._totals[1] - moved_RMK
+        before, after = self._sides
+        return _values(before, before_RMK, self._queries_1K), _values(after, after_RMK, self._queries_1K)
 
 
 def _swapped_deltas(
@@ -328,11 +327,17 @@ def _swapped_deltas(
     combine: Callable[[NDArray[np.float64]], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
     """Return the objective's deltas (R, M) with the marked clusters (R, C) of every data set swapped."""
-    before, after = zip(*[pair.sides(marked) for pair, marked in zip(pairs, swapped, strict=True)], strict=True)
+    before, after = zip(*[pair.values(marked) for pair, marked in zip(pairs, swapped, strict=True)], strict=True)
     deltas_RM: NDArray[np.float64] = _combined(after, combine) - _combined(before, combine)
     return deltas_RM
 
 
-def _value(outcomes: Outcomes, hits_RK: NDArray[np.float64], queries_RK: NDArray[np.float64]) -> NDArray[np.float64]:
+def _values(
+    outcomes: Sequence[Outcomes], hits_RMK: NDArray[np.float64], queries_RK: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the objective of every mask on one data set (R, M)."""
     with np.errstate(invalid="ignore"):
-        return outcomes.value(hits_RK / queries_RK)
+        ratios_RMK, value = hits_RMK / queries_RK[:, None], outcomes[0].value
+        if all(each.value is value for each in outcomes):
+            return value(ratios_RMK.reshape(-1, ratios_RMK.shape[2])).reshape(ratios_RMK.shape[:2])
+        return np.stack([each.value(ratios_RMK[:, place]) for place, each in enumerate(outcomes)], axis=1)
