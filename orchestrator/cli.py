@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from headmask.errors import HeadmaskError, PoolError
+from orchestrator.cli_compare import compare
 from orchestrator.cli_contest import driver, strategies
 from orchestrator.cli_data import (
     CaptionColumn,
@@ -219,6 +220,7 @@ app.command(name="eval")(evaluate)
 app.command()(explain)
 app.command()(export)
 app.command()(report)
+app.command()(compare)
 app.command()(schema)
 app.command()(models)
 app.command(name="studies")(studies)

@@ -85,11 +85,16 @@ def studies(
         console.print(f"Continue one with: headmask resume NAME --storage {redacted(storage)}", highlight=False)
 
 
-def schema() -> None:
-    """Print the JSON schema of result.json."""
+def schema(
+    what: Annotated[
+        Literal["result", "compare"], typer.Argument(help="result.json, or what `headmask compare --json` prints.")
+    ] = "result",
+) -> None:
+    """Print the JSON schema of result.json, or of a comparison."""
+    from orchestrator.compare.content import Comparison
     from orchestrator.result import SearchResult
 
-    print_json(SearchResult.model_json_schema())
+    print_json((SearchResult if what == "result" else Comparison).model_json_schema())
 
 
 @bench_app.command()

@@ -111,6 +111,7 @@ def conclude(
         study=store.name,
         storage=redacted(config.storage),
         fingerprint=session.digest,
+        searched=session.fingerprint,
         guarded=results.guarded(session, verdict),
         surrogate=results.surrogate_result(surrogate),
         gates=gates,

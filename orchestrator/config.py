@@ -88,6 +88,15 @@ class SearchConfig(Section):
         return content
 
 
+def flat_settings(public: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration's JSON values by dotted keys; several data sets have their names in them."""
+    sections = {name: part for name, part in public.items() if name != "data"}
+    for part in public["data"]:
+        name = part["name"] or Path(part["path"]).stem
+        sections["data" if len(public["data"]) == 1 else f"data.{name}"] = part
+    return {f"{section}.{key}": value for section, part in sections.items() for key, value in part.items()}
+
+
 def read_config(path: Path | None, flags: Mapping[str, Any]) -> SearchConfig:
     """Return the configuration of a TOML file with flags over it.
 

@@ -11,9 +11,10 @@ from headmask.errors import ConfigError, ModelError
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, load_model
+from orchestrator.outcomes import outcomes_of
 from orchestrator.sections import DataSection
 from orchestrator.session import load_section, make_payload
-from orchestrator.verdict import DRAWS, outcomes_of
+from orchestrator.verdict import DRAWS
 from strategies.selection import paired_interval, permutation_p_value
 from workers.constants import USUAL_CHUNK, Constants
 from workers.loading import ALL, Split, take_split

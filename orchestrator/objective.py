@@ -46,6 +46,10 @@ class Goal:
         """Return the mix in [0, 1]."""
         return self.mix.value(metrics, self.prefix)
 
+    def holds(self, interval: tuple[float, float]) -> bool:
+        """Return whether the interval of a guarded goal's delta shows that it loses no more than it may."""
+        return interval[0] >= -(self.max_loss or 0.0)
+
 
 @dataclass(frozen=True)
 class Objective:

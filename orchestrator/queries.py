@@ -1,14 +1,15 @@
 """`queries.parquet`: what every query of the confirm and test splits earns before and after, and how it is read again.
 
-It holds all that paired statistics need, so that runs are compared without their model and data.
+It holds all that paired statistics need, so that runs are compared without their model and data, and without torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +18,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
-from orchestrator.session import Session
-from orchestrator.verdict import Verdict, outcomes_of
+from orchestrator.outcomes import outcomes_of
 from strategies.selection import Outcomes
 from workers.classification import ClassificationTargets
-from workers.loading import Split
 from workers.matching import MatchingTargets
-from workers.messages import MaskScore
 from workers.retrieval import RetrievalTargets
 from workers.tasks import Mix, Ranks, Targets, TaskName
+
+if TYPE_CHECKING:
+    from orchestrator.session import Session
+    from orchestrator.verdict import Verdict
+    from workers.loading import Split
+    from workers.messages import MaskScore
 
 # N images, Q queries of a kind
 
@@ -127,19 +131,55 @@ class Queries:
         return outcomes_of(self, self.ranks[side], mix)
 
 
+@dataclass(frozen=True, eq=False)
+class Earned:
+    """What a mask earns on one split of a data set, of which no more is known than its digest."""
+
+    digest: str
+    ranks: Ranks
+
+
+def read_earned(path: Path, side: str) -> dict[tuple[str, str], Earned]:
+    """Return by data set and split what `baseline` or `selected` earns: a small part of what `read_queries` returns.
+
+    Raises:
+        DataError: the file is missing or is none.
+    """
+    keys = ["data", "split", "kind", "digest"]
+    table = _read(path, [*keys, f"{side}_rank", f"{side}_probability"], keys)
+    rank_Q, column = table[f"{side}_rank"].to_numpy(), table[f"{side}_probability"].combine_chunks()
+    probability_Q = column.to_numpy(zero_copy_only=False)
+    names = [table[key].combine_chunks() for key in keys]
+    codes = np.stack([each.indices.to_numpy() for each in names])
+    starts = np.flatnonzero((np.diff(codes, prepend=-1) != 0).any(0))
+    found: dict[tuple[str, str], Earned] = {}
+    for start, stop in pairwise([*starts.tolist(), len(table)]):
+        data, split, kind, digest = (each[start].as_py() for each in names)
+        ranks: dict[str, Any] = {kind: rank_Q[start:stop]}
+        if column[start].is_valid:
+            ranks[kind + PROBABILITY] = probability_Q[start:stop]
+        before = found.get((data, split))
+        found[data, split] = Earned(digest, {**(before.ranks if before else {}), **ranks})
+    return found
+
+
 def read_queries(path: Path) -> list[Queries]:
     """Return what `write_queries` wrote, one entry per data set and split.
 
     Raises:
         DataError: the file is missing or is none.
     """
+    return [_queries(part) for part in _parts(_read(path, _SCHEMA.names))]
+
+
+def _read(path: Path, columns: list[str], as_codes: Sequence[str] = ()) -> pa.Table:
     try:
-        table = pq.read_table(path)
+        file = pq.ParquetFile(path, read_dictionary=as_codes)
+        if missing := [name for name in _SCHEMA.names if name not in file.schema_arrow.names]:
+            raise DataError(f"{path} is no queries.parquet of a search: it lacks {', '.join(missing)}")
+        return file.read(columns).unify_dictionaries()
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} cannot be read as queries.parquet: {error}") from None
-    if missing := [name for name in _SCHEMA.names if name not in table.column_names]:
-        raise DataError(f"{path} is no queries.parquet of a search: it lacks {', '.join(missing)}")
-    return [_queries(part) for part in _parts(table)]
 
 
 def _parts(table: pa.Table) -> Iterator[pa.Table]:

@@ -14,15 +14,15 @@ from headmask.maskfile import DataReference, Grid, MaskFile, SplitReference, Spl
 from orchestrator import pareto
 from orchestrator.budget import StopReason
 from orchestrator.pareto import Point
-from orchestrator.session import Session
-from orchestrator.store import TrialRecord
-from orchestrator.verdict import Verdict, holds
 from orchestrator.versions import versions
-from workers.messages import MaskScore
 
 if TYPE_CHECKING:
+    from orchestrator.session import Session
+    from orchestrator.store import TrialRecord
     from orchestrator.surrogate import Surrogate
+    from orchestrator.verdict import Verdict
     from strategies import Gates
+    from workers.messages import MaskScore
 
 RELIABLE: Literal["reliable improvement"] = "reliable improvement"
 UNRELIABLE: Literal["no reliable improvement"] = "no reliable improvement"
@@ -171,7 +171,10 @@ class SearchResult(_Part):
     seconds: float = Field(description="wall-clock time of this run of the driver, resumed results excluded")
     study: str
     storage: str
-    fingerprint: str
+    fingerprint: str = Field(description="digest of searched")
+    searched: dict[str, Any] = Field(
+        default_factory=dict, description="all that decides the study; the budget does not"
+    )
     test_looks: int = Field(description="how often this test split was looked at, over all studies in the storage")
     mlflow_run_id: str | None
     mask_file: str
@@ -227,7 +230,7 @@ def guarded(session: Session, verdict: Verdict) -> list[Guarded]:
             max_loss=goal.max_loss or 0.0,
             delta=goal.value(after) - goal.value(before),
             interval=interval,
-            holds=holds(goal, interval),
+            holds=goal.holds(interval),
         )
         for goal, interval in verdict.guarded
     ]

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config import flat_settings
 from orchestrator.result import SearchResult
 from orchestrator.search import Progress
 from orchestrator.session import Session
@@ -25,13 +26,8 @@ SOMETIMES = ("gates.png", "report.html")
 
 def params_of_run(session: Session) -> dict[str, Any]:
     """Return the configuration, flat, what is maximised and searched by, and the fingerprint."""
-    public = session.config.public()
-    sections = {name: part for name, part in public.items() if name != "data"}
-    for name, part in zip(session.config.data_sets, public["data"], strict=True):
-        sections["data" if len(public["data"]) == 1 else f"data.{name}"] = part
-    flat = {f"{section}.{key}": value for section, part in sections.items() for key, value in part.items()}
     return {
-        **flat,
+        **flat_settings(session.config.public()),
         "objective": str(session.objective),
         "guide": str(session.guide),
         "fingerprint": session.digest,

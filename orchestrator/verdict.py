@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headmask.errors import StudyError
 from headmask.mask import HeadMask
 from orchestrator.objective import Goal
+from orchestrator.outcomes import outcomes_of
 from orchestrator.search import score_all
 from orchestrator.session import Session
 from orchestrator.store import TrialRecord
@@ -31,7 +30,6 @@ from strategies.selection import (
 )
 from workers.messages import MaskScore, Stage
 from workers.pool import Pool
-from workers.tasks import Mix, Ranks, Targets
 
 DRAWS = 10_000
 ERROR_DRAWS = 200
@@ -73,7 +71,7 @@ class Verdict:
     @property
     def is_reliable(self) -> bool:
         """Whether a reliable improvement is claimed, and that no guarded goal loses more than it may."""
-        return improves(self.interval) and all(holds(goal, interval) for goal, interval in self.guarded)
+        return improves(self.interval) and all(goal.holds(interval) for goal, interval in self.guarded)
 
     @property
     def recommended(self) -> HeadMask:
@@ -165,11 +163,6 @@ def improves(interval: tuple[float, float]) -> bool:
     return interval[0] > 0
 
 
-def holds(goal: Goal, interval: tuple[float, float]) -> bool:
-    """Return whether the interval of a guarded goal's delta shows that it loses no more than it may."""
-    return interval[0] >= -(goal.max_loss or 0.0)
-
-
 def _value(session: Session, score: MaskScore, baseline: MaskScore) -> float:
     return np.nan if score.failure else session.objective.value(score.metrics, baseline.metrics)
 
@@ -196,18 +189,3 @@ def _outcomes(session: Session, split_name: str, score: MaskScore) -> list[Outco
         raise StudyError(f"the {split_name} split could not be scored: {score.failure}")
     parts = zip(session.splits[split_name], session.objective.goals, score.ranks, strict=True)
     return [outcomes_of(split, ranks, goal.mix) for split, goal, ranks in parts]
-
-
-class Clustered(Protocol):
-    """What is right on a split, and which of its images are resampled together."""
-
-    @property
-    def targets(self) -> Targets: ...  # noqa: D102
-    @property
-    def clusters_N(self) -> NDArray[np.int64]: ...  # noqa: D102
-
-
-def outcomes_of(split: Clustered, ranks: Ranks, mix: Mix) -> Outcomes:
-    """Return the paired-statistics table of one mask's ranks on a data set."""
-    table = split.targets.table(ranks, mix, split.clusters_N)
-    return Outcomes(table.hits_CK, table.queries_CK, table.value)

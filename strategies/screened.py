@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from headmask.mask import BoolArray, HeadMask
 from strategies.base import Screen
@@ -59,6 +58,8 @@ class ScreenedSearch:
         finite_T = np.isfinite(predicted_T)
         if min(len(np.unique(side[finite_T])) for side in (predicted_T, values_T)) < 2:
             return LEAST_TRUST
+        from scipy.stats import spearmanr  # A second to import, which readers of results need not wait.
+
         return float(np.clip(spearmanr(predicted_T[finite_T], values_T[finite_T]).statistic, LEAST_TRUST, 1.0))
 
     def predict(self, bits_RF: BoolArray, history: History) -> FloatArray:

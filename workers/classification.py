@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
-from torch import Tensor
 
 from workers.ranking import CLIP_SCALE, clipped, odds_against, probability, reciprocal, within
 from workers.tasks import Chance, Partial, Share, Targets, blocks, padded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # N images, n images of a part, b of a block, C classes, P prompts of a class, E embedding
 
@@ -56,10 +57,14 @@ class ClassificationTargets(Targets):
 
     def pooled(self, text_QE: Tensor) -> Tensor:
         """Return the embeddings of the classes (C, E), from those of their prompts, class by class."""
+        import torch.nn.functional as F  # noqa: N812
+
         return F.normalize(text_QE.reshape(self.num_classes, -1, text_QE.shape[1]).mean(1), dim=-1)
 
     def partial(self, image_nE: Tensor, text_QE: Tensor, part: slice, own_Q: Tensor, block: int) -> Partial:
         """Return the rank and the probability of the class of every image of a part."""
+        import torch
+
         class_n = torch.from_numpy(np.array(self.class_of_image_N[part])).to(image_nE.device)
         ranks, odds = [class_n[:0]], [class_n[:0].double()]
         for images in blocks(slice(0, len(image_nE)), block):

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from workers.ranking import CLIP_SCALE, clipped, within
 from workers.tasks import Partial, Share, Targets
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # P pairs, p pairs and n images of a part, E embedding
 

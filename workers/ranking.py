@@ -8,11 +8,13 @@ far it leads, exp(scale * lead), instead of by 1 or 0. Both are read from the sa
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # t queries of a tile, Q queries of a kind, G competitors with the target
 
@@ -34,6 +36,8 @@ def odds_against(scores_tG: Tensor, target: Tensor, scale: float, dim: int) -> T
     Every competitor counts in whole units and 2^20 at most, so that no order of adding, and no way of sharing the
     competitors out, changes the last bit of a sum. It is computed in the scores' own memory.
     """
+    import torch
+
     most = -math.log(ODDS_UNIT)
     odds_tG = scores_tG.sub_(target).mul_(scale).add_(most).clamp_(max=2 * most).exp_()
     return odds_tG.round_().sum(dim, dtype=torch.float64)

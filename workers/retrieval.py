@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from workers.ranking import CLIP_SCALE, MAX_RANK, clipped, logarithmic, odds_against, probability, reciprocal, within
 from workers.tasks import (
@@ -30,6 +29,9 @@ from workers.tasks import (
     blocks,
     padded,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # N images, n of a part, b of a block, Q captions, t of a tile, r of a tile whose own image is in the block, E embedding
 
@@ -92,6 +94,8 @@ class RetrievalTargets(Targets):
 
     def partial(self, image_nE: Tensor, text_QE: Tensor, part: slice, own_Q: Tensor, block: int) -> Partial:
         """Return the competitors of all captions among a part's images, and the ranks of these images."""
+        import torch
+
         device, num_images, num_captions = text_QE.device, len(image_nE), len(text_QE)
         t2i_Q, i2t_n = (torch.zeros(size, dtype=torch.int64, device=device) for size in (num_captions, num_images))
         odds_Q, odds_n = (torch.zeros(size, dtype=torch.float64, device=device) for size in (num_captions, num_images))
@@ -116,6 +120,8 @@ class RetrievalTargets(Targets):
 
     def combined(self, parts: Sequence[Partial]) -> Ranks:
         """Return the ranks and probabilities of all captions and images."""
+        import torch
+
         counts_Q = np.sum([part["t2i"] for part in parts], axis=0, dtype=np.int64)
         odds_Q = np.sum([part["t2i_odds"] for part in parts], axis=0)
         return {
@@ -137,6 +143,8 @@ class RetrievalTargets(Targets):
 
         All are computed in one shape.
         """
+        import torch
+
         size = min(max(1, _TILE_SCORES // block), len(text_QE))
         for images in blocks(part, block):
             of_images = self._captions_of(images)

@@ -23,8 +23,8 @@ from headmask.models import LoadedModel, load_model
 from headmask.towers import view_of
 from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import CUE
+from orchestrator.outcomes import outcomes_of
 from orchestrator.session import make_payload
-from orchestrator.verdict import outcomes_of
 from strategies.selection import Outcomes, paired_interval
 from workers.constants import Constants
 from workers.loading import Split, load_data

@@ -82,3 +82,19 @@ def test_what_is_lost_beyond_the_limit_puts_a_mask_below_all_that_keep_it(baseli
     assert objective.value(METRICS, {"b/t2i_r1": baseline}) == pytest.approx(expected)
     assert objective.gain(METRICS) == 0.5
     assert str(objective) == "a/t2i_r1"
+
+
+@pytest.mark.parametrize(
+    "goals",
+    [
+        (Goal("", Mix.parse("0.7*t2i_r1 + 0.3*i2t_r1")),),
+        (goal("a"), goal("b", max_loss=0.01)),
+        (goal("a", "0.7*t2i_r1 + 0.3*i2t_r1"), goal("b of c")),
+    ],
+)
+def test_an_objective_can_be_read_again_but_for_what_it_may_not_lose(goals):
+    objective = Objective(goals, "worst")
+    parsed = Objective.parse(str(objective))
+    assert parsed.goals == objective.improved
+    assert str(parsed) == str(objective)
+    assert parsed.combine == ("worst" if len(objective.improved) > 1 else "mean")

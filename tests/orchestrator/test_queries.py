@@ -1,6 +1,8 @@
 """What every query earns, kept for later: the file alone gives the figures of the result."""
 
 import re
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,3 +72,11 @@ def test_another_file_is_refused(tmp_path):
     pq.write_table(pa.table({"data": ["x"]}), path)
     with pytest.raises(DataError, match=r"is no queries\.parquet of a search: it lacks split, task"):
         read_queries(path)
+
+
+def test_results_and_queries_are_read_without_torch_and_ray():
+    program = (
+        "import sys, orchestrator.queries, orchestrator.result; print({'torch', 'ray', 'mlflow'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,22 +1,26 @@
 """Finalists, selection, and statistics against exact or independent computations."""
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from scipy.stats import bootstrap
 
 from headmask.mask import HeadGrid, HeadMask
 from strategies import Limits
 from strategies.selection import (
     Outcomes,
+    drawn_values,
     finalists,
+    holm,
     matched_random_masks,
     paired_interval,
     paired_standard_error,
     permutation_p_value,
+    permutation_p_values,
     select,
 )
 
@@ -162,3 +166,40 @@ def test_p_values_are_uniform_when_nothing_changed():
 def test_the_objective_is_the_weighted_sum_of_ratios():
     value = outcomes([[1, 2], [0, 3]], [[1, 4], [1, 4]], np.array([0.25, 0.75])).objective()
     assert value == pytest.approx(0.25 * 0.5 + 0.75 * 5 / 8)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_several_masks_compared_together_are_compared_as_each_pair_alone(is_sparse):
+    rng = np.random.default_rng(5)
+
+    def drawn(num_clusters):
+        found = outcomes(rng.integers(3, size=(num_clusters, 2)), np.full((num_clusters, 2), 2))
+        return Outcomes(csr_array(found.hits_CK), found.queries_CK, found.value) if is_sparse else found
+
+    masks = [(drawn(30), drawn(40)) for _ in range(4)]
+    options = {"combine": lambda values_RD: values_RD.min(1), "draws": 600, "seed": 3}
+    values_RM = drawn_values(masks, **options)
+    assert values_RM.shape == (600, 4)
+    for one, other in combinations(range(4), 2):
+        alone = paired_interval(masks[one], masks[other], **options)
+        assert np.quantile(values_RM[:, other] - values_RM[:, one], (0.025, 0.975)) == pytest.approx(alone)
+    alone = [permutation_p_value(masks[0], mask, **options) for mask in masks[1:]]
+    assert permutation_p_values(masks[0], masks[1:], **options) == alone
+    assert permutation_p_values(masks[0], []) == []
+
+
+@given(st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.03, 0.2, 0.6, 1.0]), min_size=1, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_holms_adjustment_is_the_closed_test_of_bonferroni(p_values):
+    """A hypothesis falls when every set of hypotheses with it falls by Bonferroni (Marcus et al. 1976), enumerated."""
+    places = range(len(p_values))
+    sets = [chosen for size in places for chosen in combinations(places, size + 1)]
+    by_sets = [
+        max(min(1.0, len(chosen) * min(p_values[j] for j in chosen)) for chosen in sets if place in chosen)
+        for place in places
+    ]
+    assert holm(p_values) == pytest.approx(by_sets)
+
+
+def test_nothing_is_adjusted_where_nothing_is_compared():
+    assert holm([]) == []

@@ -1,0 +1,1 @@
+"""`headmask compare`: several masks side by side, and which of them to ship."""

@@ -1,0 +1,202 @@
+"""One of what is compared: a run folder, a study, a tracked run or a mask file, as far as it is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from headmask.errors import StudyError
+from headmask.mask import Head, HeadGrid, HeadMask
+from headmask.maskfile import MaskFile
+from orchestrator.config import flat_settings
+from orchestrator.objective import Goal, Objective
+from orchestrator.result import RELIABLE, SearchResult
+
+if TYPE_CHECKING:
+    from orchestrator.store import TrialRecord
+
+_SPLITS = ("search", "confirm", "test")
+Kind = Literal["run folder", "study", "tracked run", "mask file"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the empty mask and the selected mask score on one split."""
+
+    baseline: Mapping[str, float]
+    selected: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One of what is compared. What is not known of it is None or empty."""
+
+    name: str
+    kind: Kind
+    about: Mapping[str, Any]
+    """Of what its fingerprint is made of, what is known."""
+    grid: HeadGrid
+    mask: HeadMask | None
+    """Selected on confirm; None for a study that has not come so far."""
+    model: str = ""
+    objective: str | None = None
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    """By split."""
+    interval: tuple[float, float] | None = None
+    """Two-sided 95 % interval of the objective's test delta."""
+    p_value: float | None = None
+    is_reliable: bool | None = None
+    """Whether it improves reliably on test; None where that was not asked."""
+    result: SearchResult | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Flat."""
+    queries: Path | None = None
+    trials: Path | Sequence[TrialRecord] = ()
+    lacks: str = ""
+    """What cannot be said of it, and the way out."""
+
+    def value(self, split: str) -> float | None:
+        """Return the objective of its mask on a split."""
+        scores = self.scores.get(split)
+        return None if scores is None or self.objective is None else scores.selected.get(self.objective)
+
+    @cached_property
+    def digests(self) -> Mapping[str, tuple[str, ...]]:
+        """Digests of the data by split, of all data sets in order; empty where they are not known."""
+        data = self.about.get("data", {})
+        return {
+            split: tuple(data[name] for name in data if name.rpartition("/")[2] == split) for split in _SPLITS if data
+        }
+
+    def matches(self, fingerprint: Mapping[str, Any]) -> bool:
+        """Return whether its result is of the study with this fingerprint."""
+        return self.result is not None and self.result.searched in ({}, dict(fingerprint))
+
+
+def read_folder(folder: Path, name: str, kind: Kind = "run folder") -> Entrant:
+    """Return what a search left in its run folder.
+
+    Raises:
+        HeadmaskError: the folder has no result, or it cannot be read.
+    """
+    result, mask = _read_result(folder / "result.json"), MaskFile.read(folder / "mask.json")
+    queries = folder / "queries.parquet"
+    has_queries, trials = queries.is_file(), folder / "trials.parquet"
+    return Entrant(
+        name=name,
+        kind=kind,
+        about={**_about(mask), **result.searched, "objective": result.objective},
+        grid=mask.head_grid,
+        mask=HeadMask.from_heads(mask.head_grid, map(Head.parse, result.selected)),
+        model=str(mask.model),
+        objective=result.objective,
+        scores={split: Scores(part.baseline, part.selected) for split, part in dict(result.splits).items()},
+        interval=result.splits.test.interval,
+        p_value=result.splits.test.p_value,
+        is_reliable=result.verdict == RELIABLE,
+        result=result,
+        settings=_settings(folder / "config.json"),
+        queries=queries if has_queries else None,
+        trials=trials if trials.is_file() else (),
+        lacks=""
+        if has_queries
+        else "has no queries.parquet, so no paired intervals; `headmask resume` on the run folder writes it",
+    )
+
+
+def read_mask_file(path: Path, name: str) -> Entrant:
+    """Return what a mask file says of its mask.
+
+    Raises:
+        MaskFileError: it cannot be read.
+    """
+    mask = MaskFile.read(path)
+    test = mask.scores.get("test")
+    lacks = "is a mask file, which does not keep what every query earns: no paired intervals; "
+    beside = path.parent / "queries.parquet"
+    return Entrant(
+        name=name,
+        kind="mask file",
+        about=_about(mask),
+        grid=mask.head_grid,
+        mask=mask.mask,
+        model=str(mask.model),
+        objective=mask.objective,
+        scores={split: Scores(each.baseline, each.selected) for split, each in mask.scores.items()},
+        interval=None if test is None else test.interval,
+        p_value=None if test is None else test.p_value,
+        is_reliable=None if mask.verdict is None else mask.verdict == RELIABLE,
+        lacks=lacks + (f"name {path.parent} for them" if beside.is_file() else _EVAL),
+    )
+
+
+_EVAL = "`headmask eval --mask ONE --mask OTHER --data DATA` scores several masks on one data set, paired"
+
+
+def read_trials_alone(name: str, attrs: Mapping[str, Any], records: Sequence[TrialRecord], way_out: str) -> Entrant:
+    """Return what a study says whose run folder is not at hand: its settings, its trials, and its selected mask."""
+    about: dict[str, Any] = attrs["fingerprint"]
+    layers, heads = map(int, about["grid"].split("x"))
+    grid, selected = HeadGrid(layers, heads), attrs.get("selected")
+    mask = None if selected is None else HeadMask(grid, tuple(selected["words"]))
+    model, objective = attrs["config"]["model"], objective_of(about)
+    return Entrant(
+        name=name,
+        kind="study",
+        about={**about, "objective": objective},
+        grid=grid,
+        mask=mask,
+        model=model["name"] if model["pretrained"] is None else f"{model['name']} ({model['pretrained']})",
+        objective=objective,
+        settings=flat_settings(attrs["config"]),
+        trials=records,
+        lacks=("has selected no mask yet" if mask is None else "keeps no confirm and test scores") + f"; {way_out}",
+    )
+
+
+def objective_of(about: Mapping[str, Any]) -> str:
+    """Return the objective that a fingerprint is made of, as a result names it."""
+    if isinstance(about["objective"], str):
+        return str(about["objective"])
+    goals, task = map(Goal.parse, about["objective"]), about["task"]
+    return str(Objective(tuple(goal for goal in goals if goal.data not in task["max_loss"]), task["combine"]))
+
+
+def _about(mask: MaskFile) -> dict[str, Any]:
+    prefixes = {data.name: f"{data.name}/" if len(mask.data) > 1 else "" for data in mask.data}
+    known = {
+        "model": mask.model.weights_sha256,
+        "tower": mask.tower,
+        "grid": str(mask.head_grid),
+        "data": {f"{prefixes[each.name]}{name}": of.digest for each in mask.data for name, of in each.splits.items()},
+        "ablation": mask.ablation,
+        "objective": mask.objective,
+    }
+    return {key: value for key, value in known.items() if value}
+
+
+def _read_result(path: Path) -> SearchResult:
+    try:
+        return SearchResult.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise StudyError(
+            f"{path.parent} has no result.json: it is no run folder, or its search has not ended; "
+            f"`headmask resume {path.parent}` ends it"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise StudyError(f"{path} is no result of a search: {where}: {first['msg']}") from None
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        return flat_settings(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

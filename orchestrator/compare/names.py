@@ -1,0 +1,21 @@
+"""What runs are called where there is little room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.compare.content import RunFigures
+
+
+def short_names(runs: Sequence[RunFigures]) -> dict[str, str]:
+    """Return the names of runs by letter, paths without the folder that they have in common."""
+    paths = [Path(run.name) for run in runs if run.kind in ("run folder", "mask file")]
+    common = Path(os.path.commonpath([path.absolute().parent for path in paths])) if paths else Path()
+    return {
+        run.letter: str(Path(run.name).absolute().relative_to(common))
+        if run.kind in ("run folder", "mask file")
+        else run.name
+        for run in runs
+    }

@@ -1,0 +1,95 @@
+"""Which mask to ship, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.compare.content import Recommendation, RunFigures
+
+SURE = 0.05
+"""Largest adjusted p-value of an improvement that is not put into question."""
+
+
+def recommend(runs: Sequence[RunFigures]) -> Recommendation:
+    """Return the mask to ship: of those that improve reliably, the best on confirm, or one as good with fewer heads.
+
+    As good is a mask for which the paired 95 % interval of the difference on confirm to the best one holds zero.
+
+    Args:
+        runs: best on confirm first.
+    """
+    ranked = [run for run in runs if run.rank is not None]
+    if not ranked:
+        return _none("No recommendation: nothing here has confirm scores that may be compared.")
+    reliable = [run for run in ranked if run.is_reliable]
+    if not reliable:
+        unknown = [run.letter for run in ranked if run.is_reliable is None]
+        if unknown:
+            return _none(
+                f"No recommendation: whether {', '.join(unknown)} improve on the model as it is, is not known."
+            )
+        return _none(f"Ship none: no mask improves reliably on test; keep the model as it is.{_others(runs)}")
+    best = reliable[0]
+    chosen = min((run for run in reliable if run is best or _as_good(run)), key=lambda run: len(run.heads or ()))
+    return Recommendation(
+        letter=chosen.letter,
+        heads=chosen.heads or [],
+        sentence=" ".join([_why(chosen, best, len(reliable), len(ranked)), *_doubts(chosen, reliable)]) + _others(runs),
+    )
+
+
+def _none(sentence: str) -> Recommendation:
+    return Recommendation(letter=None, heads=[], sentence=sentence)
+
+
+def _as_good(run: RunFigures) -> bool:
+    """Return whether the interval of a run's difference to the best one holds zero."""
+    return run.best_interval is not None and run.best_interval[1] >= 0
+
+
+def _why(chosen: RunFigures, best: RunFigures, num_reliable: int, num_ranked: int) -> str:
+    """Return the reason in words."""
+    named, count = f"Ship {chosen.letter} ({chosen.name})", len(chosen.heads or ())
+    of_all = "" if num_reliable == num_ranked else f" of {num_ranked}"
+    among = f"the {num_reliable}{of_all} that improve reliably" if num_reliable > 1 else ""
+    if chosen is best:
+        alone = f"of the {num_ranked}, it alone improves reliably" if num_ranked > 1 else "it improves reliably"
+        first = f"it is the best on confirm of {among}" if among else alone
+    else:
+        low, high = (100 * end for end in chosen.best_interval or (0.0, 0.0))
+        first = (
+            f"its {count} heads are as good on confirm as the {len(best.heads or ())} of {best.letter}, the best of "
+            f"{among} (95 % interval of the difference {low:+.2f} to {high:+.2f} points)"
+        )
+    return f"{named}: {first}.{_gain(chosen)}"
+
+
+def _gain(run: RunFigures) -> str:
+    if run.test is None or run.objective is None or run.interval is None:
+        return ""
+    delta = 100 * (run.test.selected[run.objective] - run.test.baseline[run.objective])
+    low, high = (100 * end for end in run.interval)
+    return (
+        f" Ablating {', '.join(run.heads or ()) or 'nothing'} changes {run.objective} by {delta:+.2f} points on test "
+        f"against the model as it is, 95 % interval {low:+.2f} to {high:+.2f}."
+    )
+
+
+def _doubts(chosen: RunFigures, reliable: Sequence[RunFigures]) -> list[str]:
+    """Return what makes the choice less sure."""
+    doubts = []
+    if chosen.p_adjusted is not None and chosen.p_adjusted > SURE:
+        doubts.append(
+            f"Adjusted for the runs compared, that is no longer significant (Holm, p = {chosen.p_adjusted:.4f}): "
+            "confirm it on new data before you rely on it."
+        )
+    unpaired = [run.letter for run in reliable[1:] if run.best_interval is None]
+    if unpaired:
+        doubts.append(f"Whether {', '.join(unpaired)} are as good cannot be said without paired results.")
+    return doubts
+
+
+def _others(runs: Sequence[RunFigures]) -> str:
+    """Return who is not part of the choice."""
+    left = [run.letter for run in runs if run.rank is None]
+    return f" Not part of this choice: {', '.join(left)}." if left else ""

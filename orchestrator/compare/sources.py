@@ -1,0 +1,100 @@
+"""What a command line names: run folders, mask files, studies of a storage, runs of a tracking server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from headmask.errors import HeadmaskError, StudyError, did_you_mean
+from headmask.mask import HeadGrid
+from orchestrator.compare.entrant import Entrant, read_folder, read_mask_file, read_trials_alone
+from orchestrator.compare.tracked import Server
+from orchestrator.location import redacted
+from orchestrator.store import TrialRecord, load_study, open_storage
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where what is named is looked for: on disk, and in these."""
+
+    storage: str | None = None
+    """Journal file or database URL."""
+    server: Server | None = None
+
+    def find(self, references: Sequence[str]) -> list[Entrant]:
+        """Return what references name, in their order.
+
+        Raises:
+            HeadmaskError: one is nothing that is known, or cannot be read.
+        """
+        found = [self._find(reference) for reference in dict.fromkeys(references)]
+        if len(found) == 1:
+            raise HeadmaskError(f"there is nothing to compare {references[0]} with; name at least two")
+        return found
+
+    def _find(self, reference: str) -> Entrant:
+        path = Path(reference)
+        if path.is_dir():
+            return self._folder(path, reference)
+        if path.is_file():
+            return read_mask_file(path, reference)
+        if self.server is not None and _RUN_ID.fullmatch(reference):
+            return self.server.run(reference)
+        if self.storage is not None:
+            return self._study(reference, self.storage)
+        raise HeadmaskError(f"{reference} is no run folder and no mask file{_near(path)}; {self._ways_out()}")
+
+    def _ways_out(self) -> str:
+        if self.server is not None:
+            return f"a run of {redacted(self.server.uri)} is named by its id of 32 digits"
+        return "a study needs --storage URL, a tracked run --tracking-uri URL"
+
+    def _folder(self, folder: Path, name: str) -> Entrant:
+        journal = folder / "study.journal"
+        if (folder / "result.json").is_file() or not journal.is_file():
+            return read_folder(folder, name)
+        with open_storage(str(journal), must_exist=True) as storage:
+            studies = optuna.get_all_study_names(storage)
+        if not studies:
+            return read_folder(folder, name)
+        return _trials_alone(name, str(journal), studies[0], f"`headmask resume {folder}` goes on")
+
+    def _study(self, name: str, storage: str) -> Entrant:
+        """Return a study: by its run folder or its tracked run, where they are at hand."""
+        with open_storage(storage, must_exist=True) as opened:
+            attrs = load_study(opened, storage, name).user_attrs
+        if "fingerprint" not in attrs:
+            raise StudyError(f"study {name!r} in {redacted(storage)} was not made by headmask")
+        folder = Path(attrs["config"]["output"]["folder"])
+        if (folder / "result.json").is_file():
+            entrant = read_folder(folder, name, "study")
+            if entrant.result is not None and entrant.result.study == name and entrant.matches(attrs["fingerprint"]):
+                return entrant
+        if self.server is not None and attrs.get("mlflow_run_id") and "selected" in attrs:
+            return self.server.run(attrs["mlflow_run_id"])
+        way_out = f"`headmask resume {name} --storage {redacted(storage)} --out FOLDER` writes its run folder"
+        return _trials_alone(name, storage, name, way_out)
+
+
+def _trials_alone(name: str, location: str, study_name: str, way_out: str) -> Entrant:
+    with open_storage(location, must_exist=True) as storage:
+        study = load_study(storage, location, study_name)
+        attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
+    if "fingerprint" not in attrs:
+        raise StudyError(f"study {study_name!r} in {redacted(location)} was not made by headmask")
+    layers, heads = map(int, attrs["fingerprint"]["grid"].split("x"))
+    records = [
+        TrialRecord.from_trial(each, HeadGrid(layers, heads)) for each in trials if "proposal" in each.user_attrs
+    ]
+    return read_trials_alone(name, attrs, sorted(records, key=lambda each: each.proposal), way_out)
+
+
+def _near(path: Path) -> str:
+    beside = [str(each) for each in path.parent.glob("*")] if path.parent.is_dir() else []
+    return did_you_mean(str(path), beside)

@@ -1,0 +1,28 @@
+"""From ranks to what paired statistics resample."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.selection import Outcomes
+from workers.tasks import Mix, Ranks, Targets
+
+# N images
+
+
+class Clustered(Protocol):
+    """What is right on a split, and which of its images are resampled together."""
+
+    @property
+    def targets(self) -> Targets: ...  # noqa: D102
+    @property
+    def clusters_N(self) -> NDArray[np.int64]: ...  # noqa: D102
+
+
+def outcomes_of(split: Clustered, ranks: Ranks, mix: Mix) -> Outcomes:
+    """Return the paired-statistics table of one mask's ranks on a data set."""
+    table = split.targets.table(ranks, mix, split.clusters_N)
+    return Outcomes(table.hits_CK, table.queries_CK, table.value)
