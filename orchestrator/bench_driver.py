@@ -15,10 +15,11 @@ from typing import Any
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.budget import Budget
 from orchestrator.contest.synthetic import make_synthetic
+from orchestrator.operations import Begin
 from orchestrator.search import Search
 from orchestrator.store import StudyStore
 from orchestrator.tracked import BestCurve
-from orchestrator.tracking import Tracker, default_target
+from orchestrator.tracking import Tracker
 from strategies import make_sampler
 from workers.messages import MaskScore, Stage
 from workers.pool import BatchQueue, Result
@@ -191,8 +192,8 @@ def run_simulated(pool: SimulatedPool, folder: Path, trials: int, block_size: in
     started, cpu = time.perf_counter(), time.process_time()
     location = str(folder / "study.journal")
     opened = StudyStore.open(location, "bench") if resuming else StudyStore.create(location, "bench", {})
-    target = default_target(folder, "bench", "bench", None, None)
-    with opened as store, Tracker(target, {}, lambda run_id: None) as tracker:
+    begin = Begin(key="bench", experiment="bench", run_name="bench")
+    with opened as store, Tracker(folder, begin, None, lambda run_id: None) as tracker:
         curve = BestCurve(tracker)
         search = Search(
             make_sampler(STRATEGY, GRID, block_size=block_size),

@@ -27,6 +27,7 @@ from orchestrator.cli_explain import explain
 from orchestrator.cli_masks import Model, Pretrained, evaluate, export
 from orchestrator.cli_report import report
 from orchestrator.cli_tools import Json, bench_app, models, print_json, schema, studies
+from orchestrator.cli_track import track_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(track_app, name="track")
 bench_app.command()(strategies)
 bench_app.command()(driver)
 app.add_typer(bench_app, name="bench")
@@ -163,6 +165,10 @@ def search(
     experiment: Annotated[str | None, typer.Option(help="MLflow experiment.")] = None,
     fold: Annotated[
         bool | None, typer.Option("--fold", help="Fold a reliable mask into a model folder as well.")
+    ] = None,
+    register: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[@ALIAS]", help="Register the model of a reliable mask in MLflow, folded."),
     ] = None,
     no_gate: Annotated[
         bool, typer.Option("--no-gate", help="Search even where the baseline is at chance level.")

@@ -34,11 +34,13 @@ class Outcome:
     session: Session
     verdict: Verdict
     result: results.SearchResult
+    is_registered: bool = True
+    """Whether the model is in MLflow's registry, where that was asked for and the mask is reliable."""
 
     @property
     def exit_code(self) -> int:
         """0, or 1 when something failed on the way."""
-        return 1 if self.result.num_failed else 0
+        return 1 if self.result.num_failed or not self.is_registered else 0
 
 
 def conclude(

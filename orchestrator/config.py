@@ -201,6 +201,7 @@ OPTIONS = {
     "tracking_uri": "output.tracking_uri",
     "experiment": "output.experiment",
     "fold": "output.fold",
+    "register": "output.register_as",
 }
 """The short names of settings, as the command line and `headmask.search` have them."""
 

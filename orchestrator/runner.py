@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headmask.errors import ConfigError, StudyError
+from headmask.errors import ConfigError, HeadmaskError, StudyError
 from headmask.maskfile import write_json
 from orchestrator.conclude import Outcome, conclude
 from orchestrator.config import SearchConfig, parse_config
@@ -18,15 +20,19 @@ from orchestrator.gradients import GateGradients
 from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.ledger import look_at_test
 from orchestrator.location import is_url, redacted
+from orchestrator.modelname import ModelName
+from orchestrator.operations import Begin, Status
 from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
+from orchestrator.registering import check_foldable, register
+from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare
 from orchestrator.sharding import best_shards
 from orchestrator.store import StudyStore, load_study, open_storage
 from orchestrator.surrogate import Surrogate, make_surrogate
-from orchestrator.tracked import BestCurve, params_of_run, tags_of_run
-from orchestrator.tracking import Tracker, default_target
+from orchestrator.tracked import BestCurve, track_session
+from orchestrator.tracking import Tracker
 from orchestrator.verdict import decide
 from orchestrator.versions import versions
 from strategies import make_sampler
@@ -48,6 +54,8 @@ def start(config: SearchConfig, display: Display) -> Outcome:
         )
     display.say(_loading_sentence(config))
     session = prepare(config, display.say)
+    if config.output.fold or config.output.register_as:
+        check_foldable(session)
     if config.search.gate:
         check_baseline(session)
     with contextlib.closing(make_pool(session, display)) as pool:
@@ -163,14 +171,14 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
     started = time.monotonic()
     config.folder.mkdir(parents=True, exist_ok=True)
     write_json(config.folder / "config.json", config.public())
-    target = default_target(
-        config.folder, config.output.experiment, store.name, config.output.tracking_uri, store.attr("mlflow_run_id")
-    )
+    begin = _tracking(config, store)
     with (
-        Tracker(target, tags_of_run(session), lambda run_id: store.set_attr("mlflow_run_id", run_id)) as tracker,
+        Tracker(
+            config.folder, begin, config.output.tracking_uri, lambda run_id: store.set_attr("mlflow_run_id", run_id)
+        ) as tracker,
         stop_signals() as stopping,  # After Ray, which installs handlers of its own.
     ):
-        tracker.log(lambda run: run.params(params_of_run(session)))
+        track_session(tracker, session)
         try:
             if not config.pool.mixed_devices:
                 _check_device(store, pool)
@@ -194,16 +202,47 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
                 is_stopping=stopping.is_set,
             )
         except (Interrupted, KeyboardInterrupt):
-            tracker.log(lambda run: run.end("KILLED"))
+            tracker.log(Status(status="KILLED"))
             raise Interrupted from None
         except BaseException:
-            tracker.log(lambda run: run.end("FAILED"))
+            tracker.log(Status(status="FAILED"))
             raise
         seconds = time.monotonic() - started
         curve.finish(searched)
         outcome = conclude(session, store, tracker, searched, verdict, prospects, surrogate, display, seconds)
-        display.say(f"Results are in {config.folder}; report.html there shows them")
-        return outcome
+    if config.output.register_as is not None:
+        outcome = replace(outcome, is_registered=_registered(session, outcome.result, display))
+    display.say(f"Results are in {config.folder}; report.html there shows them")
+    return outcome
+
+
+def _registered(session: Session, result: SearchResult, display: Display) -> bool:
+    """Register the model of a reliable mask, and return whether that, or nothing, was to be done and is done."""
+    folder, name = session.config.folder, ModelName.parse(session.config.output.register_as or "")
+    command = f"headmask track register {folder} --name {name}"
+    if result.verdict != RELIABLE:
+        display.say(f"Without a reliable improvement nothing is registered; to do it anyway: {command} --candidate")
+        return True
+    uri = session.config.output.tracking_uri
+    try:
+        display.say(register(folder, name, uri=uri, model=session.model, say=display.say).sentence)
+    except HeadmaskError as error:
+        display.say(f"The model is not registered: {error}. Do it later with: {command}")
+        return False
+    return True
+
+
+def _tracking(config: SearchConfig, store: StudyStore) -> Begin:
+    """Return how a search is tracked: by a key that the study keeps, so that its run is found from any machine."""
+    if store.attr("tracking_key") is None:
+        store.set_attr("tracking_key", uuid.uuid4().hex)
+    uri = config.output.tracking_uri
+    return Begin(
+        key=store.attr("tracking_key"),
+        experiment=config.output.experiment,
+        run_name=store.name,
+        uri=None if uri is None else redacted(uri),
+    )
 
 
 def _search(

@@ -10,6 +10,7 @@ from headmask.errors import ConfigError
 from headmask.mask import Head
 from orchestrator.budget import Budget
 from orchestrator.location import check_location
+from orchestrator.modelname import ModelName
 from strategies import check_strategy
 from workers.tasks import Mix
 
@@ -268,6 +269,8 @@ class OutputSection(Section):
     experiment: str = "headmask"
     fold: bool = False
     """Fold a reliable mask into `folded`, a model folder, at the end."""
+    register_as: str | None = None
+    """Name, or name@alias, under which the model of a reliable mask is registered in MLflow at the end."""
 
     @field_validator("storage")
     @classmethod
@@ -275,3 +278,11 @@ class OutputSection(Section):
         if storage is not None:
             check_location(storage)
         return storage
+
+    @field_validator("register_as")
+    @classmethod
+    def _is_model_name(cls, name: str | None) -> str | None:
+        try:
+            return name if name is None else str(ModelName.parse(name))
+        except ConfigError as error:
+            raise ValueError(str(error)) from None

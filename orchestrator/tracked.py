@@ -1,33 +1,81 @@
-"""What a search logs to MLflow: its configuration, how the best value grew, its finalists, its verdict."""
+"""What a search logs to MLflow: its configuration, its data, how the best value grew, its finalists, its verdict."""
 
 from __future__ import annotations
 
 import math
 import time
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from orchestrator.config import flat_settings
+=======
+from headmask.mask import HeadMask
+from orchestrator.mlflowrun import SELECTED_NAME, SELECTED_TAG
+from orchestrator.operations import (
+    Artifact,
+    Child,
+    Deselect,
+    Inputs,
+    Metrics,
+    Params,
+    Status,
+    Tags,
+    TrackedSplit,
+    now_ms,
+)
+>>>>>>> f4910e7c95b89341a0dfa1fe5371d5bdb7cd58e4
 from orchestrator.result import SearchResult
 from orchestrator.search import Progress
 from orchestrator.session import Session
-from orchestrator.tracking import MlflowRun, Tracker
+from orchestrator.tables import sentences
+from orchestrator.tracking import Tracker
 from orchestrator.verdict import Finalist, Verdict
 
 SURE = 0.1
 """Largest probability of being the other way at which a gate counts as surely open or shut."""
 ARTIFACTS = (
-    "trials.parquet", "queries.parquet", "heatmap.png", "pareto.png", "mask.json", "result.json", "config.json",
-)  # fmt: skip
-SOMETIMES = ("gates.png", "report.html")
-"""Files of a run folder that a search can do without."""
+    "report.html",
+    "result.json",
+    "mask.json",
+    "candidate.json",
+    "config.json",
+    "trials.parquet",
+    "queries.parquet",
+    "heatmap.png",
+    "pareto.png",
+    "gates.png",
+)
+"""What is tracked of a run folder, where it is there."""
+DIGITS = 16
+"""Of a split's digest: MLflow keeps 36 at most, and its pages show them all."""
+LONGEST_NAME = 60
+"""Characters of a child run's name before it is cut."""
+
+
+def track_session(tracker: Tracker, session: Session) -> None:
+    """Log what is searched: parameters, tags, data."""
+    tracker.log(Params(params={key: str(value) for key, value in params_of_run(session).items()}))
+    tracker.log(Tags(tags=tags_of_run(session)))
+    tracker.log(Inputs(splits=list(_tracked_splits(session))))
 
 
 def params_of_run(session: Session) -> dict[str, Any]:
+<<<<<<< HEAD
     """Return the configuration, flat, what is maximised and searched by, and the fingerprint."""
     return {
         **flat_settings(session.config.public()),
+=======
+    """Return the configuration, flat and without what is not set, what is maximised, searched by, the fingerprint."""
+    public = session.config.public()
+    sections = {name: part for name, part in public.items() if name != "data"}
+    for name, part in zip(session.config.data_sets, public["data"], strict=True):
+        sections["data" if len(public["data"]) == 1 else f"data.{name}"] = part
+    flat = {f"{section}.{key}": value for section, part in sections.items() for key, value in part.items()}
+    return {
+        **{key: value for key, value in flat.items() if value is not None},
+>>>>>>> f4910e7c95b89341a0dfa1fe5371d5bdb7cd58e4
         "objective": str(session.objective),
         "guide": str(session.guide),
         "fingerprint": session.digest,
@@ -35,14 +83,36 @@ def params_of_run(session: Session) -> dict[str, Any]:
 
 
 def tags_of_run(session: Session) -> dict[str, str]:
-    """Return what runs are found by."""
+    """Return what runs are found by, and a description until there is a verdict."""
+    config, reference = session.config, session.model.reference
+    data = ", ".join(session.config.data_sets)
     return {
-        "headmask.study": session.config.study_name,
-        "headmask.model": str(session.model),
-        "headmask.data": ", ".join(section.path for section in session.config.data),
-        "headmask.strategy": session.config.search.strategy,
+        "headmask.kind": "search",
+        "headmask.study": config.study_name,
+        "headmask.model": reference.name,
+        "headmask.pretrained": reference.pretrained or "(of the model)",
+        "headmask.tower": config.search.tower,
+        "headmask.ablation": config.search.ablation,
+        "headmask.data": data,
+        "headmask.task": ", ".join(dict.fromkeys(split.targets.task for split in session.splits["search"])),
+        "headmask.objective": str(session.objective),
+        "headmask.strategy": config.search.strategy,
         "headmask.fingerprint": session.digest,
+        "mlflow.note.content": f"Searches the heads of the {config.search.tower} tower of `{session.model}` on {data}.",
     }
+
+
+def _tracked_splits(session: Session) -> Iterator[TrackedSplit]:
+    """Yield the splits of all data sets; their digests cover pixels, texts and targets."""
+    for context, splits in session.splits.items():
+        for (name, section), split in zip(session.config.data_sets.items(), splits, strict=True):
+            profile: dict[str, int | str] = {
+                "task": split.targets.task,
+                "num_images": len(split.pixels),
+                "num_texts": len(split.texts),
+            }
+            path = str(Path(section.path).resolve())
+            yield TrackedSplit(name=name, digest=split.digest[:DIGITS], context=context, path=path, profile=profile)
 
 
 class BestCurve:
@@ -62,14 +132,13 @@ class BestCurve:
         points = [("best_by_masks", best, masks), ("best_by_seconds", best, seconds)]
         if progress.rank_correlation is not None:
             points.append(("surrogate_rank_correlation", progress.rank_correlation, masks))
-        points += self._losses(progress)
-        self._tracker.log(lambda run: run.metrics(points))
+        self._tracker.log(Metrics(points=points + self._losses(progress)))
 
     def finish(self, progress: Progress) -> None:
         """Log the losses that are left."""
         points = self._losses(progress)
         if points:
-            self._tracker.log(lambda run: run.metrics(points))
+            self._tracker.log(Metrics(points=points))
 
     def _losses(self, progress: Progress) -> list[tuple[str, float, int]]:
         """Return the losses of training since the last time, and how many gates are surely open or shut."""
@@ -84,60 +153,88 @@ class BestCurve:
 
 
 def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, folder: Path) -> None:
-    """Log the finalists as child runs, the verdict and the files of a run folder, and end the run."""
+    """Log the finalists as child runs, the verdict, the end, and the files of a run folder.
 
-    def conclude(run: MlflowRun) -> None:
-        test = result.splits.test
-        run.metrics(
-            [
-                (f"{split}.delta.{result.objective}", getattr(result.splits, split).delta[result.objective], 0)
-                for split in ("search", "confirm", "test")
-            ]
-            + [
-                ("test.interval_low", test.interval[0], 0),
-                ("test.interval_high", test.interval[1], 0),
-                ("test.p_value", test.p_value, 0),
-                ("num_masks", result.num_masks, 0),
-                ("image_forwards", result.image_forwards, 0),
-            ]
-            + [(f"search.{name}", value, 0) for name, value in _prospects(result).items()]
-            + _surrogate(result)
-        )
-        run.tags(
-            {
-                "headmask.verdict": result.verdict,
-                "headmask.selected": ",".join(result.selected) or "(none)",
-                "headmask.stopped_by": result.stopped_by,
-            }
-        )
-        for name in (*ARTIFACTS, *(name for name in SOMETIMES if (folder / name).is_file())):
-            run.artifact(folder / name)
-        run.end("FINISHED")
-
-    for finalist in verdict.finalists:
-        tracker.log(partial(_track_finalist, finalist, finalist.mask == verdict.selected))
-    tracker.log(conclude)
-
-
-def _prospects(result: SearchResult) -> dict[str, float]:
-    """Return the noise of the search split and what more masks would bring there, as far as known."""
-    found = result.prospects
-    values = {} if found is None else {"noise": found.noise, "expected": found.expected}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _surrogate(result: SearchResult) -> list[tuple[str, float, int]]:
-    if result.surrogate is None or result.surrogate.rank_correlation is None:
-        return []
-    return [("surrogate_rank_correlation", result.surrogate.rank_correlation, result.num_masks)]
-
-
-def _track_finalist(finalist: Finalist, is_selected: bool, run: MlflowRun) -> None:
-    metrics = {
-        f"{split}.{metric}": value
-        for split, values in (("search", finalist.search.metrics), ("confirm", finalist.confirm.metrics))
-        for metric, value in values.items()
+    Files come last: a server that takes none, such as one without room, has all the rest.
+    """
+    # The selected one last, before it the best: MLflow lists the youngest run first.
+    others = [finalist for finalist in reversed(verdict.finalists) if finalist.mask != verdict.selected]
+    for time_ms, finalist in enumerate([*others, verdict.finalist(verdict.selected)], now_ms()):
+        tracker.log(_child(finalist, result, time_ms, is_selected=finalist.mask == verdict.selected))
+    tracker.log(Deselect(words=_words(verdict.selected)))
+    points = [(name, value, 0) for name, value in _metrics(result)]
+    if result.surrogate is not None and result.surrogate.rank_correlation is not None:
+        points.append(("surrogate_rank_correlation", result.surrogate.rank_correlation, result.num_masks))
+    tracker.log(Metrics(points=points))
+    tags = {
+        "headmask.verdict": result.verdict,
+        "headmask.selected": ",".join(result.selected) or "(none)",
+        "headmask.stopped_by": result.stopped_by,
+        "mlflow.note.content": description(result),
     }
+    tracker.log(Tags(tags=tags))
+    tracker.log(Status(status="FINISHED"))
+    for name in ARTIFACTS:
+        if (folder / name).is_file():
+            tracker.log(Artifact(path=name))
+
+
+def _metrics(result: SearchResult) -> Iterator[tuple[str, float]]:
+    """Yield the metrics of the selected mask, by the names that child runs have, and what the verdict rests on."""
+    for split in ("search", "confirm", "test"):
+        part = getattr(result.splits, split)
+        # All of search and confirm is with the selected mask's own run.
+        names = part.selected if split == "test" else [result.objective]
+        yield from ((f"{split}/{name}", part.selected[name]) for name in names)
+        yield f"{split}/delta.{result.objective}", part.delta[result.objective]
+    test, prospects = result.splits.test, result.prospects
+    yield "test/interval_low", test.interval[0]
+    yield "test/interval_high", test.interval[1]
+    yield "test/p_value", test.p_value
+    yield "num_heads", len(result.selected)
+    yield "num_masks", result.num_masks
+    yield "image_forwards", result.image_forwards
+    if prospects is not None:
+        yield "search/noise", prospects.noise
+        if prospects.expected is not None:
+            yield "search/expected", prospects.expected
+
+
+def _child(finalist: Finalist, result: SearchResult, time_ms: int, *, is_selected: bool) -> Child:
+    splits = (("search", finalist.search.metrics), ("confirm", finalist.confirm.metrics))
+    metrics = {f"{split}/{name}": value for split, values in splits for name, value in values.items()}
     text = str(finalist.mask)
-    tags = {"headmask.mask": text or "(empty)", "headmask.is_selected": str(is_selected).lower()}
-    run.child(text[:200] or "baseline", ".".join(map(str, finalist.mask.words)), metrics, tags)
+    tags = {
+        "headmask.kind": "finalist",
+        "headmask.study": result.study,
+        "headmask.mask": text or "(empty)",
+        SELECTED_TAG: str(is_selected).lower(),
+    }
+    name = text if len(text) <= LONGEST_NAME else f"{len(finalist.mask)} heads, {text[: LONGEST_NAME - 12]}…"
+    return Child(
+        time_ms=time_ms,
+        words=_words(finalist.mask),
+        name=f"{SELECTED_NAME if is_selected else ''}{name or 'baseline'}",
+        metrics={**metrics, "num_heads": len(finalist.mask)},
+        tags=tags,
+    )
+
+
+def _words(mask: HeadMask) -> str:
+    return ".".join(map(str, mask.words))
+
+
+def description(result: SearchResult) -> str:
+    """Return the outcome as Markdown, for people who look at the run."""
+    first, *more = sentences(result)
+    claim, _, rest = first.partition(":")
+    rows = [
+        f"| {split} | {part.num_images:,} | {100 * part.baseline[result.objective]:.2f} | "
+        f"{100 * part.selected[result.objective]:.2f} | {100 * part.delta[result.objective]:+.2f} |"
+        for split, part in ((name, getattr(result.splits, name)) for name in ("search", "confirm", "test"))
+    ]
+    table = [f"| {result.objective}, points | images | baseline | selected | change |", "|---|--:|--:|--:|--:|", *rows]
+    # The last one names files of the machine that searched.
+    listed = [f"- {sentence}" for sentence in more[:-1]]
+    heads = f"Fold the heads of `mask.json` away: `headmask export --mask mask.json --out {result.study}.safetensors`"
+    return "\n".join([f"**{claim}**:{rest}", "", *table, "", *listed, "", *([heads] if result.recommended else [])])

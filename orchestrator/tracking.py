@@ -1,162 +1,109 @@
-"""MLflow: one parent run per search, one child run per finalist, written on a thread of its own.
+"""Tracking in the background: what is to be tracked lies in the run folder, and a thread sends it to MLflow.
 
-A server that is away never stops a search: what is to be logged waits and is tried again in the background. What has
-not been logged when the search ends is given up with a warning; the run folder holds everything anyway.
+A server that is away never stops a search. What it did not get waits in `tracking.jsonl`, and `headmask track sync`
+sends it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import queue
-import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
 
-from orchestrator.location import redacted, scheme_of
+from headmask.errors import StudyError
+from orchestrator.location import redacted
+from orchestrator.mlflowrun import MlflowRun, Server, is_refused, reason_of, server_of
+from orchestrator.operations import Begin, Metrics, Operation, Sent, Status
+from orchestrator.spool import NAME, Spool
 
 _log = logging.getLogger(__name__)
 
-Operation = Callable[["MlflowRun"], None]
 CLOSE_S = 60.0
 """Seconds that the end of a search waits for the tracking server."""
 CLOSING_DELAY_S = 1.0
 """Seconds between two attempts then."""
-WORDS_TAG = "headmask.words"
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+AT_ONCE = 100
+"""Most operations sent at once: with few points each, fewer than MLflow's 1,000 in a batch."""
 
 
-@dataclass(frozen=True)
-class TrackingTarget:
-    """Where and under which names a search is tracked."""
+class Sender:
+    """Brings the operations of a spool to a run, in order, and remembers how far it got."""
 
-    uri: str
-    artifact_location: str | None
-    """For a store of our own; a server decides for itself."""
-    experiment: str
-    run_name: str
-    run_id: str | None = None
-    """Run to go on with, when a search is resumed."""
+    def __init__(self, spool: Spool, server: Server, begin: Begin) -> None:
+        self.run = MlflowRun(server, begin, spool.folder)
+        self._spool = spool
+        self.refused: list[str] = []
+        """What the server would not take, and why."""
 
+    @property
+    def num_left(self) -> int:
+        """How many operations the run does not have."""
+        return len(self._spool.operations) - self._spool.sent(self.run.run_id)
 
-def default_target(folder: Path, experiment: str, run_name: str, uri: str | None, run_id: str | None) -> TrackingTarget:
-    """Return the target of a run folder: what `uri` names, or a database beside the folder.
+    def send_next(self) -> list[Operation]:
+        """Send what comes next, metrics in a row together, and return it; what is refused is left out for good.
 
-    A server says where artifacts go; those of a database go beside the folder, too.
-    """
-    parent = folder.resolve().parent
-    uri = uri or f"sqlite:///{parent / 'mlflow.db'}"
-    artifacts = (parent / "mlartifacts").as_uri() if scheme_of(uri) in DATABASES else None
-    return TrackingTarget(uri, artifacts, experiment, run_name, run_id)
+        Raises:
+            Exception: whatever MLflow raises for a server that is away; nothing counts as sent then.
+        """
+        self._spool.commit()
+        start = self._spool.sent(self.run.run_id)
+        ahead = self._spool.operations[start : start + AT_ONCE]
+        group: list[Operation] = list(takewhile(lambda each: isinstance(each, Metrics), ahead)) or list(ahead[:1])
+        try:
+            self._send(group)
+        # MLflow, SQLAlchemy and requests each have their own exceptions for a store that is away.
+        except Exception as error:
+            if not is_refused(error):
+                raise
+            self.refused.append(f"{group[0].kind}: {reason_of(error)}")
+        self._spool.append(Sent(run_id=self.run.run_id, count=start + len(group)))
+        return group
 
-
-class MlflowRun:
-    """The parent run of one search, through MLflow's client. Every method may raise what MLflow raises."""
-
-    def __init__(self, target: TrackingTarget, tags: Mapping[str, str]) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        from mlflow import MlflowClient
-
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self._client = MlflowClient(tracking_uri=target.uri)
-        self._experiment = self._experiment_id(target)
-        self.run_id = self._open_run(target, tags)
-
-    def _experiment_id(self, target: TrackingTarget) -> str:
-        found = self._client.get_experiment_by_name(target.experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(self._client.create_experiment(target.experiment, artifact_location=target.artifact_location))
-
-    def _open_run(self, target: TrackingTarget, tags: Mapping[str, str]) -> str:
-        if target.run_id is not None:
-            with contextlib.suppress(Exception):
-                run = self._client.get_run(target.run_id)
-                self._client.update_run(target.run_id, status="RUNNING")
-                return str(run.info.run_id)
-        run = self._client.create_run(self._experiment, run_name=target.run_name, tags=dict(tags))
-        return str(run.info.run_id)
-
-    def params(self, params: Mapping[str, Any]) -> None:
-        """Log parameters, in batches of the 100 that MLflow takes; values that exist already stay."""
-        from mlflow.entities import Param
-
-        known = self._client.get_run(self.run_id).data.params
-        new = [Param(key, str(value)[:6000]) for key, value in params.items() if key not in known]
-        for start in range(0, len(new), 100):
-            self._client.log_batch(self.run_id, params=new[start : start + 100])
-
-    def metrics(self, points: list[tuple[str, float, int]]) -> None:
-        """Log (name, value, step) points; what MLflow refuses in a name becomes an underscore."""
-        self._log_metrics(self.run_id, points)
-
-    def _log_metrics(self, run_id: str, points: list[tuple[str, float, int]]) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        metrics = [Metric(re.sub(r"[^\w/.: -]", "_", name), value, now, step) for name, value, step in points]
-        for start in range(0, len(metrics), 1000):
-            self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
-
-    def tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags."""
-        for key, value in tags.items():
-            self._client.set_tag(self.run_id, key, value)
-
-    def artifact(self, path: Path) -> None:
-        """Copy a file to the run's artifacts."""
-        self._client.log_artifact(self.run_id, str(path))
-
-    def child(self, name: str, words: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """Write the child run of one finalist; the run of the same mask is written again."""
-        query = f"tags.`mlflow.parentRunId` = '{self.run_id}' and tags.`{WORDS_TAG}` = '{words}'"
-        found = self._client.search_runs([self._experiment], query, max_results=1)
-        if found:
-            run_id = found[0].info.run_id
-        else:
-            all_tags = {"mlflow.parentRunId": self.run_id, WORDS_TAG: words}
-            run_id = self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id
-        for key, value in tags.items():
-            self._client.set_tag(run_id, key, value)
-        self._log_metrics(run_id, [(metric, value, 0) for metric, value in metrics.items()])
-        self._client.set_terminated(run_id)
-
-    def end(self, status: str) -> None:
-        """Mark the run as FINISHED, KILLED or FAILED."""
-        self._client.set_terminated(self.run_id, status=status)
-
-
-def _done(operation: Operation, run: MlflowRun) -> bool:
-    operation(run)
-    return True
+    def _send(self, group: list[Operation]) -> None:
+        metrics = [each for each in group if isinstance(each, Metrics)]
+        if metrics:
+            self.run.send_metrics(metrics)
+        for operation in group[len(metrics) :]:
+            self.run.send(operation)
 
 
 class Tracker:
-    """Logs to MLflow in the background. Use as a context manager: leaving it waits a little for what is left."""
+    """Tracks a search in the background. Use as a context manager: leaving it waits a little for what is left.
 
-    def __init__(self, target: TrackingTarget, tags: Mapping[str, str], on_run: Callable[[str], None]) -> None:
-        self._target, self._tags, self._on_run = target, tags, on_run
-        self._queue: queue.Queue[Operation | None] = queue.Queue()
-        self._opened = threading.Event()
-        self._closing = threading.Event()
+    Args:
+        folder: of the run.
+        begin: how the search is tracked.
+        uri: of the server, with its password; None for the database beside the run folder.
+        on_run: told the id of the run, once there is one.
+    """
+
+    def __init__(self, folder: Path, begin: Begin, uri: str | None, on_run: Callable[[str], None]) -> None:
+        self._server = server_of(folder, uri)
+        self._begin, self._on_run = begin, on_run
+        self._spool = Spool(folder)
+        self._spool.append(begin)
+        self.run_id: str | None = None
+        self.is_complete = False
+        """Whether everything was sent; known once it is closed."""
+        self._opened, self._news, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._deadline = float("inf")
         """When a server that is away is given up."""
-        self.run_id = target.run_id
-        self._thread = threading.Thread(target=self._work, name="headmask-tracking", daemon=True)
+        self._why = ""
+        self._refused: list[str] = []
+        self.log(Status(status="RUNNING"))
+        self._thread = threading.Thread(target=self._work_and_close, name="headmask-tracking", daemon=True)
         self._thread.start()
 
     def log(self, operation: Operation) -> None:
-        """Queue something to be logged; returns at once."""
-        self._queue.put(operation)
+        """Keep something to be sent; returns at once."""
+        self._spool.append(operation)
+        self._news.set()
 
     def wait_for_run(self, timeout_s: float) -> str | None:
         """Return the id of the run, waiting for the server a while; None if it stays away."""
@@ -164,34 +111,51 @@ class Tracker:
         return self.run_id
 
     def close(self) -> bool:
-        """Wait for what is left, and return whether everything was logged."""
-        self._queue.put(None)
+        """Wait for what is left, and return whether everything was sent."""
         self._deadline = time.monotonic() + CLOSE_S
         self._closing.set()
+        self._news.set()
         self._thread.join(CLOSE_S)
-        return not self._thread.is_alive() and self._queue.empty()
+        return self.is_complete
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        where = redacted(self._server.uri)
         if not self.close():
             _log.warning(
-                "tracking at %s is incomplete: it did not answer. The run folder has everything",
-                redacted(self._target.uri),
+                "tracking at %s is incomplete: %s. The rest waits in %s; send it with: headmask track sync %s%s",
+                where,
+                self._why or "it did not answer",
+                self._spool.path,
+                self._spool.folder,
+                " --tracking-uri URL" if "***" in where else "",
             )
+        if self._refused:
+            _log.warning("%s would not take %d entries; %s", where, len(self._refused), self._refused[0])
+
+    def _work_and_close(self) -> None:
+        """Give the file free in the end, which may come later than that of the search: an answer may be waited for."""
+        with self._spool:
+            self._work()
 
     def _work(self) -> None:
-        run = self._retry(lambda: MlflowRun(self._target, self._tags))
-        if run is None:
+        sender = self._retry(lambda: Sender(self._spool, self._server, self._begin))
+        if sender is None:
             return
-        self.run_id = run.run_id
-        self._on_run(run.run_id)
+        self.run_id, self._refused = sender.run.run_id, sender.refused
+        self._on_run(sender.run.run_id)
         self._opened.set()
-        while (operation := self._queue.get()) is not None:
-            if self._retry(partial(_done, operation, run)) is None:
-                self._queue.put(operation)
+        while True:
+            self._news.clear()
+            while sender.num_left:
+                if self._retry(sender.send_next) is None:
+                    return
+            if self._closing.is_set():
+                self.is_complete = True
                 return
+            self._news.wait()
 
     def _retry(self, action: Callable[[], Any]) -> Any:
         """Return what an action returns, tried again until a while after the search; None if it never succeeded."""
@@ -199,11 +163,78 @@ class Tracker:
         while True:
             try:
                 return action()
-            # MLflow, SQLAlchemy and requests each have their own exceptions for a store that is away.
             except Exception as error:
                 _log.debug("tracking: %s", error)
+                self._why = reason_of(error)
                 if time.monotonic() > self._deadline:
                     return None
                 if self._closing.wait(delay_s):
                     time.sleep(CLOSING_DELAY_S)
                 delay_s = min(2 * delay_s, 30.0)
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What `sync` sent."""
+
+    target: str
+    """The server, with its password."""
+    run_id: str
+    sent: dict[str, int]
+    """Operations by kind."""
+    refused: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """Say it."""
+        where = f"run {self.run_id} at {redacted(self.target)}"
+        if not self.sent:
+            return f"Nothing was left to send: {where} is complete."
+        parts = ", ".join(f"{count} {kind}" for kind, count in self.sent.items())
+        kept = f" It would not take {len(self.refused)} of them; {self.refused[0]}." if self.refused else ""
+        return f"Sent {parts} to {where}, which is complete now.{kept}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what there is to know, without the password."""
+        server = redacted(self.target)
+        return {"server": server, "run_id": self.run_id, "sent": self.sent, "refused": list(self.refused)}
+
+
+def sync(folder: Path, uri: str | None = None) -> Synced:
+    """Send what a run folder has and its run has not, and return what that was.
+
+    Args:
+        folder: of the run.
+        uri: of the server; the search's own by default. Another server gets everything.
+
+    Raises:
+        StudyError: nothing was tracked there, a search is still writing, or the server does not answer.
+    """
+    if not (folder / NAME).is_file():
+        raise StudyError(f"there is no {NAME} in {folder}: name the run folder of a search")
+    with Spool(folder) as spool:
+        begin = spool.begin
+        if begin is None:
+            raise StudyError(f"{spool.path} holds nothing: the search ended before it began; resume it")
+        server = server_of(folder, uri or begin.uri)
+        if "***" in server.uri:
+            raise StudyError(f"the password of {server.uri} is not kept: pass --tracking-uri URL")
+        _end_killed(spool)
+        sent: dict[str, int] = {}
+        try:
+            sender = Sender(spool, server, begin)
+            while sender.num_left:
+                for operation in sender.send_next():
+                    sent[operation.kind] = sent.get(operation.kind, 0) + 1
+        except Exception as error:
+            raise StudyError(
+                f"cannot send to {redacted(server.uri)}: {reason_of(error)}. What was sent stays sent; try again later"
+            ) from None
+    return Synced(server.uri, sender.run.run_id, sent, tuple(sender.refused))
+
+
+def _end_killed(spool: Spool) -> None:
+    """End the run of a driver that was killed: nobody else holds the file, so it cannot run any more."""
+    last = next((each for each in reversed(spool.operations) if isinstance(each, Status)), None)
+    if last is not None and last.status == "RUNNING":
+        spool.append(Status(status="KILLED", time_ms=spool.operations[-1].time_ms))

@@ -11,6 +11,6 @@ def parse_headmask(command: str) -> None:
     """Parse a `headmask` command as the command line would, without running it."""
     _, name, *arguments = shlex.split(command, comments=True)
     parser = typer.main.get_command(app).commands[name]
-    if name in ("data", "bench"):
+    if hasattr(parser, "commands"):
         parser, arguments = parser.commands[arguments[0]], arguments[1:]
     parser.make_context(name, arguments)

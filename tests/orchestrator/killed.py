@@ -12,7 +12,7 @@ from pathlib import Path
 
 import mlflow  # noqa: F401  imported once, before the children fork
 
-from headmask import folding
+from headmask import exporting
 from orchestrator import journal, result, store, verdict
 from orchestrator.config import parse_config
 from tests.orchestrator.studies import start
@@ -77,7 +77,7 @@ MOMENTS = {
     "storage": lambda: after(30, journal.GroupCommitBackend, "append_logs", half_a_line),
     "confirm": lambda: at_stage("confirm"),
     "test": lambda: at_stage("test"),
-    "export": lambda: after(0, folding, "_prove"),
+    "export": lambda: after(0, exporting, "_prove"),
     "result": lambda: after(0, result.SearchResult, "write"),
 }
 OTHERS = {"rows": lambda: after(5, DisplacementStore, "_keep"), "blocks": lambda: at_result(34)}

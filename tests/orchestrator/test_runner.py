@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from mlflow import MlflowClient
+from mlflow.data import get_source
 from PIL import Image
 
 import headmask
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from orchestrator import conclude, runner, tracking
+from orchestrator import conclude, mlflowrun, runner, tracking
 from orchestrator.ledger import count_looks
 from orchestrator.progress import Quiet
 from orchestrator.result import SearchResult
@@ -224,12 +224,12 @@ def test_one_parent_run_per_search_and_one_child_per_finalist(tiny_config, runs)
     assert parent.data.params["search.strategy"] == parent.data.tags["headmask.strategy"] == "mixture"
     assert parent.data.tags["headmask.stopped_by"] == outcome.result.stopped_by == "masks"
     assert parent.data.metrics["image_forwards"] == outcome.result.image_forwards
-    assert parent.data.metrics["search.noise"] == outcome.result.prospects.noise
-    assert parent.data.metrics["search.expected"] == outcome.result.prospects.expected
-    assert parent.data.metrics["test.delta.mean_recall"] == outcome.result.splits.test.delta["mean_recall"]
+    assert parent.data.metrics["search/noise"] == outcome.result.prospects.noise
+    assert parent.data.metrics["search/expected"] == outcome.result.prospects.expected
+    assert parent.data.metrics["test/delta.mean_recall"] == outcome.result.splits.test.delta["mean_recall"]
     assert {item.path for item in mlflow.list_artifacts(parent.info.run_id)} == {
-        "trials.parquet", "queries.parquet", "heatmap.png", "pareto.png", "mask.json", "result.json", "config.json",
-        "report.html",
+        "trials.parquet", "queries.parquet", "heatmap.png", "pareto.png", "mask.json", "candidate.json",
+        "result.json", "config.json", "report.html",
     }  # fmt: skip
     curve = mlflow.get_metric_history(parent.info.run_id, "best_by_masks")
     assert curve
@@ -237,7 +237,7 @@ def test_one_parent_run_per_search_and_one_child_per_finalist(tiny_config, runs)
     (selected,) = [run for run in children if run.data.tags["headmask.is_selected"] == "true"]
     assert selected.data.tags["headmask.mask"] == ",".join(outcome.result.selected)
     confirm = outcome.result.splits.confirm.selected["mean_recall"]
-    assert selected.data.metrics["confirm.mean_recall"] == confirm
+    assert selected.data.metrics["confirm/mean_recall"] == confirm
 
 
 def test_resuming_continues_the_same_runs(tiny_config, runs):
@@ -249,44 +249,77 @@ def test_resuming_continues_the_same_runs(tiny_config, runs):
     parents = [run for run in everything if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 1
     assert parents[0].data.metrics["num_masks"] == 40
-    words = [run.data.tags[tracking.WORDS_TAG] for run in everything if run not in parents]
+    words = [run.data.tags[mlflowrun.WORDS_TAG] for run in everything if run not in parents]
     assert len(words) == len(set(words))
 
 
-def test_a_dead_server_never_stops_a_search(tiny_config, monkeypatch, caplog):
+def test_a_dead_server_never_stops_a_search(tiny_config, runs, monkeypatch, caplog):
+    """Nor does it cost anything: what a sync brings, there or elsewhere, is what a server that is there would have."""
     monkeypatch.setattr(conclude, "RUN_WAIT_S", 0.5)
-    monkeypatch.setattr(tracking, "CLOSE_S", 5.0)
+    monkeypatch.setattr(tracking, "CLOSE_S", 3.0)
     config = tiny_config(output__tracking_uri="http://127.0.0.1:9", budget__masks=16)
     with caplog.at_level(logging.WARNING):
         outcome = start(config)
     assert outcome.result.num_masks == 16
     assert outcome.result.mlflow_run_id is None
     assert "tracking at http://127.0.0.1:9 is incomplete: it did not answer" in caplog.text
+    assert f"send it with: headmask track sync {config.folder}" in caplog.text
+    mlflow, database = client(runs), f"sqlite:///{runs / 'mlflow.db'}"
+    synced = tracking.sync(config.folder, database)
+    run = mlflow.get_run(synced.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/delta.mean_recall"] == outcome.result.splits.test.delta["mean_recall"]
+    children = mlflow.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{synced.run_id}'")
+    assert len(children) == len(outcome.verdict.finalists)
+    again = resume(tiny_config(output__tracking_uri=database, budget__masks=24))
+    assert again.result.mlflow_run_id == synced.run_id
+    assert mlflow.get_run(synced.run_id).data.metrics["num_masks"] == 24
 
 
-def test_what_is_left_is_logged_when_the_server_comes_back_at_the_end(monkeypatch):
-    is_back, logged = threading.Event(), []
-
-    class Run:
-        run_id = "7"
-
-        def __init__(self, target, tags):
-            if not is_back.is_set():
-                raise ConnectionError("Connection refused")
-
-    monkeypatch.setattr(tracking, "MlflowRun", Run)
-    monkeypatch.setattr(tracking, "CLOSING_DELAY_S", 0.1)
-    tracker = tracking.Tracker(tracking.TrackingTarget("http://127.0.0.1:9", None, "e", "n"), {}, logged.append)
-    tracker.log(lambda run: logged.append("metrics"))
-    threading.Timer(1.5, is_back.set).start()
-    assert tracker.close()
-    assert logged == ["7", "metrics"]
+def test_runs_are_found_by_model_data_strategy_and_verdict(tiny_config, runs):
+    outcome = start(tiny_config(budget__masks=16, search__strategy="scan"))
+    mlflow = client(runs)
+    experiments = [mlflow.get_experiment_by_name("headmask").experiment_id]
+    for query in (
+        "tags.headmask.kind = 'search'",
+        f"tags.headmask.model = '{outcome.session.model.reference.name}' and tags.headmask.kind = 'search'",
+        "tags.headmask.data = 'data' and tags.headmask.task = 'retrieval'",
+        "tags.headmask.strategy = 'scan' and tags.headmask.tower = 'image'",
+        f"tags.headmask.verdict = '{outcome.result.verdict}'",
+        "metrics.`test/delta.mean_recall` < 0.5",
+        "dataset.name = 'data' and dataset.context = 'test'",
+    ):
+        assert [run.info.run_id for run in mlflow.search_runs(experiments, query)] == [outcome.result.mlflow_run_id]
+    assert list(mlflow.search_runs(experiments, "tags.headmask.strategy = 'genetic'")) == []
 
 
-def test_a_server_decides_where_its_artifacts_go(tmp_path):
-    assert tracking.default_target(tmp_path / "a", "e", "n", "http://host:5000", None).artifact_location is None
-    own = tracking.default_target(tmp_path / "a", "e", "n", f"sqlite:///{tmp_path}/other.db", None)
-    assert own.artifact_location == (tmp_path / "mlartifacts").as_uri()
+def test_data_sets_are_tracked_with_our_digests(tiny_config, runs):
+    outcome = start(tiny_config(budget__masks=16))
+    run = client(runs).get_run(outcome.result.mlflow_run_id)
+    splits = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
+    assert set(splits) == {"search", "confirm", "test"}
+    assert outcome.session.test_digests[0].startswith(splits["test"].digest)
+    assert get_source(splits["test"]).load() == outcome.session.config.data[0].path
+    assert json.loads(splits["confirm"].profile) == {"task": "retrieval", "num_images": 20, "num_texts": 40}
+
+
+def test_a_run_describes_itself(tiny_config, runs):
+    outcome = start(tiny_config(budget__masks=16))
+    note = client(runs).get_run(outcome.result.mlflow_run_id).data.tags["mlflow.note.content"]
+    assert note.startswith("**No reliable improvement**: the best mask on confirm (")
+    assert "| mean_recall, points | images | baseline | selected | change |" in note
+    test = outcome.result.splits.test
+    assert f"| test | 30 | {100 * test.baseline['mean_recall']:.2f} | " in note
+
+
+def test_one_finalist_is_the_selected_one_also_after_a_resume(tiny_config, runs):
+    first = start(tiny_config(budget__masks=14)).result
+    second = resume(tiny_config(budget__masks=60)).result
+    assert first.selected != second.selected
+    mlflow = client(runs)
+    query = f"tags.mlflow.parentRunId = '{second.mlflow_run_id}' and tags.headmask.is_selected = 'true'"
+    (run,) = mlflow.search_runs([mlflow.get_experiment_by_name("headmask").experiment_id], query)
+    assert run.info.run_name == f"selected: {','.join(second.selected)}"
 
 
 def test_the_display_is_told_what_goes_on(tiny_config):

@@ -77,7 +77,7 @@ def test_every_metric_of_classification_can_be_the_objective(tiny_config, files,
     assert result.splits.search.baseline[result.objective] == values[0]
     run = MlflowClient(tracking_uri=f"sqlite:///{config.folder.parent / 'mlflow.db'}").get_run(result.mlflow_run_id)
     assert run.info.status == "FINISHED"
-    tracked = {name: value for name, value in run.data.metrics.items() if name.startswith("test.delta.")}
+    tracked = {name: value for name, value in run.data.metrics.items() if name.startswith("test/delta.")}
     assert list(tracked.values()) == [pytest.approx(result.splits.test.delta[result.objective])]
 
 

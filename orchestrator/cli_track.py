@@ -1,0 +1,52 @@
+"""The commands on what is tracked: `headmask track sync` and `headmask track register`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli_tools import Json, print_json
+
+track_app = typer.Typer(help="What MLflow knows of a search: bring it up to date, register the model.")
+
+RunFolder = Annotated[Path, typer.Argument(help="Run folder of a search.")]
+TrackingUri = Annotated[
+    str | None, typer.Option(help="MLflow server or store; the search's own by default, another one gets everything.")
+]
+
+
+@track_app.command(name="sync")
+def sync(folder: RunFolder, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
+    """Send what a tracking server has not got of a search; again, it sends nothing twice."""
+    from orchestrator.tracking import sync as send
+
+    synced = send(folder, tracking_uri)
+    print_json(synced.as_json()) if as_json else print(synced.sentence)
+    if synced.refused:
+        raise typer.Exit(1)
+
+
+@track_app.command(name="register")
+def register(
+    folder: RunFolder,
+    name: Annotated[str, typer.Option(metavar="NAME[@ALIAS]", help="Of the registered model.")],
+    alias: Annotated[str | None, typer.Option(help="Of the new version; challenger by default.")] = None,
+    candidate: Annotated[
+        bool, typer.Option("--candidate", help="Register the selected mask without a reliable improvement, too.")
+    ] = False,
+    tracking_uri: TrackingUri = None,
+    as_json: Json = False,
+) -> None:
+    """Register what a search selected: folded weights and their code, which need no headmask."""
+    from dataclasses import asdict
+
+    from orchestrator.modelname import ModelName
+    from orchestrator.registering import register as send
+
+    model_name = ModelName.parse(name if alias is None else f"{name}@{alias}")
+    say = (lambda text: print(text, file=sys.stderr)) if as_json else print
+    registered = send(folder, model_name, uri=tracking_uri, candidate=candidate, say=say)
+    print_json(asdict(registered)) if as_json else print(registered.sentence)
