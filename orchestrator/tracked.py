@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from orchestrator.config import flat_settings
-=======
 from headmask.mask import HeadMask
+from orchestrator.config import flat_settings
 from orchestrator.mlflowrun import SELECTED_NAME, SELECTED_TAG
 from orchestrator.operations import (
     Artifact,
@@ -25,7 +23,6 @@ from orchestrator.operations import (
     TrackedSplit,
     now_ms,
 )
->>>>>>> f4910e7c95b89341a0dfa1fe5371d5bdb7cd58e4
 from orchestrator.result import SearchResult
 from orchestrator.search import Progress
 from orchestrator.session import Session
@@ -62,20 +59,10 @@ def track_session(tracker: Tracker, session: Session) -> None:
 
 
 def params_of_run(session: Session) -> dict[str, Any]:
-<<<<<<< HEAD
-    """Return the configuration, flat, what is maximised and searched by, and the fingerprint."""
-    return {
-        **flat_settings(session.config.public()),
-=======
     """Return the configuration, flat and without what is not set, what is maximised, searched by, the fingerprint."""
-    public = session.config.public()
-    sections = {name: part for name, part in public.items() if name != "data"}
-    for name, part in zip(session.config.data_sets, public["data"], strict=True):
-        sections["data" if len(public["data"]) == 1 else f"data.{name}"] = part
-    flat = {f"{section}.{key}": value for section, part in sections.items() for key, value in part.items()}
+    flat = flat_settings(session.config.public())
     return {
         **{key: value for key, value in flat.items() if value is not None},
->>>>>>> f4910e7c95b89341a0dfa1fe5371d5bdb7cd58e4
         "objective": str(session.objective),
         "guide": str(session.guide),
         "fingerprint": session.digest,

@@ -100,7 +100,7 @@ class Server:
 
 def _confirm_gain(run: Run) -> float | None:
     """Return what a search's mask gains on confirm; None for what is no finished search."""
-    gains = [value for name, value in run.data.metrics.items() if name.startswith("confirm.delta.")]
+    gains = [value for name, value in run.data.metrics.items() if name.startswith("confirm/delta.")]
     return float(gains[0]) if gains else None
 
 
