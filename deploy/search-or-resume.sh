@@ -46,7 +46,8 @@ while state=$(state) || exit "$temporary_failure"; [ "$state" = running ]; do
     sleep 5
 done
 
-if [ "$state" = none ]; then
+# One that has not begun is what a driver leaves that was killed while it created it.
+if [ "$state" = none ] || [ "$state" = "not begun" ]; then
     exec headmask search "$config" --out "$out" --storage "$storage" "$@"
 fi
 exec headmask resume "$name" --storage "$storage" --out "$out" "$@"

@@ -266,20 +266,13 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
         outcome = runner.resume(config, display) if resuming else runner.start(config, display)
     except (Interrupted, KeyboardInterrupt):
         display.stop()
-        console.print(
-            f"Interrupted; everything scored is saved. Continue with: headmask resume {config.folder}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"Interrupted{_how_to_go_on(config)}", highlight=False, soft_wrap=True)
         sys.exit(EXIT_INTERRUPTED)
     except PoolError as error:
-        hint = f". What was scored is saved; continue with: headmask resume {config.folder}"
-        raise PoolError(f"{error}{hint if (config.folder / 'config.json').exists() else ''}") from None
+        raise type(error)(f"{error}{_how_to_go_on(config)}") from None
     except OSError as error:
         # A full disk, a folder that may not be written.
-        raise HeadmaskError(
-            f"{error}. What was scored is saved; mend that, and continue with: headmask resume {config.folder}"
-        ) from None
+        raise HeadmaskError(f"{error}{_how_to_go_on(config)}") from None
     finally:
         display.stop()
     if as_json:
@@ -291,6 +284,13 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
     if outcome.exit_code:
         sys.exit(outcome.exit_code)
     return outcome.result
+
+
+def _how_to_go_on(config: SearchConfig) -> str:
+    """Return the end of a sentence about a search that ended early."""
+    if (config.folder / "config.json").exists():
+        return f". What was scored is saved; continue with: headmask resume {config.folder}"
+    return ". No mask was scored yet; start it again by the same command"
 
 
 def _show(content: dict[str, Any], *, as_json: bool) -> None:

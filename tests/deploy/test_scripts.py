@@ -37,8 +37,9 @@ def test_shellcheck_would_find_something(tmp_path):
     assert subprocess.run([BIN / "shellcheck", tmp_path / "bad.sh"], capture_output=True).returncode == 1
 
 
-def test_a_new_study_is_started(fake):
-    headmask = fake(answers=[[{"name": "other", "state": "stopped"}]])
+@pytest.mark.parametrize("listed", [[{"name": "other", "state": "stopped"}], studies("not begun")])
+def test_a_new_study_is_started_and_one_that_has_not_begun(fake, listed):
+    headmask = fake(answers=[listed])
     done = headmask.run([SEARCH_OR_RESUME, "a.toml", "runs/first/", DATABASE, "--masks", "9"])
     assert (done.returncode, headmask.calls[-1]) == (
         0,

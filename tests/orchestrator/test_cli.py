@@ -334,7 +334,7 @@ def test_a_signal_stops_saves_and_says_how_to_go_on(search_flags, runs, tmp_path
     os.kill(process.pid, number)
     assert process.wait(90) == 130, (tmp_path / "out").read_text()
     printed = (tmp_path / "out").read_text()
-    assert "Interrupted; everything scored is saved. Continue with: headmask resume" in printed
+    assert "Interrupted. What was scored is saved; continue with: headmask resume" in printed
     assert "Traceback" not in printed
 
 
