@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from headmask.errors import HeadmaskError, PoolError
+from headmask.errors import HeadmaskError, PoolError, ReplicasLostError
 from orchestrator.cli_contest import driver, strategies
 from orchestrator.cli_data import (
     CaptionColumn,
@@ -43,7 +43,7 @@ bench_app.command()(strategies)
 bench_app.command()(driver)
 app.add_typer(bench_app, name="bench")
 
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_BAD_INPUT, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 75, 130
 
 Out = Annotated[Path | None, typer.Option(help="Run folder: study, mask, results, pictures.")]
 Masks = Annotated[int | None, typer.Option(help="Budget: distinct masks to score on the search split.")]
@@ -237,13 +237,13 @@ app.command(name="studies")(studies)
 
 
 def main() -> None:
-    """Run the command line; every error that the caller can mend is one message and exit code 2."""
+    """Run the command line; every error that the caller can mend, or wait out, is one message and an exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app(prog_name="headmask", standalone_mode=False)
     except HeadmaskError as error:
         print(f"headmask: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        sys.exit(EXIT_TRY_AGAIN if isinstance(error, ReplicasLostError) else EXIT_BAD_INPUT)
     except typer.Exit as end:
         sys.exit(end.exit_code)
     except KeyboardInterrupt:

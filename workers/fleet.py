@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from headmask.errors import PoolError
+from headmask.errors import ReplicasLostError
 from workers.cluster import Resources, describe, reason_of, room_for
 
 SIGN_S = 10.0
@@ -168,7 +168,7 @@ class Fleet:
         """Start what is missing, take in what is up, and return those that were lost without a word, with the reason.
 
         Raises:
-            PoolError: replicas keep dying.
+            ReplicasLostError: replicas keep dying.
         """
         now = time.monotonic()
         self._look_for_room(now)
@@ -185,7 +185,7 @@ class Fleet:
         """Give a replica up; another one is started in its place.
 
         Raises:
-            PoolError: replicas keep dying.
+            ReplicasLostError: replicas keep dying.
         """
         was_up = member in self.members
         self.members = [each for each in self.members if each is not member]
@@ -196,7 +196,7 @@ class Fleet:
         now = time.monotonic()
         self._in_a_row += 1
         if self._in_a_row > MAX_LOSSES * max(1, self.wanted) and now - self._did_well_at > GIVE_UP_S:
-            raise PoolError(
+            raise ReplicasLostError(
                 f"replicas keep dying: {self._in_a_row} in a row, and no batch was finished for "
                 f"{now - self._did_well_at:.0f} s: {reason}"
             )
@@ -319,16 +319,16 @@ class Fleet:
         """Wait until one replica is up.
 
         Raises:
-            PoolError: none is, in time.
+            ReplicasLostError: none is, in time.
         """
         deadline = time.monotonic() + timeout_s
         self.refresh()
         while not self.members:
             if self._in_a_row > self.wanted:
-                raise PoolError(f"the first replica did not start: {self.reason}")
+                raise ReplicasLostError(f"the first replica did not start: {self.reason}")
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise PoolError(
+                raise ReplicasLostError(
                     f"no replica started within {timeout_s:.0f} s: each needs {self._need}, the cluster has "
                     f"{describe(self._ray.available_resources())} free. Free resources, or ask for fewer --threads"
                 )

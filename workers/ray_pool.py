@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError
+from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError, ReplicasLostError
 from headmask.mask import HeadMask
 from workers.blame import STRIKES, Blame
 from workers.cluster import check_room, connect, need_of, reason_of, room_for
@@ -59,6 +59,7 @@ class RayPool:
 
     Raises:
         PoolError: the cluster cannot be joined, or no replica can be placed.
+        ReplicasLostError: no replica comes up.
     """
 
     def __init__(
@@ -147,7 +148,8 @@ class RayPool:
         """Find out the constants of the study on the pool's kind of device, and use them; before the first score.
 
         Raises:
-            PoolError: they cannot be measured.
+            HeadmaskError: a replica found bad input, or too little memory.
+            ReplicasLostError: they cannot be measured.
         """
         for tries_left in reversed(range(STRIKES)):
             member = self.fleet.members[0]
@@ -157,10 +159,10 @@ class RayPool:
             except self._ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, HeadmaskError):
                     raise error.cause from None
-                raise PoolError(f"the first replica could not be measured: {reason_of(error)}") from None
+                raise ReplicasLostError(f"the first replica could not be measured: {reason_of(error)}") from None
             except self._ray.exceptions.RayError as error:
                 if not tries_left:
-                    raise PoolError(f"replicas die while they are measured: {reason_of(error)}") from None
+                    raise ReplicasLostError(f"replicas die while they are measured: {reason_of(error)}") from None
                 self.fleet.lose(member, reason_of(error))
                 self.fleet.wait_for_first(UNKNOWN_S)
         self._constants = constants
@@ -192,7 +194,7 @@ class RayPool:
 
         Raises:
             HeadmaskError: a replica found bad input, or too little memory.
-            PoolError: replicas keep dying.
+            ReplicasLostError: replicas keep dying, or the cluster does not answer.
         """
         if not self._held:
             self._step(timeout_s)
@@ -228,6 +230,13 @@ class RayPool:
             member.call("adopt_displacements", self._displacements)
 
     def _step(self, timeout_s: float) -> None:
+        try:
+            self._advance(timeout_s)
+        # What a replica raises is dealt with where it is asked; the rest is the cluster's.
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
+            raise ReplicasLostError(f"the Ray cluster does not answer: {reason_of(error)}") from None
+
+    def _advance(self, timeout_s: float) -> None:
         """Keep the replicas at work, and wait until one of them is done."""
         for member, reason in self.fleet.refresh():
             self._do_again(member, reason)
@@ -351,7 +360,7 @@ class RayPool:
             raise PoolError(f"the surrogate cannot predict ({failure}); search with --no-surrogate")
         if isinstance(work, Check) or work.stage not in self._scored:
             # Nothing works, so it is not the mask's fault.
-            raise PoolError(f"replicas cannot score: a mask {failure}")
+            raise ReplicasLostError(f"replicas cannot score: a mask {failure}")
         if self._blame.others_done(work.pieces):
             return True
         self._urgent.append(Check(work.stage, [self._scored[work.stage]]))

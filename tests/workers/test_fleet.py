@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from headmask.errors import PoolError
+from headmask.errors import ReplicasLostError
 from workers import fleet as fleet_module
 from workers.cluster import Resources, need_of, room_for
 from workers.fleet import Birth, Fleet, Member
@@ -218,7 +218,7 @@ def test_at_last_the_pool_gives_up(clock):
                 fleet.lose(fleet.members[0], "no luck")
 
     with pytest.raises(
-        PoolError, match=r"replicas keep dying: \d+ in a row, and no batch was finished for \d+ s: no luck"
+        ReplicasLostError, match=r"replicas keep dying: \d+ in a row, and no batch was finished for \d+ s: no luck"
     ):
         lose_all()
 
