@@ -291,6 +291,7 @@ def make_pool(session: Session, display: Display) -> Pool:
         shards=shards if pool.shards == "auto" else pool.shards,
         steps=session.cost.steps,
         address=pool.address,
+        say=display.say,
     )
 
 

@@ -18,7 +18,7 @@ from workers.blame import STRIKES, Blame
 from workers.cluster import check_room, connect, need_of, reason_of, room_for
 from workers.constants import Constants
 from workers.displacement import Displacements
-from workers.fleet import Fleet, Member
+from workers.fleet import START_S, Fleet, Member
 from workers.messages import GateGradient, GateTask, MaskScore, Stage
 from workers.meters import Meters
 from workers.pool import BatchQueue, Result, Steps
@@ -27,6 +27,8 @@ from workers.shards import starter
 from workers.work import Check, MaskBatch, MicroBatch, Work
 
 IN_FLIGHT = 2
+HERE_S = 300.0
+"""Seconds that the first replica may take on this machine; on a cluster, which may have to add a node, `START_S`."""
 UNKNOWN_S, LEAST_S, TIMES = 6 * 3600.0, 120.0, 20.0
 """Seconds that a batch may take as long as no speed is known; later at least, and times as many as expected."""
 
@@ -54,7 +56,7 @@ class RayPool:
             replicas there are, and on `cuda` or `cpu`. 1 for replicas that each score all images.
         steps: predicted cost of masks; see `BatchQueue`.
         address: of a cluster to join, such as `auto` or `ray://host:10001`; None starts Ray on this machine.
-        start_timeout_s: how long to wait for the first replica.
+        say: told what is waited for.
         replica_class: what the actors hold; anything with the methods of `Replica`.
 
     Raises:
@@ -73,7 +75,7 @@ class RayPool:
         shards: int | Callable[[int, str], int] = 1,
         steps: Steps | None = None,
         address: str | None = None,
-        start_timeout_s: float = 300.0,
+        say: Callable[[str], None] = lambda text: None,
         replica_class: type = Replica,
     ) -> None:
         self._ray, self._owns_ray = connect(address)
@@ -118,7 +120,7 @@ class RayPool:
                 on_birth=self._brief,
             )
             self._meters = Meters()
-            self._fleet.wait_for_first(start_timeout_s)
+            self._fleet.wait_for_first(HERE_S if address is None else START_S, say)
         except BaseException:
             self.close()
             raise

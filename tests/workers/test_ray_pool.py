@@ -189,10 +189,30 @@ def test_replicas_that_cannot_start_are_one_clear_message(make_pool):
         make_pool(replica_class=UnbornReplica)
 
 
-def test_a_busy_cluster_is_one_clear_message(make_pool):
+@pytest.mark.parametrize(("address", "name"), [(None, "HERE_S"), ("auto", "START_S")])
+def test_a_busy_cluster_is_waited_for_longer_where_nodes_may_join(make_pool, monkeypatch, address, name):
+    assert ray_pool.HERE_S < ray_pool.START_S
     make_pool()
-    with pytest.raises(ReplicasLostError, match="no replica started within 1 s: each needs 1 CPU, the cluster has 0 CPU"):
-        make_pool(start_timeout_s=1)
+    monkeypatch.setattr(ray_pool, name, 1.0)
+    message = "no replica started within 1 s: 1 wanted, each needs 1 CPU, the cluster has 0 CPU"
+    with pytest.raises(ReplicasLostError, match=message):
+        make_pool(replicas=1, address=address)
+
+
+def test_all_replicas_that_wait_are_what_an_autoscaler_sees(make_pool, local_ray):
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    def demanded():
+        demands = get_cluster_status(local_ray.get_runtime_context().gcs_address).resource_demands
+        bundles = [each for demand in demands.ray_task_actor_demand for each in demand.bundles_by_count]
+        return [(each.bundle, each.count) for each in bundles]
+
+    pool = make_pool(replicas=6, address="auto")
+    deadline = time.monotonic() + 60
+    while (found := demanded()) != [({"CPU": 1.0}, 4)]:
+        assert time.monotonic() < deadline, (found, pool.status, local_ray.available_resources())
+        pool.fleet.refresh()
+        time.sleep(0.2)
 
 
 def test_a_cluster_that_stops_answering_is_no_bad_input(make_pool, monkeypatch):
