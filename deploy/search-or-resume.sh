@@ -8,7 +8,8 @@
 # STORAGE  journal file, or database URL without a password (PGPASSWORD or PGPASSFILE has that)
 #
 # Exit codes are headmask's: 0 done, 1 finished but some masks could not be scored, 2 bad input, 130 interrupted.
-# 75: the storage does not answer, or another driver does not let the study go. After 0, 1 and 2, trying again is vain.
+# 75: replicas could not be had or were lost, the storage does not answer, or another driver does not let the study go. After
+# 0, 1 and 2, trying again is vain.
 #
 # Checked with shellcheck, and run by tests/deploy/test_scripts.py against a search that was killed.
 set -euo pipefail
@@ -46,7 +47,8 @@ while state=$(state) || exit "$temporary_failure"; [ "$state" = running ]; do
     sleep 5
 done
 
-if [ "$state" = none ]; then
+# One that has not begun is what a driver leaves that was killed while it created it.
+if [ "$state" = none ] || [ "$state" = "not begun" ]; then
     exec headmask search "$config" --out "$out" --storage "$storage" "$@"
 fi
 exec headmask resume "$name" --storage "$storage" --out "$out" "$@"

@@ -1,7 +1,7 @@
 """The errors that a caller can cause, each with one message: the rule, the value received, the way out.
 
-The command line turns every `HeadmaskError` into that message and exit code 2. Programming mistakes stay ordinary
-Python exceptions.
+The command line turns every `HeadmaskError` into that message and exit code 2, or 75 where trying again may help.
+Programming mistakes stay ordinary Python exceptions.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ class StudyError(HeadmaskError):
 
 
 class PoolError(HeadmaskError):
-    """No replica can be placed on the machines at hand."""
+    """Masks cannot be scored as asked: an address without a cluster, replicas that fit nowhere."""
+
+
+class ReplicasLostError(PoolError):
+    """Replicas could not be had in time, or were lost and did not come back; no fault of the input."""
 
 
 class DeviceMemoryError(HeadmaskError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from headmask.errors import HeadmaskError, PoolError
+from headmask.errors import HeadmaskError, PoolError, ReplicasLostError
 from orchestrator.cli_compare import compare
 from orchestrator.cli_contest import driver, strategies
 from orchestrator.cli_data import (
@@ -47,7 +47,7 @@ bench_app.command()(strategies)
 bench_app.command()(driver)
 app.add_typer(bench_app, name="bench")
 
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_BAD_INPUT, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 75, 130
 
 Out = Annotated[Path | None, typer.Option(help="Run folder: study, mask, results, pictures.")]
 Masks = Annotated[int | None, typer.Option(help="Budget: distinct masks to score on the search split.")]
@@ -233,13 +233,13 @@ app.command(name="studies")(studies)
 
 
 def main() -> None:
-    """Run the command line; every error that the caller can mend is one message and exit code 2."""
+    """Run the command line; every error that the caller can mend, or wait out, is one message and an exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app(prog_name="headmask", standalone_mode=False)
     except HeadmaskError as error:
         print(f"headmask: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        sys.exit(EXIT_TRY_AGAIN if isinstance(error, ReplicasLostError) else EXIT_BAD_INPUT)
     except typer.Exit as end:
         sys.exit(end.exit_code)
     except KeyboardInterrupt:
@@ -262,20 +262,13 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
         outcome = runner.resume(config, display) if resuming else runner.start(config, display)
     except (Interrupted, KeyboardInterrupt):
         display.stop()
-        console.print(
-            f"Interrupted; everything scored is saved. Continue with: headmask resume {config.folder}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"Interrupted{_how_to_go_on(config)}", highlight=False, soft_wrap=True)
         sys.exit(EXIT_INTERRUPTED)
     except PoolError as error:
-        hint = f". What was scored is saved; continue with: headmask resume {config.folder}"
-        raise PoolError(f"{error}{hint if (config.folder / 'config.json').exists() else ''}") from None
+        raise type(error)(f"{error}{_how_to_go_on(config)}") from None
     except OSError as error:
         # A full disk, a folder that may not be written.
-        raise HeadmaskError(
-            f"{error}. What was scored is saved; mend that, and continue with: headmask resume {config.folder}"
-        ) from None
+        raise HeadmaskError(f"{error}{_how_to_go_on(config)}") from None
     finally:
         display.stop()
     if as_json:
@@ -287,6 +280,13 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
     if outcome.exit_code:
         sys.exit(outcome.exit_code)
     return outcome.result
+
+
+def _how_to_go_on(config: SearchConfig) -> str:
+    """Return the end of a sentence about a search that ended early."""
+    if (config.folder / "config.json").exists():
+        return f". What was scored is saved; continue with: headmask resume {config.folder}"
+    return ". No mask was scored yet; start it again by the same command"
 
 
 def _show(content: dict[str, Any], *, as_json: bool) -> None:

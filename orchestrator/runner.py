@@ -19,7 +19,7 @@ from orchestrator.gate import check_baseline
 from orchestrator.gradients import GateGradients
 from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.ledger import look_at_test
-from orchestrator.location import is_url, redacted
+from orchestrator.location import redacted
 from orchestrator.modelname import ModelName
 from orchestrator.operations import Begin, Status
 from orchestrator.progress import Display
@@ -29,7 +29,8 @@ from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare
 from orchestrator.sharding import best_shards
-from orchestrator.store import StudyStore, load_study, open_storage
+from orchestrator.store import BEGUN, StudyStore, exists, has_begun, load_study, open_storage
+from orchestrator.studies import begun_studies
 from orchestrator.surrogate import Surrogate, make_surrogate
 from orchestrator.tracked import BestCurve, track_session
 from orchestrator.tracking import Tracker
@@ -46,12 +47,7 @@ def start(config: SearchConfig, display: Display) -> Outcome:
         HeadmaskError: bad input, or the study exists.
         Interrupted: stopped by a signal; the study can be resumed.
     """
-    journal = Path(config.storage)
-    if not is_url(config.storage) and journal.exists() and config.output.storage is None:
-        raise StudyError(
-            f"{config.folder} holds a study already: resume it with `headmask resume {config.folder}`, "
-            "or choose another --out"
-        )
+    _check_unbegun(config)
     display.say(_loading_sentence(config))
     session = prepare(config, display.say)
     if config.output.fold or config.output.register_as:
@@ -64,6 +60,18 @@ def start(config: SearchConfig, display: Display) -> Outcome:
         attrs = {"config": session.config.public(), "fingerprint": session.fingerprint, "versions": versions()}
         with StudyStore.create(config.storage, config.study_name, attrs) as store:
             return _run(session, store, pool, display)
+
+
+def _check_unbegun(config: SearchConfig) -> None:
+    """Refuse a study that has begun, before anything is loaded for it."""
+    begun = begun_studies(config.storage)
+    if begun and config.output.storage is None:
+        raise StudyError(
+            f"{config.folder} holds a study already: resume it with `headmask resume {config.folder}`, "
+            "or choose another --out"
+        )
+    if config.study_name in begun:
+        raise exists(config.storage, config.study_name)
 
 
 def stored_config(study: str, storage: str | None, flags: Mapping[str, Any] | None = None) -> SearchConfig:
@@ -88,18 +96,37 @@ def stored_config(study: str, storage: str | None, flags: Mapping[str, Any] | No
 
 def _stored_config(study: str, storage: str | None) -> SearchConfig:
     if storage is None:
-        pointer = Path(study) / "config.json"
-        if not pointer.is_file():
-            raise StudyError(f"there is no run folder at {study}: name one, or a study with --storage URL")
-        config = parse_config(json.loads(pointer.read_text(encoding="utf-8")), str(pointer))
+        config = _config_of_folder(Path(study))
         # The folder may have been moved since.
         return config.model_copy(update={"output": config.output.model_copy(update={"folder": study})})
-    with open_storage(storage, must_exist=True) as opened:
-        attrs = load_study(opened, storage, study).user_attrs
-    if "config" not in attrs:
-        raise StudyError(f"study {study!r} in {redacted(storage)} was not made by headmask")
-    config = parse_config(attrs["config"], f"study {study}")
+    config = _config_of_study(storage, study)
     return config.model_copy(update={"output": config.output.model_copy(update={"storage": storage, "study": study})})
+
+
+def _config_of_folder(folder: Path) -> SearchConfig:
+    pointer, journal = folder / "config.json", folder / "study.journal"
+    if pointer.is_file():
+        return parse_config(json.loads(pointer.read_text(encoding="utf-8")), str(pointer))
+    # A driver that is killed right after it began its study leaves the journal alone.
+    for name in begun_studies(str(journal)):
+        return _config_of_study(str(journal), name)
+    if journal.is_file():
+        raise StudyError(f"the study in {folder} has not begun: start it with `headmask search --out {folder}`")
+    raise StudyError(f"there is no run folder at {folder}: name one, or a study with --storage URL")
+
+
+def _config_of_study(storage: str, name: str) -> SearchConfig:
+    with open_storage(storage, must_exist=True) as opened:
+        study = load_study(opened, storage, name)
+        attrs, num_trials = study.user_attrs, len(study.get_trials(deepcopy=False))
+    if BEGUN in attrs:
+        return parse_config(attrs[BEGUN], f"study {name}")
+    if has_begun(attrs, num_trials):
+        raise StudyError(f"study {name!r} in {redacted(storage)} was not made by headmask")
+    raise StudyError(
+        f"study {name!r} in {redacted(storage)} has not begun: "
+        f"start it with `headmask search --storage URL --study {name}`"
+    )
 
 
 def resume(config: SearchConfig, display: Display) -> Outcome:
@@ -314,6 +341,7 @@ def make_pool(session: Session, display: Display) -> Pool:
         shards=shards if pool.shards == "auto" else pool.shards,
         steps=session.cost.steps,
         address=pool.address,
+        say=display.say,
     )
 
 

@@ -34,6 +34,8 @@ FLUSH_S = 30.0
 """Seconds that closing waits for a storage that is away."""
 MOST_DELAY_S = 15.0
 """Most seconds between two attempts to write."""
+BEGUN = "config"
+"""The attribute that a new study gets last: without it, and without trials, a study has not begun."""
 
 _log = logging.getLogger(__name__)
 
@@ -124,21 +126,20 @@ class StudyStore:
             attrs: study attributes to begin with, JSON values.
 
         Raises:
-            StudyError: a study of that name exists, or the storage cannot be opened.
+            StudyError: a study of that name has begun, another driver begins it, or the storage cannot be opened.
         """
         with ExitStack() as held:
             lock = lock_driver(location, name)
             held.callback(lock.release)
+            if not is_url(location):
+                truncate_torn_line(Path(location))
             storage = held.enter_context(open_storage(location))
-            try:
-                study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-            except optuna.exceptions.DuplicatedStudyError:
-                raise StudyError(
-                    f"study {name!r} exists in {redacted(location)}: resume it with `headmask resume`, "
-                    "or choose another --out or --study"
-                ) from None
-            for key, value in attrs.items():
-                study.set_user_attr(key, value)
+            # A driver that was killed here before may have left a part of what follows.
+            study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+            if has_begun(study.user_attrs, len(study.get_trials(deepcopy=False))):
+                raise exists(location, name)
+            for key in sorted(attrs, key=lambda key: key == BEGUN):
+                study.set_user_attr(key, attrs[key])
             return cls(study, storage, lock, held.pop_all())
 
     @classmethod
@@ -261,6 +262,19 @@ class StudyStore:
             except queue.Empty:
                 return group, None, False
         return group, item, item is None
+
+
+def has_begun(attrs: Mapping[str, Any], num_trials: int) -> bool:
+    """Return whether a study is more than what a driver leaves that is killed while it creates one."""
+    return BEGUN in attrs or num_trials > 0
+
+
+def exists(location: str, name: str) -> StudyError:
+    """Return the error that a study cannot be created, because there is one."""
+    return StudyError(
+        f"study {name!r} exists in {redacted(location)}: resume it with `headmask resume`, "
+        "or choose another --out or --study"
+    )
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -10,9 +11,10 @@ from optuna.study import StudySummary
 from rich.table import Table
 
 from orchestrator.driverlock import is_driven
-from orchestrator.store import open_storage
+from orchestrator.location import is_url
+from orchestrator.store import BEGUN, has_begun, open_storage
 
-State = Literal["running", "stopped", "finished"]
+State = Literal["not begun", "running", "stopped", "finished"]
 
 
 @dataclass(frozen=True)
@@ -21,22 +23,23 @@ class StudyInfo:
 
     name: str
     state: State
-    masks: int
+    """One that has not begun is only a name, which a search may take: its driver was killed while it created it."""
+    masks: int = 0
     """That have a result."""
-    budget: int
-    best: float | None
+    budget: int = 0
+    best: float | None = None
     """Value of the best mask on the search split."""
-    selected: str | None
+    selected: str | None = None
     """The selected heads of the last search that ended, if one did."""
-    model: str
-    data: list[str]
-    strategy: str
-    folder: str
+    model: str = ""
+    data: list[str] = field(default_factory=list)
+    strategy: str = ""
+    folder: str = ""
     """Where its run folder is, or was."""
 
 
 def list_studies(location: str) -> list[StudyInfo]:
-    """Return the studies of a storage that headmask made, by name.
+    """Return the studies of a storage that headmask made, by name; those of others that have no trial yet, too.
 
     Args:
         location: journal file or database URL.
@@ -46,17 +49,33 @@ def list_studies(location: str) -> list[StudyInfo]:
     """
     with open_storage(location, must_exist=True) as storage:
         summaries = optuna.get_all_study_summaries(storage)
-    made = [summary for summary in summaries if "config" in summary.user_attrs]
+    made = [each for each in summaries if BEGUN in each.user_attrs or not has_begun(each.user_attrs, each.n_trials)]
     return [_info(location, summary) for summary in sorted(made, key=lambda summary: summary.study_name)]
+
+
+def begun_studies(location: str) -> list[str]:
+    """Return the names of the studies in a storage that have begun; none where there is no journal file.
+
+    Raises:
+        StudyError: the storage cannot be reached.
+    """
+    if not is_url(location) and not Path(location).is_file():
+        return []
+    with open_storage(location) as storage:
+        summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
+    return [summary.study_name for summary in summaries if has_begun(summary.user_attrs, summary.n_trials)]
 
 
 def _info(location: str, summary: StudySummary) -> StudyInfo:
     attrs: dict[str, Any] = summary.user_attrs
-    config = attrs["config"]
+    is_running = is_driven(location, summary.study_name)
+    if BEGUN not in attrs:
+        return StudyInfo(summary.study_name, "running" if is_running else "not begun")
+    config = attrs[BEGUN]
     state: State = "finished" if attrs.get("finished", -1) >= summary.n_trials else "stopped"
     return StudyInfo(
         name=summary.study_name,
-        state="running" if is_driven(location, summary.study_name) else state,
+        state="running" if is_running else state,
         masks=summary.n_trials,
         budget=config["budget"]["masks"],
         best=None if summary.best_trial is None else summary.best_trial.value,
@@ -78,6 +97,6 @@ def studies_table(studies: list[StudyInfo]) -> Table:
     for each in studies:
         best = "" if each.best is None else f"{100 * each.best:.2f}"
         selected = "" if each.selected is None else each.selected or "(none)"
-        masks = f"{each.masks}/{each.budget}"
+        masks = f"{each.masks}/{each.budget}" if each.budget else ""
         table.add_row(each.name, each.state, masks, best, selected, each.model, ", ".join(each.data), each.strategy)
     return table

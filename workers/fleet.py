@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from headmask.errors import PoolError
+from headmask.errors import ReplicasLostError
 from workers.cluster import Resources, describe, reason_of, room_for
 
 SIGN_S = 10.0
@@ -22,8 +22,10 @@ LOOK_S = 1.0
 """Seconds between two looks for answers."""
 SILENCE_S = 60.0
 """Seconds without an answer after which it is not."""
-START_S = 600.0
-"""Seconds that a replica may take to come up, waiting for room included, before another one is started instead."""
+START_S = 1800.0
+"""Seconds that a replica may take to come up before another one is started; while it waits, an autoscaler sees that."""
+TELL_S = 60.0
+"""Seconds between two lines about what is waited for."""
 ROOM_S = 5.0
 """Seconds between two looks at what the cluster has room for."""
 BACK_OFF_S, MOST_BACK_OFF_S = 0.5, 30.0
@@ -168,7 +170,7 @@ class Fleet:
         """Start what is missing, take in what is up, and return those that were lost without a word, with the reason.
 
         Raises:
-            PoolError: replicas keep dying.
+            ReplicasLostError: replicas keep dying.
         """
         now = time.monotonic()
         self._look_for_room(now)
@@ -185,7 +187,7 @@ class Fleet:
         """Give a replica up; another one is started in its place.
 
         Raises:
-            PoolError: replicas keep dying.
+            ReplicasLostError: replicas keep dying.
         """
         was_up = member in self.members
         self.members = [each for each in self.members if each is not member]
@@ -196,7 +198,7 @@ class Fleet:
         now = time.monotonic()
         self._in_a_row += 1
         if self._in_a_row > MAX_LOSSES * max(1, self.wanted) and now - self._did_well_at > GIVE_UP_S:
-            raise PoolError(
+            raise ReplicasLostError(
                 f"replicas keep dying: {self._in_a_row} in a row, and no batch was finished for "
                 f"{now - self._did_well_at:.0f} s: {reason}"
             )
@@ -315,22 +317,34 @@ class Fleet:
                 silent.append((member, f"no sign of life for {SILENCE_S:.0f} s"))
         return silent
 
-    def wait_for_first(self, timeout_s: float) -> None:
+    def wait_for_first(self, timeout_s: float, say: Callable[[str], None] = lambda text: None) -> None:
         """Wait until one replica is up.
 
+        Args:
+            timeout_s: how long.
+            say: told every minute what is waited for.
+
         Raises:
-            PoolError: none is, in time.
+            ReplicasLostError: none is, in time.
         """
-        deadline = time.monotonic() + timeout_s
+        tell_at, deadline = time.monotonic() + TELL_S, time.monotonic() + timeout_s
         self.refresh()
         while not self.members:
             if self._in_a_row > self.wanted:
-                raise PoolError(f"the first replica did not start: {self.reason}")
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise PoolError(
-                    f"no replica started within {timeout_s:.0f} s: each needs {self._need}, the cluster has "
-                    f"{describe(self._ray.available_resources())} free. Free resources, or ask for fewer --threads"
+                raise ReplicasLostError(f"the first replica did not start: {self.reason}")
+            now = time.monotonic()
+            if now >= deadline:
+                raise ReplicasLostError(
+                    f"no replica started within {timeout_s:.0f} s: {self._lack}. "
+                    "Free resources, or ask for fewer --threads"
                 )
-            self._ray.wait([member.birth for member in self.pending], timeout=min(1.0, left_s))
+            if now >= tell_at:
+                tell_at = now + TELL_S
+                say(f"waiting for the first replica, {(deadline - now) / 60:.0f} minutes more at most: {self._lack}")
+            self._ray.wait([member.birth for member in self.pending], timeout=min(1.0, deadline - now))
             self.refresh()
+
+    @property
+    def _lack(self) -> str:
+        free = describe(self._ray.available_resources())
+        return f"{self.wanted} wanted, each needs {self._need}, the cluster has {free} free"

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError
+from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError, ReplicasLostError
 from headmask.mask import HeadMask
 from workers.blame import STRIKES, Blame
 from workers.cluster import check_room, connect, need_of, reason_of, room_for
 from workers.constants import Constants
 from workers.displacement import Displacements
-from workers.fleet import Fleet, Member
+from workers.fleet import START_S, Fleet, Member
 from workers.messages import GateGradient, GateTask, MaskScore, Stage
 from workers.meters import Meters
 from workers.pool import BatchQueue, Result, Steps
@@ -27,6 +27,8 @@ from workers.shards import starter
 from workers.work import Check, MaskBatch, MicroBatch, Work
 
 IN_FLIGHT = 2
+HERE_S = 300.0
+"""Seconds that the first replica may take on this machine; on a cluster, which may have to add a node, `START_S`."""
 UNKNOWN_S, LEAST_S, TIMES = 6 * 3600.0, 120.0, 20.0
 """Seconds that a batch may take as long as no speed is known; later at least, and times as many as expected."""
 
@@ -54,11 +56,12 @@ class RayPool:
             replicas there are, and on `cuda` or `cpu`. 1 for replicas that each score all images.
         steps: predicted cost of masks; see `BatchQueue`.
         address: of a cluster to join, such as `auto` or `ray://host:10001`; None starts Ray on this machine.
-        start_timeout_s: how long to wait for the first replica.
+        say: told what is waited for.
         replica_class: what the actors hold; anything with the methods of `Replica`.
 
     Raises:
         PoolError: the cluster cannot be joined, or no replica can be placed.
+        ReplicasLostError: no replica comes up.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class RayPool:
         shards: int | Callable[[int, str], int] = 1,
         steps: Steps | None = None,
         address: str | None = None,
-        start_timeout_s: float = 300.0,
+        say: Callable[[str], None] = lambda text: None,
         replica_class: type = Replica,
     ) -> None:
         self._ray, self._owns_ray = connect(address)
@@ -104,7 +107,7 @@ class RayPool:
                 self._ray, start, need, count, size=self.shards, mixed=mixed_devices, on_birth=self._brief
             )
             self._meters = Meters()
-            self._fleet.wait_for_first(start_timeout_s)
+            self._fleet.wait_for_first(HERE_S if address is None else START_S, say)
         except BaseException:
             self.close()
             raise
@@ -134,7 +137,8 @@ class RayPool:
         """Find out the constants of the study on the pool's kind of device, and use them; before the first score.
 
         Raises:
-            PoolError: they cannot be measured.
+            HeadmaskError: a replica found bad input, or too little memory.
+            ReplicasLostError: they cannot be measured.
         """
         for tries_left in reversed(range(STRIKES)):
             member = self.fleet.members[0]
@@ -144,10 +148,10 @@ class RayPool:
             except self._ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, HeadmaskError):
                     raise error.cause from None
-                raise PoolError(f"the first replica could not be measured: {reason_of(error)}") from None
+                raise ReplicasLostError(f"the first replica could not be measured: {reason_of(error)}") from None
             except self._ray.exceptions.RayError as error:
                 if not tries_left:
-                    raise PoolError(f"replicas die while they are measured: {reason_of(error)}") from None
+                    raise ReplicasLostError(f"replicas die while they are measured: {reason_of(error)}") from None
                 self.fleet.lose(member, reason_of(error))
                 self.fleet.wait_for_first(UNKNOWN_S)
         self._constants = constants
@@ -179,7 +183,7 @@ class RayPool:
 
         Raises:
             HeadmaskError: a replica found bad input, or too little memory.
-            PoolError: replicas keep dying.
+            ReplicasLostError: replicas keep dying, or the cluster does not answer.
         """
         if not self._held:
             self._step(timeout_s)
@@ -215,6 +219,13 @@ class RayPool:
             member.call("adopt_displacements", self._displacements)
 
     def _step(self, timeout_s: float) -> None:
+        try:
+            self._advance(timeout_s)
+        # What a replica raises is dealt with where it is asked; the rest is the cluster's.
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
+            raise ReplicasLostError(f"the Ray cluster does not answer: {reason_of(error)}") from None
+
+    def _advance(self, timeout_s: float) -> None:
         """Keep the replicas at work, and wait until one of them is done."""
         for member, reason in self.fleet.refresh():
             self._do_again(member, reason)
@@ -335,7 +346,7 @@ class RayPool:
             raise PoolError(f"the surrogate cannot predict ({failure}); search with --no-surrogate")
         if isinstance(work, Check) or work.stage not in self._scored:
             # Nothing works, so it is not the mask's fault.
-            raise PoolError(f"replicas cannot score: a mask {failure}")
+            raise ReplicasLostError(f"replicas cannot score: a mask {failure}")
         if self._blame.others_done(work.pieces):
             return True
         self._urgent.append(Check(work.stage, [self._scored[work.stage]]))

@@ -31,6 +31,10 @@ if sys.argv[1] == "studies":
     answer = answers[min(calls, len(answers)) - 1]
     sys.exit(answer) if isinstance(answer, int) else print(json.dumps(answer))
 else:
+    if os.environ["RESULT"]:
+        out = sys.argv[sys.argv.index("--out") + 1]
+        os.makedirs(out, exist_ok=True)
+        open(os.path.join(out, "result.json"), "w").close()
     sys.exit(int(os.environ["CODE"]))
 """
 
@@ -49,6 +53,7 @@ class FakeHeadmask:
     """What `headmask studies` answers, call by call: a list of studies, or an exit code."""
     code: int = 0
     """What all else ends with."""
+    leaves_result: bool = True
 
     def __post_init__(self) -> None:
         program = self.folder / "headmask"
@@ -64,6 +69,7 @@ class FakeHeadmask:
             "RECORD": str(self.folder / "record"),
             "ANSWERS": json.dumps(self.answers),
             "CODE": str(self.code),
+            "RESULT": "yes" if self.leaves_result else "",
         }
         return subprocess.run(
             list(map(str, command)),

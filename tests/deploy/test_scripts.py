@@ -22,6 +22,13 @@ def fake(tmp_path):
     return make
 
 
+RAYJOB = [DEPLOY / "kuberay" / "unless-final.sh", "outcomes", "search-or-resume", "a.toml", "runs/first", DATABASE]
+
+
+def searches(headmask):
+    return [call for call in headmask.calls if call.split()[1] == "search"]
+
+
 def studies(state):
     return [{"name": "other", "state": "stopped"}, {"name": "first", "state": state}]
 
@@ -37,8 +44,9 @@ def test_shellcheck_would_find_something(tmp_path):
     assert subprocess.run([BIN / "shellcheck", tmp_path / "bad.sh"], capture_output=True).returncode == 1
 
 
-def test_a_new_study_is_started(fake):
-    headmask = fake(answers=[[{"name": "other", "state": "stopped"}]])
+@pytest.mark.parametrize("listed", [[{"name": "other", "state": "stopped"}], studies("not begun")])
+def test_a_new_study_is_started_and_one_that_has_not_begun(fake, listed):
+    headmask = fake(answers=[listed])
     done = headmask.run([SEARCH_OR_RESUME, "a.toml", "runs/first/", DATABASE, "--masks", "9"])
     assert (done.returncode, headmask.calls[-1]) == (
         0,
@@ -78,7 +86,7 @@ def test_a_storage_that_does_not_answer_is_worth_another_try(fake):
     assert len(headmask.calls) == 1
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 130])
+@pytest.mark.parametrize("code", [0, 1, 2, 75, 130])
 def test_headmasks_exit_codes_come_through(fake, code):
     assert fake(code=code).run([SEARCH_OR_RESUME, "a.toml", "runs/first", DATABASE]).returncode == code
 
@@ -91,11 +99,19 @@ def test_too_few_arguments_are_bad_input(fake):
 @pytest.mark.parametrize(("code", "attempts"), [(0, 1), (1, 1), (2, 1), (75, 2), (130, 2), (137, 2)])
 def test_a_rayjobs_next_attempt_repeats_what_is_final_and_tries_the_rest(fake, code, attempts):
     headmask = fake(code=code)
-    command = [DEPLOY / "kuberay" / "unless-final.sh", "outcomes", "headmask", "search"]
-    codes = [headmask.run(command, RAY_CLUSTER_NAME=f"headmask-x7k2p-{end}").returncode for end in ("aaaaa", "bbbbb")]
-    assert (codes, len(headmask.calls)) == ([code, code], attempts)
-    assert headmask.run(command, RAY_CLUSTER_NAME="headmask-9zz4q-ccccc").returncode == code
-    assert len(headmask.calls) == attempts + 1, "another RayJob's outcome is none of ours"
+    codes = [headmask.run(RAYJOB, RAY_CLUSTER_NAME=f"headmask-x7k2p-{end}").returncode for end in ("aaaaa", "bbbbb")]
+    assert (codes, len(searches(headmask))) == ([code, code], attempts)
+    assert headmask.run(RAYJOB, RAY_CLUSTER_NAME="headmask-9zz4q-ccccc").returncode == code
+    assert len(searches(headmask)) == attempts + 1, "another RayJob's outcome is none of ours"
+
+
+def test_a_driver_that_ray_ends_with_1_has_not_finished(fake):
+    """As it does when the cluster's head is gone; an earlier result is none of this attempt."""
+    headmask = fake(code=1, leaves_result=False)
+    (headmask.folder / "runs" / "first").mkdir(parents=True)
+    (headmask.folder / "runs" / "first" / "result.json").touch()
+    codes = [headmask.run(RAYJOB, RAY_CLUSTER_NAME=f"headmask-x7k2p-{end}").returncode for end in ("aaaaa", "bbbbb")]
+    assert (codes, len(searches(headmask))) == ([75, 75], 2)
 
 
 @pytest.mark.slow

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import mlflow  # noqa: F401  imported once, before the children fork
+import optuna
 
 from headmask import exporting
-from orchestrator import journal, result, store, verdict
+from orchestrator import journal, result, runner, store, verdict
 from orchestrator.config import parse_config
 from tests.orchestrator.studies import start
 from workers.displacement_store import DisplacementStore
@@ -80,8 +81,15 @@ MOMENTS = {
     "export": lambda: after(0, exporting, "_prove"),
     "result": lambda: after(0, result.SearchResult, "write"),
 }
-OTHERS = {"rows": lambda: after(5, DisplacementStore, "_keep"), "blocks": lambda: at_result(34)}
-"""Rows are written only while the cache holds no displacements; the blocks are those after a scan of 13 masks."""
+OTHERS = {
+    "rows": lambda: after(5, DisplacementStore, "_keep"),
+    "blocks": lambda: at_result(34),
+    "named": lambda: after(0, optuna.Study, "set_user_attr"),
+    "nearly": lambda: after(2, optuna.Study, "set_user_attr"),
+    "begun": lambda: after(0, runner, "write_json"),
+}
+"""Rows are written only while the cache holds no displacements; the blocks are those after a scan of 13 masks.
+A study is named before it has any attribute, and has nearly begun when it lacks the last one."""
 
 
 def main(*runs):

@@ -14,6 +14,7 @@ import open_clip
 import pytest
 from PIL import Image
 
+from headmask.errors import ReplicasLostError
 from headmask.mask import HeadGrid, HeadMask
 from headmask.masked import load_pruned
 from headmask.maskfile import MaskFile
@@ -30,6 +31,7 @@ from tests.workers.test_sources import (
     write_pictures,
     write_shard,
 )
+from workers.pool import InlinePool
 
 HEAVY = (
     "torch",
@@ -355,8 +357,32 @@ def test_a_signal_stops_saves_and_says_how_to_go_on(search_flags, runs, tmp_path
     os.kill(process.pid, number)
     assert process.wait(90) == 130, (tmp_path / "out").read_text()
     printed = (tmp_path / "out").read_text()
-    assert "Interrupted; everything scored is saved. Continue with: headmask resume" in printed
+    assert "Interrupted. What was scored is saved; continue with: headmask resume" in printed
     assert "Traceback" not in printed
+
+
+def test_replicas_that_fit_nowhere_are_bad_input(headmask, search_flags, local_ray):
+    code, _, error = headmask(*search_flags, "--pool", "ray", "--threads", 64)
+    assert (code, "no replica can be placed" in error) == (2, True)
+    assert "No mask was scored yet; start it again by the same command" in error
+
+
+def test_replicas_that_are_lost_for_good_are_worth_another_try(headmask, search_flags, runs, monkeypatch):
+    collect, count = InlinePool.collect, iter(range(4))
+
+    def breaking(pool, timeout_s):
+        if next(count, None) is None:
+            raise ReplicasLostError("replicas keep dying")
+        return collect(pool, timeout_s)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(InlinePool, "collect", breaking)
+        code, _, error = headmask(*search_flags)
+    assert (code, error.splitlines()[-1]) == (
+        75,
+        f"headmask: replicas keep dying. What was scored is saved; continue with: headmask resume {runs / 'first'}",
+    )
+    assert headmask("resume", runs / "first")[0] == 0
 
 
 COLA = "COLA_multiobjects_matching_benchmark.json"

@@ -15,6 +15,7 @@ from orchestrator.config import SearchConfig
 from orchestrator.runner import stored_config
 from orchestrator.search import Interrupted
 from orchestrator.store import load_study, open_storage
+from orchestrator.studies import list_studies
 from orchestrator.verdict import Verdict
 from strategies import STRATEGIES
 from tests.orchestrator.killed import MOMENTS
@@ -199,6 +200,39 @@ def test_a_study_in_a_database_is_resumed_by_its_name_alone(tiny_config, tmp_pat
     resume(SearchConfig.model_validate(content))
     start(tiny_config("whole", budget__masks=30))
     assert trials(tmp_path / "runs" / "elsewhere") == trials(tmp_path / "runs" / "whole")
+
+
+def test_a_study_whose_driver_was_killed_while_it_created_it_is_begun_again(tiny_config, runs, postgres, headmask):
+    def config_of(name, storage=None):
+        return tiny_config(name, output__storage=storage, search__strategy="scan", budget__masks=13)
+
+    moments = ("named", "nearly")
+    files = [config_of(moment) for moment in moments]
+    databases = [config_of(f"{moment}-database", postgres.new_database()) for moment in moments]
+    killed([*zip(moments, files, strict=True), *zip(moments, databases, strict=True)])
+    start(config_of("whole"))
+    for config in files + databases:
+        name, storage = config.study_name, config.storage
+        assert [(each.name, each.state) for each in list_studies(storage)] == [(name, "not begun")]
+        code, printed, _ = headmask("studies", "--storage", storage)
+        assert (code, "not begun" in printed, "headmask resume" in printed) == (0, True, False)
+        code, _, error = headmask("resume", *([config.folder] if config in files else [name, "--storage", storage]))
+        assert (code, "has not begun: start it with `headmask search" in error) == (2, True), error
+        start(config)
+        assert trials(config.folder) == trials(runs / "whole")
+        with pytest.raises(StudyError, match="resume it with `headmask resume"):
+            start(config)
+
+
+def test_a_study_whose_driver_was_killed_right_after_it_began_is_resumed_by_its_folder(tiny_config, runs):
+    config = tiny_config("begun", search__strategy="scan", budget__masks=13)
+    killed([("begun", config)])
+    assert not (config.folder / "config.json").exists()
+    with pytest.raises(StudyError, match="holds a study already: resume it"):
+        start(config)
+    resume(stored_config(str(config.folder), None))
+    start(tiny_config("whole", search__strategy="scan", budget__masks=13))
+    assert trials(config.folder) == trials(runs / "whole")
 
 
 def test_a_moved_run_folder_can_be_resumed(tiny_config, runs):

@@ -17,7 +17,7 @@ from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator import store as store_module
 from orchestrator.location import redacted
-from orchestrator.store import StudyStore, TrialRecord, open_storage
+from orchestrator.store import BEGUN, StudyStore, TrialRecord, open_storage
 from strategies import mask_of
 
 GRID = HeadGrid(3, 4)
@@ -146,9 +146,27 @@ def test_two_studies_of_one_storage_run_side_by_side(location):
 
 
 def test_a_study_that_exists_is_not_created_again(location):
-    StudyStore.create(location, "s", {}).close()
-    with pytest.raises(StudyError, match=r"study 's' exists in .*: resume it with `headmask resume`"):
-        StudyStore.create(location, "s", {})
+    StudyStore.create(location, "s", {BEGUN: {}}).close()
+    with StudyStore.create(location, "of somebody else", {}) as store:
+        store.append(record(0))
+    for name in ("s", "of somebody else"):
+        with pytest.raises(StudyError, match=rf"study '{name}' exists in .*: resume it with `headmask resume`"):
+            StudyStore.create(location, name, {BEGUN: {}})
+
+
+def test_a_journal_cut_anywhere_before_its_study_has_begun_is_begun_again(tmp_path):
+    """As a driver leaves it that is killed, however far its writing came."""
+    path, attrs = tmp_path / "study.journal", {BEGUN: {"a": 1}, "fingerprint": {"b": 2}}
+    StudyStore.create(str(path), "s", attrs).close()
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 5):
+        path.write_bytes(whole[:length])
+        with StudyStore.create(str(path), "s", attrs) as store:
+            assert store.attr(BEGUN) == {"a": 1}
+            assert store.attr("fingerprint") == {"b": 2}
+            store.append(record(0))
+        with StudyStore.open(str(path), "s") as store:
+            assert list(store.records(GRID)) == [record(0).mask]
 
 
 def test_a_study_that_is_not_there_is_named_with_those_that_are(location):

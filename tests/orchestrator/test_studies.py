@@ -2,11 +2,13 @@
 
 import json
 
+import optuna
 import pytest
+from optuna.trial import create_trial
 
 from headmask.errors import StudyError
-from orchestrator.store import StudyStore
-from orchestrator.studies import list_studies
+from orchestrator.store import StudyStore, open_storage
+from orchestrator.studies import StudyInfo, begun_studies, list_studies
 from tests.orchestrator.studies import resume, start, trials
 
 
@@ -49,9 +51,17 @@ def test_a_larger_budget_makes_a_finished_study_a_stopped_one_until_it_is_reache
     assert (study.state, study.masks, study.budget) == ("finished", 20, 20)
 
 
+def test_a_study_is_running_while_it_is_created_and_then_has_not_begun_until_it_has_a_configuration(location):
+    with StudyStore.create(location, "s", {}):
+        assert list_studies(location) == [StudyInfo("s", "running")]
+        assert begun_studies(location) == []
+    assert list_studies(location) == [StudyInfo("s", "not begun")]
+
+
 def test_an_empty_storage_says_so_and_one_that_is_not_there_is_refused(location, tmp_path, headmask):
-    with StudyStore.create(location, "of somebody else", {}):
-        assert list_studies(location) == []
+    with open_storage(location) as storage:
+        optuna.create_study(study_name="of somebody else", storage=storage).add_trial(create_trial(value=1.0))
+    assert list_studies(location) == []
     assert "There are no studies in" in headmask("studies", "--storage", location)[1]
     with pytest.raises(StudyError, match="there is no study at"):
         list_studies(str(tmp_path / "nothing.journal"))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from headmask.errors import PoolError
+from headmask.errors import ReplicasLostError
 from workers import fleet as fleet_module
 from workers.cluster import Resources, need_of, room_for
 from workers.fleet import Birth, Fleet, Member
@@ -137,6 +137,23 @@ def test_without_any_room_one_replica_waits(clock):
     assert (len(fleet.members), len(fleet.pending)) == (0, 1)
 
 
+def test_while_the_first_one_is_waited_for_every_minute_says_what_is_lacking(clock, monkeypatch):
+    ray, said = FakeRay(), []
+    fleet = Fleet(ray, ray.start, CPU, 2)
+    wait = ray.wait
+
+    def ticking(references, timeout=None, num_returns=1):
+        clock.s += timeout or 0
+        return wait(references)
+
+    monkeypatch.setattr(ray, "wait", ticking)
+    lack = "2 wanted, each needs 1 CPU, the cluster has 0 CPU and 0 GPU free"
+    with pytest.raises(ReplicasLostError, match=rf"no replica started within 180 s: {lack}\. Free resources"):
+        fleet.wait_for_first(180, said.append)
+    assert said == [f"waiting for the first replica, {left} minutes more at most: {lack}" for left in (2, 1)]
+    assert fleet.num_lost == 0
+
+
 def test_a_node_that_is_gone_is_not_waited_for(clock):
     ray = FakeRay(a=1, b=1)
     fleet = fleet_on(ray)
@@ -218,7 +235,7 @@ def test_at_last_the_pool_gives_up(clock):
                 fleet.lose(fleet.members[0], "no luck")
 
     with pytest.raises(
-        PoolError, match=r"replicas keep dying: \d+ in a row, and no batch was finished for \d+ s: no luck"
+        ReplicasLostError, match=r"replicas keep dying: \d+ in a row, and no batch was finished for \d+ s: no luck"
     ):
         lose_all()
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from headmask.errors import DataError, DeviceMemoryError, PoolError
+from headmask.errors import DataError, DeviceMemoryError, PoolError, ReplicasLostError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.search import score_all
 from tests.workers.fakes import (
@@ -138,14 +138,15 @@ def test_where_nothing_can_be_scored_any_more_no_mask_is_a_failure(make_pool, tm
     assert_each_scored_once(collected(pool, 4), MASKS[:4])
     (tmp_path / "broken").touch()
     pool.submit(SEARCH, MASKS[4:5])
-    with pytest.raises(PoolError, match=r"replicas cannot score: a mask failed on .* fallen off the bus"):
+    with pytest.raises(ReplicasLostError, match=r"replicas cannot score: a mask failed on .* fallen off the bus"):
         collected(pool, 1, timeout_s=200)
 
 
 def test_where_nothing_was_ever_scored_no_mask_is_a_failure(make_pool):
     pool = make_pool()
     pool.submit(SEARCH, [HeadMask(GRID, FAILING)])
-    with pytest.raises(PoolError, match=r"replicas cannot score: a mask failed on 3 replicas: .*CUDA out of memory"):
+    message = r"replicas cannot score: a mask failed on 3 replicas: .*CUDA out of memory"
+    with pytest.raises(ReplicasLostError, match=message):
         collected(pool, 1)
 
 
@@ -184,14 +185,46 @@ def test_a_replica_that_fits_nowhere_is_refused(make_pool):
 
 
 def test_replicas_that_cannot_start_are_one_clear_message(make_pool):
-    with pytest.raises(PoolError, match=r"the first replica did not start: .*no such device"):
+    with pytest.raises(ReplicasLostError, match=r"the first replica did not start: .*no such device"):
         make_pool(replica_class=UnbornReplica)
 
 
-def test_a_busy_cluster_is_one_clear_message(make_pool):
+@pytest.mark.parametrize(("address", "name"), [(None, "HERE_S"), ("auto", "START_S")])
+def test_a_busy_cluster_is_waited_for_longer_where_nodes_may_join(make_pool, monkeypatch, address, name):
+    assert ray_pool.HERE_S < ray_pool.START_S
     make_pool()
-    with pytest.raises(PoolError, match=r"no replica started within 1 s: each needs 1 CPU, the cluster has 0 CPU"):
-        make_pool(start_timeout_s=1)
+    monkeypatch.setattr(ray_pool, name, 1.0)
+    message = "no replica started within 1 s: 1 wanted, each needs 1 CPU, the cluster has 0 CPU"
+    with pytest.raises(ReplicasLostError, match=message):
+        make_pool(replicas=1, address=address)
+
+
+def test_all_replicas_that_wait_are_what_an_autoscaler_sees(make_pool, local_ray):
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    def demanded():
+        demands = get_cluster_status(local_ray.get_runtime_context().gcs_address).resource_demands
+        bundles = [each for demand in demands.ray_task_actor_demand for each in demand.bundles_by_count]
+        return [(each.bundle, each.count) for each in bundles]
+
+    pool = make_pool(replicas=6, address="auto")
+    deadline = time.monotonic() + 60
+    while (found := demanded()) != [({"CPU": 1.0}, 4)]:
+        assert time.monotonic() < deadline, (found, pool.status, local_ray.available_resources())
+        pool.fleet.refresh()
+        time.sleep(0.2)
+
+
+def test_a_cluster_that_stops_answering_is_no_bad_input(make_pool, monkeypatch):
+    pool = make_pool()
+    pool.submit(SEARCH, MASKS[:1])
+
+    def refuse(*_, **__):
+        raise pool._ray.exceptions.RpcError("failed to connect to all addresses")
+
+    monkeypatch.setattr(pool._ray, "wait", refuse)
+    with pytest.raises(ReplicasLostError, match="the Ray cluster does not answer: failed to connect to all addresses"):
+        pool.collect(1)
 
 
 def test_a_cluster_that_is_not_there_is_one_clear_message(monkeypatch):
