@@ -18,6 +18,7 @@ from orchestrator.options import ResumeOptions, ScanOptions, SearchOptions
 from orchestrator.progress import Display, Quiet, make_display
 from orchestrator.search import score_all
 from orchestrator.session import Session, prepare
+from orchestrator.stored import stored_config
 from workers.messages import MaskScore, Stage
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def resume(
         Interrupted: stopped by a signal; resume again.
     """
     _check(options, ResumeOptions)
-    settings = runner.stored_config(str(study), storage, flags_of(options))
+    settings = stored_config(str(study), storage, flags_of(options))
     return _found(lambda display: runner.resume(settings, display), progress)
 
 

@@ -19,7 +19,7 @@ def report(
 ) -> None:
     """Write one HTML page on a study: what was searched, what came of it, and how sure that is."""
     from orchestrator.report_page import FILE, write_report
-    from orchestrator.runner import stored_config
+    from orchestrator.stored import stored_config
 
     config = stored_config(study, storage)
     path = out or config.folder / FILE

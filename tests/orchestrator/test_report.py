@@ -18,8 +18,8 @@ from orchestrator.examples import changed
 from orchestrator.report import read_study
 from orchestrator.report_page import report_html, toml_of, write_report
 from orchestrator.result import SearchResult
-from orchestrator.runner import stored_config
 from orchestrator.store import TrialRecord
+from orchestrator.stored import stored_config
 from orchestrator.tables import read_trials, sentences, write_trials
 from tests.orchestrator.studies import start
 from tests.tiny import CLASSES, make_tiny_config, tiny_rows

@@ -12,9 +12,9 @@ import pytest
 from headmask.errors import ConfigError, StudyError
 from orchestrator import runner
 from orchestrator.config import SearchConfig
-from orchestrator.runner import stored_config
 from orchestrator.search import Interrupted
 from orchestrator.store import load_study, open_storage
+from orchestrator.stored import stored_config
 from orchestrator.studies import list_studies
 from orchestrator.verdict import Verdict
 from strategies import STRATEGIES
