@@ -42,7 +42,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """Settings that belong together; unknown ones are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelSection(Section):
@@ -70,13 +70,19 @@ class DataSection(Section):
     max_loss: Annotated[float, Field(ge=0)] | None = None
     """Points that the objective may lose here; the data set then limits the search instead of guiding it."""
     image_column: str | None = None
+    """Name of the column; found by its usual names by default."""
     caption_column: str | None = None
+    """The same for captions."""
     label_column: str | None = None
+    """The same for labels."""
     group_column: str | None = None
+    """The same for groups, of which `worst_group` reports the worst."""
     split_column: str | None = None
+    """The same for splits."""
     draw_splits: bool = False
     """Draw the splits even where the file has a split column."""
     split_seed: int = 0
+    """Of drawn splits."""
     templates: str | None = None
     """`imagenet`, `simple` or a file; those that came with the data, or `imagenet`, by default."""
     class_names: str | None = None
@@ -128,20 +134,25 @@ class SearchSection(Section):
     combine: Literal["mean", "worst"] = "mean"
     """Of several data sets, the mean of their objectives is maximised, or the smallest of them."""
     ablation: Literal["zero", "mean", "uniform", "cls"] = "zero"
+    """What replaces a head."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Of the search; `auto` is bfloat16 where the hardware computes in it. Finalists are always scored in float32."""
     strategy: str = "mixture"
+    """How masks are proposed: `mixture`, `pairwise`, `genetic`, `gates` or `scan`; slower are `tpe` and `nsga2`."""
     shortlist: PositiveInt | None = None
     """Best heads of the scan that `tpe` and `nsga2` search among; 48 by default."""
     gate_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of the mixture's masks after the scan that come from gates, learned by back-propagation."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the strategy."""
     block_size: PositiveInt = 32
+    """Most masks that are proposed together."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Layers whose heads may be ablated; all by default."""
     protect: tuple[str, ...] = ()
     """Heads that are never ablated, such as L11H3."""
     max_heads: PositiveInt | None = None
+    """Most heads in a mask."""
     image_chunk: PositiveInt | None = None
     """Images (or texts) computed together; a constant of the study, measured when it is created by default."""
     threads: PositiveInt = 1
@@ -200,7 +211,9 @@ class BudgetSection(Section):
     """
 
     masks: PositiveInt = 1000
+    """Distinct masks scored on the search split."""
     seconds: Annotated[float, Field(gt=0)] | None = None
+    """Of this run of the driver."""
     image_forwards: PositiveInt | None = None
     """Plain forward passes of one image (or text), as predicted for the masks that are searched."""
     patience: PositiveInt | None = None
@@ -220,6 +233,7 @@ class PoolSection(Section):
     """Where masks are scored."""
 
     kind: Literal["ray", "inline"] = "ray"
+    """On Ray, or in the process of the driver."""
     replicas: PositiveInt | Literal["auto"] = "auto"
     """Number of Ray replicas; by default as many as there is room for, when nodes join or leave, too."""
     gpus_per_replica: Annotated[float, Field(ge=0)] | None = None
@@ -260,6 +274,7 @@ class OutputSection(Section):
     """Where results go."""
 
     folder: str
+    """Run folder."""
     study: str | None = None
     """Name of the study; the folder's name by default."""
     storage: str | None = None
@@ -267,6 +282,7 @@ class OutputSection(Section):
     tracking_uri: str | None = None
     """MLflow server or store; `mlflow.db` beside the folder by default."""
     experiment: str = "headmask"
+    """MLflow experiment."""
     fold: bool = False
     """Fold a reliable mask into `folded`, a model folder, at the end."""
     register_as: str | None = None
