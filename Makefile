@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all chaos validity lint format clean
+.PHONY: demo test test-all docs chaos validity lint format clean
 
 demo: .venv/.installed  ## the whole pipeline on the built-in model and data
 	rm -rf runs/demo
@@ -12,6 +12,10 @@ test: .venv/.installed-test lint  ## everything that must hold before a commit
 
 test-all: .venv/.installed-test lint  ## the slow tests, too
 	$(BIN)/python -m pytest -m "not gpu"
+
+docs: .venv/.installed-docs  ## the site in build/site; every warning is an error
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet -c docs . build/site
 
 chaos: .venv/.installed-test  ## searches disturbed in every known way; an hour on two cores
 	$(BIN)/python -m tests.chaos
@@ -41,4 +45,8 @@ clean:
 
 .venv/.installed-test: .venv/.installed pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+.venv/.installed-docs: .venv/.installed pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@

@@ -1,0 +1,31 @@
+"""The reference is what the code says now."""
+
+import pytest
+
+from docs.generate import FOLDER, pages
+from orchestrator.config import OPTIONS
+from orchestrator.result import SearchResult
+
+
+@pytest.fixture(scope="module")
+def made():
+    return pages()
+
+
+@pytest.mark.parametrize("name", ["commands.md", "settings.md", "files.md"])
+def test_pages_are_fresh(made, name):
+    assert made[name] == (FOLDER / name).read_text(), "run `python docs/generate.py`"
+
+
+def test_every_option_is_in_the_settings(made):
+    keys = {option.partition(".")[2] for option in OPTIONS.values()}
+    assert [key for key in keys if f"| `{key}` |" not in made["settings.md"]] == []
+
+
+def test_every_setting_says_what_it_is(made):
+    rows = [line for line in made["settings.md"].splitlines() if line.startswith("| `")]
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
+def test_every_field_of_a_result_is_in_the_schemas(made):
+    assert [name for name in SearchResult.model_fields if f"| `{name}` |" not in made["files.md"]] == []
