@@ -69,6 +69,7 @@ class SearchOptions(ScanOptions, BudgetOptions, total=False):
     tracking_uri: str
     experiment: str
     fold: bool
+    register: str
     guide: str
     max_loss: float | Mapping[str, float]
     strategy: str

@@ -93,7 +93,8 @@ def make_plan(config: SearchConfig, speed: float | None = None) -> dict[str, Any
         "hours": None if pool.replicas == "auto" else round(hours / num_replicas, 3),
         "surrogate": session.uses_surrogate,
         "surrogate_per_host_gib": round(surrogate_gib, 3),
-        "shards": shards,
+        # By how many replicas there is room for, which only the cluster knows; the rest is said for one.
+        "shards": "auto" if pool.shards == pool.replicas == "auto" else shards,
         "exchanged_per_mask_mib": round(exchanged_bytes(session, shards) / 2**20, 3),
         "memory_per_replica_gib": round(payload_gib + nodes_gib + batch_gib + own_gib + PROCESS_GIB, 2),
         "pixels_per_host_gib": round(pixels_gib, 3),

@@ -15,6 +15,7 @@ from typing import Any
 
 from headmask.errors import ReplicasLostError
 from workers.cluster import Resources, describe, reason_of, room_for
+from workers.host import Birth
 
 SIGN_S = 10.0
 """Seconds between two questions whether a replica is alive."""
@@ -38,47 +39,6 @@ NODE_LABEL = "ray.io/node-id"
 """Of every node, by Ray itself."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Birth:
-    """Where a replica came up, or why it did not."""
-
-    node: str
-    device: str = ""
-    """Kind of device and version."""
-    failure: str | None = None
-
-
-class Host:
-    """The actor: holds a replica, and answers while the replica computes.
-
-    Args:
-        replica_class: of the replica; anything with the methods of `Replica`.
-        arguments: of its constructor.
-    """
-
-    def __init__(self, replica_class: type, *arguments: Any) -> None:
-        import ray
-
-        node = ray.get_runtime_context().get_node_id()
-        try:
-            self._replica = replica_class(*arguments)
-            self._birth = Birth(node, self._replica.device_kind())
-        # Whatever it is, the driver is to hear on which node.
-        except Exception as error:
-            self._birth = Birth(node, failure=f"{type(error).__name__}: {error}")
-
-    def birth(self) -> Birth:
-        """Return where the replica came up, or why it did not."""
-        return self._birth
-
-    def sign(self) -> None:
-        """Show that the process runs."""
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Return what a method of the replica returns."""
-        return getattr(self._replica, method)(*arguments)
 
 
 @dataclass(eq=False)
@@ -160,7 +120,7 @@ class Fleet:
     @property
     def status(self) -> str:
         """A few words for the progress display."""
-        alive = len(self.members)
+        alive = len(self.members) * self._size
         parts = [f"{alive} replica{'s' * (alive != 1)}" + (" alive" if self.num_lost else "")]
         parts += [f"{len(self.pending)} starting"] if self.pending else []
         parts += [f"{self.num_lost} lost, {self.num_replaced} replaced"] if self.num_lost else []
@@ -178,8 +138,12 @@ class Fleet:
         silent = self._silent(now)
         for member, reason in silent:
             self.lose(member, reason)
+        missing = self.wanted - len(self.members) - len(self.pending)
+        if self._size > 1:
+            # One after the other: groups that each hold a part of what they need would wait for each other.
+            missing = min(missing, 1 - len(self.pending))
         if now >= self._not_before:
-            for _ in range(self.wanted - len(self.members) - len(self.pending)):
+            for _ in range(missing):
                 self._add(now)
         return silent
 
@@ -317,19 +281,20 @@ class Fleet:
                 silent.append((member, f"no sign of life for {SILENCE_S:.0f} s"))
         return silent
 
-    def wait_for_first(self, timeout_s: float, say: Callable[[str], None] = lambda text: None) -> None:
-        """Wait until one replica is up.
+    def wait_for(self, count: int, timeout_s: float, say: Callable[[str], None] = lambda text: None) -> None:
+        """Wait until so many replicas are up.
 
         Args:
+            count: one, or all that there should be.
             timeout_s: how long.
             say: told every minute what is waited for.
 
         Raises:
-            ReplicasLostError: none is, in time.
+            ReplicasLostError: they are not, in time.
         """
         tell_at, deadline = time.monotonic() + TELL_S, time.monotonic() + timeout_s
         self.refresh()
-        while not self.members:
+        while len(self.members) < count:
             if self._in_a_row > self.wanted:
                 raise ReplicasLostError(f"the first replica did not start: {self.reason}")
             now = time.monotonic()
@@ -347,4 +312,4 @@ class Fleet:
     @property
     def _lack(self) -> str:
         free = describe(self._ray.available_resources())
-        return f"{self.wanted} wanted, each needs {self._need}, the cluster has {free} free"
+        return f"{self.wanted * self._size} wanted, each needs {self._need}, the cluster has {free} free"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.ranking import CLIP_SCALE, clipped, within
-from workers.tasks import Partial, Share, Targets
+from workers.tasks import LEAST_ROWS, Partial, Share, Targets, padded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,9 +47,10 @@ class MatchingTargets(Targets):
 
     def partial(self, image_nE: Tensor, text_QE: Tensor, part: slice, own_Q: Tensor, block: int) -> Partial:
         """Return 0 for every pair of a part that is matched, 1 for the others."""
-        image_p2E, text_p2E = (side.reshape(-1, 2, image_nE.shape[1]) for side in (image_nE, text_QE[part]))
+        rows = max(LEAST_ROWS, len(image_nE))
+        image_p2E, text_p2E = (padded(side, rows).reshape(rows // 2, 2, -1) for side in (image_nE, text_QE[part]))
         # Scores (image, caption) of a pair; elementwise, so that a pair's bits do not depend on how many there are.
-        scores_p22 = (image_p2E[:, :, None] * text_p2E[:, None]).sum(-1)
+        scores_p22 = (image_p2E[:, :, None] * text_p2E[:, None]).sum(-1)[: len(image_nE) // 2]
         own_p2 = scores_p22.diagonal(dim1=1, dim2=2)
         text_p = (own_p2 > scores_p22.flip(2).diagonal(dim1=1, dim2=2)).all(1)
         image_p = (own_p2 > scores_p22.flip(1).diagonal(dim1=1, dim2=2)).all(1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError, ReplicasLostError
@@ -23,24 +22,15 @@ from workers.messages import GateGradient, GateTask, MaskScore, Stage
 from workers.meters import Meters
 from workers.pool import BatchQueue, Result, Steps
 from workers.replica import Payload, Replica, Wanted
+from workers.shards import START_S as REPLACED_S
 from workers.shards import starter
-from workers.work import Check, MaskBatch, MicroBatch, Work
+from workers.work import Check, MaskBatch, MicroBatches, Running, Work
 
 IN_FLIGHT = 2
 HERE_S = 300.0
 """Seconds that the first replica may take on this machine; on a cluster, which may have to add a node, `START_S`."""
 UNKNOWN_S, LEAST_S, TIMES = 6 * 3600.0, 120.0, 20.0
 """Seconds that a batch may take as long as no speed is known; later at least, and times as many as expected."""
-
-
-@dataclass(eq=False)
-class _Running:
-    """What a replica works on."""
-
-    member: Member
-    work: Work
-    started: float = field(default_factory=time.monotonic)
-    """When it became the oldest of its replica."""
 
 
 class RayPool:
@@ -83,8 +73,8 @@ class RayPool:
         self._constants: Constants | None = None
         self._displacements: Any = None
         """In the object store, once there are any."""
-        self._running: dict[Any, _Running] = {}
-        self._urgent: deque[MicroBatch | Check] = deque()
+        self._running: dict[Any, Running] = {}
+        self._urgent: deque[MicroBatches | Check] = deque()
         """What is done before the masks that wait."""
         self._gradients: dict[int, GateGradient] = {}
         self._blame = Blame()
@@ -101,13 +91,15 @@ class RayPool:
             packed = self._ray.put(payload.packed(None if address is None else self._ray.put))
             device = "cuda" if need.gpus else "cpu"
             self.shards = shards if isinstance(shards, int) else shards(replicas or max(1, room), device)
-            start = starter(self._ray, need, packed, device, lambda: self._constants, self.shards, replica_class)
+            start = starter(
+                self._ray, need, packed, device, lambda: self._constants, self.shards, mixed_devices, replica_class
+            )
             count = None if replicas is None else max(1, replicas // self.shards)
             self._fleet = Fleet(
                 self._ray, start, need, count, size=self.shards, mixed=mixed_devices, on_birth=self._brief
             )
             self._meters = Meters()
-            self._fleet.wait_for_first(HERE_S if address is None else START_S, say)
+            self._fleet.wait_for(1, HERE_S if address is None else START_S, say)
         except BaseException:
             self.close()
             raise
@@ -145,15 +137,15 @@ class RayPool:
             try:
                 constants: Constants = self._ray.get(member.call("settle", wanted))
                 break
-            except self._ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, HeadmaskError):
-                    raise error.cause from None
-                raise ReplicasLostError(f"the first replica could not be measured: {reason_of(error)}") from None
             except self._ray.exceptions.RayError as error:
+                if isinstance(cause := getattr(error, "cause", None), HeadmaskError):
+                    raise cause from None
+                if self.shards == 1 and isinstance(error, self._ray.exceptions.RayTaskError):
+                    raise ReplicasLostError(f"the first replica could not be measured: {reason_of(error)}") from None
                 if not tries_left:
                     raise ReplicasLostError(f"replicas die while they are measured: {reason_of(error)}") from None
                 self.fleet.lose(member, reason_of(error))
-                self.fleet.wait_for_first(UNKNOWN_S)
+                self.fleet.wait_for(1, UNKNOWN_S)
         self._constants = constants
         for each in self.fleet.members:
             if each is not member:
@@ -162,7 +154,9 @@ class RayPool:
 
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
         """Let all replicas predict by the displacements of every data set on the search split."""
-        self._displacements = self._ray.put(displacements)
+        held = self._ray.put(displacements)
+        # In a list, a reference travels as one.
+        self._displacements = held if self.shards == 1 else [held]
         for member in self.fleet.members:
             member.call("adopt_displacements", self._displacements)
 
@@ -172,7 +166,8 @@ class RayPool:
 
     def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
         """Queue micro-batches for differentiation; no others before all of these were collected."""
-        self._urgent.extend(MicroBatch(place, task) for place, task in enumerate(tasks))
+        together = min(self.shards, -(-len(tasks) // self.fleet.wanted))
+        self._urgent.extend(MicroBatches.cut(tasks, together))
 
     def put_back(self, results: Iterable[Result]) -> None:
         """Let results that were collected by the way be collected again, by whom they are for."""
@@ -259,7 +254,7 @@ class RayPool:
         if batch is None and not self._urgent:
             return False
         work: Work = MaskBatch(*batch) if batch else self._urgent.popleft()
-        self._running[member.call(*work.request)] = _Running(member, work)
+        self._running[member.call(*work.request)] = Running(member, work)
         return True
 
     def _finish(self, reference: Any) -> None:
@@ -280,8 +275,8 @@ class RayPool:
         self.fleet.did_well(running.member)
         self._blame.done(running.work.pieces)
         match running.work:
-            case MicroBatch(place):
-                (self._gradients[place],) = found
+            case MicroBatches(places):
+                self._gradients |= dict(zip(places, found, strict=True))
             case MaskBatch() as batch if not isinstance(batch, Check):
                 self._take(running.member, batch, found)
 
@@ -309,9 +304,10 @@ class RayPool:
     def _limit_s(self, member: Member, work: Work) -> float:
         """Return the seconds after which a replica's work is overdue."""
         expected_s = self._queue.expected_s(work.stage, work.masks) if isinstance(work, MaskBatch) else 0.0
-        return LEAST_S + TIMES * expected_s * max(1.0, member.pace) if expected_s else UNKNOWN_S
+        least_s = LEAST_S + (REPLACED_S if self.shards > 1 else 0.0)
+        return least_s + TIMES * expected_s * max(1.0, member.pace) if expected_s else UNKNOWN_S
 
-    def _lose(self, running: _Running, reason: str, cause: BaseException | None = None) -> None:
+    def _lose(self, running: Running, reason: str, cause: BaseException | None = None) -> None:
         self.fleet.lose(running.member, reason)
         self._do_again(running.member, reason, cause)
 
@@ -326,7 +322,7 @@ class RayPool:
                 del works[0]
                 self._held.append(Result(oldest.stage, oldest.masks[0], MaskScore({}, 0.0, failure), member.device))
         for work in works:
-            if isinstance(work, MicroBatch | Check):
+            if isinstance(work, MicroBatches | Check):
                 self._urgent.append(work)
             else:
                 self._queue.put_alone(work.stage, work.masks)
@@ -339,7 +335,7 @@ class RayPool:
         """
         if isinstance(cause, DeviceMemoryError):
             raise cause from None
-        if isinstance(work, MicroBatch):
+        if isinstance(work, MicroBatches):
             raise PoolError(f"gates cannot be trained: a micro-batch {failure}")
         if work.stage.predicted:
             # A study must not depend on what a machine had room for.

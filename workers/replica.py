@@ -138,6 +138,11 @@ class Replica:
         """Layers and heads of the tower."""
         return grid_of(self._tower, self.payload.tower_name)
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which of how many parts of the images it embeds."""
+        return 0, 1
+
     def device_kind(self) -> str:
         """Return the kind of device and version that decide the last bits of a score."""
         return device_kind(self.device)
@@ -203,7 +208,7 @@ class Replica:
         if not self._predictors:
             raise RuntimeError("a replica adopts displacements before it predicts")
         return [
-            self.scorer(stage, prefix).predict(masks, predictor)
+            self.scorer(stage, prefix, self.part).predict(masks, predictor)
             for prefix, predictor in zip(self.payload.splits[stage.split], self._predictors, strict=True)
         ]
 

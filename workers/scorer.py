@@ -30,7 +30,7 @@ from workers.gates import GateLoss
 from workers.inputs import Normalisation, make_inputs, shared_tensor
 from workers.messages import MaskScore
 from workers.pixels import Pixels
-from workers.tasks import Partial, Ranks, Targets, block_of, part_of
+from workers.tasks import LEAST_ROWS, Partial, Ranks, Targets, block_of, padded, part_of
 
 # M masks, L layers, H heads, d head width, N images, or inputs of the searched tower, Q captions, E embedding
 
@@ -77,7 +77,7 @@ class Scorer:
         settings: constants of the study.
         chunk: inputs computed together; a constant of the study too.
         means_LHd: calibrated mean outputs, for ablation `mean` only.
-        shard: which of how many equal parts of the images; see `workers.shards`.
+        shard: which of how many parts of the images; see `workers.shards`.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Scorer:
         """Return what the queries of a shard's images score with what is right; None for embeddings not finite."""
         if not bool(torch.isfinite(embedding_nE).all()):
             return None
-        own_nE = F.normalize(embedding_nE, dim=-1)
+        own_nE = normalised(embedding_nE)
         own_q: NDArray[np.float32] = (
             self._targets.own_scores(own_nE, self._other_E, self._part, self._block).cpu().numpy()
         )
@@ -172,7 +172,7 @@ class Scorer:
     @torch.inference_mode()
     def partial(self, embedding_nE: Tensor, own_Q: NDArray[np.float32]) -> Partial:
         """Return what a shard's images add to the ranks, given the `own_scores` of all shards, one after another."""
-        own_nE = F.normalize(embedding_nE, dim=-1)
+        own_nE = normalised(embedding_nE)
         other_own_Q = torch.from_numpy(np.array(own_Q)).to(own_nE.device)
         return self._targets.partial(own_nE, self._other_E, self._part, other_own_Q, self._block)
 
@@ -190,12 +190,17 @@ class Scorer:
         """Return the score of embeddings, without its seconds."""
         if not bool(torch.isfinite(embedding_NE).all()):
             return MaskScore({}, 0.0, NOT_FINITE)
-        own_NE = F.normalize(embedding_NE, dim=-1)
+        own_NE = normalised(embedding_NE)
         if self._searches_text:
             found = self._targets.measure(self._other_E, self._targets.pooled(own_NE))
         else:
             found = self._targets.measure(own_NE, self._other_E, self._block)
         return score_of(self._targets, found, ranks=ranks)
+
+
+def normalised(embedding_nE: Tensor) -> Tensor:
+    """Return rows L2-normalised, each alike however many there are: a GPU adds up few rows in another order."""
+    return F.normalize(padded(embedding_nE, max(LEAST_ROWS, len(embedding_nE))), dim=-1)[: len(embedding_nE)]
 
 
 def score_of(targets: Targets, found: Ranks, *, ranks: bool) -> MaskScore:

@@ -11,24 +11,23 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from headmask.errors import HeadmaskError, PoolError
-from headmask.mask import HeadGrid, HeadMask, stack
+from headmask.errors import HeadmaskError, ReplicasLostError
+from headmask.mask import HeadGrid
 from headmask.towers import grid_of
 from workers.cluster import Resources, reason_of
 from workers.constants import Constants
-from workers.displacement import Displacements
-from workers.fleet import LOOK_S, Fleet, Host, Member
+from workers.fleet import LOOK_S, Fleet, Member
+from workers.host import Host
 from workers.messages import GateGradient, GateTask, MaskScore, Stage
-from workers.replica import Payload, Replica, Wanted, merged, settled
+from workers.replica import Payload, Wanted, merged, settled
 from workers.scorer import NOT_FINITE, score_of
-from workers.tasks import Partial
+from workers.shard import Found, Shard, joined
 
 # M masks, D data sets, S shards, n images of a shard, Q queries
 
@@ -39,62 +38,6 @@ MOST_LOSSES = 1
 
 Start = Callable[[dict[str, Any]], Any]
 """Makes a host by its options of placement."""
-Own = NDArray[np.float32] | None
-"""What a shard's queries score with what is right; None for a mask whose embeddings are not finite there."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a shard has to say of one mask on one data set, but for what the others need first."""
-
-    partial: Partial | None
-    embedding_nE: NDArray[np.float32] | None = None
-
-
-@dataclass
-class Shard(Replica):
-    """One of a group: scores on its part of the images what concerns them, and else what any replica can."""
-
-    index: int = 0
-    count: int = 1
-    _embedded: tuple[int, list[Tensor]] | None = field(init=False, default=None, repr=False)
-    """The batch that was embedded last, and its embeddings (M, n, E) on every data set."""
-
-    def embed(self, batch: int, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[list[Own]]:
-        """Return what a shard's queries score with what is right, by data set and mask; keep the embeddings."""
-        masks_MLH = stack(HeadMask(grid, word) for word in words)
-        scorers = self._scorers_of(stage)
-        embedded = [scorer.embed(masks_MLH) for scorer in scorers]
-        self._embedded = batch, embedded
-        return [
-            [scorer.own_scores(each_nE) for each_nE in embedding_MnE]
-            for scorer, embedding_MnE in zip(scorers, embedded, strict=True)
-        ]
-
-    def rank(self, batch: int, stage: Stage, own: list[list[Own]]) -> list[list[Found]]:
-        """Return what a shard adds to the ranks of the batch that it embedded last, by data set and mask.
-
-        Args:
-            batch: which one.
-            stage: at which it is scored.
-            own: the own scores of all shards, one after another; None for masks that cannot be ranked.
-        """
-        if self._embedded is None or self._embedded[0] != batch:
-            raise RuntimeError(f"batch {batch} is not the one that was embedded last")
-        (_, embedded), self._embedded = self._embedded, None
-        return [
-            [
-                Found(
-                    None if own_Q is None else scorer.partial(embedding_nE, own_Q),
-                    embedding_nE.cpu().numpy() if stage.embeddings else None,
-                )
-                for embedding_nE, own_Q in zip(embedding_MnE, own_M, strict=True)
-            ]
-            for scorer, embedding_MnE, own_M in zip(self._scorers_of(stage), embedded, own, strict=True)
-        ]
-
-    def _scorers_of(self, stage: Stage) -> list[Any]:
-        return [self.scorer(stage, prefix, (self.index, self.count)) for prefix in self.payload.splits[stage.split]]
 
 
 class ShardGroup:
@@ -107,10 +50,10 @@ class ShardGroup:
         packed: the reference to the payload, in a list so that it travels as one.
         count: of shards.
         need: what a shard holds of a node.
+        mixed: whether devices of different kinds may work together.
 
     Raises:
-        PoolError: a shard cannot be started.
-        HeadmaskError: shards are on devices of different kinds.
+        ReplicasLostError: the shards cannot be started.
     """
 
     def __init__(
@@ -121,6 +64,7 @@ class ShardGroup:
         packed: list[Any],
         count: int,
         need: Resources,
+        mixed: bool,
     ) -> None:
         import ray
 
@@ -129,18 +73,15 @@ class ShardGroup:
         self._displacements: Any = None
         """In the object store, once there are any."""
         self._batch = 0
+        self._shards: list[Member | None] = [None] * count
+        """Who has which part of the images."""
         host = _host(ray, need)
 
-        def start_shard(index: int) -> Start:
-            arguments = packed[0], device
-            return lambda placement: host.options(**placement).remote(Shard, *arguments, self._constants, index, count)
+        def start(placement: dict[str, Any]) -> Any:
+            return host.options(**placement).remote(Shard, packed[0], device, self._constants)
 
-        self._fleets = [Fleet(ray, start_shard(index), need, 1, on_birth=self._brief) for index in range(count)]
-        for fleet in self._fleets:
-            fleet.refresh()
-        for fleet in self._fleets:
-            fleet.wait_for_first(START_S)
-        self.device_kind()
+        self._fleet = Fleet(ray, start, need, count, mixed=mixed, on_birth=self._brief)
+        self._fleet.wait_for(count, START_S)
 
     @property
     def grid(self) -> HeadGrid:
@@ -148,15 +89,8 @@ class ShardGroup:
         return grid_of(self.payload.tower.skeleton, self.payload.tower_name)
 
     def device_kind(self) -> str:
-        """Return the kind of device and version that decide the last bits of a score.
-
-        Raises:
-            HeadmaskError: the shards are on devices of different kinds.
-        """
-        kinds = sorted({fleet.device for fleet in self._fleets})
-        if len(kinds) > 1:
-            raise HeadmaskError(f"shards of one group must be on devices of one kind; got {' and '.join(kinds)}")
-        return kinds[0]
+        """Return the kind of device and version that decide the last bits of a score."""
+        return self._fleet.device
 
     def settle(self, wanted: Wanted) -> Constants:
         """Return the constants of a study on this kind of device, by the search split, and use them from now on."""
@@ -177,9 +111,13 @@ class ShardGroup:
         self._constants = constants
         self._each("adopt", constants)
 
-    def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
-        """Predict from now on by the displacements of every data set on the search split."""
-        self._displacements = self._ray.put(displacements)
+    def adopt_displacements(self, held: list[Any]) -> None:
+        """Predict from now on by the displacements of every data set on the search split.
+
+        Args:
+            held: the reference to them, in a list so that it travels as one.
+        """
+        (self._displacements,) = held
         self._each("adopt_displacements", self._displacements)
 
     def differentiate(self, tasks: Sequence[GateTask]) -> list[GateGradient]:
@@ -200,23 +138,10 @@ class ShardGroup:
     def _exchanged(self, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[list[list[Found]]]:
         """Return what every shard found, after each has learned of the others what it needs."""
         self._batch += 1
-        batch, embedded_by = self._batch, {}
-
-        def embed(index: int, member: Member) -> Any:
-            embedded_by[index] = member
-            return member.call("embed", batch, stage, grid, words)
-
-        own_SDM = self._done(embed)
-        own = self._ray.put([[_joined(own_S) for own_S in zip(*own_SM, strict=True)]
-                             for own_SM in zip(*own_SDM, strict=True)])  # fmt: skip
-
-        def rank(index: int, member: Member) -> Any:
-            if embedded_by[index] is not member:
-                # It replaces the one that had embedded them.
-                embed(index, member)
-            return member.call("rank", batch, stage, own)
-
-        return self._done(rank)
+        about = self._batch, stage, grid, words
+        own_SDM = self._done(lambda _, member: member.call("embed", *about))
+        own = self._ray.put(joined(own_SDM))
+        return self._done(lambda _, member: member.call("rank", *about, own))
 
     def _score(self, stage: Stage, found_SD: list[list[Found]]) -> MaskScore:
         """Return one mask's score from what every shard found on every data set."""
@@ -233,7 +158,10 @@ class ShardGroup:
         return merged(parts)
 
     def _brief(self, member: Member) -> None:
-        """Tell a shard what was settled while it came up."""
+        """Give a replica that came up the first part that nobody has, and tell it what was settled meanwhile."""
+        index = next(index for index, each in enumerate(self._shards) if each not in self._fleet.members)
+        self._shards[index] = member
+        member.call("take_part", (index, len(self._shards)))
         if self._constants is not None:
             member.call("adopt", self._constants)
         if self._displacements is not None:
@@ -247,7 +175,7 @@ class ShardGroup:
 
     def _shared_out(self, method: str, arguments: tuple[Any, ...], work: Sequence[Any]) -> list[Any]:
         """Return what shards return, each for some of the work, in its order."""
-        count = min(len(self._fleets), len(work))
+        count = min(len(self._shards), len(work))
         ends = [place * len(work) // count for place in range(count + 1)]
         parts = self._done(
             lambda index, member: member.call(method, *arguments, work[ends[index] : ends[index + 1]]), range(count)
@@ -263,48 +191,51 @@ class ShardGroup:
 
         Raises:
             HeadmaskError: a shard found bad input, or too little memory.
-            RuntimeError: a shard was lost more than once over it.
+            RuntimeError: a shard was lost more than once over it, or cannot be replaced; elsewhere the group may do it.
         """
-        wanted = list(range(len(self._fleets)) if shards is None else shards)
+        try:
+            return self._tried(request, list(range(len(self._shards)) if shards is None else shards))
+        except ReplicasLostError as error:
+            raise RuntimeError(str(error)) from None
+
+    def _tried(self, request: Callable[[int, Member], Any], wanted: list[int]) -> list[Any]:
         waiting = {request(index, self._member(index)): index for index in wanted}
         found: dict[int, Any] = {}
         losses: Counter[int] = Counter()
         while waiting:
             ready, _ = self._ray.wait(list(waiting), timeout=LOOK_S)
-            lost = {}
+            lost: dict[int, Any] = {}
             for reference in ready:
-                index, fleet = waiting[reference], self._fleets[waiting[reference]]
+                index, member = waiting[reference], self._member(waiting[reference])
                 try:
                     found[index] = self._ray.get(reference)
                     del waiting[reference]
-                    fleet.did_well(fleet.members[0])
+                    self._fleet.did_well(member)
                 except self._ray.exceptions.RayError as error:
                     if isinstance(cause := getattr(error, "cause", None), HeadmaskError):
                         raise cause from None
-                    lost[index] = reason_of(error)
-                    fleet.lose(fleet.members[0], lost[index])
-            lost |= {index: reason for index, fleet in enumerate(self._fleets) for _, reason in fleet.refresh()}
-            for index, reason in lost.items():
+                    lost[index] = error
+                    self._fleet.lose(member, reason_of(error))
+            before = list(self._shards)
+            lost |= {before.index(member): reason for member, reason in self._fleet.refresh() if member in before}
+            for index, why in lost.items():
                 if index not in waiting.values():
                     continue
                 losses[index] += 1
                 if losses[index] > MOST_LOSSES:
-                    raise RuntimeError(f"shard {index} was lost {losses[index]} times over the same work: {reason}")
+                    if isinstance(why, self._ray.exceptions.OutOfMemoryError):
+                        # Nobody is to blame for what a host had no room for.
+                        raise why
+                    raise RuntimeError(f"shard {index} was lost {losses[index]} times over the same work: {why}")
                 waiting = {reference: each for reference, each in waiting.items() if each != index}
                 waiting[request(index, self._member(index))] = index
         return [found[index] for index in wanted]
 
     def _member(self, index: int) -> Member:
-        """Return a shard, once it is up.
-
-        Raises:
-            RuntimeError: it does not come up; whoever started the group may find another place for it.
-        """
-        try:
-            self._fleets[index].wait_for_first(START_S)
-        except PoolError as error:
-            raise RuntimeError(f"shard {index}: {error}") from None
-        return self._fleets[index].members[0]
+        """Return who has a shard, once somebody has."""
+        while (member := self._shards[index]) is None or member not in self._fleet.members:
+            self._fleet.wait_for(len(self._shards), START_S)
+        return member
 
 
 def starter(
@@ -314,6 +245,7 @@ def starter(
     device: str,
     constants: Callable[[], Constants | None],
     shards: int,
+    mixed: bool,
     replica_class: type,
 ) -> Start:
     """Return what starts a host of a replica, or of a group of shards, by its options of placement.
@@ -325,6 +257,7 @@ def starter(
         device: of the replica or the shards.
         constants: of the study, once they are settled.
         shards: of a group; 1 for a replica that scores all images.
+        mixed: whether shards of a group may be on devices of different kinds.
         replica_class: of the replica.
     """
     host = _host(ray, need if shards == 1 else Resources(0))
@@ -333,7 +266,7 @@ def starter(
         made = host.options(**placement)
         if shards == 1:
             return made.remote(replica_class, packed, device, constants())
-        return made.remote(ShardGroup, packed, device, constants(), [packed], shards, need)
+        return made.remote(ShardGroup, packed, device, constants(), [packed], shards, need, mixed)
 
     return start
 
@@ -341,8 +274,3 @@ def starter(
 def _host(ray: Any, need: Resources) -> Any:
     options = {"num_cpus": need.cpus, "num_gpus": need.gpus, "max_restarts": 0, "max_task_retries": 0}
     return ray.remote(**options, concurrency_groups={"signs": 1})(Host)
-
-
-def _joined(own_S: Sequence[Own]) -> Own:
-    parts = [own_q for own_q in own_S if own_q is not None]
-    return np.concatenate(parts) if len(parts) == len(own_S) else None

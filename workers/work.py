@@ -1,12 +1,14 @@
-"""What a pool gives a replica to do at a time: masks to score, a mask to score once more, a micro-batch."""
+"""What a pool gives a replica to do at a time: masks to score, a mask to score once more, micro-batches."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from headmask.mask import HeadMask
+from workers.fleet import Member
 from workers.messages import GateTask, Stage
 
 
@@ -34,22 +36,38 @@ class Check(MaskBatch):
 
 
 @dataclass(frozen=True, eq=False)
-class MicroBatch:
-    """A micro-batch to differentiate."""
+class MicroBatches:
+    """Micro-batches to differentiate: one, or as many as a group of shards computes at a time."""
 
-    place: int
+    places: tuple[int, ...]
     """Among those that were submitted together."""
-    task: GateTask
+    tasks: Sequence[GateTask]
+
+    @classmethod
+    def cut(cls, tasks: Sequence[GateTask], size: int) -> list[Self]:
+        """Return tasks as pieces of work of so many each."""
+        starts = range(0, len(tasks), size)
+        return [cls(tuple(range(len(tasks))[at : at + size]), tasks[at : at + size]) for at in starts]
 
     @property
     def request(self) -> tuple[Any, ...]:
         """The method of a replica that does it, and its arguments."""
-        return "differentiate", [self.task]
+        return "differentiate", list(self.tasks)
 
     @property
     def pieces(self) -> list[Hashable]:
         """What may be to blame for a lost replica."""
-        return [(type(self), self.place)]
+        return [(type(self), self.places)]
 
 
-Work = MaskBatch | MicroBatch
+Work = MaskBatch | MicroBatches
+
+
+@dataclass(eq=False)
+class Running:
+    """What a replica works on."""
+
+    member: Member
+    work: Work
+    started: float = field(default_factory=time.monotonic)
+    """When it became the oldest of its replica."""

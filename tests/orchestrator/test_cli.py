@@ -143,7 +143,7 @@ def test_a_plan_says_what_would_be_done_and_writes_nothing(headmask, search_flag
     in_full = (16 + 40) * 20 + 2 * 30
     assert plan["forwards"] == pytest.approx(plan["search_in_plain_forward_passes"] * 24 + in_full, abs=2)
     assert plan["forwards_per_second_of_one_replica"] > 0
-    assert (plan["speed"], plan["replicas"], plan["hours"], plan["shards"]) == ("measured here", "auto", None, 1)
+    assert (plan["speed"], plan["replicas"], plan["hours"], plan["shards"]) == ("measured here", "auto", None, "auto")
     at_speed = json.loads(headmask(*search_flags, "--speed", 10, "--plan", "--json")[1])
     assert at_speed["forwards_per_second_of_one_replica"] == 10
     assert at_speed["replica_hours"] == pytest.approx(at_speed["forwards"] / 36_000, abs=1e-3)

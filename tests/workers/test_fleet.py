@@ -149,7 +149,7 @@ def test_while_the_first_one_is_waited_for_every_minute_says_what_is_lacking(clo
     monkeypatch.setattr(ray, "wait", ticking)
     lack = "2 wanted, each needs 1 CPU, the cluster has 0 CPU and 0 GPU free"
     with pytest.raises(ReplicasLostError, match=rf"no replica started within 180 s: {lack}\. Free resources"):
-        fleet.wait_for_first(180, said.append)
+        fleet.wait_for(1, 180, said.append)
     assert said == [f"waiting for the first replica, {left} minutes more at most: {lack}" for left in (2, 1)]
     assert fleet.num_lost == 0
 

@@ -2,17 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 
-from headmask.mask import HeadMask
 from tests.orchestrator.studies import outcome, start, trials
 from tests.tiny import random_masks, write_tiny_dataset
 from workers.cluster import Resources
 from workers.constants import Constants
 from workers.fleet import Member
-from workers.messages import Stage
+from workers.messages import GateTask, Stage
 from workers.replica import Replica
+from workers.scorer import Scorer
+from workers.shard import Shard, joined
 from workers.shards import ShardGroup
 
+CONSTANTS = Constants("float32", 32)
 NUM_IMAGES = 1100
 """Two blocks: so many that every one of two shards has some."""
 
@@ -35,29 +38,34 @@ def test_a_sharded_study_is_the_unsharded_one(tiny_config, large_files, local_ra
     assert outcome(shared.folder) == outcome(alone.folder)
 
 
-@pytest.fixture
-def group(tiny_config, large_files, local_ray):
-    """Two shards, driven from this process, and the payload that they score."""
+@pytest.fixture(scope="module")
+def payload(tmp_path_factory, large_files, task_files, empty_mlflow):
+    """What shards are given: a large data set, and a small one of labels."""
+    from orchestrator.config import flags_of, read_config
     from orchestrator.session import prepare
 
-    payload = prepare(tiny_config(files=large_files)).payload
+    paths = [str(large_files[1]), str(task_files / "labels.parquet")]
+    options = {"model": f"local-dir:{large_files[0]}", "data": paths, "out": tmp_path_factory.mktemp("shards")}
+    return prepare(read_config(None, flags_of(options))).payload
+
+
+@pytest.fixture
+def group(payload, local_ray):
+    """Two shards, driven from this process."""
     packed = local_ray.put(payload.packed())
-    made = ShardGroup(payload, "cpu", Constants("float32", 32), [packed], 2, Resources(1))
-    yield made, payload
-    for fleet in made._fleets:
-        fleet.stop()
+    made = ShardGroup(payload, "cpu", CONSTANTS, [packed], 2, Resources(1), mixed=False)
+    yield made
+    made._fleet.stop()
 
 
-def test_a_lost_shard_is_done_again_and_nothing_else_is(group, local_ray, monkeypatch):
-    group, payload = group
+def test_a_lost_shard_is_done_again_and_nothing_else_is(group, payload, local_ray, monkeypatch):
     stage = Stage("search", ranks=True, embeddings=True)
-    masks = random_masks(group.grid, 5)
-    words = [mask.words for mask in masks]
+    words = [mask.words for mask in random_masks(group.grid, 5)]
     called, call, done = [], Member.call, group._done
     monkeypatch.setattr(
         Member, "call", lambda self, method, *rest: (called.append((self, method)), call(self, method, *rest))[1]
     )
-    lost = group._fleets[1].members[0]
+    lost = group._shards[1]
 
     def done_and_lost(request, shards=None):
         found = done(request, shards)
@@ -67,39 +75,52 @@ def test_a_lost_shard_is_done_again_and_nothing_else_is(group, local_ray, monkey
 
     monkeypatch.setattr(group, "_done", done_and_lost)
     scores = group.score(stage, group.grid, words)
-    expected = Replica(payload, "cpu", Constants("float32", 32)).score(stage, group.grid, words)
+    expected = Replica(payload, "cpu", CONSTANTS).score(stage, group.grid, words)
     for score, whole in zip(scores, expected, strict=True):
         assert score.metrics == whole.metrics
-        np.testing.assert_array_equal(score.embeddings[0], whole.embeddings[0])
-        for kind, ranks in whole.ranks[0].items():
-            np.testing.assert_array_equal(score.ranks[0][kind], ranks)
-    first, second = (fleet.members[0] for fleet in group._fleets)
+        for place, ranks_of_set in enumerate(whole.ranks):
+            np.testing.assert_array_equal(score.embeddings[place], whole.embeddings[place])
+            for kind, ranks in ranks_of_set.items():
+                np.testing.assert_array_equal(score.ranks[place][kind], ranks)
+    first, second = group._shards
     assert second is not lost
     by_member = {member: [method for each, method in called if each is member] for member in (first, lost, second)}
-    assert by_member[first] == ["embed", "rank"]
-    assert by_member[lost] == ["embed", "rank"]
-    assert by_member[second] == ["adopt", "embed", "rank"]
+    assert by_member[first] == by_member[lost] == ["embed", "rank"]
+    assert by_member[second] == ["take_part", "adopt", "rank"]
 
 
-def test_a_mask_without_finite_embeddings_fails_alone(group, monkeypatch):
-    group, _ = group
-    empty = HeadMask.empty(group.grid)
-    exchanged = group._exchanged
+def test_micro_batches_are_shared_out(group, payload):
+    tasks = [GateTask(0, np.arange(start, start + 8), np.full((3, 4), 0.5)) for start in (0, 8, 16)]
+    alone = Replica(payload, "cpu", CONSTANTS).differentiate(tasks)
+    for ours, theirs in zip(group.differentiate(tasks), alone, strict=True):
+        assert ours.loss == theirs.loss
+        np.testing.assert_array_equal(ours.gradient_LH, theirs.gradient_LH)
 
-    def spoiled(stage, grid, words):
-        found_SDM = exchanged(stage, grid, words)
-        found_SDM[1][0][0] = type(found_SDM[1][0][0])(None)
-        return found_SDM
 
-    monkeypatch.setattr(group, "_exchanged", spoiled)
-    first, second = group.score(Stage("search"), group.grid, [empty.words, empty.words])
-    assert (first.failure, first.metrics) == ("non-finite embeddings", {})
-    assert second.failure is None
+def test_a_mask_that_one_shard_cannot_embed_fails_alone(payload, monkeypatch):
+    shards = [Shard(payload, "cpu", CONSTANTS) for _ in range(2)]
+    for index, shard in enumerate(shards):
+        shard.take_part((index, 2))
+    embed = Scorer.embed
+
+    def spoiled(self, masks_MLH):
+        embedding_MnE = embed(self, masks_MLH).clone()
+        if self._part.start:
+            embedding_MnE[0, 0, 0] = torch.nan
+        return embedding_MnE
+
+    monkeypatch.setattr(Scorer, "embed", spoiled)
+    stage, masks = Stage("search"), random_masks(shards[0].grid, 2)
+    about = 1, stage, masks[0].grid, [mask.words for mask in masks]
+    own = joined([shard.embed(*about) for shard in shards])
+    assert [[each is None for each in own_M] for own_M in own] == [[True, False], [False, False]]
+    found = [shard.rank(*about, own) for shard in shards]
+    assert [[[each.partial is None for each in found_M] for found_M in found_DM] for found_DM in found] == [
+        [[True, False], [False, False]]
+    ] * 2
 
 
 def test_a_shard_that_is_lost_again_and_again_ends_the_batch(group, local_ray):
-    group, _ = group
-
     def request(index, member):
         local_ray.kill(member.actor)
         return member.call("device_kind")

@@ -1,0 +1,47 @@
+"""The actor that holds a replica, and says where it came up and that it lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Birth:
+    """Where a replica came up, or why it did not."""
+
+    node: str
+    device: str = ""
+    """Kind of device and version."""
+    failure: str | None = None
+
+
+class Host:
+    """The actor: holds a replica, and answers while the replica computes.
+
+    Args:
+        replica_class: of the replica; anything with the methods of `Replica`.
+        arguments: of its constructor.
+    """
+
+    def __init__(self, replica_class: type, *arguments: Any) -> None:
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        try:
+            self._replica = replica_class(*arguments)
+            self._birth = Birth(node, self._replica.device_kind())
+        # Whatever it is, the driver is to hear on which node.
+        except Exception as error:
+            self._birth = Birth(node, failure=f"{type(error).__name__}: {error}")
+
+    def birth(self) -> Birth:
+        """Return where the replica came up, or why it did not."""
+        return self._birth
+
+    def sign(self) -> None:
+        """Show that the process runs."""
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Return what a method of the replica returns."""
+        return getattr(self._replica, method)(*arguments)

@@ -1,0 +1,97 @@
+"""One replica of a group that shares the images out: what it computes on its part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from headmask.mask import HeadGrid, HeadMask, stack
+from workers.messages import Stage
+from workers.replica import Replica
+from workers.scorer import Scorer
+from workers.tasks import Partial
+
+# M masks, D data sets, S shards, n images of a shard, Q queries
+
+Own = NDArray[np.float32] | None
+"""What a shard's queries score with what is right; None for a mask whose embeddings are not finite there."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One shard's part of a mask's ranks on one data set; none where embeddings are not finite."""
+
+    partial: Partial | None
+    embedding_nE: NDArray[np.float32] | None = None
+
+
+@dataclass
+class Shard(Replica):
+    """One replica of a group: embeds and ranks its part of the images; predicts and differentiates as any replica."""
+
+    _part: tuple[int, int] = field(init=False, default=(0, 1), repr=False)
+    _embedded: tuple[int, list[Tensor]] | None = field(init=False, default=None, repr=False)
+    """The batch that was embedded last, and its embeddings (M, n, E) on every data set."""
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which of how many parts of the images it embeds."""
+        return self._part
+
+    def take_part(self, part: tuple[int, int]) -> None:
+        """Embed this part of the images from now on."""
+        self._part = part
+
+    def embed(self, batch: int, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[list[Own]]:
+        """Return what a shard's queries score with what is right, by data set and mask; keep the embeddings."""
+        parts = zip(self._scorers_of(stage), self._embeddings(batch, stage, grid, words), strict=True)
+        return [[scorer.own_scores(each_nE) for each_nE in embedding_MnE] for scorer, embedding_MnE in parts]
+
+    def rank(
+        self, batch: int, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]], own: list[list[Own]]
+    ) -> list[list[Found]]:
+        """Return what a shard adds to the ranks of a batch, by data set and mask.
+
+        Args:
+            batch: which one; a replica that replaces the one which had embedded it embeds it now.
+            stage: at which it is scored.
+            grid: of the masks.
+            words: of the masks.
+            own: the own scores of all shards, one after another; None for masks that cannot be ranked.
+        """
+        embedded = self._embeddings(batch, stage, grid, words)
+        self._embedded = None
+        return [
+            [
+                Found(
+                    None if own_Q is None else scorer.partial(embedding_nE, own_Q),
+                    embedding_nE.cpu().numpy() if stage.embeddings else None,
+                )
+                for embedding_nE, own_Q in zip(embedding_MnE, own_M, strict=True)
+            ]
+            for scorer, embedding_MnE, own_M in zip(self._scorers_of(stage), embedded, own, strict=True)
+        ]
+
+    def _embeddings(self, batch: int, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[Tensor]:
+        """Return the embeddings (M, n, E) of a batch on every data set, and keep them."""
+        if self._embedded is None or self._embedded[0] != batch:
+            masks_MLH = stack(HeadMask(grid, word) for word in words)
+            self._embedded = batch, [scorer.embed(masks_MLH) for scorer in self._scorers_of(stage)]
+        return self._embedded[1]
+
+    def _scorers_of(self, stage: Stage) -> list[Scorer]:
+        return [self.scorer(stage, prefix, self.part) for prefix in self.payload.splits[stage.split]]
+
+
+def joined(own_SDM: Sequence[Sequence[Sequence[Own]]]) -> list[list[Own]]:
+    """Return the own scores of all shards, one after another, by data set and mask; None where a shard has none."""
+
+    def all_of(own_S: Sequence[Own]) -> Own:
+        parts = [own_q for own_q in own_S if own_q is not None]
+        return np.concatenate(parts) if len(parts) == len(own_S) else None
+
+    return [[all_of(own_S) for own_S in zip(*own_SM, strict=True)] for own_SM in zip(*own_SDM, strict=True)]
