@@ -18,6 +18,7 @@ DEPLOY = ROOT / "deploy"
 SCHEMAS = ROOT.parent / "shared" / "schemas"
 SCRIPTS = sorted(DEPLOY.rglob("*.sh"))
 SEARCH_OR_RESUME = DEPLOY / "search-or-resume.sh"
+TWO_HOSTS = Path(__file__).with_name("two_hosts.sh")
 BIN = Path(sys.executable).parent
 """Where pip puts the linters."""
 

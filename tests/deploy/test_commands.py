@@ -68,7 +68,6 @@ def test_ray_understands_how_aws_starts_it():
 
 @pytest.mark.parametrize("command", SUBMITTED)
 def test_ray_job_commands_parse(command):
-    pytest.importorskip("aiohttp_cors", reason="`ray job` comes with ray[default], by the extra `cluster`")
     from ray.dashboard.modules.job.cli import job_cli_group
 
     _, _, name, *arguments = shlex.split(command)

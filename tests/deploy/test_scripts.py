@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.chaos.arena import ENVIRONMENT, HEADMASK
-from tests.deploy.files import BIN, DEPLOY, ROOT, SCRIPTS, SEARCH_OR_RESUME, FakeHeadmask
+from tests.deploy.files import BIN, DEPLOY, ROOT, SCRIPTS, SEARCH_OR_RESUME, TWO_HOSTS, FakeHeadmask
 from tests.orchestrator.studies import outcome, trials
 
 DATABASE = "postgresql://me@host/studies"
@@ -33,7 +33,7 @@ def studies(state):
     return [{"name": "other", "state": "stopped"}, {"name": "first", "state": state}]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", [*SCRIPTS, TWO_HOSTS], ids=lambda script: script.name)
 def test_shellcheck_finds_nothing(script):
     found = subprocess.run([BIN / "shellcheck", script], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout

@@ -31,7 +31,6 @@ esac
 @pytest.fixture
 def cluster(tmp_path, tiny_files, runs):
     """A folder to submit from, and a way to submit; both nodes are this machine."""
-    pytest.importorskip("grpc", reason="the script's nodes have ray[default], by the extra `cluster`")
     model, data = tiny_files
     (tmp_path / "search.toml").write_text(f"""
         model = {{name = "local-dir:{model}"}}
