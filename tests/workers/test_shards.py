@@ -27,7 +27,10 @@ def large_files(tiny_files, tmp_path_factory):
     return tiny_files[0], write_tiny_dataset(path, search=NUM_IMAGES, confirm=30, test=30)
 
 
-@pytest.mark.parametrize("changes", [{}, {"search__ablation": "mean", "search__precision": "bfloat16"}])
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param({}, marks=pytest.mark.slow), {"search__ablation": "mean", "search__precision": "bfloat16"}],
+)
 def test_a_sharded_study_is_the_unsharded_one(tiny_config, large_files, local_ray, changes):
     alone = tiny_config(name="alone", files=large_files, **changes)
     shared = tiny_config(
