@@ -16,10 +16,10 @@ def broken(page, target):
         is_address = parts.scheme == "https" and "." in (parts.hostname or "") and " " not in target
         return None if is_local or is_address else "no address"
     path = (page.parent / parts.path).resolve() if parts.path else page
-    if not path.is_file():
-        return "no file"
     if not path.is_relative_to(ROOT):
         return "outside of the repository"
+    if not path.is_file():
+        return "no file"
     if parts.fragment and (path.suffix != ".md" or parts.fragment not in anchors(path)):
         return "no heading"
     return None
@@ -38,7 +38,7 @@ def test_links_lead_somewhere(page):
         ("#nowhere", "no heading"),
         ("https://nowhere", "no address"),
         ("http://example.org", "no address"),
-        ("../../../etc/hostname", "no file"),
+        ("../../../etc/hostname", "outside of the repository"),
     ],
 )
 def test_broken_links_are_found(target, why):
