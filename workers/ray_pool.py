@@ -22,8 +22,7 @@ from workers.messages import GateGradient, GateTask, MaskScore, Stage
 from workers.meters import Meters
 from workers.pool import BatchQueue, Result, Steps
 from workers.replica import Payload, Replica, Wanted
-from workers.shards import START_S as REPLACED_S
-from workers.shards import starter
+from workers.shards import REPLACED_S, starter
 from workers.work import Check, MaskBatch, MicroBatches, Running, Work
 
 IN_FLIGHT = 2

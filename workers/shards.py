@@ -31,7 +31,7 @@ from workers.shard import Found, Shard, joined
 
 # M masks, D data sets, S shards, n images of a shard, Q queries
 
-START_S = 600.0
+REPLACED_S = 600.0
 """Seconds that a shard may take to come up, or to be replaced."""
 MOST_LOSSES = 1
 """Losses of one shard over one batch that are made good; whoever gave the batch decides about another one."""
@@ -81,7 +81,7 @@ class ShardGroup:
             return host.options(**placement).remote(Shard, packed[0], device, self._constants)
 
         self._fleet = Fleet(ray, start, need, count, mixed=mixed, on_birth=self._brief)
-        self._fleet.wait_for(count, START_S)
+        self._fleet.wait_for(count, REPLACED_S)
 
     @property
     def grid(self) -> HeadGrid:
@@ -199,42 +199,52 @@ class ShardGroup:
             raise RuntimeError(str(error)) from None
 
     def _tried(self, request: Callable[[int, Member], Any], wanted: list[int]) -> list[Any]:
-        waiting = {request(index, self._member(index)): index for index in wanted}
+        asked: dict[Any, tuple[int, Member]] = {}
         found: dict[int, Any] = {}
         losses: Counter[int] = Counter()
-        while waiting:
-            ready, _ = self._ray.wait(list(waiting), timeout=LOOK_S)
-            lost: dict[int, Any] = {}
+
+        def ask(index: int) -> None:
+            member = self._member(index)
+            asked[request(index, member)] = index, member
+
+        for index in wanted:
+            ask(index)
+        while asked:
+            ready, _ = self._ray.wait(list(asked), timeout=LOOK_S)
+            causes: dict[int, Exception] = {}
             for reference in ready:
-                index, member = waiting[reference], self._member(waiting[reference])
+                index, member = asked[reference]
                 try:
                     found[index] = self._ray.get(reference)
-                    del waiting[reference]
-                    self._fleet.did_well(member)
                 except self._ray.exceptions.RayError as error:
-                    if isinstance(cause := getattr(error, "cause", None), HeadmaskError):
-                        raise cause from None
-                    lost[index] = error
-                    self._fleet.lose(member, reason_of(error))
-            before = list(self._shards)
-            lost |= {before.index(member): reason for member, reason in self._fleet.refresh() if member in before}
-            for index, why in lost.items():
-                if index not in waiting.values():
+                    if isinstance(mistake := getattr(error, "cause", None), HeadmaskError):
+                        raise mistake from None
+                    causes[index] = error
+                    if member in self._fleet.members:
+                        self._fleet.lose(member, reason_of(error))
+                else:
+                    del asked[reference]
+                    self._fleet.did_well(member)
+            self._fleet.refresh()
+            for reference, (index, member) in list(asked.items()):
+                if member in self._fleet.members:
                     continue
+                del asked[reference]
                 losses[index] += 1
                 if losses[index] > MOST_LOSSES:
-                    if isinstance(why, self._ray.exceptions.OutOfMemoryError):
+                    cause = causes.get(index)
+                    if isinstance(cause, self._ray.exceptions.OutOfMemoryError):
                         # Nobody is to blame for what a host had no room for.
-                        raise why
+                        raise cause
+                    why = self._fleet.reason if cause is None else cause
                     raise RuntimeError(f"shard {index} was lost {losses[index]} times over the same work: {why}")
-                waiting = {reference: each for reference, each in waiting.items() if each != index}
-                waiting[request(index, self._member(index))] = index
+                ask(index)
         return [found[index] for index in wanted]
 
     def _member(self, index: int) -> Member:
         """Return who has a shard, once somebody has."""
         while (member := self._shards[index]) is None or member not in self._fleet.members:
-            self._fleet.wait_for(len(self._shards), START_S)
+            self._fleet.wait_for(len(self._shards), REPLACED_S)
         return member
 
 

@@ -123,6 +123,21 @@ def test_a_mask_that_one_shard_cannot_embed_fails_alone(payload, monkeypatch):
     ] * 2
 
 
+def test_a_replacement_is_not_blamed_for_whom_it_replaces(group, local_ray, monkeypatch):
+    """Both shards die; that the second did is seen while the first is being replaced."""
+    monkeypatch.setattr("workers.fleet.SIGN_S", 0.0)
+    monkeypatch.setattr("workers.fleet.LOOK_S", 0.0)
+    first = list(group._shards)
+
+    def request(index, member):
+        if member in first:
+            local_ray.kill(member.actor)
+        return member.call("device_kind")
+
+    assert group._done(request) == [group.device_kind()] * 2
+    assert group._fleet.num_lost == 2
+
+
 def test_a_shard_that_is_lost_again_and_again_ends_the_batch(group, local_ray):
     def request(index, member):
         local_ray.kill(member.actor)
