@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from headmask.ablation import Ablation
 from headmask.adapters import TimmHeadAttention, additive
-from headmask.attention import HeadAttention, Linear
+from headmask.attention import HeadAttention, Linear, SeeZ
 from headmask.errors import AblationError
 from headmask.folding import fold
 from headmask.mask import HeadMask
@@ -86,8 +86,8 @@ class PrunedAttention(nn.Module):
         bias = additive(attn_mask, x_BTD, self.num_stock_heads)
         if bias is not None and bias.ndim == 4:
             bias = bias[:, self.heads]
-        opened = _PrunedHeads(self)
-        return opened.project(opened.attend(x_BTD, bias=bias, rope=rope).z_BHQd)
+        y_BTD: Tensor = _PrunedHeads(self).forward(lambda attended: attended.z_BHQd, "zero", x_BTD, bias, rope)
+        return y_BTD
 
 
 class _PrunedHeads(HeadAttention):
@@ -100,8 +100,8 @@ class _PrunedHeads(HeadAttention):
     def packed_projection(self) -> Linear | None:
         return self.module.in_proj_weight, self.module.in_proj_bias
 
-    def forward(self, see: Any, ablation: str, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("pruned attention runs by itself")
+    def forward(self, see: SeeZ, ablation: str, x: Tensor, bias: Tensor | None, rope: Tensor | None) -> Any:
+        return self.project(see(self.attend(x, bias=bias, rope=rope, ablation=ablation)))
 
 
 def prune(
