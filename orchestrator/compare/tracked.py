@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 from headmask.errors import HeadmaskError, did_you_mean
 from orchestrator.compare.entrant import Entrant, read_folder
 from orchestrator.location import redacted
+from orchestrator.mlflowrun import make_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -117,13 +116,5 @@ def connected(uri: str) -> Iterator[Server]:
     """
     if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file():
         raise HeadmaskError(f"there is no tracking store {uri}; a search makes mlflow.db beside its run folder")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     with TemporaryDirectory(prefix="headmask-compare-") as scratch:
-        yield Server(uri, MlflowClient(tracking_uri=uri), Path(scratch))
+        yield Server(uri, make_client(uri), Path(scratch))
