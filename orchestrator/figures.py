@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from headmask.errors import ConfigError
 from headmask.mask import Head, HeadGrid
+from orchestrator.plots import draw_deltas
 from workers.tasks import Mix
 
 if TYPE_CHECKING:
@@ -39,23 +40,15 @@ def draw_run(result: SearchResult, grid: HeadGrid, trials: pd.DataFrame) -> Note
     height = max(3.5, 1.6 + 0.34 * grid.layers)
     figure = NotebookFigure(figsize=(2.2 + 0.45 * grid.heads + 5.5, height), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2.2 + 0.45 * grid.heads, 5))
-    _draw_scan(figure, left, result, grid, trials)
+    _draw_scan(left, result, grid, trials)
     _draw_sizes(right, result)
     return figure
 
 
-def _draw_scan(figure: Any, axes: Any, result: SearchResult, grid: HeadGrid, trials: pd.DataFrame) -> None:
+def _draw_scan(axes: Any, result: SearchResult, grid: HeadGrid, trials: pd.DataFrame) -> None:
     name, deltas_LH = _scan_deltas(result, grid, trials)
-    finite = np.abs(deltas_LH[np.isfinite(deltas_LH)])
-    # A head whose removal ruins the model would wash out all others.
-    limit = max(float(np.quantile(finite, 0.9)) if finite.size else 0.0, 1e-6)
-    image = axes.imshow(deltas_LH, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-    axes.set(xticks=range(grid.heads), yticks=range(grid.layers), xlabel="head", ylabel="layer")
     axes.set_title(f"change of {name} without the head\nsearch split; dots: selected mask", fontsize="medium")
-    if result.selected:
-        layers, heads = zip(*map(Head.parse, result.selected), strict=True)
-        axes.scatter(heads, layers, s=60, facecolor="black", edgecolor="white")
-    figure.colorbar(image, ax=axes, label="points", extend="both")
+    draw_deltas(axes, deltas_LH, [Head.parse(head) for head in result.selected])
 
 
 def _scan_deltas(result: SearchResult, grid: HeadGrid, trials: pd.DataFrame) -> tuple[str, NDArray[np.float64]]:

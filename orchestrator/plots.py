@@ -53,21 +53,24 @@ def write_heat_map(
 
     grid = selected.grid
     deltas_LH = 100 * scan_deltas(records, grid, value)
-    limit = scale_of(deltas_LH)
     figure = Figure(figsize=(2.2 + 0.5 * grid.heads, 1.8 + 0.4 * grid.layers), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    image = axes.imshow(deltas_LH, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-    axes.set_xticks(range(grid.heads))
-    axes.set_yticks(range(grid.layers))
-    axes.set_xlabel("head")
-    axes.set_ylabel("layer")
     axes.set_title(
         f"change of {objective} when one head is ablated\nsearch split; dots: selected mask", fontsize="medium"
     )
-    _dots(axes, selected)
-    figure.colorbar(image, ax=axes, label="points", extend="both")
+    draw_deltas(axes, deltas_LH, selected.heads)
     figure.savefig(path, dpi=120)
+
+
+def draw_deltas(axes: Any, deltas_LH: np.ndarray, selected: Sequence[Head]) -> None:
+    """Draw changes in points by head: blue heads help when ablated, red ones hurt; selected ones are marked."""
+    limit = scale_of(deltas_LH)
+    image = axes.imshow(deltas_LH, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+    layers, heads = deltas_LH.shape
+    axes.set(xticks=range(heads), yticks=range(layers), xlabel="head", ylabel="layer")
+    _dots(axes, selected)
+    axes.figure.colorbar(image, ax=axes, label="points", extend="both")
 
 
 def write_gates(
@@ -103,14 +106,14 @@ def write_gates(
     image = axes.imshow(shut_LH, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
     axes.set(xticks=range(grid.heads), yticks=range(grid.layers), xlabel="head", ylabel="layer")
     axes.set_title("probability of gates to be shut\ndots: selected mask", fontsize="medium")
-    _dots(axes, selected)
+    _dots(axes, selected.heads)
     right.colorbar(image, ax=axes)
     figure.savefig(path, dpi=120)
 
 
-def _dots(axes: Any, mask: HeadMask) -> None:
-    if mask.heads:
-        layers, heads = zip(*mask.heads, strict=True)
+def _dots(axes: Any, marked: Sequence[Head]) -> None:
+    if marked:
+        layers, heads = zip(*marked, strict=True)
         axes.scatter(heads, layers, marker="o", s=60, facecolor="black", edgecolor="white")
 
 
