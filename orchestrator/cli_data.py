@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -43,6 +44,13 @@ SourceName = Literal[
 
 
 MOST_LISTED = 20
+
+
+def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a command's arguments that were given and say how a data set is read and scored."""
+    names = ("objective", "task", "templates", "class_names")
+    columns = ("image_column", "caption_column", "label_column", "group_column", "split_column")
+    return {name: given[name] for name in names + columns if given[name] is not None}
 
 
 @data_app.command()

@@ -18,6 +18,7 @@ from orchestrator.cli_data import (
     SplitColumn,
     Task,
     Templates,
+    reading_options,
 )
 from orchestrator.cli_masks import Model, Pretrained
 from orchestrator.cli_tools import Json
@@ -55,9 +56,7 @@ def explain(
     from orchestrator.explain import explain_heads
     from orchestrator.explanation import explanation_sentences, explanation_table
 
-    names = ("objective", "task", "templates", "class_names")
-    columns = ("image_column", "caption_column", "label_column", "group_column", "split_column")
-    options = {name: value for name, value in locals().items() if name in names + columns and value is not None}
+    options = reading_options(locals())
     console = Console(stderr=as_json)
 
     def say(text: str) -> None:

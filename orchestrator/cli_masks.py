@@ -18,12 +18,14 @@ from orchestrator.cli_data import (
     SplitColumn,
     Task,
     Templates,
+    reading_options,
 )
 from orchestrator.cli_tools import Json, print_json
 
 Model = Annotated[str | None, typer.Option(help="open_clip architecture, or local-dir:FOLDER, or hf-hub:ORG/REPO.")]
-LATENCY_S = 4.0
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a checkpoint file.")]
+LATENCY_S = 4.0
+"""Seconds for which an export measures latency."""
 
 
 def evaluate(
@@ -48,9 +50,7 @@ def evaluate(
     from orchestrator.config import parse_data
     from orchestrator.evaluate import evaluate_masks
 
-    names = ("objective", "task", "templates", "class_names")
-    columns = ("image_column", "caption_column", "label_column", "group_column", "split_column")
-    options = {name: value for name, value in locals().items() if name in names + columns and value is not None}
+    options = reading_options(locals())
     sections = parse_data([{"path": path, **options} for path in data])
     rows = evaluate_masks(mask, sections, split=split, model=model, pretrained=pretrained, threads=threads)
     found = [evaluation for row in rows for evaluation in row]
