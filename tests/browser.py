@@ -30,6 +30,7 @@ class Browser:
         page.complaints, page.requests = [], []
         page.on("console", lambda message: page.complaints.append(message.text))
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: page.complaints.append(dialog.message))
         page.on("request", lambda request: page.requests.append(request.url))
         page.goto(path.as_uri())
         if javascript:

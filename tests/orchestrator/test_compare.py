@@ -1,7 +1,6 @@
 """What a comparison says of runs that are made up: whom it recommends, what may be compared, tables and the page."""
 
 import json
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -262,19 +261,9 @@ def test_names_and_settings_are_escaped_on_the_page(tmp_path):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_the_page_opens_in_a_browser_without_a_complaint(tmp_path, width, scheme):
-    playwright = pytest.importorskip("playwright.sync_api")
-    if (chromium := shutil.which("chromium")) is None:
-        pytest.skip("there is no Chromium here")
+def test_the_page_opens_in_a_browser_without_a_complaint(tmp_path, browser, width, scheme):
     write_comparison(content([run("A"), run("B", 2)]), tmp_path / "page.html")
-    complaints = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.goto((tmp_path / "page.html").as_uri())
+    with browser.opened(tmp_path / "page.html", width=width, scheme=scheme) as page:
         page.wait_for_selector("[data-chart].live:last-of-type .main-svg")
         page.wait_for_selector("html[data-drawn=yes]")
         assert page.locator("[data-chart].live").count() == 3
@@ -283,8 +272,7 @@ def test_the_page_opens_in_a_browser_without_a_complaint(tmp_path, width, scheme
         cell.hover(position={"x": 10, "y": cell.bounding_box()["height"] - 10})
         page.wait_for_selector(".hoverlayer .hovertext")
         assert page.locator(".hoverlayer .hovertext").first.text_content() == "L0H0: A, B"
-        browser.close()
-    assert complaints == []
+        assert page.complaints == []
 
 
 def test_a_comparison_without_heads_and_curves_is_a_page_too(tmp_path):
