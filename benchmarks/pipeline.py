@@ -37,6 +37,7 @@ from orchestrator.store import StudyStore
 from orchestrator.tracked import BestCurve
 from orchestrator.tracking import Tracker, default_target
 from strategies import make_sampler
+from workers.fleet import START_S
 from workers.ray_pool import RayPool
 from workers.replica import Replica
 
@@ -124,9 +125,7 @@ def measure(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     bare = BareScorers(folder)
     pool = RayPool(session.payload, replicas=PROCESSES, steps=session.cost.steps)
     session = session.settled(pool.settle(session.wanted))
-    while len(pool.fleet.members) < PROCESSES:
-        pool.fleet.refresh()
-        time.sleep(0.1)
+    pool.fleet.wait_for(PROCESSES, START_S)
     stage = session.search_stage
     score_all(pool, stage, HeadMask.singles(session.grid)[: 4 * BATCH])
     rows = []

@@ -30,6 +30,7 @@ from orchestrator.demo.scenes import write_downstream
 from orchestrator.search import score_all
 from orchestrator.session import Session, prepare
 from orchestrator.sharding import exchanged_bytes
+from workers.fleet import START_S
 from workers.messages import Stage
 from workers.ray_pool import RayPool
 
@@ -49,9 +50,7 @@ def pool_of(session: Session, shards: int) -> RayPool:
     """Return two replicas, all of them up, that score apart or together."""
     pool = RayPool(session.payload, replicas=SHARDS, shards=shards, steps=session.cost.steps)
     pool.settle(session.wanted)
-    while len(pool.fleet.members) < SHARDS // shards:
-        pool.fleet.refresh()
-        time.sleep(0.1)
+    pool.fleet.wait_for(SHARDS // shards, START_S)
     return pool
 
 
