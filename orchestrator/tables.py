@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from headmask.card import footprint_rows
 from headmask.errors import DataError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.budget import STOPS
@@ -99,6 +98,8 @@ def transfer_table(rows: Sequence[Sequence[Evaluation]]) -> Table:
 
 def footprint_table(proof: ExportProof) -> Table:
     """Return what a tower takes before and after an export."""
+    from headmask.card import footprint_rows
+
     table = Table()
     for column in ("", "before", "after"):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
