@@ -61,6 +61,14 @@ def group(payload, local_ray):
     made._fleet.stop()
 
 
+def kill(ray, member):
+    """Kill a shard; return once calls to it fail: one that is made sooner may still be answered."""
+    ray.kill(member.actor)
+    with pytest.raises(ray.exceptions.RayActorError):
+        while True:
+            ray.get(member.actor.call.remote("device_kind"))
+
+
 def test_a_lost_shard_is_done_again_and_nothing_else_is(group, payload, local_ray, monkeypatch):
     stage = Stage("search", ranks=True, embeddings=True)
     words = [mask.words for mask in random_masks(group.grid, 5)]
@@ -73,7 +81,7 @@ def test_a_lost_shard_is_done_again_and_nothing_else_is(group, payload, local_ra
     def done_and_lost(request, shards=None):
         found = done(request, shards)
         if called[-1][1] == "embed":
-            local_ray.kill(lost.actor)
+            kill(local_ray, lost)
         return found
 
     monkeypatch.setattr(group, "_done", done_and_lost)
@@ -131,7 +139,7 @@ def test_a_replacement_is_not_blamed_for_whom_it_replaces(group, local_ray, monk
 
     def request(index, member):
         if member in first:
-            local_ray.kill(member.actor)
+            kill(local_ray, member)
         return member.call("device_kind")
 
     assert group._done(request) == [group.device_kind()] * 2
@@ -140,7 +148,7 @@ def test_a_replacement_is_not_blamed_for_whom_it_replaces(group, local_ray, monk
 
 def test_a_shard_that_is_lost_again_and_again_ends_the_batch(group, local_ray):
     def request(index, member):
-        local_ray.kill(member.actor)
+        kill(local_ray, member)
         return member.call("device_kind")
 
     with pytest.raises(RuntimeError, match="shard 0 was lost 2 times over the same work"):
