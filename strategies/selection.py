@@ -44,6 +44,15 @@ def finalists(masks: Sequence[HeadMask], values: NDArray[np.float64], count: int
     return [mask for mask in ranked if mask in chosen]
 
 
+def as_good(value: float, best: float, standard_error: float) -> bool:
+    """Return whether a mask is as good as the best one: lower by half a standard error of their difference at most.
+
+    Heads that earn less than that are more often noise. It is the rule of one standard error (Breiman et al. 1984,
+    section 3.4.3) at the half of it, where it gained most on test (docs/validity.md).
+    """
+    return best - value <= AS_GOOD * standard_error
+
+
 def select(
     masks: Sequence[HeadMask],
     values: NDArray[np.float64],
@@ -51,10 +60,7 @@ def select(
 ) -> int:
     """Return the index of the mask to select by values on confirm: of those as good as the best one, the smallest.
 
-    As good is a mask whose value is lower by half a standard error of the difference at most: heads that earn less than
-    that are more often noise. It is the rule of one standard error (Breiman et al. 1984, section 3.4.3) at the half of
-    it, where it gained most on test (docs/validity.md). Of equally small masks the better one is selected, then by
-    words; NaN never wins.
+    Of equally small masks the better one is selected, then by words; NaN never wins.
 
     Args:
         masks: finalists.
@@ -70,7 +76,7 @@ def select(
     best = min(scored, key=lambda i: (-values[i], len(masks[i]), masks[i].words))
     smaller = [i for i in scored if len(masks[i]) < len(masks[best])]
     for i in sorted(smaller, key=lambda i: (len(masks[i]), -values[i], masks[i].words)):
-        if values[best] - values[i] <= AS_GOOD * standard_error(i, best):
+        if as_good(values[i], values[best], standard_error(i, best)):
             return i
     return best
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 from headmask.errors import HeadmaskError
 from orchestrator.compare.content import Comparison, Difference, RunFigures, SplitFigures
@@ -14,8 +14,9 @@ from orchestrator.compare.recommend import recommend
 from orchestrator.compare.relation import Relation, relate, sentences
 from orchestrator.objective import Objective
 from orchestrator.queries import read_queries
-from strategies.selection import holm
+from strategies.selection import as_good, holm
 
+T = TypeVar("T")
 ReferenceBy = Literal["named first", "best on confirm"]
 
 
@@ -102,10 +103,14 @@ class _Compared:
 
     def interval(self, split: str, before: int, after: int) -> tuple[float, float] | None:
         """Return the paired interval of two runs' difference; None where there is none."""
+        return self._of_two(split, before, after, Panel.interval)
+
+    def _of_two(self, split: str, before: int, after: int, statistic: Callable[[Panel, int, int], T]) -> T | None:
+        """Return a paired statistic of two runs' difference; None where there is none."""
         places = self.members.get(split, [])
         if before == after or before not in places or after not in places:
             return None
-        return self.panels[split].interval(1 + places.index(before), 1 + places.index(after))
+        return statistic(self.panels[split], 1 + places.index(before), 1 + places.index(after))
 
     def content(self, reference_by: ReferenceBy) -> Comparison:
         """Return all that is said of them."""
@@ -156,7 +161,7 @@ class _Compared:
             p_adjusted=None,
             reference_p_value=None,
             reference_p_adjusted=None,
-            best_interval=self._best_interval(place),
+            **self._against_best(place),
             search=self._figures(place, "search"),
             confirm=self._figures(place, "confirm"),
             test=self._figures(place, "test"),
@@ -167,10 +172,23 @@ class _Compared:
             lacks=run.lacks,
         )
 
-    def _best_interval(self, place: int) -> tuple[float, float] | None:
-        """Return the interval of a run's difference on confirm to the best of those that improve reliably."""
+    def _against_best(self, place: int) -> dict[str, Any]:
+        """Return what is said of a run against the best on confirm of those that improve reliably."""
         best = next((i for i, run in enumerate(self.runs) if run.is_reliable and self._is_ranked(i)), None)
-        return None if best is None or not self.runs[place].is_reliable else self.interval("confirm", best, place)
+        if best is None or not self.runs[place].is_reliable:
+            return dict.fromkeys(("best_interval", "best_test_interval", "is_as_good"))
+        return {
+            "best_interval": self.interval("confirm", best, place),
+            "best_test_interval": self.interval("test", best, place),
+            "is_as_good": self._is_as_good(best, place),
+        }
+
+    def _is_as_good(self, best: int, place: int) -> bool | None:
+        """Return whether a run is as good on confirm as the best one; None without what every query earns."""
+        if (error := self._of_two("confirm", best, place, Panel.standard_error)) is None:
+            return None
+        values = [_confirm_value(self.runs[i], self.relations[i]) or 0.0 for i in (best, place)]
+        return as_good(values[1], values[0], error)
 
     def _is_ranked(self, place: int) -> bool:
         return _confirm_value(self.runs[place], self.relations[place]) is not None

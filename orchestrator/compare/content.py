@@ -65,6 +65,11 @@ class RunFigures(_Part):
         description="two-sided 95 % interval of the objective's difference on confirm to the run ranked first among "
         "those that improve reliably; null where it was not computed"
     )
+    best_test_interval: Interval | None = Field(description="the same on test, where nothing is chosen")
+    is_as_good: bool | None = Field(
+        description="whether it is as good on confirm as that run, by the rule of a search's selection: lower by half "
+        "a standard error of the difference at most; null where that was not computed"
+    )
     search: SplitFigures | None
     confirm: SplitFigures | None
     test: SplitFigures | None

@@ -81,6 +81,10 @@ class Panel:
         low, high = np.quantile(self.values_RM[:, after] - self.values_RM[:, before], (0.025, 0.975))
         return float(low), float(high)
 
+    def standard_error(self, before: int, after: int) -> float:
+        """Return the bootstrap's standard error of the objective's difference between two masks."""
+        return float(np.std(self.values_RM[:, after] - self.values_RM[:, before], ddof=1))
+
     def p_values(self, before: int, after: Sequence[int]) -> list[float]:
         """Return the two-sided p-values of the objective's differences between one mask and others."""
         others = [self._masks[place] for place in after]

@@ -13,7 +13,7 @@ SURE = 0.05
 def recommend(runs: Sequence[RunFigures]) -> Recommendation:
     """Return the mask to ship: of those that improve reliably, the best on confirm, or one as good with fewer heads.
 
-    As good is a mask for which the paired 95 % interval of the difference on confirm to the best one holds zero.
+    As good is what `strategies.selection.as_good` says, by which a search selects, too.
 
     Args:
         runs: best on confirm first.
@@ -30,21 +30,17 @@ def recommend(runs: Sequence[RunFigures]) -> Recommendation:
             )
         return _none(f"Ship none: no mask improves reliably on test; keep the model as it is.{_others(runs)}")
     best = reliable[0]
-    chosen = min((run for run in reliable if run is best or _as_good(run)), key=lambda run: len(run.heads or ()))
+    chosen = min((run for run in reliable if run is best or run.is_as_good), key=lambda run: len(run.heads or ()))
     return Recommendation(
         letter=chosen.letter,
         heads=chosen.heads or [],
-        sentence=" ".join([_why(chosen, best, len(reliable), len(ranked)), *_doubts(chosen, reliable)]) + _others(runs),
+        sentence=" ".join([_why(chosen, best, len(reliable), len(ranked)), *_doubts(chosen, best, reliable)])
+        + _others(runs),
     )
 
 
 def _none(sentence: str) -> Recommendation:
     return Recommendation(letter=None, heads=[], sentence=sentence)
-
-
-def _as_good(run: RunFigures) -> bool:
-    """Return whether the interval of a run's difference to the best one holds zero."""
-    return run.best_interval is not None and run.best_interval[1] >= 0
 
 
 def _why(chosen: RunFigures, best: RunFigures, num_reliable: int, num_ranked: int) -> str:
@@ -75,15 +71,21 @@ def _gain(run: RunFigures) -> str:
     )
 
 
-def _doubts(chosen: RunFigures, reliable: Sequence[RunFigures]) -> list[str]:
+def _doubts(chosen: RunFigures, best: RunFigures, reliable: Sequence[RunFigures]) -> list[str]:
     """Return what makes the choice less sure."""
     doubts = []
+    if chosen.best_test_interval is not None and chosen.best_test_interval[1] < 0:
+        low, high = (100 * end for end in chosen.best_test_interval)
+        doubts.append(
+            f"On test, where nothing is chosen, it is worse than {best.letter} (95 % interval {low:+.2f} to "
+            f"{high:+.2f} points): take {best.letter} if heads are no matter."
+        )
     if chosen.p_adjusted is not None and chosen.p_adjusted > SURE:
         doubts.append(
             f"Adjusted for the runs compared, that is no longer significant (Holm, p = {chosen.p_adjusted:.4f}): "
             "confirm it on new data before you rely on it."
         )
-    unpaired = [run.letter for run in reliable[1:] if run.best_interval is None]
+    unpaired = [run.letter for run in reliable[1:] if run.is_as_good is None]
     if unpaired:
         doubts.append(f"Whether {', '.join(unpaired)} are as good cannot be said without paired results.")
     return doubts

@@ -53,7 +53,7 @@ def entrant(name="run", confirm=0.6, heads="L0H1", *, about=None, reliable=True,
     )
 
 
-def run(letter, rank=1, heads=3, *, reliable=True, best_interval=None, p_adjusted=0.01):
+def run(letter, rank=1, heads=3, *, reliable=True, p_adjusted=0.01, **to_best):
     figures = SplitFigures(baseline={"mean_recall": 0.5}, selected={"mean_recall": 0.6}, difference=None)
     return RunFigures(
         letter=letter,
@@ -73,7 +73,7 @@ def run(letter, rank=1, heads=3, *, reliable=True, best_interval=None, p_adjuste
         p_adjusted=p_adjusted,
         reference_p_value=None,
         reference_p_adjusted=None,
-        best_interval=best_interval,
+        **{"best_interval": None, "best_test_interval": None, "is_as_good": None, **to_best},
         search=None,
         confirm=figures,
         test=figures,
@@ -86,20 +86,28 @@ def run(letter, rank=1, heads=3, *, reliable=True, best_interval=None, p_adjuste
 
 
 def test_the_best_on_confirm_of_those_that_improve_reliably_is_recommended():
-    found = recommend([run("A", reliable=False), run("B", 2), run("C", 3, best_interval=(-0.02, -0.01), heads=1)])
+    found = recommend([run("A", reliable=False), run("B", 2), run("C", 3, is_as_good=False, heads=1)])
     assert (found.letter, found.heads) == ("B", ["L0H0", "L0H1", "L0H2"])
     assert found.sentence.startswith("Ship B (runs/B): it is the best on confirm of the 2 of 3 that improve reliably.")
     assert "changes mean_recall by +10.00 points on test" in found.sentence
     assert "95 % interval +5.00 to +15.00" in found.sentence
 
 
-def test_ties_within_the_paired_interval_go_to_fewer_heads():
-    tied = {"best_interval": (-0.02, 0.0)}
+def test_ties_go_to_fewer_heads():
+    tied = {"best_interval": (-0.02, 0.0), "is_as_good": True}
     found = recommend([run("A"), run("B", 2, 2, **tied), run("C", 3, 1, **tied), run("D", 4, 1, **tied)])
     assert found.letter == "C"
     assert "its 1 heads are as good on confirm as the 3 of A" in found.sentence
     assert "-2.00 to +0.00 points" in found.sentence
+    assert "On test" not in found.sentence
     assert recommend([run("A"), run("B", 2, 3, **tied)]).letter == "A"
+
+
+def test_who_ships_fewer_heads_is_told_what_they_cost_on_test():
+    worse = run("B", 2, 1, best_interval=(-0.02, 0.01), is_as_good=True, best_test_interval=(-0.03, -0.01))
+    found = recommend([run("A"), worse])
+    assert found.letter == "B"
+    assert "it is worse than A (95 % interval -3.00 to -1.00 points): take A if heads are no matter." in found.sentence
 
 
 def test_nothing_is_recommended_where_nothing_improves_reliably():

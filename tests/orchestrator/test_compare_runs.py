@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,9 @@ from orchestrator.compare.sources import Sources
 from orchestrator.compare.tracked import connected
 from orchestrator.config import read_config
 from orchestrator.objective import Objective
+from orchestrator.outcomes import outcomes_of
 from orchestrator.queries import read_queries
+from strategies.selection import as_good, paired_standard_error
 from tests.orchestrator.studies import start
 
 
@@ -93,6 +96,19 @@ def test_runs_of_the_same_data_are_compared_query_by_query(left):
     assert found.warnings == [f"{who} has another ablation: {rule}."]
     assert set(found.settings) == {"search.seed", "search.strategy", "search.ablation"}
     assert found.settings["search.seed"] == [1 if run is runs["seed"] else 0 for run in found.runs]
+
+
+def test_as_good_as_the_best_is_what_it_is_in_a_search(left):
+    entrants = [replace(each, is_reliable=True) for each in Sources().find([str(left / "one"), str(left / "seed")])]
+    best, other = compare(entrants).runs
+    assert (best.is_as_good, best.best_interval) == (None, None)
+    objective = Objective.parse("mean_recall")
+    queries = {part.split: part for part in read_queries(entrants[0].queries)}["confirm"]
+    earned = {each.name: Ranked.read(each.queries, each.digests).of("confirm")[0].ranks for each in entrants}
+    sides = [outcomes_of(queries, earned[run.name], objective.goals[0].mix) for run in (best, other)]
+    error = paired_standard_error(*sides, combine=objective.over_draws, draws=10_000)
+    values = [run.confirm.selected["mean_recall"] for run in (other, best)]
+    assert other.is_as_good == as_good(*values, error)
 
 
 def test_comparing_runs_imports_nothing_heavy(left):
