@@ -349,6 +349,7 @@ def test_a_signal_stops_saves_and_says_how_to_go_on(search_flags, runs, tmp_path
     command = [sys.executable, "-m", "orchestrator.cli", *map(str, search_flags)]
     command[command.index("--masks") + 1] = "4000"
     command[command.index("--pool") + 1] = pool
+    command += ["--replicas", "1"]
     with open(tmp_path / "out", "wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
     journal, deadline = runs / "first" / "study.journal", time.monotonic() + 120

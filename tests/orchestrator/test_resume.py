@@ -22,8 +22,6 @@ from tests.orchestrator.killed import MOMENTS
 from tests.orchestrator.studies import killed, outcome, resume, start, trials
 from tests.tiny import write_tiny_dataset, write_tiny_model
 
-PRECISIONS = ("float32", "bfloat16")
-
 
 @pytest.fixture
 def wide_config(tiny_config, wide_files):
@@ -51,18 +49,18 @@ def undisturbed(wide_config, kept):
     return run
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_100_masks_extended_to_200_equal_200_at_once(wide_config, undisturbed, precision):
-    config = wide_config("grown", search__precision=precision, budget__masks=100)
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_60_masks_extended_to_120_equal_120_at_once(wide_config, undisturbed, precision):
+    config = wide_config("grown", search__precision=precision, budget__masks=60)
     start(config)
-    table, _ = undisturbed(precision, 200)
-    assert trials(config.folder) == table[:100]
-    resume(wide_config("grown", search__precision=precision, budget__masks=200))
+    table, _ = undisturbed(precision, 120)
+    assert trials(config.folder) == table[:60]
+    resume(wide_config("grown", search__precision=precision, budget__masks=120))
     assert trials(config.folder) == table
     assert len({row["mean_recall"] for row in table}) > 5
 
 
-@pytest.mark.parametrize(("replicas", "precision"), [(1, "float32"), (2, "float32"), (2, "bfloat16")])
+@pytest.mark.parametrize(("replicas", "precision"), [(1, "float32"), (2, "bfloat16")])
 def test_ray_with_any_number_of_replicas_equals_inline(wide_config, undisturbed, local_ray, precision, replicas):
     config = wide_config(
         "ray", search__precision=precision, budget__masks=60, pool__kind="ray", pool__replicas=replicas
@@ -73,11 +71,11 @@ def test_ray_with_any_number_of_replicas_equals_inline(wide_config, undisturbed,
     assert outcome(config.folder) == result
 
 
-def test_a_search_killed_at_any_moment_goes_on_as_if_nothing_had_been(wide_config, undisturbed, monkeypatch):
+def test_a_search_killed_at_any_moment_goes_on_as_if_nothing_had_been(tiny_config, monkeypatch):
     monkeypatch.setattr(Verdict, "is_reliable", True)
-    whole = wide_config("whole", budget__masks=60, output__fold=True)
+    whole = tiny_config("whole", output__fold=True)
     start(whole)
-    configs = {moment: wide_config(moment, budget__masks=60, output__fold=True) for moment in MOMENTS}
+    configs = {moment: tiny_config(moment, output__fold=True) for moment in MOMENTS}
     killed(list(configs.items()))
     for moment, config in configs.items():
         assert not (config.folder / "result.json").exists()
@@ -135,7 +133,11 @@ def test_an_interrupted_search_can_be_resumed(wide_config, undisturbed, monkeypa
     assert trials(config.folder) == undisturbed("float32", 60)[0]
 
 
-@pytest.mark.parametrize("budget", [{"patience": 1}, {"image_forwards": 120}], ids=["patience", "image forwards"])
+@pytest.mark.parametrize(
+    "budget",
+    [{"patience": 1}, pytest.param({"image_forwards": 120}, marks=pytest.mark.slow)],
+    ids=["patience", "image forwards"],
+)
 def test_a_study_stops_at_the_same_mask_whoever_scores_it(wide_config, undisturbed, local_ray, budget):
     """Inline, interrupted on the way and resumed; on two replicas; and gone on with once the limit is lifted."""
     ((limit, value),) = budget.items()

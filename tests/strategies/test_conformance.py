@@ -203,7 +203,15 @@ def test_parameters_of_another_space_are_refused(name):
         study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "scan"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Optuna's TPE takes as long as all others together.
+        pytest.param(name, marks=pytest.mark.slow if name == "tpe" else ())
+        for name in STRATEGIES
+        if name != "scan"
+    ],
+)
 def test_searching_beats_random_masks_on_landscapes_with_interactions(name):
     """Median over seeds, against as many random masks of 1 to 8 heads, after the same scan."""
     grid, ours, random = HeadGrid(6, 8), [], []

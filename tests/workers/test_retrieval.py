@@ -112,7 +112,7 @@ def test_coco_sized_ranks_stay_within_a_tile(tmp_path):
     script.write_text(COCO_SIZED)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=os.environ | ROOT)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 0.25
+    assert float(done.stdout) < 0.4
 
 
 ROOT = {"PYTHONPATH": str(Path(__file__).parents[2])}
