@@ -34,8 +34,8 @@ from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.search import Search, score_all
 from orchestrator.session import Session, prepare
 from orchestrator.store import StudyStore
-from orchestrator.tracked import BestCurve
-from orchestrator.tracking import Tracker, default_target
+from orchestrator.track.tracked import BestCurve
+from orchestrator.track.tracking import Tracker, default_target
 from strategies import make_sampler
 from workers.fleet import START_S
 from workers.ray_pool import RayPool

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from headmask.maskfile import MaskFile
 from orchestrator.compare.content import Comparison
 from orchestrator.config import SearchConfig
-from orchestrator.explanation import Explanation
+from orchestrator.explain.explanation import Explanation
 from orchestrator.result import SearchResult
 
 Schema = dict[str, Any]

@@ -15,11 +15,11 @@ from typing import Any
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.budget import Budget
 from orchestrator.contest.synthetic import make_synthetic
-from orchestrator.operations import Begin
 from orchestrator.search import Search
 from orchestrator.store import StudyStore
-from orchestrator.tracked import BestCurve
-from orchestrator.tracking import Tracker
+from orchestrator.track.operations import Begin
+from orchestrator.track.tracked import BestCurve
+from orchestrator.track.tracking import Tracker
 from strategies import make_sampler
 from workers.messages import MaskScore, Stage
 from workers.pool import BatchQueue, Result

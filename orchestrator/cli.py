@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from headmask.errors import HeadmaskError, PoolError, ReplicasLostError
-from orchestrator.cli_compare import compare
-from orchestrator.cli_contest import driver, strategies
-from orchestrator.cli_data import (
+from orchestrator.commands.compare import compare
+from orchestrator.commands.contest import driver, strategies
+from orchestrator.commands.data import (
     CaptionColumn,
     ClassNames,
     GroupColumn,
@@ -23,11 +23,11 @@ from orchestrator.cli_data import (
     Templates,
     data_app,
 )
-from orchestrator.cli_explain import explain
-from orchestrator.cli_masks import Model, Pretrained, evaluate, export
-from orchestrator.cli_report import report
-from orchestrator.cli_tools import Json, bench_app, models, print_json, schema, studies
-from orchestrator.cli_track import track_app
+from orchestrator.commands.explain import explain
+from orchestrator.commands.masks import Model, Pretrained, evaluate, export
+from orchestrator.commands.report import report
+from orchestrator.commands.tools import Json, bench_app, models, print_json, schema, studies
+from orchestrator.commands.track import track_app
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,14 +13,14 @@ from orchestrator.location import redacted
 from orchestrator.plots import write_gates, write_heat_map, write_pareto
 from orchestrator.progress import Display
 from orchestrator.queries import write_queries
-from orchestrator.report_page import FILE, write_report
+from orchestrator.report.page import FILE, write_report
 from orchestrator.search import Progress
 from orchestrator.session import Session
 from orchestrator.store import StudyStore
 from orchestrator.surrogate import Surrogate
 from orchestrator.tables import write_trials
-from orchestrator.tracked import track_verdict
-from orchestrator.tracking import Tracker
+from orchestrator.track.tracked import track_verdict
+from orchestrator.track.tracking import Tracker
 from orchestrator.verdict import Verdict
 from orchestrator.versions import versions
 

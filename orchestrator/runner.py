@@ -20,10 +20,8 @@ from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.ledger import look_at_test
 from orchestrator.location import redacted
 from orchestrator.modelname import ModelName
-from orchestrator.operations import Begin, Status
 from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
-from orchestrator.registering import check_foldable, register
 from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare
@@ -31,8 +29,10 @@ from orchestrator.sharding import best_shards
 from orchestrator.store import StudyStore, exists
 from orchestrator.studies import begun_studies
 from orchestrator.surrogate import Surrogate, make_surrogate
-from orchestrator.tracked import BestCurve, track_session
-from orchestrator.tracking import Tracker
+from orchestrator.track.operations import Begin, Status
+from orchestrator.track.registering import check_foldable, register
+from orchestrator.track.tracked import BestCurve, track_session
+from orchestrator.track.tracking import Tracker
 from orchestrator.verdict import decide
 from orchestrator.versions import versions
 from strategies import make_sampler

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from headmask.errors import HeadmaskError, did_you_mean
 from orchestrator.compare.entrant import Entrant, read_folder
 from orchestrator.location import redacted
-from orchestrator.mlflowrun import make_client
+from orchestrator.track.mlflowrun import make_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

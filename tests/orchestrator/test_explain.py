@@ -14,11 +14,11 @@ from headmask.live import ablate
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import Grid, MaskFile
 from headmask.models import load_model
-from orchestrator.explain import explain_heads
-from orchestrator.explanation import Change, DescribingText, ExplainedHead, Explanation, HarmedImage, Query
-from orchestrator.harm import image_credits, place_in_words, rank_in_words
+from orchestrator.explain.explaining import explain_heads
+from orchestrator.explain.explanation import Change, DescribingText, ExplainedHead, Explanation, HarmedImage, Query
+from orchestrator.explain.harm import image_credits, place_in_words, rank_in_words
+from orchestrator.explain.subject import read_descriptions
 from orchestrator.sections import DataSection
-from orchestrator.subject import read_descriptions
 from tests.tiny import tiny_rows, write_tiny_model
 from workers.dataset import Kind, Row, write_dataset
 from workers.loading import load_data

@@ -18,10 +18,11 @@ from PIL import Image
 import headmask as library
 from headmask.errors import ConfigError, StudyError
 from headmask.maskfile import MaskFile
-from orchestrator import registering, runner
+from orchestrator import runner
 from orchestrator.modelname import ModelName
 from orchestrator.progress import Quiet
-from orchestrator.registering import register, requirements
+from orchestrator.track import registering
+from orchestrator.track.registering import register, requirements
 from orchestrator.verdict import Verdict
 from tests.orchestrator.studies import start
 from tests.tiny import write_tiny_model

@@ -14,9 +14,9 @@ from PIL import Image
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator import runner
 from orchestrator.config import parse_config
-from orchestrator.examples import changed
-from orchestrator.report import read_study
-from orchestrator.report_page import report_html, toml_of, write_report
+from orchestrator.report.examples import changed
+from orchestrator.report.page import report_html, toml_of, write_report
+from orchestrator.report.study import read_study
 from orchestrator.result import SearchResult
 from orchestrator.store import TrialRecord
 from orchestrator.stored import stored_config

@@ -18,12 +18,13 @@ from PIL import Image
 import headmask
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from orchestrator import conclude, mlflowrun, runner, tracking
+from orchestrator import conclude, runner
 from orchestrator.ledger import count_looks
 from orchestrator.progress import Quiet
 from orchestrator.result import SearchResult
 from orchestrator.store import StudyStore
 from orchestrator.tables import sentences
+from orchestrator.track import mlflowrun, tracking
 from orchestrator.verdict import Verdict
 from tests.orchestrator.studies import resume, start, trials
 from workers.dataset import Dataset

@@ -11,11 +11,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
 from headmask.errors import StudyError
-from orchestrator import tracking
-from orchestrator.mlflowrun import KEY_TAG, MlflowRun, server_of
-from orchestrator.operations import Artifact, Begin, Child, Deselect, Inputs, Metrics, Params, Status, Tags
-from orchestrator.spool import NAME, Spool
-from orchestrator.tracking import Tracker, sync
+from orchestrator.track import tracking
+from orchestrator.track.mlflowrun import KEY_TAG, MlflowRun, server_of
+from orchestrator.track.operations import Artifact, Begin, Child, Deselect, Inputs, Metrics, Params, Status, Tags
+from orchestrator.track.spool import NAME, Spool
+from orchestrator.track.tracking import Tracker, sync
 
 BEGIN = Begin(key="k1", experiment="e", run_name="first")
 COUNTS = {"params": 1, "tags": 1, "inputs": 1, "metrics": 3, "child": 2, "deselect": 1, "status": 1, "artifact": 1}

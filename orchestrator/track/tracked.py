@@ -10,8 +10,12 @@ from typing import Any
 
 from headmask.mask import HeadMask
 from orchestrator.config import flat_settings
-from orchestrator.mlflowrun import SELECTED_NAME, SELECTED_TAG
-from orchestrator.operations import (
+from orchestrator.result import SearchResult
+from orchestrator.search import Progress
+from orchestrator.session import Session
+from orchestrator.tables import sentences
+from orchestrator.track.mlflowrun import SELECTED_NAME, SELECTED_TAG
+from orchestrator.track.operations import (
     Artifact,
     Child,
     Deselect,
@@ -23,11 +27,7 @@ from orchestrator.operations import (
     TrackedSplit,
     now_ms,
 )
-from orchestrator.result import SearchResult
-from orchestrator.search import Progress
-from orchestrator.session import Session
-from orchestrator.tables import sentences
-from orchestrator.tracking import Tracker
+from orchestrator.track.tracking import Tracker
 from orchestrator.verdict import Finalist, Verdict
 
 SURE = 0.1

@@ -15,11 +15,11 @@ from headmask.errors import HeadmaskError, ModelError
 from headmask.mask import Head, HeadMask
 from headmask.maskfile import Grid, write_json
 from orchestrator.evaluate import objective_on
-from orchestrator.explanation import FILE, DescribingText, ExplainedHead, Explanation
-from orchestrator.harm import Case, explained_head, measure_harm
+from orchestrator.explain.explanation import FILE, DescribingText, ExplainedHead, Explanation
+from orchestrator.explain.harm import Case, explained_head, measure_harm
+from orchestrator.explain.subject import Subject, find_subject, read_descriptions
 from orchestrator.sections import DataSection
 from orchestrator.session import embedded_texts, load_section, make_payload
-from orchestrator.subject import Subject, find_subject, read_descriptions
 from orchestrator.versions import versions
 from workers.constants import USUAL_CHUNK, Constants
 from workers.engine import Engine

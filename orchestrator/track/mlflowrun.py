@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.location import scheme_of
-from orchestrator.operations import (
+from orchestrator.track.operations import (
     Artifact,
     Begin,
     Child,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from orchestrator.cli_tools import Json, print_json
+from orchestrator.commands.tools import Json, print_json
 
 if TYPE_CHECKING:
     from workers.columns import Columns

@@ -14,14 +14,14 @@ from typing import Any
 from PIL import Image
 
 from headmask.mask import HeadMask
-from orchestrator import charts
 from orchestrator.budget import STOPS
 from orchestrator.config import SearchConfig
-from orchestrator.examples import Changes, changed
 from orchestrator.pages import data_uri, render, write_page
 from orchestrator.progress import duration
 from orchestrator.queries import Queries
-from orchestrator.report import Study, read_study
+from orchestrator.report import charts
+from orchestrator.report.examples import Changes, changed
+from orchestrator.report.study import Study, read_study
 from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.tables import sentences
 from orchestrator.versions import versions

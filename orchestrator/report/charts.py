@@ -13,7 +13,7 @@ from headmask.mask import Head, HeadGrid, HeadMask
 from orchestrator import plots
 from orchestrator.pages import Figure, figure
 from orchestrator.pareto import Point, front, knee, savings
-from orchestrator.report import Study
+from orchestrator.report.study import Study
 from orchestrator.result import GatesResult, SearchResult
 from orchestrator.store import TrialRecord
 

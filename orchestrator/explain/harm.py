@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.mask import Head, HeadMask
-from orchestrator.explanation import Change, DescribingText, ExplainedHead, HarmedImage, Query
+from orchestrator.explain.explanation import Change, DescribingText, ExplainedHead, HarmedImage, Query
+from orchestrator.explain.sheets import Cell, draw_attention
+from orchestrator.explain.subject import Subject
 from orchestrator.queries import PROBABILITY
-from orchestrator.sheets import Cell, draw_attention
-from orchestrator.subject import Subject
 from workers.classification import ClassificationTargets
 from workers.loading import Split
 from workers.matching import MatchingTargets

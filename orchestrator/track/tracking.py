@@ -17,9 +17,9 @@ from typing import Any, Self
 
 from headmask.errors import StudyError
 from orchestrator.location import redacted
-from orchestrator.mlflowrun import MlflowRun, Server, is_refused, reason_of, server_of
-from orchestrator.operations import Begin, Metrics, Operation, Sent, Status
-from orchestrator.spool import NAME, Spool
+from orchestrator.track.mlflowrun import MlflowRun, Server, is_refused, reason_of, server_of
+from orchestrator.track.operations import Begin, Metrics, Operation, Sent, Status
+from orchestrator.track.spool import NAME, Spool
 
 _log = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, load_model
 from orchestrator.location import redacted, scheme_of
-from orchestrator.mlflowrun import DATABASES, WORDS_TAG, make_client, reason_of
 from orchestrator.modelname import ModelName
 from orchestrator.result import RELIABLE, SearchResult
-from orchestrator.tracked import description
-from orchestrator.tracking import sync
+from orchestrator.track.mlflowrun import DATABASES, WORDS_TAG, make_client, reason_of
+from orchestrator.track.tracked import description
+from orchestrator.track.tracking import sync
 
 if TYPE_CHECKING:
     from orchestrator.session import Session

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from orchestrator.cli_tools import Json, print_json
+from orchestrator.commands.tools import Json, print_json
 
 
 def strategies(

@@ -18,7 +18,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from headmask.errors import StudyError
-from orchestrator.operations import LINE, Begin, Line, Operation, Sent
+from orchestrator.track.operations import LINE, Begin, Line, Operation, Sent
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from headmask.errors import HeadmaskError
-from orchestrator.cli_tools import Json
+from orchestrator.commands.tools import Json
 
 TOP = 10
 

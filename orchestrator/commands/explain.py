@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from orchestrator.cli_data import (
+from orchestrator.commands.data import (
     CaptionColumn,
     ClassNames,
     GroupColumn,
@@ -20,8 +20,8 @@ from orchestrator.cli_data import (
     Templates,
     reading_options,
 )
-from orchestrator.cli_masks import Model, Pretrained
-from orchestrator.cli_tools import Json
+from orchestrator.commands.masks import Model, Pretrained
+from orchestrator.commands.tools import Json
 
 
 def explain(
@@ -53,8 +53,8 @@ def explain(
 ) -> None:
     """Show what heads do: texts that describe what they add, images that they hurt most, what they look at there."""
     from orchestrator.config import parse_data
-    from orchestrator.explain import explain_heads
-    from orchestrator.explanation import explanation_sentences, explanation_table
+    from orchestrator.explain.explaining import explain_heads
+    from orchestrator.explain.explanation import explanation_sentences, explanation_table
 
     options = reading_options(locals())
     console = Console(stderr=as_json)

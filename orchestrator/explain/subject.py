@@ -84,7 +84,7 @@ def read_descriptions(path: Path | None) -> tuple[str, ...]:
         DataError: no such file, or nothing in it.
     """
     if path is None:
-        lines = (files("orchestrator") / "descriptions.txt").read_text(encoding="utf-8").splitlines()
+        lines = (files(__package__) / "descriptions.txt").read_text(encoding="utf-8").splitlines()
     else:
         lines = list(read_lines(path, "descriptions are lines of a text file"))
     return tuple(dict.fromkeys(lines))

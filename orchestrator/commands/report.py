@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from orchestrator.cli_tools import Json, print_json
+from orchestrator.commands.tools import Json, print_json
 
 
 def report(
@@ -18,7 +18,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one HTML page on a study: what was searched, what came of it, and how sure that is."""
-    from orchestrator.report_page import FILE, write_report
+    from orchestrator.report.page import FILE, write_report
     from orchestrator.stored import stored_config
 
     config = stored_config(study, storage)

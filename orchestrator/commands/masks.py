@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from orchestrator.cli_data import (
+from orchestrator.commands.data import (
     CaptionColumn,
     ClassNames,
     GroupColumn,
@@ -20,7 +20,7 @@ from orchestrator.cli_data import (
     Templates,
     reading_options,
 )
-from orchestrator.cli_tools import Json, print_json
+from orchestrator.commands.tools import Json, print_json
 
 Model = Annotated[str | None, typer.Option(help="open_clip architecture, or local-dir:FOLDER, or hf-hub:ORG/REPO.")]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a checkpoint file.")]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli_tools import Json, print_json
+from orchestrator.commands.tools import Json, print_json
 
 track_app = typer.Typer(help="What MLflow knows of a search: bring it up to date, register the model.")
 
@@ -21,7 +21,7 @@ TrackingUri = Annotated[
 @track_app.command(name="sync")
 def sync(folder: RunFolder, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
     """Send what a tracking server has not got of a search; again, it sends nothing twice."""
-    from orchestrator.tracking import sync as send
+    from orchestrator.track.tracking import sync as send
 
     synced = send(folder, tracking_uri)
     print_json(synced.as_json()) if as_json else print(synced.sentence)
@@ -44,7 +44,7 @@ def register(
     from dataclasses import asdict
 
     from orchestrator.modelname import ModelName
-    from orchestrator.registering import register as send
+    from orchestrator.track.registering import register as send
 
     model_name = ModelName.parse(name if alias is None else f"{name}@{alias}")
     say = (lambda text: print(text, file=sys.stderr)) if as_json else print

@@ -1,0 +1,1 @@
+"""`headmask explain`: what the heads of a mask do."""

@@ -1,0 +1,1 @@
+"""`report.html`: a study as one page."""
