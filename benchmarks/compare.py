@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from record import save
@@ -179,7 +180,7 @@ def measure(num_runs: int, num_images: int, repeats: int, *, page: bool) -> dict
             seconds.append(time.perf_counter() - started)
     # The first one warms the disk cache up.
     return {
-        "hardware": hardware(),
+        "hardware": hardware(torch.device("cpu")),
         "num_runs": num_runs,
         "num_images": num_images,
         "num_captions": CAPTIONS * num_images,
@@ -198,4 +199,4 @@ if __name__ == "__main__":
     parser.add_argument("--page", action="store_true", help="write the page as well")
     given = parser.parse_args()
     found = measure(given.runs, given.images, given.repeats, page=given.page)
-    print(f"{found['median_s']:.2f} s; {save('compare', found, sys.argv[1:])}")
+    print(f"{found['median_s']:.2f} s; {save('compare-page' if given.page else 'compare', found, sys.argv[1:])}")

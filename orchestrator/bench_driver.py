@@ -82,7 +82,8 @@ class SimulatedPool:
 
     def __init__(self, value: Callable[[HeadMask], float], replicas: int, evaluation_s: float) -> None:
         self._value, self._num_replicas, self._evaluation_s = value, replicas, evaluation_s
-        self._queue = BatchQueue(VIT_L_14.steps)
+        # Every mask takes the same, whatever it shares.
+        self._queue = BatchQueue()
         self._running: list[tuple[float, int, int, Stage, list[HeadMask]]] = []
         """By the time at which they will be done."""
         self._load, self._free_at = [0] * replicas, [0.0] * replicas
@@ -93,6 +94,14 @@ class SimulatedPool:
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks."""
         self._queue.put(stage, masks)
+
+    def look_away(self, seconds: float) -> None:
+        """Give replicas enough of what waits for so many seconds in which nobody collects."""
+        self._dispatch()
+        until = time.monotonic() + seconds
+        for replica in sorted(range(self._num_replicas), key=self._free_at.__getitem__):
+            while self._free_at[replica] < until and (batch := self._queue.take(self._num_replicas)) is not None:
+                self._start(replica, *batch)
 
     def collect(self, timeout_s: float) -> list[Result]:
         """Return what is done, as soon as anything is."""
@@ -106,7 +115,8 @@ class SimulatedPool:
         while self._running and self._running[0][0] <= time.monotonic():
             _, _, replica, stage, masks = heapq.heappop(self._running)
             self._load[replica] -= 1
-            heapq.heappush(self._idle, (self._load[replica], replica))
+            if self._load[replica] < IN_FLIGHT:
+                heapq.heappush(self._idle, (self._load[replica], replica))
             scores = [MaskScore({"mean_recall": self._value(mask)}, self._evaluation_s) for mask in masks]
             self._queue.learn(stage, masks, scores)
             results += [Result(stage, mask, score, DEVICE) for mask, score in zip(masks, scores, strict=True)]
@@ -116,12 +126,14 @@ class SimulatedPool:
     def _dispatch(self) -> None:
         while self._idle and (batch := self._queue.take(self._num_replicas)) is not None:
             _, replica = heapq.heappop(self._idle)
-            stage, masks = batch
-            start = max(time.monotonic(), self._free_at[replica])
-            self._free_at[replica] = start + self._evaluation_s * len(masks)
-            self._load[replica] += 1
-            self._count += 1
-            heapq.heappush(self._running, (self._free_at[replica], self._count, replica, stage, masks))
+            self._start(replica, *batch)
+
+    def _start(self, replica: int, stage: Stage, masks: list[HeadMask]) -> None:
+        start = max(time.monotonic(), self._free_at[replica])
+        self._free_at[replica] = start + self._evaluation_s * len(masks)
+        self._load[replica] += 1
+        self._count += 1
+        heapq.heappush(self._running, (self._free_at[replica], self._count, replica, stage, masks))
 
 
 @dataclass(frozen=True)

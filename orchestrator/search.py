@@ -158,6 +158,8 @@ class Search:
         self._again: set[HeadMask] = set()
         """Masks with a result that are scored again, for what the surrogate needs of them."""
         self._exhausted = False
+        self._planning_s = 0.0
+        """What planning a block took last; blocks grow, so the next one may take longer."""
 
     def run(self, budget: Budget) -> list[TrialRecord]:
         """Score masks until the budget is spent, and return all records in order of proposal.
@@ -197,11 +199,19 @@ class Search:
             if masks is None:
                 if block and not self._can_predict(progress):
                     return
-                masks = self.sampler.block_masks(block, self._masks, self._values)
-                self._exhausted = self.sampler.exhausted
+                masks = self._plan(block)
             progress.image_forwards += self.sampler.num_steps_before(block) * self._forwards_per_step
             stage = self.surrogate.scan_stage if self.surrogate and self.surrogate.missing else self.stage
             self._ask(masks[: progress.budget.masks - len(self._told)], stage, progress)
+
+    def _plan(self, block: int) -> list[HeadMask]:
+        """Return the masks of a block; replicas go on meanwhile with what waits."""
+        self.pool.look_away(2 * self._planning_s)
+        started = time.monotonic()
+        masks = self.sampler.block_masks(block, self._masks, self._values)
+        self._planning_s = time.monotonic() - started
+        self._exhausted = self.sampler.exhausted
+        return masks
 
     def _stored_block(self, block: int) -> list[HeadMask] | None:
         """Return the masks of a block as they were proposed before; None where they are to be proposed again.

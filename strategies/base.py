@@ -24,7 +24,7 @@ from strategies.gates import Gates, Gradients
 from strategies.history import History, smallest
 from strategies.space import Limits, distributions, mask_of, params_of
 
-REVISION = 2
+REVISION = 3
 """Raised whenever a strategy may propose other masks from the same results: a study has the masks of one revision."""
 
 # T trials, R candidates, F free heads, M masks

@@ -125,9 +125,10 @@ class PairwiseModel:
         self._factor_TT = cholesky(covariance_TT, lower=True, check_finite=False)
         self._mean_C = self._coefficients(self._rest_T)
 
-    def _coefficients(self, rest_T: FloatArray) -> FloatArray:
-        solved = cho_solve((self._factor_TT, True), rest_T, check_finite=False)
-        coefficients: FloatArray = self._variance_C * (self._features_TC.T @ solved)
+    def _coefficients(self, rest: FloatArray) -> FloatArray:
+        """Return the posterior mean (C, ...) by what is to be explained (T, ...)."""
+        solved = cho_solve((self._factor_TT, True), rest, check_finite=False)
+        coefficients: FloatArray = (self._variance_C * (self._features_TC.T @ solved).T).T
         return coefficients
 
     def mean_function(self) -> Functions:
@@ -141,16 +142,19 @@ class PairwiseModel:
         masks takes the same way on any machine.
         """
         with threadpool_limits(1):
-            coefficients = [self._mean_C, *(self._sample(rng) for _ in range(samples))]
-        coefficients_RC = np.stack(coefficients) * self._scale
+            coefficients_RC = np.vstack([self._mean_C, self._samples(samples, rng)]) * self._scale
         coefficients_RC[:, self._group_C == 0] += gains_S
         return self._as_functions(coefficients_RC)
 
-    def _sample(self, rng: np.random.Generator) -> FloatArray:
-        prior_C = rng.standard_normal(len(self._variance_C)) * np.sqrt(self._variance_C)
-        noise_T = rng.standard_normal(len(self._rest_T)) * np.sqrt(self._noise * self._noise_T)
-        sample_C: FloatArray = prior_C + self._coefficients(self._rest_T - self._features_TC @ prior_C - noise_T)
-        return sample_C
+    def _samples(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Return samples (R, C) of the posterior."""
+        num_coefficients = len(self._variance_C)
+        normal_R = rng.standard_normal((count, num_coefficients + len(self._rest_T)))
+        prior_RC = normal_R[:, :num_coefficients] * np.sqrt(self._variance_C)
+        noise_RT = normal_R[:, num_coefficients:] * np.sqrt(self._noise * self._noise_T)
+        rest_RT = self._rest_T - prior_RC @ self._features_TC.T - noise_RT
+        samples_RC: FloatArray = prior_RC + self._coefficients(rest_RT.T).T
+        return samples_RC
 
     def _as_functions(self, coefficients_RC: FloatArray) -> Functions:
         step = 2.0 ** np.round(np.log2(self._scale)) * _RESOLUTION

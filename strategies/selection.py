@@ -216,12 +216,18 @@ def drawn_values(
     for start in range(0, draws, _DRAWS_AT_ONCE):
         parts = []
         for outcomes, together in zip(data_sets, stacked, strict=True):
-            num_clusters = outcomes[0].queries_CK.shape[0]
-            shares_C, rows = np.full(num_clusters, 1 / num_clusters), min(_DRAWS_AT_ONCE, draws - start)
-            counts_RC = rng.multinomial(num_clusters, shares_C, size=rows).astype(np.float64)
+            counts_RC = _drawn(outcomes[0].queries_CK.shape[0], min(_DRAWS_AT_ONCE, draws - start), rng)
             parts.append(_values(outcomes, together.sums(counts_RC), counts_RC @ outcomes[0].queries_CK))
         values.append(_combined(parts, combine))
     return np.concatenate(values)
+
+
+def _drawn(num_clusters: int, draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return how often every cluster is drawn (R, C), of as many as there are, with replacement."""
+    # A tenth of the time of `rng.multinomial`, which draws a binomial for every cluster.
+    drawn_RC = rng.integers(num_clusters, size=(draws, num_clusters)) + num_clusters * np.arange(draws)[:, None]
+    counts = np.bincount(drawn_RC.ravel(), minlength=drawn_RC.size)
+    return counts.reshape(drawn_RC.shape).astype(np.float64)
 
 
 def permutation_p_value(

@@ -48,6 +48,10 @@ class MaskPool(Protocol):
         """Queue masks for scoring."""
         ...
 
+    def look_away(self, seconds: float) -> None:
+        """Give replicas enough of what waits for so many seconds in which nobody collects."""
+        ...
+
     def collect(self, timeout_s: float) -> list[Result]:
         """Return results as soon as there are any; an empty list after `timeout_s` seconds or with nothing queued."""
         ...
@@ -270,6 +274,9 @@ class InlinePool:
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks for scoring."""
         self._queue.put(stage, masks)
+
+    def look_away(self, seconds: float) -> None:
+        """Do nothing: this replica only works while somebody collects."""
 
     def put_back(self, results: Iterable[Result]) -> None:
         """Let results that were collected by the way be collected again, by whom they are for."""

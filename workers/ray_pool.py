@@ -7,8 +7,10 @@ mask, and the replica is replaced. A mask that costs three replicas while it is 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from typing import Any, TypeGuard
 
 from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError, ReplicasLostError
@@ -163,6 +165,15 @@ class RayPool:
         """Queue masks for scoring."""
         self._queue.put(stage, masks)
 
+    def look_away(self, seconds: float) -> None:
+        """Give replicas enough of what waits for so many seconds in which nobody collects.
+
+        Raises:
+            ReplicasLostError: see `collect`.
+        """
+        with self._answering():
+            self._dispatch(seconds)
+
     def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
         """Queue micro-batches for differentiation; no others before all of these were collected."""
         together = min(self.shards, -(-len(tasks) // self.fleet.wanted))
@@ -213,8 +224,13 @@ class RayPool:
             member.call("adopt_displacements", self._displacements)
 
     def _step(self, timeout_s: float) -> None:
-        try:
+        with self._answering():
             self._advance(timeout_s)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
         # What a replica raises is dealt with where it is asked; the rest is the cluster's.
         except (self._ray.exceptions.RayError, ConnectionError) as error:
             raise ReplicasLostError(f"the Ray cluster does not answer: {reason_of(error)}") from None
@@ -237,24 +253,38 @@ class RayPool:
         self._dispatch()
         self._meters.update(len(self._queue), self.fleet)
 
-    def _dispatch(self) -> None:
-        load = Counter(id(running.member) for running in self._running.values())
-        for depth in range(IN_FLIGHT):
-            for member in self.fleet.members:
-                if load[id(member)] > depth:
-                    continue
-                if not self._give(member):
-                    return
-                load[id(member)] += 1
+    def _dispatch(self, away_s: float = 0.0) -> None:
+        """Give every replica some batches, and more of them as long as it would be done within some seconds."""
+        held: defaultdict[int, list[Work]] = defaultdict(list)
+        for running in self._running.values():
+            held[id(running.member)].append(running.work)
 
-    def _give(self, member: Member) -> bool:
-        """Give a replica the next batch, and return whether there was one."""
+        def has_room(member: Member) -> bool:
+            works = held[id(member)]
+            return len(works) < IN_FLIGHT or 0 < sum(self._expected_s(member, work) for work in works) < away_s
+
+        for depth in count():
+            members = [member for member in self.fleet.members if len(held[id(member)]) > depth or has_room(member)]
+            if not members:
+                return
+            for member in members:
+                if len(held[id(member)]) == depth:
+                    if (work := self._give(member)) is None:
+                        return
+                    held[id(member)].append(work)
+
+    def _give(self, member: Member) -> Work | None:
+        """Give a replica the next batch, and return it; None where none waits."""
         batch = None if self._urgent else self._queue.take(self.fleet.wanted, member.pace)
         if batch is None and not self._urgent:
-            return False
+            return None
         work: Work = MaskBatch(*batch) if batch else self._urgent.popleft()
         self._running[member.call(*work.request)] = Running(member, work)
-        return True
+        return work
+
+    def _expected_s(self, member: Member, work: Work) -> float:
+        """Return the seconds that a replica should take; 0 where that is not known."""
+        return member.pace * self._queue.expected_s(work.stage, work.masks) if isinstance(work, MaskBatch) else 0.0
 
     def _finish(self, reference: Any) -> None:
         running = self._running[reference]
@@ -302,9 +332,9 @@ class RayPool:
 
     def _limit_s(self, member: Member, work: Work) -> float:
         """Return the seconds after which a replica's work is overdue."""
-        expected_s = self._queue.expected_s(work.stage, work.masks) if isinstance(work, MaskBatch) else 0.0
+        expected_s = self._expected_s(member, work) / min(1.0, member.pace)
         least_s = LEAST_S + (REPLACED_S if self.shards > 1 else 0.0)
-        return least_s + TIMES * expected_s * max(1.0, member.pace) if expected_s else UNKNOWN_S
+        return least_s + TIMES * expected_s if expected_s else UNKNOWN_S
 
     def _lose(self, running: Running, reason: str, cause: BaseException | None = None) -> None:
         self.fleet.lose(running.member, reason)

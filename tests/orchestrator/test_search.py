@@ -30,12 +30,15 @@ class ShuffledPool:
         self.landscape = landscape
         self.waiting = []
         self.scored, self.submitted, self.held = [], [], []
-        self.most_waiting = 0
+        self.most_waiting = self.looked_away = 0
 
     def submit(self, stage, masks):
         self.waiting += [(stage, mask) for mask in masks]
         self.submitted += [(stage, mask) for mask in masks]
         self.most_waiting = max(self.most_waiting, len(self.waiting))
+
+    def look_away(self, seconds):
+        self.looked_away += 1
 
     def put_back(self, results):
         self.held += results
@@ -95,6 +98,13 @@ def test_the_order_of_results_changes_nothing(make_search):
     tables = [table(run(make_search, ShuffledPool(seed), 150, name=f"s{seed}")) for seed in range(4)]
     assert tables[0] == tables[1] == tables[2] == tables[3]
     assert [row[0] for row in tables[0]] == list(range(150))
+
+
+def test_replicas_are_told_that_the_driver_plans(make_search):
+    pool = ShuffledPool()
+    run(make_search, pool, 150)
+    sampler = make_sampler("mixture", GRID, seed=1, block_size=8)
+    assert pool.looked_away == sampler.block_of(149) + 1
 
 
 @pytest.mark.parametrize("first", [1, 20, 21, 25, 60, 100])

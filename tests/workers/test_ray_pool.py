@@ -79,6 +79,25 @@ def test_every_mask_is_scored_once(make_pool):
     assert pool.status == "2 replicas"
 
 
+def test_replicas_are_given_enough_for_as_long_as_nobody_collects(make_pool):
+    pool = make_pool()
+    pids(pool)
+    pool.submit(SEARCH, MASKS[:8])
+    first = collected(pool, 8)
+    pool.submit(SEARCH, MASKS[8:])
+    assert len(pool._queue) == 56
+    pool.look_away(0.0)
+    # Two batches of 0.3 s each.
+    assert len(pool._running) == 4
+    waiting = len(pool._queue)
+    assert waiting >= 32
+    pool.look_away(1.0)
+    assert 0 < len(pool._queue) < waiting
+    pool.look_away(60.0)
+    assert len(pool._queue) == 0
+    assert_each_scored_once(first + collected(pool, 56), MASKS)
+
+
 def test_a_killed_replica_is_replaced_and_its_masks_are_scored_again(make_pool):
     pool = make_pool()
     victims = iter(pids(pool))
