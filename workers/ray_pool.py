@@ -261,7 +261,9 @@ class RayPool:
 
         def has_room(member: Member) -> bool:
             works = held[id(member)]
-            return len(works) < IN_FLIGHT or 0 < sum(self._expected_s(member, work) for work in works) < away_s
+            if len(works) < IN_FLIGHT or not away_s:
+                return len(works) < IN_FLIGHT
+            return 0 < sum(self._expected_s(member, work) for work in works) < away_s
 
         for depth in count():
             members = [member for member in self.fleet.members if len(held[id(member)]) > depth or has_room(member)]
