@@ -71,8 +71,6 @@ def demo_run(tmp_path_factory, empty_mlflow, pixel_cache):
         out=out,
         pool="inline",
         masks=90,
-        finalists=12,
-        random_masks=12,
         fold=True,
         image_chunk=DEMO_CHUNK,
     )
