@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PARALLEL := --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-all docs chaos validity lint format clean
 
@@ -8,10 +9,10 @@ demo: .venv/.installed  ## the whole pipeline on the built-in model and data
 	$(BIN)/headmask demo --out runs/demo
 
 test: .venv/.installed-test lint  ## everything that must hold before a commit
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu"
 
 test-all: .venv/.installed-test lint  ## the slow tests, too
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu"
 
 docs: .venv/.installed-docs  ## the site in build/site; every warning is an error
 	$(BIN)/python docs/generate.py

@@ -60,7 +60,9 @@ def test_60_masks_extended_to_120_equal_120_at_once(wide_config, undisturbed, pr
     assert len({row["mean_recall"] for row in table}) > 5
 
 
-@pytest.mark.parametrize(("replicas", "precision"), [(1, "float32"), (2, "bfloat16")])
+@pytest.mark.parametrize(
+    ("replicas", "precision"), [pytest.param(1, "float32", marks=pytest.mark.slow), (2, "bfloat16")]
+)
 def test_ray_with_any_number_of_replicas_equals_inline(wide_config, undisturbed, local_ray, precision, replicas):
     config = wide_config(
         "ray", search__precision=precision, budget__masks=60, pool__kind="ray", pool__replicas=replicas
@@ -73,9 +75,10 @@ def test_ray_with_any_number_of_replicas_equals_inline(wide_config, undisturbed,
 
 def test_a_search_killed_at_any_moment_goes_on_as_if_nothing_had_been(tiny_config, monkeypatch):
     monkeypatch.setattr(Verdict, "is_reliable", True)
-    whole = tiny_config("whole", output__fold=True)
+    changes = {"output__fold": True, "search__surrogate": False}
+    whole = tiny_config("whole", **changes)
     start(whole)
-    configs = {moment: tiny_config(moment, output__fold=True) for moment in MOMENTS}
+    configs = {moment: tiny_config(moment, **changes) for moment in MOMENTS}
     killed(list(configs.items()))
     for moment, config in configs.items():
         assert not (config.folder / "result.json").exists()
@@ -133,11 +136,8 @@ def test_an_interrupted_search_can_be_resumed(wide_config, undisturbed, monkeypa
     assert trials(config.folder) == undisturbed("float32", 60)[0]
 
 
-@pytest.mark.parametrize(
-    "budget",
-    [{"patience": 1}, pytest.param({"image_forwards": 120}, marks=pytest.mark.slow)],
-    ids=["patience", "image forwards"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [{"patience": 1}, {"image_forwards": 120}], ids=["patience", "image forwards"])
 def test_a_study_stops_at_the_same_mask_whoever_scores_it(wide_config, undisturbed, local_ray, budget):
     """Inline, interrupted on the way and resumed; on two replicas; and gone on with once the limit is lifted."""
     ((limit, value),) = budget.items()

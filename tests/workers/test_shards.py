@@ -31,7 +31,11 @@ def large_files(tiny_files, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "changes",
-    [pytest.param({}, marks=pytest.mark.slow), {"search__ablation": "mean", "search__precision": "bfloat16"}],
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        # Predictions for so many images take most of the time.
+        {"search__ablation": "mean", "search__precision": "bfloat16", "search__surrogate": False},
+    ],
 )
 def test_a_sharded_study_is_the_unsharded_one(tiny_config, large_files, local_ray, changes):
     changes = {"budget__masks": 24, "search__finalists": 2, **changes}
