@@ -15,6 +15,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from tests.tiny import make_tiny_config, tiny_clip, write_task_datasets, write_tiny_dataset, write_tiny_model
@@ -60,11 +61,21 @@ def wide_files(tmp_path_factory):
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory, empty_mlflow, pixel_cache):
     """A folder with `runs/demo` as `headmask demo` leaves it, after a short search."""
+    base = tmp_path_factory.getbasetemp()
+    # What processes of pytest-xdist share lies above their own folders.
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-demo"
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            _run_demo(base / "demo", empty_mlflow)
+            (base / "demo").rename(shared)
+    return shutil.copytree(shared, base / "demo")
+
+
+def _run_demo(folder, empty_mlflow):
     from orchestrator.api import search
     from orchestrator.demo import DEMO_CHUNK, unpack_demo
 
-    folder = tmp_path_factory.mktemp("demo")
-    (folder / "runs").mkdir()
+    (folder / "runs").mkdir(parents=True)
     shutil.copyfile(empty_mlflow, folder / "runs" / "mlflow.db")
     paths, out = unpack_demo(folder / "runs" / "demo"), folder / "runs" / "demo"
     search(
@@ -76,7 +87,6 @@ def demo_run(tmp_path_factory, empty_mlflow, pixel_cache):
         fold=True,
         image_chunk=DEMO_CHUNK,
     )
-    return folder
 
 
 @pytest.fixture(scope="session")

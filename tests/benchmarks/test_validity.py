@@ -15,6 +15,7 @@ from benchmarks.validity.searches import Workload, write_scenes
 from benchmarks.validity.shares import most_by_chance, share
 from headmask.mask import HeadGrid, HeadMask
 from headmask.models import load_model
+from orchestrator.demo import unpack_demo
 from strategies.selection import Outcomes
 from tests.tiny import random_masks as any_masks
 from workers.dataset import Dataset
@@ -42,8 +43,8 @@ def stored():
 
 
 @pytest.fixture(scope="module")
-def workload(demo_run):
-    return Workload(demo_run / "runs" / "demo" / "model", 60, SMALL)
+def workload(tmp_path_factory):
+    return Workload(unpack_demo(tmp_path_factory.mktemp("demo")).model, 60, SMALL)
 
 
 def test_no_more_is_claimed_on_null_draws_than_chance_allows(stored):
@@ -134,12 +135,14 @@ def test_a_search_where_nothing_can_be_learnt_claims_nothing(workload, runs):
     assert not found.is_reliable
 
 
+@pytest.mark.slow
 def test_random_search_is_compared_on_the_same_data(workload, runs):
     comparison = control.compare(runs, replace(workload, sizes=TINY), seed=0)
     assert comparison.difference == pytest.approx(comparison.gain_searched - comparison.gain_random)
     assert len(comparison.random) <= 12
 
 
+@pytest.mark.slow
 def test_differences_are_those_of_all_masks_on_test(workload, runs):
     found = differences.measure(runs, replace(workload, sizes=TINY), seed=0)
     assert found.num_clusters == TINY["test"]

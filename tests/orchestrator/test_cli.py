@@ -343,7 +343,9 @@ def test_photos_of_all_kinds_become_a_data_set(headmask, tmp_path):
     assert out.count("left out: line") == 2
 
 
-@pytest.mark.parametrize(("pool", "number"), [("inline", signal.SIGINT), ("ray", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("pool", "number"), [("inline", signal.SIGINT), pytest.param("ray", signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_saves_and_says_how_to_go_on(search_flags, runs, tmp_path, pool, number):
     """In a process of its own, by the signal itself."""
     command = [sys.executable, "-m", "orchestrator.cli", *map(str, search_flags)]

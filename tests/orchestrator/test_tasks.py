@@ -138,6 +138,7 @@ def test_a_guarded_data_set_limits_the_search(tiny_config, tiny_files, files):
         assert result.verdict == "no reliable improvement"
 
 
+@pytest.mark.slow
 def test_a_guarded_study_resumed_is_the_uninterrupted_one(tiny_config, tiny_files, files):
     whole = several(tiny_config, tiny_files, files, name="whole", data__max_loss={"data": 1})
     start(whole)

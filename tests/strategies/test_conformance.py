@@ -206,8 +206,8 @@ def test_parameters_of_another_space_are_refused(name):
 @pytest.mark.parametrize(
     "name",
     [
-        # Optuna's TPE takes as long as all others together.
-        pytest.param(name, marks=pytest.mark.slow if name == "tpe" else ())
+        # Optuna's samplers take longer than all others together.
+        pytest.param(name, marks=pytest.mark.slow if name in ("tpe", "nsga2") else ())
         for name in STRATEGIES
         if name != "scan"
     ],

@@ -92,7 +92,7 @@ def test_calibrated_means_of_texts_are_the_live_models(name):
     assert (engine_of(model, 20, tower="text", chunk=6).means() - means).abs().max() <= 1e-6
 
 
-@pytest.mark.parametrize("ablation", ["zero", "uniform"])
+@pytest.mark.parametrize("ablation", ["zero", pytest.param("uniform", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tower", ["image", "text"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_embeddings_are_bit_equal_alone_in_any_batch_and_short_of_memory(dtype, tower, ablation):
