@@ -1,4 +1,4 @@
-"""How long `headmask compare` takes over many run folders, as a fresh process, imports and page included.
+"""How long `headmask compare` takes over many run folders, as a fresh process, imports included, and the page with `--page`.
 
 python benchmarks/compare.py --runs 200 --images 1000
 

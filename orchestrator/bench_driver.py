@@ -38,7 +38,7 @@ VIT_L_14 = TowerCost(
     numbers_per_node=789_504,
     attention_L=(0.01498,) * 24,
 )
-"""What `TowerCost.of` counts on ViT-L-14: it only decides how batches are cut."""
+"""What `TowerCost.of` counts on ViT-L-14: it only counts what is budgeted and shown as progress."""
 STRATEGY = "mixture"
 SEARCH, DEVICE = Stage("search"), "simulated"
 

@@ -1,12 +1,12 @@
-"""The search: strategy proposes, pool scores, study remembers. One screen to read, from `run_search` on.
+"""The search: strategy proposes, pool scores, study remembers. One screen to read, from `Search.run` on.
 
     config -> study (opened or resumed) -> strategy proposes masks -> pool -> replica -> scorer
-          <- told to the working study, block by block <- scores
+          <- stored, and told to the strategy block by block <- scores
     ... until the budget is spent -> select on confirm -> report on test, once
 
 A study is a replayable function of its fingerprint: block b is proposed from the results of earlier blocks that its
-strategy names, whatever else is known. Resuming proposes again from the beginning; masks whose results are stored are
-served from there.
+strategy names, whatever else is known. Resuming takes blocks that are stored whole as they are, proposes the last of them
+again as a check, and goes on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Proposing head masks: Optuna samplers, and selection among what they found. numpy and Optuna only."""
+"""Proposing head masks: Optuna samplers, and selection among what they found. No torch, no Ray."""
 
 from __future__ import annotations
 

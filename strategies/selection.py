@@ -48,7 +48,7 @@ def as_good(value: float, best: float, standard_error: float) -> bool:
     """Return whether a mask is as good as the best one: lower by half a standard error of their difference at most.
 
     Heads that earn less than that are more often noise. It is the rule of one standard error (Breiman et al. 1984,
-    section 3.4.3) at the half of it, where it gained most on test (docs/validity.md).
+    section 3.4.3) at the half of it, where it gained most on test (docs/decisions/0010).
     """
     return best - value <= AS_GOOD * standard_error
 

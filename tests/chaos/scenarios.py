@@ -116,9 +116,10 @@ def nodes_lost_and_added(arena: Arena) -> str:
 def _fatal(arena: Arena, kind: str, expected: str) -> None:
     """Compare a search with a fatal mask with one in which that mask just fails."""
     program = ["-m", "tests.chaos.fatal"]
-    for name, pool, how in (("fails", "inline", "fail"), (kind, "ray", kind)):
+    just_fails = f"{kind}_fails"
+    for name, pool, how in ((just_fails, "inline", "fail"), (kind, "ray", kind)):
         arena.finish(arena.search(name, pool=pool, program=[*program, how]), code=1)
-    tables = [arena.left(name)[0] for name in ("fails", kind)]
+    tables = [arena.left(name)[0] for name in (just_fails, kind)]
     failures = [[row.pop("failure") for row in table if row["failure"]] for table in tables]
     if any(len(found) != 1 for found in failures) or expected not in failures[1][0]:
         raise NotSurvived(f"failures {failures}, where one was expected that says {expected!r}")
