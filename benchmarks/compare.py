@@ -1,4 +1,4 @@
-"""How long `headmask compare` takes over many run folders, as a fresh process, imports included, and the page with `--page`.
+"""How long `headmask compare` takes over many run folders, as a fresh process with its imports; with `--page`, the page too.
 
 python benchmarks/compare.py --runs 200 --images 1000
 

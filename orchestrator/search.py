@@ -5,8 +5,8 @@
     ... until the budget is spent -> select on confirm -> report on test, once
 
 A study is a replayable function of its fingerprint: block b is proposed from the results of earlier blocks that its
-strategy names, whatever else is known. Resuming takes blocks that are stored whole as they are, proposes the last of them
-again as a check, and goes on.
+strategy names, whatever else is known. Resuming takes blocks that are stored whole as they are, proposes the last of
+them again as a check, and goes on.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ class BatchQueue:
     def _size(self, stage: Stage, line: _Line, num_replicas: int, pace: float) -> int:
         """Return how many of the waiting masks the next batch takes.
 
-        Two batches at least are in flight for each replica, so half a replica's share is enough, or what takes long enough.
+        At least two batches are in flight for each replica, so half its share is enough, or what takes long enough.
         More, up to the whole share, where else more than a tenth of what the masks share would be computed twice.
         """
         share = line.cost / num_replicas / pace
