@@ -1,4 +1,4 @@
-"""How long `headmask compare` takes over many run folders, as a fresh process with its imports; with `--page`, the page too.
+"""How long `headmask compare` takes over many run folders, as a fresh process; with `--page`, the page is written, too.
 
 python benchmarks/compare.py --runs 200 --images 1000
 
