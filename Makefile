@@ -18,7 +18,7 @@ docs: .venv/.installed-docs  ## the site in build/site; every warning is an erro
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet -c docs . build/site
 
-chaos: .venv/.installed-test  ## searches disturbed in every known way; an hour on two cores
+chaos: .venv/.installed-test  ## searches disturbed in every known way; forty minutes on two cores
 	$(BIN)/python -m tests.chaos
 
 validity: .venv/.installed-test  ## how often a search claims what is not there, and finds what is; half an hour on two cores

@@ -1,6 +1,6 @@
 """Disturb searches in every way that is known, and write down what they survived.
 
-python -m tests.chaos                                all scenarios on the demo's model, in half an hour
+python -m tests.chaos                                all scenarios on the demo's model, in forty minutes
 python -m tests.chaos replicas_killed --seed 7       one of them, with other moments and victims
 """
 
