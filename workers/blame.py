@@ -50,8 +50,12 @@ class Blame:
         return self._num_done > self._done_before[only]
 
     def done(self, work: Collection[Hashable]) -> None:
-        """Take note of work that is done."""
+        """Take note of work that is done, and forget what it cost: it is not to blame."""
         self._num_done += 1
+        for each in work:
+            # The micro-batches of every step of training are told apart by their places alone.
+            for record in (self._strikes, self._innocent_before, self._done_before):
+                record.pop(each, None)
         for suspects in self._suspects:
             suspects.difference_update(work)
         self._num_innocent += sum(not suspects for suspects in self._suspects)

@@ -39,6 +39,13 @@ def test_what_is_lost_before_the_first_strike_excuses_nothing():
     assert [blame.lost_over(["bad"]) for _ in range(STRIKES)] == [0, 0, 3]
 
 
+def test_what_was_done_in_the_end_starts_anew_when_it_is_done_again():
+    blame = Blame()
+    blame.lost_over(["bad"])
+    blame.done(["bad"])
+    assert [blame.lost_over(["bad"]) for _ in range(STRIKES)] == [0, 0, 3]
+
+
 def test_random_kills_hardly_ever_give_up_innocent_work():
     """Replicas that each do a piece at a time, of which a third is killed before it is done."""
     given_up = 0
