@@ -110,9 +110,11 @@ def test_coco_sized_ranks_stay_within_a_tile(tmp_path):
     """
     script = tmp_path / "ranks.py"
     script.write_text(COCO_SIZED)
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=os.environ | ROOT)
+    # What is freed goes back to the system at once: glibc otherwise keeps a part, another one in every run.
+    environment = os.environ | ROOT | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 0.4
+    assert float(done.stdout) < 0.25
 
 
 ROOT = {"PYTHONPATH": str(Path(__file__).parents[2])}
