@@ -22,7 +22,7 @@ from orchestrator.track.tracked import BestCurve
 from orchestrator.track.tracking import Tracker
 from strategies import make_sampler
 from workers.messages import MaskScore, Stage
-from workers.pool import BatchQueue, Result
+from workers.pool import BatchQueue, Result, hand_out
 from workers.ray_pool import IN_FLIGHT
 from workers.trie import TowerCost
 
@@ -99,9 +99,7 @@ class SimulatedPool:
         """Give replicas enough of what waits for so many seconds in which nobody collects."""
         self._dispatch()
         until = time.monotonic() + seconds
-        for replica in sorted(range(self._num_replicas), key=self._free_at.__getitem__):
-            while self._free_at[replica] < until and (batch := self._queue.take(self._num_replicas)) is not None:
-                self._start(replica, *batch)
+        hand_out(self._load, lambda replica: self._free_at[replica] < until, self._start)
 
     def collect(self, timeout_s: float) -> list[Result]:
         """Return what is done, as soon as anything is."""
@@ -124,16 +122,20 @@ class SimulatedPool:
         return results
 
     def _dispatch(self) -> None:
-        while self._idle and (batch := self._queue.take(self._num_replicas)) is not None:
-            _, replica = heapq.heappop(self._idle)
-            self._start(replica, *batch)
+        while self._idle and self._start(self._idle[0][1]):
+            heapq.heappop(self._idle)
 
-    def _start(self, replica: int, stage: Stage, masks: list[HeadMask]) -> None:
+    def _start(self, replica: int) -> bool:
+        """Let a replica begin the next batch; return whether there was one."""
+        if (batch := self._queue.take(self._num_replicas)) is None:
+            return False
+        stage, masks = batch
         start = max(time.monotonic(), self._free_at[replica])
         self._free_at[replica] = start + self._evaluation_s * len(masks)
         self._load[replica] += 1
         self._count += 1
         heapq.heappush(self._running, (self._free_at[replica], self._count, replica, stage, masks))
+        return True
 
 
 @dataclass(frozen=True)

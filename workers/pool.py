@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from itertools import accumulate
 from typing import Protocol
 
@@ -235,6 +236,24 @@ class _Line:
 
     def _alone(self, index: int) -> float:
         return self._costs(self._masks[index : index + 1])[0]
+
+
+def hand_out(held: Sequence[int], has_room: Callable[[int], bool], give: Callable[[int], bool]) -> None:
+    """Let whoever holds the fewest batches have the next one, as long as somebody has room and anything waits.
+
+    Args:
+        held: by each replica.
+        has_room: of a replica by its place; who has none gets no more.
+        give: gives it the next batch; returns whether there was one.
+    """
+    turns = [(number, place) for place, number in enumerate(held)]
+    heapify(turns)
+    while turns:
+        number, place = heappop(turns)
+        if has_room(place):
+            if not give(place):
+                return
+            heappush(turns, (number + 1, place))
 
 
 class InlinePool:

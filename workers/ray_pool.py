@@ -10,7 +10,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from typing import Any, TypeGuard
 
 from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError, ReplicasLostError
@@ -22,7 +21,7 @@ from workers.displacement import Displacements
 from workers.fleet import START_S, Fleet, Member
 from workers.messages import GateGradient, GateTask, MaskScore, Stage
 from workers.meters import Meters
-from workers.pool import BatchQueue, Result, Steps
+from workers.pool import BatchQueue, Result, Steps, hand_out
 from workers.replica import Payload, Replica, Wanted
 from workers.shards import REPLACED_S, starter
 from workers.work import Check, MaskBatch, MicroBatches, Running, Work
@@ -255,25 +254,23 @@ class RayPool:
 
     def _dispatch(self, away_s: float = 0.0) -> None:
         """Give every replica some batches, and more of them as long as it would be done within some seconds."""
-        held: defaultdict[int, list[Work]] = defaultdict(list)
+        works: defaultdict[int, list[Work]] = defaultdict(list)
         for running in self._running.values():
-            held[id(running.member)].append(running.work)
+            works[id(running.member)].append(running.work)
+        members = list(self.fleet.members)
+        held = [works[id(member)] for member in members]
 
-        def has_room(member: Member) -> bool:
-            works = held[id(member)]
-            if len(works) < IN_FLIGHT or not away_s:
-                return len(works) < IN_FLIGHT
-            return 0 < sum(self._expected_s(member, work) for work in works) < away_s
+        def has_room(place: int) -> bool:
+            if len(held[place]) < IN_FLIGHT or not away_s:
+                return len(held[place]) < IN_FLIGHT
+            return 0 < members[place].pace * sum(map(self._expected_s, held[place])) < away_s
 
-        for depth in count():
-            members = [member for member in self.fleet.members if len(held[id(member)]) > depth or has_room(member)]
-            if not members:
-                return
-            for member in members:
-                if len(held[id(member)]) == depth:
-                    if (work := self._give(member)) is None:
-                        return
-                    held[id(member)].append(work)
+        def give(place: int) -> bool:
+            if (work := self._give(members[place])) is not None:
+                held[place].append(work)
+            return work is not None
+
+        hand_out(list(map(len, held)), has_room, give)
 
     def _give(self, member: Member) -> Work | None:
         """Give a replica the next batch, and return it; None where none waits."""
@@ -284,9 +281,9 @@ class RayPool:
         self._running[member.call(*work.request)] = Running(member, work)
         return work
 
-    def _expected_s(self, member: Member, work: Work) -> float:
-        """Return the seconds that a replica should take; 0 where that is not known."""
-        return member.pace * self._queue.expected_s(work.stage, work.masks) if isinstance(work, MaskBatch) else 0.0
+    def _expected_s(self, work: Work) -> float:
+        """Return the seconds that the average replica should take; 0 where that is not known."""
+        return self._queue.expected_s(work.stage, work.masks) if isinstance(work, MaskBatch) else 0.0
 
     def _finish(self, reference: Any) -> None:
         running = self._running[reference]
@@ -334,9 +331,9 @@ class RayPool:
 
     def _limit_s(self, member: Member, work: Work) -> float:
         """Return the seconds after which a replica's work is overdue."""
-        expected_s = self._expected_s(member, work) / min(1.0, member.pace)
+        expected_s = self._expected_s(work)
         least_s = LEAST_S + (REPLACED_S if self.shards > 1 else 0.0)
-        return least_s + TIMES * expected_s if expected_s else UNKNOWN_S
+        return least_s + TIMES * expected_s * max(1.0, member.pace) if expected_s else UNKNOWN_S
 
     def _lose(self, running: Running, reason: str, cause: BaseException | None = None) -> None:
         self.fleet.lose(running.member, reason)

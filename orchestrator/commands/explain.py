@@ -20,7 +20,7 @@ from orchestrator.commands.data import (
     Templates,
     reading_options,
 )
-from orchestrator.commands.masks import Model, Pretrained
+from orchestrator.commands.masks import Model, Objective, Pretrained, Split, Threads
 from orchestrator.commands.tools import Json
 
 
@@ -35,8 +35,8 @@ def explain(
         Path | None, typer.Option(help="Texts to describe heads by, one per line; a bundled list by default.")
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Most images shown for a head.")] = 8,
-    split: Annotated[str | None, typer.Option(help="search, confirm or test; the whole file by default.")] = None,
-    objective: Annotated[str | None, typer.Option(help="Metric or mix; the mask's by default.")] = None,
+    split: Split = None,
+    objective: Objective = None,
     model: Model = None,
     pretrained: Pretrained = None,
     task: Task = None,
@@ -47,7 +47,7 @@ def explain(
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     split_column: SplitColumn = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    threads: Threads = 1,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

@@ -24,6 +24,9 @@ from orchestrator.commands.tools import Json, print_json
 
 Model = Annotated[str | None, typer.Option(help="open_clip architecture, or local-dir:FOLDER, or hf-hub:ORG/REPO.")]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a checkpoint file.")]
+Split = Annotated[str | None, typer.Option(help="search, confirm or test; the whole file by default.")]
+Objective = Annotated[str | None, typer.Option(help="Metric or mix; the mask's by default.")]
+Threads = Annotated[int, typer.Option(help="CPU threads.")]
 LATENCY_S = 4.0
 """Seconds for which an export measures latency."""
 
@@ -31,8 +34,8 @@ LATENCY_S = 4.0
 def evaluate(
     mask: Annotated[list[Path], typer.Option(help="Mask file, as a search writes it; several make a table.")],
     data: Annotated[list[str], typer.Option(help="Parquet file of `headmask data build`; several make a table.")],
-    split: Annotated[str | None, typer.Option(help="search, confirm or test; the whole file by default.")] = None,
-    objective: Annotated[str | None, typer.Option(help="Metric or mix; the mask's by default.")] = None,
+    split: Split = None,
+    objective: Objective = None,
     model: Model = None,
     pretrained: Pretrained = None,
     task: Task = None,
@@ -43,7 +46,7 @@ def evaluate(
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     split_column: SplitColumn = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Score masks against the baseline, with intervals; several masks or data sets give a transfer table."""

@@ -78,12 +78,16 @@ class Panel:
 
     def interval(self, before: int, after: int) -> tuple[float, float]:
         """Return the two-sided 95 % interval of the objective's difference between two masks."""
-        low, high = np.quantile(self.values_RM[:, after] - self.values_RM[:, before], (0.025, 0.975))
+        low, high = np.quantile(self._deltas_R(before, after), (0.025, 0.975))
         return float(low), float(high)
 
     def standard_error(self, before: int, after: int) -> float:
         """Return the bootstrap's standard error of the objective's difference between two masks."""
-        return float(np.std(self.values_RM[:, after] - self.values_RM[:, before], ddof=1))
+        return float(np.std(self._deltas_R(before, after), ddof=1))
+
+    def _deltas_R(self, before: int, after: int) -> NDArray[np.float64]:
+        deltas_R: NDArray[np.float64] = self.values_RM[:, after] - self.values_RM[:, before]
+        return deltas_R
 
     def p_values(self, before: int, after: Sequence[int]) -> list[float]:
         """Return the two-sided p-values of the objective's differences between one mask and others."""

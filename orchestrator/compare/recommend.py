@@ -34,8 +34,7 @@ def recommend(runs: Sequence[RunFigures]) -> Recommendation:
     return Recommendation(
         letter=chosen.letter,
         heads=chosen.heads or [],
-        sentence=" ".join([_why(chosen, best, len(reliable), len(ranked)), *_doubts(chosen, best, reliable)])
-        + _others(runs),
+        sentence=" ".join([_why(chosen, best, len(reliable), len(ranked)), *_doubts(chosen, reliable)]) + _others(runs),
     )
 
 
@@ -71,14 +70,15 @@ def _gain(run: RunFigures) -> str:
     )
 
 
-def _doubts(chosen: RunFigures, best: RunFigures, reliable: Sequence[RunFigures]) -> list[str]:
+def _doubts(chosen: RunFigures, reliable: Sequence[RunFigures]) -> list[str]:
     """Return what makes the choice less sure."""
     doubts = []
     if chosen.best_test_interval is not None and chosen.best_test_interval[1] < 0:
         low, high = (100 * end for end in chosen.best_test_interval)
+        best = reliable[0].letter
         doubts.append(
-            f"On test, where nothing is chosen, it is worse than {best.letter} (95 % interval {low:+.2f} to "
-            f"{high:+.2f} points): take {best.letter} if heads are no matter."
+            f"On test, where nothing is chosen, it is worse than {best} (95 % interval {low:+.2f} to {high:+.2f} "
+            f"points): take {best} if heads are no matter."
         )
     if chosen.p_adjusted is not None and chosen.p_adjusted > SURE:
         doubts.append(
