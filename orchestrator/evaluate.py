@@ -15,7 +15,7 @@ from orchestrator.outcomes import outcomes_of
 from orchestrator.sections import DataSection
 from orchestrator.session import load_section, make_payload
 from orchestrator.verdict import DRAWS
-from strategies.selection import paired_interval, permutation_p_value
+from strategies.paired import paired_interval, permutation_p_value
 from workers.constants import USUAL_CHUNK, Constants
 from workers.loading import ALL, Split, take_split
 from workers.messages import MaskScore, Stage

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.selection import Outcomes
+from strategies.paired import Outcomes
 from workers.tasks import Mix, Ranks, Targets
 
 # N images

@@ -14,7 +14,7 @@ from orchestrator.search import score_all
 from orchestrator.session import Session
 from orchestrator.store import TrialRecord
 from orchestrator.verdict import improved_outcomes
-from strategies.selection import paired_standard_error
+from strategies.paired import paired_standard_error
 from workers.messages import Stage
 from workers.pool import Pool
 

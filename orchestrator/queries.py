@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from headmask.errors import DataError
 from orchestrator.outcomes import outcomes_of
-from strategies.selection import Outcomes
+from strategies.paired import Outcomes
 from workers.classification import ClassificationTargets
 from workers.matching import MatchingTargets
 from workers.retrieval import RetrievalTargets

@@ -19,15 +19,8 @@ from orchestrator.outcomes import outcomes_of
 from orchestrator.search import score_all
 from orchestrator.session import Session
 from orchestrator.store import TrialRecord
-from strategies.selection import (
-    Outcomes,
-    finalists,
-    matched_random_masks,
-    paired_interval,
-    paired_standard_error,
-    permutation_p_value,
-    select,
-)
+from strategies.paired import Outcomes, paired_interval, paired_standard_error, permutation_p_value
+from strategies.selection import finalists, matched_random_masks, select
 from workers.messages import MaskScore, Stage
 from workers.pool import Pool
 

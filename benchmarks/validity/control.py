@@ -16,7 +16,7 @@ from orchestrator.search import score_all
 from orchestrator.session import Session
 from orchestrator.store import TrialRecord
 from orchestrator.verdict import Verdict, decide
-from strategies.selection import paired_interval
+from strategies.paired import paired_interval
 
 
 @dataclass(frozen=True)

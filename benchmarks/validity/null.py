@@ -18,7 +18,8 @@ from benchmarks.validity.differences import Differences
 from headmask.mask import HeadMask
 from orchestrator.sections import SearchSection
 from orchestrator.verdict import ERROR_DRAWS, improves
-from strategies.selection import finalists, paired_interval, paired_standard_error, select
+from strategies.paired import paired_interval, paired_standard_error
+from strategies.selection import finalists, select
 
 # C clusters
 

@@ -25,7 +25,7 @@ from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import CUE
 from orchestrator.outcomes import outcomes_of
 from orchestrator.session import make_payload
-from strategies.selection import Outcomes, paired_interval
+from strategies.paired import Outcomes, paired_interval
 from workers.constants import Constants
 from workers.loading import Split, load_data
 from workers.messages import Stage

@@ -19,7 +19,7 @@ from orchestrator.runner import Outcome, make_pool
 from orchestrator.search import score_all
 from orchestrator.session import Session
 from orchestrator.verdict import TEST, improved_outcomes
-from strategies.selection import Outcomes
+from strategies.paired import Outcomes
 from workers.dataset import Row, write_dataset
 from workers.messages import MaskScore
 

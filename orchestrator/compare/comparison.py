@@ -14,7 +14,8 @@ from orchestrator.compare.recommend import recommend
 from orchestrator.compare.relation import Relation, relate, sentences
 from orchestrator.objective import Objective
 from orchestrator.queries import read_queries
-from strategies.selection import as_good, holm
+from strategies.paired import holm
+from strategies.selection import as_good
 
 T = TypeVar("T")
 ReferenceBy = Literal["named first", "best on confirm"]

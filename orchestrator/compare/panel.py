@@ -15,7 +15,7 @@ from headmask.errors import DataError
 from orchestrator.objective import Objective
 from orchestrator.outcomes import outcomes_of
 from orchestrator.queries import Earned, Queries, read_earned
-from strategies.selection import Outcomes, drawn_values, permutation_p_values
+from strategies.paired import Outcomes, drawn_values, permutation_p_values
 from workers.tasks import Mix, Ranks
 
 # C clusters, K kinds of queries, R draws, M masks

@@ -20,7 +20,8 @@ from orchestrator.config import read_config
 from orchestrator.objective import Objective
 from orchestrator.outcomes import outcomes_of
 from orchestrator.queries import read_queries
-from strategies.selection import as_good, paired_standard_error
+from strategies.paired import paired_standard_error
+from strategies.selection import as_good
 from tests.orchestrator.studies import start
 
 

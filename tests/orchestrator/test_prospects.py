@@ -9,7 +9,7 @@ from headmask.mask import HeadMask
 from orchestrator.prospects import SEARCH, expected_gain, growth, look_ahead
 from orchestrator.store import TrialRecord
 from orchestrator.verdict import improved_outcomes
-from strategies.selection import paired_interval
+from strategies.paired import paired_interval
 from tests.orchestrator.test_verdict import EMPTY, GOOD, GRID, LUCKY, SINGLE
 from workers.messages import MaskScore
 from workers.pool import Result

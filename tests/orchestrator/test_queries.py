@@ -11,7 +11,7 @@ import pytest
 from headmask.errors import DataError
 from orchestrator.queries import read_queries
 from orchestrator.verdict import DRAWS
-from strategies.selection import paired_interval, permutation_p_value
+from strategies.paired import paired_interval, permutation_p_value
 from tests.orchestrator.studies import start
 from workers.dataset import Dataset
 from workers.tasks import Mix

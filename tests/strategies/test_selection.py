@@ -11,18 +11,16 @@ from scipy.stats import bootstrap
 
 from headmask.mask import HeadGrid, HeadMask
 from strategies import Limits
-from strategies.selection import (
+from strategies.paired import (
     Outcomes,
     drawn_values,
-    finalists,
     holm,
-    matched_random_masks,
     paired_interval,
     paired_standard_error,
     permutation_p_value,
     permutation_p_values,
-    select,
 )
+from strategies.selection import finalists, matched_random_masks, select
 
 # C clusters, K metrics
 
