@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from headmask.errors import StudyError
+from headmask.foreign import reason_of
 from orchestrator.location import scheme_of
 
 PATIENCE_S = 1.0
@@ -151,7 +152,7 @@ def _connected(url: str, scheme: str) -> Connection:
     except ImportError:
         raise StudyError(f"{scheme} needs a driver: pip install 'headmask[{scheme}]'") from None
     except Exception as error:
-        raise StorageAwayError(f"cannot open the study's database: {str(error).strip().splitlines()[0]}") from None
+        raise StorageAwayError(f"cannot open the study's database: {reason_of(error)}") from None
 
 
 def _names(name: str) -> dict[str, int | str]:

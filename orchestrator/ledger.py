@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import optuna
 
+from headmask.foreign import reason_of
 from headmask.mask import HeadMask
 from orchestrator.store import StudyStore, open_storage
 
@@ -38,7 +39,7 @@ def count_looks(location: str, store: StudyStore, split_digests: Sequence[str]) 
         others = [summary for summary in summaries if summary.study_name != store.name]
     # Every storage has its own exceptions for being away.
     except Exception as error:
-        _log.warning("looks of other studies at the test split are not counted: %s", str(error).splitlines()[0])
+        _log.warning("looks of other studies at the test split are not counted: %s", reason_of(error))
         others = []
     looks = [store.attr(ATTR) or [], *(study.user_attrs.get(ATTR, []) for study in others)]
     counts = Counter(look["split"] for each in looks for look in each)

@@ -22,6 +22,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from headmask.errors import StudyError
+from headmask.foreign import reason_of
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.driverlock import DriverLock, StorageAwayError, lock_driver
 from orchestrator.journal import Journal, truncate_torn_line
@@ -239,7 +240,7 @@ class StudyStore:
         except Exception as error:
             if isinstance(error, StudyError) and not isinstance(error, StorageAwayError):
                 self._lost = error
-            _log.warning("the storage is away (%s); %d results wait", str(error).splitlines()[0], len(group))
+            _log.warning("the storage is away (%s); %d results wait", reason_of(error), len(group))
             return False
         return True
 
@@ -308,8 +309,7 @@ def _database(location: str) -> RDBStorage:
         raise StudyError(f"{scheme} needs a driver: pip install 'headmask[{SCHEMES[scheme]}]'") from None
     # SQLAlchemy and each driver have their own exceptions for a database that is not there.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StudyError(f"cannot open storage {redacted(location)}: {reason}") from None
+        raise StudyError(f"cannot open storage {redacted(location)}: {reason_of(error)}") from None
 
 
 def end_session(storage: BaseStorage) -> None:

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from headmask.errors import HeadmaskError, did_you_mean
+from headmask.foreign import reason_of
 from orchestrator.compare.entrant import Entrant, read_folder
 from orchestrator.location import redacted
 from orchestrator.track.mlflowrun import make_client
@@ -42,7 +43,7 @@ class Server:
         try:
             run = self.client.get_run(run_id)
         except MlflowException as error:
-            raise HeadmaskError(f"there is no run {run_id} in {redacted(self.uri)}: {_first_line(error)}") from None
+            raise HeadmaskError(f"there is no run {run_id} in {redacted(self.uri)}: {reason_of(error)}") from None
         if parent := run.data.tags.get(_PARENT):
             raise HeadmaskError(f"run {run_id} is one finalist of a search; name the search's run, {parent}")
         return self._fetched(run)
@@ -93,7 +94,7 @@ class Server:
                 if name in held:
                     self.client.download_artifacts(run_id, name, str(folder))
         except (MlflowException, OSError) as error:
-            raise HeadmaskError(f"the files of run {run_id} cannot be fetched: {_first_line(error)}") from None
+            raise HeadmaskError(f"the files of run {run_id} cannot be fetched: {reason_of(error)}") from None
         return read_folder(folder, f"{run.info.run_name} ({run_id[:8]})", "tracked run")
 
 
@@ -101,10 +102,6 @@ def _confirm_gain(run: Run) -> float | None:
     """Return what a search's mask gains on confirm; None for what is no finished search."""
     gains = [value for name, value in run.data.metrics.items() if name.startswith("confirm/delta.")]
     return float(gains[0]) if gains else None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 @contextmanager

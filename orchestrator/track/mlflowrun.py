@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headmask import foreign
 from orchestrator.location import scheme_of
 from orchestrator.track.operations import (
     Artifact,
@@ -70,7 +71,7 @@ def is_refused(error: Exception) -> bool:
 
 def reason_of(error: Exception) -> str:
     """Return why something could not be sent, in a few words where nobody answered."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    text = foreign.reason_of(error)
     if type(error).__module__.startswith("requests") or "Max retries exceeded" in text:
         return "it did not answer"
     return text
