@@ -44,6 +44,10 @@ class ConfigError(HeadmaskError):
     """The configuration of a search has mistakes; all of them are listed."""
 
 
+class OutputError(HeadmaskError):
+    """Something may not, or cannot, be written where it should go."""
+
+
 class StudyError(HeadmaskError):
     """A study cannot be opened, resumed or written."""
 

@@ -1,0 +1,551 @@
+"""The one way to write files and folders: what is there is replaced only where headmask made it, whole or not at all.
+
+    with written(path, PAGE, inputs=[data]) as scratch:
+        scratch.write_text(html)
+
+An output is new, empty, or of the same kind and made by headmask, which its content says and never its name. It is no
+input of the same command, by whatever link. It is written beside and renamed at the end; after a failure nothing is
+left, new parent folders included. Links are followed: what they lead to is replaced, not they.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headmask.errors import OutputError
+
+SOFTWARE = "headmask"
+"""What pictures and pages name as the software that made them."""
+PARQUET_KEY = "headmask.kind"
+"""The key of a Parquet file's metadata under which its kind stands."""
+_SCRATCH = ".headmask-"
+_REASONS = {
+    errno.ENOSPC: "the disk is full: free space there, or choose another place",
+    errno.EDQUOT: "the disk quota is used up: free space there, or choose another place",
+    errno.EROFS: "the disk is read-only: choose another place",
+    errno.EACCES: "you may not write there: choose another place, or change the permissions",
+    errno.EPERM: "you may not write there: choose another place, or change the permissions",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.ELOOP: "its links lead in a circle: choose another name, or mend the links",
+    errno.ENOTDIR: "a part of it is a file, where a folder is needed: choose another name",
+}
+
+Paths = Iterable[str | os.PathLike[str] | None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file that headmask writes."""
+
+    name: str
+    """With its article, such as `a mask file`."""
+    is_ours: Callable[[Path], bool]
+    """Tells by content whether headmask wrote a file of this kind. May raise OSError or ValueError for "no"."""
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder that headmask writes and replaces as a whole."""
+
+    name: str
+    """With its article, such as `a model folder`."""
+    foreign: Callable[[Path], list[str]]
+    """Returns the names in a folder that headmask did not write."""
+
+
+def check_output(
+    path: str | os.PathLike[str],
+    kind: Kind | FolderKind,
+    *,
+    inputs: Paths = (),
+    overwrite: bool = True,
+) -> None:
+    """Check that something may be written at a path, and can be; leaves nothing there.
+
+    Args:
+        path: of the file or folder.
+        kind: what is to be written.
+        inputs: files and folders that the same command reads; None and names of what is no file are skipped.
+        overwrite: whether what headmask made there before may be replaced.
+
+    Raises:
+        OutputError: it may not, or cannot; the message says why, and what to do.
+    """
+    given = Path(path)
+    with _one_message(given):
+        target = _followed(given)
+        if isinstance(kind, FolderKind):
+            _check_folder(given, target, kind, overwrite=overwrite)
+        else:
+            _check_file(given, target, kind, overwrite=overwrite)
+        _check_no_input(given, target, inputs)
+        _check_parent(target)
+
+
+def check_outputs(outputs: Mapping[Path, Kind | FolderKind], *, inputs: Paths = ()) -> None:
+    """Check that everything that a command is going to write may be written, before its work begins.
+
+    Raises:
+        OutputError: one or several may not; the message has them all.
+    """
+    inputs, reasons = list(inputs), list[str]()
+    for path, kind in outputs.items():
+        try:
+            check_output(path, kind, inputs=inputs)
+        except OutputError as error:
+            if (text := str(error)) not in reasons:
+                reasons.append(text)
+    if reasons:
+        raise OutputError("\n".join(reasons))
+
+
+@contextmanager
+def written(path: str | os.PathLike[str], kind: Kind, *, inputs: Paths = (), overwrite: bool = True) -> Iterator[Path]:
+    """Yield a scratch file to be written, which becomes the file at `path` when the block ends without an exception.
+
+    Arguments and errors are those of `check_output`; an OSError of the block that is about the scratch file becomes
+    an OutputError, too.
+    """
+    check_output(path, kind, inputs=inputs, overwrite=overwrite)
+    given = Path(path)
+    with _one_message(given), _scratch(_followed(given), is_folder=False) as (target, scratch):
+        yield scratch
+        _settle(scratch, target)
+        scratch.replace(target)
+
+
+@contextmanager
+def written_folder(
+    path: str | os.PathLike[str], kind: FolderKind, *, inputs: Paths = (), overwrite: bool = True
+) -> Iterator[Path]:
+    """Yield an empty scratch folder, which becomes the folder at `path` when the block ends without an exception.
+
+    Arguments and errors are those of `check_output`; an OSError of the block that is about the scratch folder becomes
+    an OutputError, too.
+    """
+    check_output(path, kind, inputs=inputs, overwrite=overwrite)
+    given = Path(path)
+    with _one_message(given), _scratch(_followed(given), is_folder=True) as (target, scratch):
+        yield scratch
+        if os.path.lexists(target):
+            # What came into the folder since it was checked stays, too.
+            _check_folder(given, target, kind, overwrite=overwrite)
+            with _scratch(target, is_folder=True) as (_, old):
+                old.rmdir()
+                target.rename(old)
+                try:
+                    scratch.rename(target)
+                except BaseException:
+                    old.rename(target)
+                    raise
+        else:
+            scratch.rename(target)
+
+
+def write_text(
+    path: str | os.PathLike[str], text: str, kind: Kind, *, inputs: Paths = (), overwrite: bool = True
+) -> None:
+    """Write a text in UTF-8, as `written` does."""
+    with written(path, kind, inputs=inputs, overwrite=overwrite) as scratch:
+        scratch.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def made_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a folder, with those above it; what was made is taken away again where the block fails and leaves it empty.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    folder = Path(path)
+    with _one_message(folder):
+        made = _make_folders(_followed(folder))
+    try:
+        yield folder
+    except BaseException:
+        _remove_empty(made)
+        raise
+
+
+def check_run_folder(path: str | os.PathLike[str], is_run: Callable[[Path], bool]) -> None:
+    """Check that a folder can take the results of a run, beside files of others.
+
+    Args:
+        path: of the folder.
+        is_run: whether a folder holds a run already.
+
+    Raises:
+        OutputError: it is the root, or the working folder or one above it with other files in it; or it cannot be
+            made or written.
+    """
+    folder = Path(path)
+    with _one_message(folder):
+        target = _followed(folder)
+        here = Path.cwd()
+        is_above = target == here or target in here.parents
+        if target == target.parent or (is_above and any(target.iterdir()) and not is_run(target)):
+            raise OutputError(f"results need a folder of their own; got {str(folder)!r}, which holds other files")
+        if target.exists() and not target.is_dir():
+            raise OutputError(f"{folder} is {_what(target)}, where a folder is needed; choose another name")
+        _check_parent(target / "any")
+
+
+def reason_of(error: OSError, path: str | os.PathLike[str]) -> str:
+    """Return an error of the file system as the reason why a path cannot be written, with the way out."""
+    number = error.errno
+    if number is None and "No space left on device" in str(error):
+        number = errno.ENOSPC
+    reason = _REASONS.get(number or 0) or error.strerror or str(error)
+    return f"cannot write {os.fspath(path)}: {reason}"
+
+
+@contextmanager
+def _one_message(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of a path that is written into one message."""
+    try:
+        yield
+    except OSError as error:
+        if not _is_about(error, path):
+            raise  # That another file cannot be read is no matter of the output.
+        raise OutputError(reason_of(error, path)) from None
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Return whether an error is about a path, a folder above it or a scratch file; or does not say."""
+    about = error.filename
+    if not isinstance(about, str | bytes):
+        return True
+    about = os.fsdecode(about)
+    is_above = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(about))
+    return _SCRATCH in about or about == str(path) or is_above
+
+
+def _followed(path: Path) -> Path:
+    """Return the place that a path leads to, links followed; it need not exist.
+
+    Raises:
+        OSError: links lead in a circle, or a name is too long.
+        OutputError: the name cannot be one.
+    """
+    if "\0" in str(path):
+        raise OutputError(f"cannot write {str(path)!r}: a name cannot hold a NUL character")
+    with suppress(FileNotFoundError):
+        path.stat()
+    target = Path(os.path.realpath(path))
+    longest = os.pathconf(target.anchor, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > longest for part in target.parts):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
+    return target
+
+
+def _check_file(given: Path, target: Path, kind: Kind, *, overwrite: bool) -> None:
+    if not target.exists():
+        if not target.name:
+            raise OutputError(f"cannot write {given}: it names no file")
+        return
+    if not target.is_file():
+        raise OutputError(f"{given} is {_what(target)}, where {kind.name} would be written; choose another name")
+    if not target.stat().st_size:
+        return
+    if not _is_ours(kind, target):
+        raise OutputError(
+            f"{given} exists and is not {kind.name} that headmask wrote, so it is not replaced; choose another name"
+        )
+    if not overwrite:
+        raise OutputError(f"{given} exists; choose another name or pass --overwrite")
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(given))
+
+
+def _is_ours(kind: Kind, path: Path) -> bool:
+    try:
+        return kind.is_ours(path)
+    # A file that cannot be read is not ours; damaged content has many errors, nesting too deep among them.
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error, sqlite3.Error):
+        return False
+
+
+def _check_folder(given: Path, target: Path, kind: FolderKind, *, overwrite: bool) -> None:
+    here = Path.cwd()
+    if target == target.parent or target == here or target in here.parents:
+        raise OutputError(
+            f"{kind.name} replaces its folder as a whole; got {str(given)!r}, which is the working folder or above it"
+        )
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise OutputError(f"{given} is {_what(target)}, where {kind.name} would be written; choose another name")
+    if not any(target.iterdir()):
+        return
+    if foreign := sorted(kind.foreign(target)):
+        listed = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+        raise OutputError(
+            f"{given} holds what is not of {kind.name} that headmask wrote, so it is not replaced: {listed}; "
+            "choose another name"
+        )
+    if not overwrite:
+        raise OutputError(f"{given} exists; choose another name or pass --overwrite")
+
+
+def _check_no_input(given: Path, target: Path, inputs: Paths) -> None:
+    """Refuse an output that is an input, or a folder that an input lies in."""
+    if not target.exists():
+        return
+    for each in inputs:
+        if each is not None and _is_read(target, each):
+            raise OutputError(f"{given} is read by the same command ({os.fspath(each)}); choose another name")
+
+
+def _is_read(target: Path, source: str | os.PathLike[str]) -> bool:
+    try:
+        place = Path(os.path.realpath(source))
+        return place.exists() and (place.samefile(target) or (target.is_dir() and target in place.parents))
+    # A name of something that is no file, such as an address.
+    except (OSError, ValueError):
+        return False
+
+
+def _check_parent(target: Path) -> None:
+    """Check that files can be made beside a target, in the nearest folder that is there."""
+    folder = target.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    probe = folder / f"{_SCRATCH}{secrets.token_hex(4)}"
+    os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    probe.unlink()
+
+
+@contextmanager
+def _scratch(target: Path, *, is_folder: bool) -> Iterator[tuple[Path, Path]]:
+    """Yield a target, and an empty scratch file or folder beside it that is gone at the end.
+
+    What a killed process left there is removed: its lock tells that nobody writes it any more.
+    """
+    made = _make_folders(target.parent)
+    scratch = target.parent / f"{_stem(target)}{secrets.token_hex(4)}"
+    held: int | None = None
+    try:
+        _remove_left(target)
+        held = _make_held(scratch, is_folder=is_folder)
+        yield target, scratch
+    except BaseException:
+        _remove(scratch)
+        _remove_empty(made)
+        raise
+    finally:
+        if held is not None:
+            os.close(held)
+        _remove(scratch)
+
+
+def _make_held(scratch: Path, *, is_folder: bool) -> int:
+    """Make an empty scratch file or folder, and return its descriptor, locked where the file system has locks."""
+    while True:
+        if is_folder:
+            scratch.mkdir()
+        held = os.open(scratch, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX)
+        # Another process may have taken it for what a killed one left, before it was locked.
+        if scratch.exists():
+            return held
+        os.close(held)
+
+
+def _stem(target: Path) -> str:
+    """Return how the names of scratch files of a target begin; names that are long already are cut."""
+    name = os.fsencode(target.name)
+    short = os.fsdecode(name) if len(name) < 200 else f"{zlib.crc32(name):08x}"
+    return f".{short}{_SCRATCH}"
+
+
+def _remove_left(target: Path) -> None:
+    stem = _stem(target)
+    for name in os.listdir(target.parent):
+        if not name.startswith(stem):
+            continue
+        left = target.parent / name
+        with suppress(OSError):
+            descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(left)
+            finally:
+                os.close(descriptor)
+
+
+def _settle(scratch: Path, target: Path) -> None:
+    """Force a file to disk, which says now that a disk is full, with the permissions of what it replaces."""
+    descriptor = os.open(scratch, os.O_RDONLY)
+    try:
+        if target.exists():
+            os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it, and return those that were made, the innermost first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    made: list[Path] = []
+    try:
+        for each in reversed(missing):
+            each.mkdir(exist_ok=True)
+            made.insert(0, each)
+    except BaseException:
+        _remove_empty(made)
+        raise
+    return made
+
+
+def _remove_empty(made: Iterable[Path]) -> None:
+    for folder in made:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _what(path: Path) -> str:
+    mode = path.stat().st_mode
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFREG: "a file",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+# What files say of themselves.
+
+
+def json_of(path: Path) -> Any:
+    """Return a JSON file's value.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    return json.loads(path.read_bytes())
+
+
+def has_format(*formats: str) -> Callable[[Path], bool]:
+    """Return what tells JSON objects whose `format` is one of some; a name before the slash stands for all versions."""
+    names = {name.partition("/")[0] for name in formats}
+    return lambda path: str(json_of(path)["format"]).partition("/")[0] in names
+
+
+def has_keys(*keys: str) -> Callable[[Path], bool]:
+    """Return what tells JSON objects that have some keys."""
+    return lambda path: set(keys) <= json_of(path).keys()
+
+
+def begins_with(start: bytes) -> Callable[[Path], bool]:
+    """Return what tells files by their first bytes."""
+
+    def is_ours(path: Path) -> bool:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+
+    return is_ours
+
+
+def _is_own_png(path: Path) -> bool:
+    """Return whether a PNG names headmask in its text chunk `Software`."""
+    with path.open("rb") as file:
+        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+            return False
+        while header := file.read(8):
+            length, name = struct.unpack(">I4s", header)
+            if name in (b"tEXt", b"iTXt") and length < 1 << 16:
+                content = file.read(length)
+                if content.startswith(f"Software\0{SOFTWARE}".encode()):
+                    return True
+                file.seek(4, os.SEEK_CUR)
+            else:
+                file.seek(length + 4, os.SEEK_CUR)
+    return False
+
+
+def _is_own_page(path: Path) -> bool:
+    """Return whether an HTML page names headmask as its generator, in its head."""
+    with path.open("rb") as file:
+        start = file.read(1 << 14)
+    head = start[: start.find(b"<body")] if b"<body" in start else start
+    return start.lstrip()[:9].lower() == b"<!doctype" and f'<meta name="generator" content="{SOFTWARE}'.encode() in head
+
+
+def parquet_metadata(kind: str) -> dict[str, str]:
+    """Return what a Parquet file of headmask says of itself in its metadata."""
+    return {PARQUET_KEY: kind}
+
+
+def has_parquet_kind(kind: str) -> Callable[[Path], bool]:
+    """Return what tells Parquet files with the metadata of `parquet_metadata`."""
+    # A key and its value in Thrift's compact protocol: both are strings, the fields 1 and 2 of a struct.
+    key, value = PARQUET_KEY.encode(), kind.encode()
+    entry = bytes([0x18, len(key)]) + key + bytes([0x18, len(value)]) + value + b"\0"
+
+    def is_ours(path: Path) -> bool:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size < 12:
+                return False
+            file.seek(size - 8)
+            length, magic = struct.unpack("<I4s", file.read(8))
+            if magic != b"PAR1" or length > size - 8:
+                return False
+            file.seek(size - 8 - length)
+            return entry in file.read(length)
+
+    return is_ours
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > min(path.stat().st_size, 1 << 27):
+            raise ValueError("no safetensors file")
+        found: dict[str, str] = json.loads(file.read(length)).get("__metadata__", {})
+    return found
+
+
+def _is_own_checkpoint(path: Path) -> bool:
+    return "headmask" in safetensors_metadata(path)
+
+
+PAGE = Kind("a page", _is_own_page)
+PICTURE = Kind("a picture", _is_own_png)
+MASK_FILE = Kind("a mask file", has_format("headmask/1"))
+CHECKPOINT = Kind("a checkpoint", _is_own_checkpoint)
