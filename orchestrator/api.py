@@ -140,9 +140,9 @@ def _as_frame(session: Session, scores: dict[HeadMask, MaskScore], split: str) -
 def _found(run: Callable[[Display], Outcome], progress: bool) -> SearchRun:
     display: Display = Quiet()
     if progress:
-        from rich.console import Console
+        from orchestrator.terminal import Terminal
 
-        display = make_display(Console())
+        display = make_display(Terminal())
     try:
         return SearchRun.model_validate(run(display).result.model_dump())
     finally:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from headmask.errors import HeadmaskError, PoolError, ReplicasLostError
+from headmask.errors import HeadmaskError, PoolError
+from orchestrator.border import EXIT_INTERRUPTED, ended
 from orchestrator.commands.compare import compare
 from orchestrator.commands.contest import driver, strategies
 from orchestrator.commands.data import (
@@ -28,10 +29,9 @@ from orchestrator.commands.masks import Model, Pretrained, evaluate, export
 from orchestrator.commands.report import report
 from orchestrator.commands.tools import Json, bench_app, models, print_json, schema, studies
 from orchestrator.commands.track import track_app
+from orchestrator.terminal import Terminal, patient
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from orchestrator.config import SearchConfig
     from orchestrator.result import SearchResult
 
@@ -46,8 +46,6 @@ app.add_typer(track_app, name="track")
 bench_app.command()(strategies)
 bench_app.command()(driver)
 app.add_typer(bench_app, name="bench")
-
-EXIT_BAD_INPUT, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 2, 75, 130
 
 Out = Annotated[Path | None, typer.Option(help="Run folder: study, mask, results, pictures.")]
 Masks = Annotated[int | None, typer.Option(help="Budget: distinct masks to score on the search split.")]
@@ -86,14 +84,14 @@ def demo(
     from orchestrator.demo import DEMO_CHUNK, STORY, epilogue, unpack_demo
 
     if not as_json:
-        _console().print(STORY, highlight=False)
+        Terminal().print(STORY)
     paths = unpack_demo(out)
     options = {"out": out, "masks": masks, "pool": pool, "replicas": replicas, "fold": True}
     # A fixed chunk, where a search would measure one: everyone's demo is the same to the last digit.
     options |= {"model": f"local-dir:{paths.model}", "data": paths.data, "image_chunk": DEMO_CHUNK}
     result = _run_search(read_config(None, flags_of(options)), as_json=as_json)
     if not as_json:
-        _console().print(epilogue(result, out), highlight=False)
+        Terminal().print(epilogue(result, out))
 
 
 @app.command()
@@ -232,23 +230,34 @@ app.command()(models)
 app.command(name="studies")(studies)
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        print(f"headmask {version('headmask')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors; may stand anywhere.")] = False,
+) -> None:
+    """Find the attention heads that hurt a CLIP model, prove it on unseen data, and fold them away."""
+
+
 def main() -> None:
-    """Run the command line; every error that the caller can mend, or wait out, is one message and an exit code."""
+    """Run the command line; every way in which a command ends is an exit code and at most one message."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        app(prog_name="headmask", standalone_mode=False)
-    except HeadmaskError as error:
-        print(f"headmask: {error}", file=sys.stderr)
-        sys.exit(EXIT_TRY_AGAIN if isinstance(error, ReplicasLostError) else EXIT_BAD_INPUT)
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-    except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("click", "typer"):
-            raise
-        error.show()  # type: ignore[attr-defined]
-        sys.exit(EXIT_BAD_INPUT)
+    for name in ("stdout", "stderr"):
+        # None where there is none, something else where a caller captures it.
+        if (stream := getattr(sys, name)) is not None and stream is getattr(sys, f"__{name}__"):
+            setattr(sys, name, patient(stream))
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    sys.exit(ended(lambda: app(arguments, prog_name="headmask", standalone_mode=False), debug=debug))
 
 
 def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) -> SearchResult:
@@ -256,13 +265,13 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
     from orchestrator.progress import make_display
     from orchestrator.search import Interrupted
 
-    console = _console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     display = make_display(console)
     try:
         outcome = runner.resume(config, display) if resuming else runner.start(config, display)
     except (Interrupted, KeyboardInterrupt):
         display.stop()
-        console.print(f"Interrupted{_how_to_go_on(config)}", highlight=False, soft_wrap=True)
+        console.say(f"Interrupted{_how_to_go_on(config)}")
         sys.exit(EXIT_INTERRUPTED)
     except PoolError as error:
         raise type(error)(f"{error}{_how_to_go_on(config)}") from None
@@ -293,9 +302,9 @@ def _show(content: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(content)
         return
-    console = _console()
+    console = Terminal()
     for key, value in content.items():
-        console.print(f"{key.replace('_', ' ')}: {value}", highlight=False, soft_wrap=True, markup=False)
+        console.say(f"{key.replace('_', ' ')}: {value}")
 
 
 def _limits(texts: list[str]) -> dict[str, float]:
@@ -314,12 +323,6 @@ def _numbers(text: str, option: str) -> list[int]:
         return [int(part) for part in text.replace(",", " ").split()]
     except ValueError:
         raise HeadmaskError(f"{option} must be numbers separated by commas; got {text!r}") from None
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.text import Text
 
 from orchestrator import search as loop
+from orchestrator.terminal import Terminal
 
 PLAIN_EVERY_S = 10.0
 
@@ -32,7 +31,7 @@ class Display(Protocol):
         ...
 
 
-def make_display(console: Console) -> Display:
+def make_display(console: Terminal) -> Display:
     """Return a live display on a terminal, plain lines elsewhere."""
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
 
@@ -72,13 +71,13 @@ class Quiet:
 class PlainDisplay:
     """Plain lines, one every ten seconds."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._next, self._shown = 0.0, -1
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self._console.say(text)
 
     def update(self, progress: loop.Progress, pool_status: str) -> None:
         """Print the state, every ten seconds and at the end."""
@@ -94,12 +93,13 @@ class PlainDisplay:
 class LiveDisplay:
     """A bar with the state behind it."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
+        self._console = console
         self._progress = Progress(
             TextColumn("masks"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             console=console,
             transient=False,
         )
@@ -108,7 +108,7 @@ class LiveDisplay:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._progress.console.print(Text(text))
+        self._console.say(text)
 
     def update(self, progress: loop.Progress, pool_status: str) -> None:
         """Move the bar."""
@@ -140,7 +140,7 @@ def said_when_slow(say: Callable[[str], None], what: str) -> Callable[[int, int]
 
 
 @contextmanager
-def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+def counting(console: Terminal, what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback (done, total) that moves a bar; it does nothing without a terminal."""
     columns = TextColumn(what), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 
 from headmask.errors import DataError
@@ -16,6 +15,7 @@ from headmask.mask import HeadGrid, HeadMask
 from orchestrator.budget import STOPS
 from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.store import TrialRecord
+from orchestrator.terminal import Terminal
 
 if TYPE_CHECKING:
     from headmask.exporting import ExportProof
@@ -108,7 +108,7 @@ def footprint_table(proof: ExportProof) -> Table:
     return table
 
 
-def show_result(console: Console, result: SearchResult) -> None:
+def show_result(console: Terminal, result: SearchResult) -> None:
     """Print what a search found: a table over the splits, then the verdict in words."""
     table = Table(title=f"{result.objective} in points", title_justify="left")
     for column in ("split", "images", "baseline", "selected", "change", ""):
@@ -117,7 +117,7 @@ def show_result(console: Console, result: SearchResult) -> None:
         table.add_row(*row)
     console.print(table)
     for line in sentences(result):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.say(line)
 
 
 def split_rows(result: SearchResult) -> list[tuple[str, ...]]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from headmask.errors import HeadmaskError
 from orchestrator.commands.tools import Json
+from orchestrator.terminal import Terminal
 
 TOP = 10
 
@@ -55,10 +55,10 @@ def compare(
         return
     from orchestrator.compare.terminal import show
 
-    console = Console()
+    console = Terminal()
     show(console, found)
     if out is not None:
-        console.print(f"Page: {out}", highlight=False, soft_wrap=True, markup=False)
+        console.say(f"Page: {out}")
 
 
 def _check(runs: list[str] | None, experiment: str | None, top: int | None, tracking_uri: str | None) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from orchestrator.commands.tools import Json, print_json
+from orchestrator.terminal import Terminal
 
 
 def strategies(
@@ -31,7 +31,7 @@ def strategies(
     from orchestrator.progress import counting
 
     cells = plan(landscape, contestant, full=full, num_seeds=seeds, first_seed=first_seed, budget=evaluations)
-    with counting(Console(stderr=True), "contest") as on_progress:
+    with counting(Terminal(stderr=True), "contest") as on_progress:
         runs = hold(cells, processes=processes, on_progress=lambda what, done, total: on_progress(done, total))
     found = standing(runs)
     if plot is not None:
@@ -39,7 +39,7 @@ def strategies(
     if as_json:
         print_json(found.as_json())
         return
-    console = Console()
+    console = Terminal()
     for table in standing_tables(found):
         console.print(table)
 
@@ -54,23 +54,21 @@ def driver(
     """Time the driver with a journal, tracking and the default strategy; only the replicas are simulated."""
     from orchestrator.bench_driver import bench_driver
 
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     found = bench_driver(
         replicas=replicas,
         evaluation_ms=evaluation_ms,
         trials=trials,
         block_size=block_size,
-        say=lambda text: console.print(text, highlight=False),
+        say=console.say,
     )
     if as_json:
         print_json(found.as_json())
         return
-    console.print(
+    console.say(
         f"{found.masks_per_s:,.0f} masks/s and {found.driver_ms_per_mask:.2f} ms of the driver per mask where "
         f"evaluations are free; {found.replicas} replicas of {found.evaluation_ms:g} ms are busy "
         f"{100 * found.replica_efficiency:.0f} % of the time; {found.bytes_per_trial / 1024:.1f} KiB per trial; "
         f"resuming {found.trials:,} masks takes {found.resume_s:.1f} s.\n"
         f"{found.strategy} on {found.grid} heads, blocks of up to {found.block_size:,}; {found.hardware}.",
-        highlight=False,
-        soft_wrap=True,
     )

@@ -80,9 +80,8 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Make a Parquet data set of what you have on disk. Killed, it goes on where it was when called again."""
-    from rich.console import Console
-
     from orchestrator.progress import counting
+    from orchestrator.terminal import Terminal
     from workers.build import build as build_dataset
     from workers.columns import Columns
     from workers.splits import SplitMap
@@ -90,7 +89,7 @@ def build(
     columns = Columns(image_column, caption_column, label_column, group_column, split=split_column)
     names = None if class_names is None else Path(class_names)
     opened = _source(source, images, captions or [], files or [], columns, names)
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     with counting(console, "images") as on_progress:
         report = build_dataset(
             opened,
@@ -119,7 +118,7 @@ def build(
     if missing:
         lines.append(f"There is no {' and no '.join(missing)} split: a search needs --draw-splits, or --splits here.")
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.say(line)
 
 
 def _source(
@@ -176,16 +175,15 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Say what is in a data set and what is wrong with it, and draw a few samples."""
-    from rich.console import Console
-
     from orchestrator.config import parse_data
     from orchestrator.progress import counting
     from orchestrator.sections import DataSection
     from orchestrator.show import draw_sheet, look_at
+    from orchestrator.terminal import Terminal
 
     given = {name: value for name, value in locals().items() if name in DataSection.model_fields}
     (section,) = parse_data([{"path": str(file), **given}])
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     with counting(console, "images") as on_progress:
         found = look_at(file, section.reading(), model=model, on_progress=on_progress)
     drawn = None if no_sheet else draw_sheet(found, sheet or file.with_name(f"{file.stem}.samples.png"))
@@ -194,8 +192,8 @@ def show(
         return
     console.print(found.table())
     for line in found.sentences():
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.say(line)
     for warning in found.warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
+        console.say(f"warning: {warning}")
     if drawn is not None:
-        console.print(f"A few samples: {drawn}", highlight=False, soft_wrap=True, markup=False)
+        console.say(f"A few samples: {drawn}")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from orchestrator.commands.data import (
     CaptionColumn,
@@ -22,6 +21,7 @@ from orchestrator.commands.data import (
 )
 from orchestrator.commands.masks import Model, Objective, Pretrained, Split, Threads
 from orchestrator.commands.tools import Json
+from orchestrator.terminal import Terminal
 
 
 def explain(
@@ -57,11 +57,7 @@ def explain(
     from orchestrator.explain.explanation import explanation_sentences, explanation_table
 
     options = reading_options(locals())
-    console = Console(stderr=as_json)
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
+    console = Terminal(stderr=as_json)
     (section,) = parse_data([{"path": data, **options}])
     found = explain_heads(
         section,
@@ -75,7 +71,7 @@ def explain(
         num_images=images,
         threads=threads,
         overwrite=overwrite,
-        say=say,
+        say=console.say,
     )
     if as_json:
         print(found.model_dump_json(indent=2))
@@ -83,5 +79,5 @@ def explain(
     if found.heads:
         console.print(explanation_table(found))
     for line in explanation_sentences(found):
-        say(line)
-    say(f"Pictures and explain.json are in {out}")
+        console.say(line)
+    console.say(f"Pictures and explain.json are in {out}")

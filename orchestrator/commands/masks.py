@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from orchestrator.commands.data import (
     CaptionColumn,
@@ -21,6 +20,7 @@ from orchestrator.commands.data import (
     reading_options,
 )
 from orchestrator.commands.tools import Json, print_json
+from orchestrator.terminal import Terminal
 
 Model = Annotated[str | None, typer.Option(help="open_clip architecture, or local-dir:FOLDER, or hf-hub:ORG/REPO.")]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a checkpoint file.")]
@@ -63,10 +63,10 @@ def evaluate(
         return
     from orchestrator.tables import metrics_table, transfer_table
 
-    console = Console()
+    console = Terminal()
     if len(found) == 1:
         console.print(metrics_table(found[0].title, found[0].baseline, found[0].masked))
-        console.print(found[0].sentence, highlight=False)
+        console.say(found[0].sentence)
     else:
         console.print(transfer_table(rows))
 
@@ -99,13 +99,11 @@ def export(
         return
     from orchestrator.tables import footprint_table
 
-    console = Console()
-    console.print(
+    console = Terminal()
+    console.say(
         f"{out}: {len(content.heads)} heads {'pruned' if prune else 'folded away'}. Loaded by "
         f"{'headmask' if prune else 'stock open_clip'}, its embeddings differ from the masked model's by at most "
         f"{proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
-        highlight=False,
-        soft_wrap=True,
     )
     console.print(footprint_table(proof))
-    console.print(f"Load it with: {proof.how_to_load}", highlight=False, soft_wrap=True, markup=False)
+    console.say(f"Load it with: {proof.how_to_load}")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from orchestrator.commands.tools import Json, print_json
+from orchestrator.terminal import Terminal
 
 
 def report(
@@ -27,4 +27,4 @@ def report(
     if as_json:
         print_json({"report": str(path)})
         return
-    Console().print(f"The report is in {path}", highlight=False, soft_wrap=True, markup=False)
+    Terminal().say(f"The report is in {path}")

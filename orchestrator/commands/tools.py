@@ -6,8 +6,9 @@ import json
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from orchestrator.terminal import Terminal
 
 bench_app = typer.Typer(help="Measure speed, as a ratio against a baseline in the same run.", no_args_is_help=True)
 
@@ -27,7 +28,7 @@ def models(
     from headmask.catalogue import architectures
     from orchestrator.progress import counting
 
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     with counting(console, "architectures") as on_progress:
         found = []
         for number, architecture in enumerate(architectures(), 1):
@@ -54,11 +55,9 @@ def models(
             cells = (each.image, each.text)
             table.add_row(each.name, *(str(cell) if not isinstance(cell, str) else f"no: {cell}" for cell in cells))
     console.print(table)
-    console.print(
+    console.say(
         f"{counts['image']} of {len(found)} image towers and {counts['text']} of {len(found)} text towers are "
         "supported (layers x heads).",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -76,13 +75,13 @@ def studies(
     if as_json:
         print_json([asdict(each) for each in found])
         return
-    console = Console()
+    console = Terminal()
     if not found:
-        console.print(f"There are no studies in {redacted(storage)}.", highlight=False, soft_wrap=True)
+        console.say(f"There are no studies in {redacted(storage)}.")
         return
     console.print(studies_table(found))
     if any(each.state == "stopped" for each in found):
-        console.print(f"Continue one with: headmask resume NAME --storage {redacted(storage)}", highlight=False)
+        console.say(f"Continue one with: headmask resume NAME --storage {redacted(storage)}")
 
 
 def schema(
@@ -120,11 +119,11 @@ def engine(
     from orchestrator.bench import bench_engine
 
     check_architecture(model)
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
 
     def on_round(number: int, plain_s: float, engine_s: float) -> None:
         text = f"round {number + 1}: plain {plain_s:.4g} s per mask, engine {engine_s:.4g} s, {plain_s / engine_s:.2f}x"
-        console.print(text, highlight=False)
+        console.say(text)
 
     with quiet_open_clip():
         found = bench_engine(
@@ -148,12 +147,10 @@ def engine(
     table.add_row("seconds per mask", f"{found.plain_s_per_mask:.4g}", f"{found.engine_s_per_mask:.4g}")
     table.add_row("images at a time", str(found.plain_batch), str(found.image_chunk))
     console.print(table)
-    console.print(
+    console.say(
         f"{found.speedup:.2f}x as fast; {found.bound:.2f}x by counted multiply-adds, of which that is "
         f"{100 * found.share_of_bound:.0f} %. The engine runs at {100 * found.share_of_peak:.0f} % of the "
         f"{found.peak_gflops:,.0f} GFLOP/s of a plain matrix product here; peak memory "
         f"{found.peak_memory_bytes / 2**30:.2f} GiB; embeddings differ by at most {found.max_abs_difference:.1e}.\n"
         f"{found.hardware}; plain way on {found.plain_masks_sampled} of the masks; median of {found.rounds} rounds.",
-        highlight=False,
-        soft_wrap=True,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.commands.tools import Json, print_json
+from orchestrator.terminal import Terminal
 
 track_app = typer.Typer(help="What MLflow knows of a search: bring it up to date, register the model.")
 
@@ -24,7 +24,7 @@ def sync(folder: RunFolder, tracking_uri: TrackingUri = None, as_json: Json = Fa
     from orchestrator.track.tracking import sync as send
 
     synced = send(folder, tracking_uri)
-    print_json(synced.as_json()) if as_json else print(synced.sentence)
+    print_json(synced.as_json()) if as_json else Terminal().say(synced.sentence)
     if synced.refused:
         raise typer.Exit(1)
 
@@ -47,6 +47,6 @@ def register(
     from orchestrator.track.registering import register as send
 
     model_name = ModelName.parse(name if alias is None else f"{name}@{alias}")
-    say = (lambda text: print(text, file=sys.stderr)) if as_json else print
-    registered = send(folder, model_name, uri=tracking_uri, candidate=candidate, say=say)
-    print_json(asdict(registered)) if as_json else print(registered.sentence)
+    console = Terminal(stderr=as_json)
+    registered = send(folder, model_name, uri=tracking_uri, candidate=candidate, say=console.say)
+    print_json(asdict(registered)) if as_json else console.say(registered.sentence)

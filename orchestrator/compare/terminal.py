@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.compare.content import Comparison, RunFigures, SplitFigures
 from orchestrator.compare.names import short_names
+from orchestrator.terminal import Terminal
 from workers.tasks import PROBABILITIES, RANK_METRICS
 
 MOST_ROWS, MOST_COLUMNS = 20, 6
@@ -23,15 +22,15 @@ _KEPT = "\N{MIDDLE DOT}"
 SAME = "All scores may be compared: weights, data, objective, ablation and precision are the same."
 
 
-def show(console: Console, comparison: Comparison) -> None:
+def show(console: Terminal, comparison: Comparison) -> None:
     """Print which mask to ship, and why; then what differs."""
     runs = comparison.runs
-    _say(console, comparison.recommendation.sentence)
+    console.say(comparison.recommendation.sentence)
     _print(console, _main_table(comparison))
     if len(runs) > MOST_ROWS:
-        _say(console, f"{len(runs) - MOST_ROWS} more are not shown; --json and --out have all of them.")
+        console.say(f"{len(runs) - MOST_ROWS} more are not shown; --json and --out have all of them.")
     for line in [*(comparison.warnings or [SAME]), *(f"{run.letter} {run.lacks}." for run in runs if run.lacks)]:
-        _say(console, line)
+        console.say(line)
     if len(runs) <= MOST_COLUMNS:
         _print(console, _metrics_table(comparison))
     if comparison.heads:
@@ -43,14 +42,10 @@ def show(console: Console, comparison: Comparison) -> None:
         _print(console, _curves_table(comparison))
 
 
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-def _print(console: Console, table: Table) -> None:
+def _print(console: Terminal, table: Table) -> None:
     """Print a table below its title, which may be wider than it."""
     title, table.title = table.title, None
-    _say(console, str(title))
+    console.say(str(title))
     console.print(table)
 
 
@@ -75,7 +70,7 @@ def _main_table(comparison: Comparison) -> Table:
             _gain(run, comparison.objective),
             {True: "yes", False: "no", None: "?"}[run.is_reliable],
         ]
-        name = f"{run.letter} {escape(names[run.letter])}"
+        name = f"{run.letter} {names[run.letter]}"
         table.add_row(name, *cells, style="bold" if run.letter == shipped else None)
     return table
 
@@ -165,7 +160,7 @@ def _overlap_table(comparison: Comparison) -> Table:
 def _settings_table(comparison: Comparison) -> Table:
     table = _table("configuration that differs", "setting", *(run.letter for run in comparison.runs))
     for key, values in comparison.settings.items():
-        table.add_row(key, *(escape("" if value is None else str(value)) for value in values))
+        table.add_row(key, *("" if value is None else str(value) for value in values))
     return table
 
 

@@ -294,13 +294,12 @@ def test_a_comparison_without_heads_and_curves_is_a_page_too(tmp_path):
 
 
 def test_many_runs_are_cut_short_on_the_terminal_only(capsys):
-    from rich.console import Console
-
     from orchestrator.compare.terminal import show
+    from orchestrator.terminal import Terminal
 
     names = letters(MOST_ROWS + 5)
     found = content([run(letter, place + 1) for place, letter in enumerate(names)])
-    show(Console(width=120), found)
+    show(Terminal(width=120), found)
     assert "5 more are not shown; --json and --out have all of them." in capsys.readouterr().out
     assert Comparison.model_validate_json(found.model_dump_json()) == found
 

@@ -2,7 +2,6 @@
 
 import pytest
 from mlflow import MlflowClient
-from rich.console import Console
 
 from headmask.errors import ConfigError, StudyError
 from orchestrator.plan import make_plan
@@ -10,6 +9,7 @@ from orchestrator.progress import PlainDisplay
 from orchestrator.runner import start as start_with
 from orchestrator.session import prepare
 from orchestrator.store import StudyStore
+from orchestrator.terminal import Terminal
 from tests.orchestrator.studies import resume, start, trials
 
 
@@ -63,7 +63,7 @@ def test_trials_and_finalists_are_ordered_by_the_guide_and_the_objective_decides
 
 def test_what_is_searched_by_is_said_everywhere(tiny_config, capsys):
     config = tiny_config()
-    console = Console(width=200)
+    console = Terminal(width=200)
     result = start_with(config, PlainDisplay(console)).result
     assert (result.objective, result.guide) == ("mean_recall", "probability")
     assert "40/40 masks" in (shown := capsys.readouterr().out)

@@ -1,0 +1,231 @@
+"""The one reader of files: whatever is wrong with one is a single message that names it, the rule and the way out.
+
+    names = read_json(path, "class names", DataError)
+
+Text is checked where it enters: UTF-8, without null bytes and without halves of surrogate pairs, so that whatever comes
+after may print it, hash it and write it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from headmask.errors import HeadmaskError
+from headmask.shown import shown
+
+M = TypeVar("M", bound=BaseModel)
+MAX_DIGITS = 400
+"""Digits of a number in JSON; no count, label or score has more."""
+_KINDS = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+def read_bytes(path: str | os.PathLike[str], what: str, error: type[HeadmaskError] = HeadmaskError) -> bytes:
+    """Return the content of a regular file.
+
+    Args:
+        path: the file; links are followed.
+        what: what it should be, such as `mask file`, for messages.
+        error: raised when it cannot be read.
+
+    Raises:
+        HeadmaskError: as `error`: there is no such file, it is a folder, a pipe or a device, or it cannot be read.
+    """
+    check_file(path, what, error)
+    try:
+        return Path(path).read_bytes()
+    except OSError as reason:
+        raise _cannot_read(path, what, error, reason) from None
+
+
+def check_file(path: str | os.PathLike[str], what: str, error: type[HeadmaskError] = HeadmaskError) -> None:
+    """Check that a path names a regular file, without opening it: opening a pipe would wait for a writer.
+
+    Raises:
+        HeadmaskError: as `error`, with what is there instead.
+    """
+    if not os.fspath(path):
+        raise error(f"the name of the {what} is empty")
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise error(f"there is no {what} at {shown(path)}") from None
+    # ValueError: a null byte, or what the file system cannot encode.
+    except (OSError, ValueError) as reason:
+        raise _cannot_read(path, what, error, reason) from None
+    for is_kind, name in _KINDS.items():
+        if is_kind(mode):
+            raise error(f"{what} {shown(path)} is {name}; name a file")
+
+
+def _cannot_read(
+    path: str | os.PathLike[str], what: str, error: type[HeadmaskError], reason: Exception
+) -> HeadmaskError:
+    return error(f"cannot read {what} {shown(path)}: {getattr(reason, 'strerror', None) or reason}")
+
+
+def read_text(path: str | os.PathLike[str], what: str, error: type[HeadmaskError] = HeadmaskError) -> str:
+    """Return the text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        HeadmaskError: as `error`: see `read_bytes`, or the file is not UTF-8 or holds a null byte; the message has the
+            line.
+    """
+    return decoded(read_bytes(path, what, error), f"{what} {shown(path)}", error)
+
+
+def decoded(content: bytes, where: str, error: type[HeadmaskError] = HeadmaskError) -> str:
+    """Return bytes as text, without a byte order mark.
+
+    Raises:
+        HeadmaskError: as `error`: the bytes are not UTF-8, or one is null; the message has the line.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        line = content.count(b"\n", 0, reason.start) + 1
+        hint = "; it looks like UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise error(
+            f"{where} is not UTF-8 text: byte 0x{content[reason.start]:02x} in line {line}{hint}. Save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise error(
+            f"{where} is not text: there is a null byte in line {text.count(chr(10), 0, text.index(chr(0))) + 1}"
+        )
+    return text
+
+
+def lines_of(text: str) -> list[str]:
+    r"""Return the lines of a text, without their ends: \n, \r\n or \r, and nothing else.
+
+    `str.splitlines` also cuts at U+2028, U+0085 and form feeds, which captions contain.
+    """
+    lines = re.split(r"\r\n|\n|\r", text)
+    return lines if lines[-1] else lines[:-1]
+
+
+def check_text(text: str) -> str | None:
+    """Return why a text cannot be used, or None: a null byte, or half of a surrogate pair, which no file can hold."""
+    if "\0" in text:
+        return "there is a null byte in it"
+    try:
+        text.encode()
+    except UnicodeEncodeError as reason:
+        return f"it has half of a surrogate pair, U+{ord(text[reason.start]):04X}"
+    return None
+
+
+def read_json(path: str | os.PathLike[str], what: str, error: type[HeadmaskError] = HeadmaskError) -> Any:
+    """Return the content of a JSON file in UTF-8.
+
+    Raises:
+        HeadmaskError: as `error`: see `read_text` and `parse_json`.
+    """
+    return parse_json(read_text(path, what, error), f"{what} {shown(path)}", error)
+
+
+def parse_json(text: str | bytes, where: str, error: type[HeadmaskError] = HeadmaskError) -> Any:
+    """Return the value of a JSON text.
+
+    Args:
+        text: of JSON as RFC 8259 has it: NaN and infinities are refused.
+        where: names it in messages.
+        error: raised when it is malformed.
+
+    Raises:
+        HeadmaskError: as `error`: it is not JSON, is nested too deep, has a number with too many digits, or a text that
+            cannot be used.
+    """
+    text = decoded(text, where, error) if isinstance(text, bytes) else text
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_number)
+    except json.JSONDecodeError as reason:
+        raise error(f"{where} is not JSON: {reason}") from None
+    except RecursionError:
+        raise error(f"{where} is nested too deep") from None
+    except ValueError as reason:
+        raise error(f"{where} is malformed: {reason}") from None
+    for found in _texts(content):
+        if why := check_text(found):
+            raise error(f"{where} has a text that cannot be used, {shown(found[:60])}: {why}")
+    return content
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{digits[:40]} is too large for a number")
+    return value
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """Yield every text of a JSON value, keys included."""
+    waiting = [content]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict):
+            yield from part
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+
+
+def read_model(
+    path: str | os.PathLike[str], model: type[M], what: str, error: type[HeadmaskError] = HeadmaskError
+) -> M:
+    """Return a JSON file as a pydantic model.
+
+    Raises:
+        HeadmaskError: as `error`: see `read_json`; or it has other content, with every mistake listed.
+    """
+    return parse_model(read_json(path, what, error), model, f"{what} {shown(path)}", error)
+
+
+def parse_model(content: Any, model: type[M], where: str, error: type[HeadmaskError] = HeadmaskError) -> M:
+    """Return a JSON value as a pydantic model.
+
+    Raises:
+        HeadmaskError: as `error`: it has other content; every mistake is listed.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as reason:
+        raise error("\n  ".join([f"{where} is malformed:", *reasons(reason)])) from None
+    except HeadmaskError as reason:
+        raise error(f"{where} is malformed:\n  {reason}") from None
+
+
+def reasons(error: ValidationError) -> list[str]:
+    """Return a line per mistake: where it is, the rule, and the value received."""
+    lines = []
+    for item in error.errors():
+        place = ".".join(map(str, item["loc"])) or "content"
+        text = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        got = "" if "got" in text or item["type"] == "missing" else f", got {shown(repr(item['input'])[:80])}"
+        lines.append(f"{shown(place)}: {shown(text)}{got}")
+    return lines
