@@ -11,11 +11,12 @@ from headmask.errors import ConfigError, ModelError
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, load_model
+from orchestrator.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.outcomes import outcomes_of
 from orchestrator.sections import DataSection
 from orchestrator.session import load_section, make_payload
 from orchestrator.verdict import DRAWS
-from strategies.paired import paired_interval, permutation_p_value
+from strategies.paired import Evidence, evidence
 from workers.constants import USUAL_CHUNK, Constants
 from workers.loading import ALL, Split, take_split
 from workers.messages import MaskScore, Stage
@@ -38,8 +39,8 @@ class Evaluation:
     objective: str
     baseline: dict[str, float]
     masked: dict[str, float]
-    interval: tuple[float, float]
-    p_value: float
+    evidence: Evidence
+    clusters: Clusters
 
     @property
     def title(self) -> str:
@@ -55,9 +56,15 @@ class Evaluation:
     @property
     def sentence(self) -> str:
         """The difference in the objective, in words."""
-        low, high = (100 * end for end in self.interval)
-        sure = f"95 % interval {low:+.2f} to {high:+.2f}, p = {self.p_value:.4f}"
-        return f"{self.objective} changes by {100 * self.delta:+.2f} points, {sure}"
+        found = self.evidence
+        sure = in_words(found.interval, found.p_value, self.too_few)
+        more = doubt(found)
+        return f"{self.objective} changes by {100 * self.delta:+.2f} points, {sure}" + (f"; {more}" if more else "")
+
+    @property
+    def too_few(self) -> str | None:
+        """That there are too few clusters for an interval, in words; None with enough."""
+        return too_few([self.clusters], self.data.name if self.split == ALL else f"{self.split} of {self.data.name}")
 
     def as_json(self) -> dict[str, Any]:
         """Return the evaluation as JSON values."""
@@ -74,8 +81,10 @@ class Evaluation:
             "baseline": self.baseline,
             "masked": self.masked,
             "delta": {name: self.masked[name] - value for name, value in self.baseline.items()},
-            "interval": list(self.interval),
-            "p_value": self.p_value,
+            "interval": None if self.evidence.interval is None else list(self.evidence.interval),
+            "p_value": self.evidence.p_value,
+            "num_differing": self.evidence.num_differing,
+            "clusters": self.clusters.model_dump(),
         }
 
 
@@ -187,6 +196,6 @@ def _evaluation(
         str(mix),
         before_named,
         after_named,
-        paired_interval(*tables, draws=DRAWS),
-        permutation_p_value(*tables, draws=DRAWS),
+        evidence(*tables, draws=DRAWS),
+        Clusters.of(data.stem, split.clusters_N),
     )

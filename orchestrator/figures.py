@@ -86,10 +86,12 @@ def _draw_sizes(axes: Any, result: SearchResult) -> None:
     for split, color in (("confirm", "C1"), ("test", "C2")):
         change = 100 * getattr(result.splits, split).delta[objective]
         axes.plot(len(result.selected), change, "D", color=color, ms=9, mec="black", label=f"selected mask, on {split}")
-    low, high = (100 * end for end in result.splits.test.interval)
-    axes.vlines(len(result.selected), low, high, color="C2", lw=2)
+    sure = "no interval on test: too few independent groups"
+    if (interval := result.splits.test.interval) is not None:
+        axes.vlines(len(result.selected), *(100 * end for end in interval), color="C2", lw=2)
+        sure = "bar: 95 % interval on test"
     axes.axhline(0, color="black", lw=0.8, ls=":", label="baseline of each split")
-    axes.set_title(f"{result.verdict}\nbar: 95 % interval on test", fontsize="medium")
+    axes.set_title(f"{result.verdict}\n{sure}", fontsize="medium")
     axes.set(xlabel="ablated heads", ylabel=f"change of {objective} in points")
     axes.legend(fontsize="x-small")
 

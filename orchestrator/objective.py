@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.paired import Evidence
 from workers.tasks import Mix
 
 # R draws, D data sets
@@ -46,9 +47,9 @@ class Goal:
         """Return the mix in [0, 1]."""
         return self.mix.value(metrics, self.prefix)
 
-    def holds(self, interval: tuple[float, float]) -> bool:
-        """Return whether the interval of a guarded goal's delta shows that it loses no more than it may."""
-        return interval[0] >= -(self.max_loss or 0.0)
+    def holds(self, evidence: Evidence) -> bool:
+        """Return whether it is shown that a guarded goal loses no more than it may."""
+        return evidence.loses_at_most(self.max_loss or 0.0)
 
 
 @dataclass(frozen=True)

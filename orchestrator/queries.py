@@ -203,6 +203,9 @@ def _queries(table: pa.Table) -> Queries:
     image_Q, cluster_Q = (table[name].to_numpy().astype(np.int64) for name in ("image", "cluster"))
     clusters_N = np.zeros(int(image_Q.max()) + 1, dtype=np.int64)
     clusters_N[image_Q] = cluster_Q
+    if first["task"] == "matching":
+        # The second image of a pair is no query of its own.
+        clusters_N = clusters_N[::2].repeat(2)
     targets = _targets(first["task"], first["num_classes"], kinds)
     return Queries(first["data"], first["split"], first["digest"], targets, clusters_N, ranks, table)
 

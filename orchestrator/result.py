@@ -13,6 +13,7 @@ from headmask.mask import HeadMask
 from headmask.maskfile import DataReference, Grid, MaskFile, SplitReference, SplitScores, write_json
 from orchestrator import pareto
 from orchestrator.budget import StopReason
+from orchestrator.clusters import Clusters
 from orchestrator.pareto import Point
 from orchestrator.versions import versions
 
@@ -40,13 +41,23 @@ class SplitResult(_Part):
     baseline: dict[str, float] = Field(description="metric to value with nothing ablated")
     selected: dict[str, float] = Field(description="metric to value with the selected mask")
     delta: dict[str, float] = Field(description="selected minus baseline")
+    clusters: list[Clusters] = Field(
+        default_factory=list, description="what is resampled together, by data set; empty in files of older versions"
+    )
 
 
 class TestResult(SplitResult):
     """Metrics on the test split, with how sure they are."""
 
-    interval: tuple[float, float] = Field(description="two-sided 95 % bootstrap interval of the objective's delta")
-    p_value: float = Field(description="two-sided sign-flip permutation test of the objective's delta")
+    interval: tuple[float, float] | None = Field(
+        description="two-sided 95 % bootstrap interval of the objective's delta; null with too few clusters"
+    )
+    p_value: float | None = Field(
+        description="two-sided sign-flip permutation test of the objective's delta; null with too few clusters"
+    )
+    num_differing: int | None = Field(
+        default=None, description="clusters whose results the mask changes; null in files of older versions"
+    )
 
 
 class Splits(_Part):
@@ -72,8 +83,15 @@ class Guarded(_Part):
     objective: str
     max_loss: float
     delta: float
-    interval: tuple[float, float] = Field(description="two-sided 95 % bootstrap interval of delta")
-    holds: bool = Field(description="whether the interval lies above minus max_loss")
+    interval: tuple[float, float] | None = Field(
+        description="two-sided 95 % bootstrap interval of delta; null with too few clusters"
+    )
+    holds: bool = Field(
+        description="whether the interval lies above minus max_loss, and enough clusters change or there are many"
+    )
+    num_differing: int | None = Field(
+        default=None, description="clusters whose results the mask changes; null in files of older versions"
+    )
 
 
 class RandomMasks(_Part):
@@ -110,7 +128,9 @@ class Prospects(_Part):
 
     best: list[str] = Field(description="heads of the best mask on search that ablates any")
     delta: float = Field(description="its objective minus the baseline's on search, both in float32")
-    standard_error: float = Field(description="of delta: paired bootstrap of images with all their captions")
+    standard_error: float | None = Field(
+        description="of delta: paired bootstrap of images with all their captions; null with too few clusters"
+    )
     growth: list[float] = Field(
         description="growth of the best value in the last doubling of the masks after the scan, and in the one before; "
         "empty with less than four blocks of them"
@@ -121,9 +141,9 @@ class Prospects(_Part):
     )
 
     @property
-    def noise(self) -> float:
+    def noise(self) -> float | None:
         """What differences on the search split must exceed to tell anything: 1.96 standard errors of delta."""
-        return 1.96 * self.standard_error
+        return None if self.standard_error is None else 1.96 * self.standard_error
 
 
 class SurrogateResult(_Part):
@@ -192,7 +212,12 @@ def split_results(session: Session, verdict: Verdict) -> Splits:
     return Splits(
         search=SplitResult(**_split(session, "search", before.search.metrics, after.search.metrics)),
         confirm=SplitResult(**_split(session, "confirm", before.confirm.metrics, after.confirm.metrics)),
-        test=TestResult(**test, interval=verdict.interval, p_value=verdict.p_value),
+        test=TestResult(
+            **test,
+            interval=verdict.evidence.interval,
+            p_value=verdict.evidence.p_value,
+            num_differing=verdict.evidence.num_differing,
+        ),
     )
 
 
@@ -205,6 +230,9 @@ def _split(session: Session, name: str, baseline: dict[str, float], selected: di
         "baseline": baseline,
         "selected": selected,
         "delta": {metric: selected[metric] - baseline[metric] for metric in baseline},
+        "clusters": [
+            Clusters.of(goal.data, split.clusters_N) for goal, split in zip(session.objective.goals, parts, strict=True)
+        ],
     }
 
 
@@ -229,10 +257,11 @@ def guarded(session: Session, verdict: Verdict) -> list[Guarded]:
             objective=str(goal.mix),
             max_loss=goal.max_loss or 0.0,
             delta=goal.value(after) - goal.value(before),
-            interval=interval,
-            holds=goal.holds(interval),
+            interval=evidence.interval,
+            holds=goal.holds(evidence),
+            num_differing=evidence.num_differing,
         )
-        for goal, interval in verdict.guarded
+        for goal, evidence in verdict.guarded
     ]
 
 
@@ -299,7 +328,9 @@ def mask_file(
         "confirm": (baseline.confirm, finalist.confirm),
         "test": (verdict.test[verdict.baseline], verdict.test[mask]),
     }
-    interval, p_value = (verdict.interval, verdict.p_value) if mask == verdict.selected else ((0.0, 0.0), 1.0)
+    found = verdict.evidence
+    # Nothing is ablated without a verdict, which is no estimate.
+    interval, p_value = (found.interval, found.p_value) if mask == verdict.selected else ((0.0, 0.0), 1.0)
     means_LHd = session.constants.means_LHd if session.constants else None
     return MaskFile(
         model=session.model.reference,

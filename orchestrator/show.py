@@ -8,24 +8,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.table import Table
 
 from headmask.errors import DataError
+from orchestrator.clusters import LARGE_SHARE, Clusters
+from strategies.paired import MIN_CLUSTERS
 from workers.ahead import ahead
 from workers.dataset import Dataset
 from workers.images import decode_image, quiet_pillow
-from workers.loading import Reading
+from workers.loading import Reading, linked
 from workers.pixels import image_digest
-from workers.splits import SPLITS
+from workers.splits import FRACTIONS, SPLITS
 
 NUM_SAMPLES = 12
 THUMBNAIL, TEXT_LINES, COLUMNS = 224, 4, 4
 FLICKR30K = 31_783
+DRAWN = "(drawn by a search)"
+"""What stands for the splits of a file that gives none."""
 _MOST_LISTED = 5
+T = TypeVar("T")
 
 
 @dataclass
@@ -41,6 +46,8 @@ class Findings:
     class_counts: dict[str, int] = field(default_factory=dict)
     group_counts: dict[str, int] = field(default_factory=dict)
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    clusters: dict[str, Clusters] = field(default_factory=dict)
+    """What is resampled together, by split."""
     warnings: list[str] = field(default_factory=list)
     samples: list[tuple[Image.Image, str]] = field(default_factory=list)
 
@@ -58,6 +65,7 @@ class Findings:
             else None,
             "num_classes": len(self.class_counts),
             "groups": self.group_counts,
+            "clusters": {split: each.model_dump(exclude={"data"}) for split, each in self.clusters.items()},
             "warnings": self.warnings,
         }
 
@@ -65,9 +73,11 @@ class Findings:
         """Return the images by split."""
         table = Table(title=f"{self.path.name}, for {self.task}", title_justify="left")
         table.add_column("split")
-        table.add_column("images", justify="right")
+        for column in ("images", "independent groups", "largest"):
+            table.add_column(column, justify="right")
         for split, count in self.splits.items():
-            table.add_row(split, f"{count:,}")
+            clusters = self.clusters[split]
+            table.add_row(split, f"{count:,}", f"{clusters.number:,}", f"{clusters.largest:,}")
         return table
 
     def sentences(self) -> list[str]:
@@ -109,7 +119,7 @@ def look_at(
         DataError: the file cannot be read.
     """
     dataset = Dataset(path, reading.columns, task=reading.task)
-    splits = dataset.splits() or ["(drawn by a search)"] * len(dataset)
+    splits = dataset.splits() or [DRAWN] * len(dataset)
     order = {name: number for number, name in enumerate(SPLITS)}
     counts = Counter(map(str, splits))
     names = sorted(counts, key=lambda name: (order.get(name, len(order)), name))
@@ -135,7 +145,42 @@ def look_at(
         *_split_warnings(found),
         *_duplicates(digests, splits),
     ]
+    found.clusters = _clusters(dataset, found, digests, list(map(str, splits)))
+    found.warnings += [line for split, each in found.clusters.items() for line in _cluster_warnings(split, each)]
     return found
+
+
+def _clusters(dataset: Dataset, found: Findings, digests: Sequence[str], splits: Sequence[str]) -> dict[str, Clusters]:
+    """Return what a search would resample together, by split."""
+    captions = [] if dataset.task == "classification" else [tuple(map(str, each)) for each in dataset.raw_captions()]
+    pairs = dataset.pairs() if dataset.task == "matching" else []
+    clusters = {}
+    for name in found.splits:
+        rows = [row for row, split in enumerate(splits) if split == name]
+        clusters_N = linked(_taken(digests, rows), _taken(captions, rows), _taken(pairs, rows))
+        clusters[name] = Clusters.of(found.path.stem, clusters_N)
+    return clusters
+
+
+def _taken(values: Sequence[T], rows: Sequence[int]) -> list[T]:
+    return [values[row] for row in rows] if values else []
+
+
+def _cluster_warnings(split: str, found: Clusters) -> list[str]:
+    """Warn of too few clusters for an interval, or of one that holds a large part of a split."""
+    needs = f"fewer than {MIN_CLUSTERS}, below which no interval is given and no improvement claimed"
+    if split == DRAWN:
+        share = min(FRACTIONS)
+        if share * found.effective < MIN_CLUSTERS:
+            return [f"the smallest of the drawn splits has {share:g} of the {found.said_plainly()}: {needs}"]
+    elif found.is_few:
+        return [f"{split} has {found.said_plainly()}: {needs}"]
+    if found.largest > LARGE_SHARE * found.num_images:
+        return [
+            f"one independent group holds {found.largest:,} of the {found.num_images:,} images of {split}: they have "
+            "identical pixels or the same captions, and count as one"
+        ]
+    return []
 
 
 def _looked_at(dataset: Dataset, chosen: set[int]) -> Any:

@@ -13,9 +13,11 @@ from rich.table import Table
 from headmask.errors import DataError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.budget import STOPS
-from orchestrator.result import RELIABLE, SearchResult
+from orchestrator.clusters import Clusters, doubt, in_words, too_few
+from orchestrator.result import RELIABLE, Guarded, SearchResult
 from orchestrator.store import TrialRecord
 from orchestrator.terminal import Terminal
+from strategies.paired import Evidence
 
 if TYPE_CHECKING:
     from headmask.exporting import ExportProof
@@ -89,8 +91,9 @@ def transfer_table(rows: Sequence[Sequence[Evaluation]]) -> Table:
     for row in rows:
         cells = []
         for each in row:
-            low, high = (100 * end for end in each.interval)
-            cells.append(f"{100 * each.delta:+.2f}\n({low:+.2f} to {high:+.2f})")
+            found = each.evidence.interval
+            sure = "too few groups" if found is None else "{:+.2f} to {:+.2f}".format(*(100 * end for end in found))
+            cells.append(f"{100 * each.delta:+.2f}\n({sure})")
         path = row[0].mask_path
         table.add_row(f"{path.parent.name}/{path.name}\n{len(row[0].mask.heads)} heads", *cells)
     return table
@@ -133,7 +136,7 @@ def split_rows(result: SearchResult) -> list[tuple[str, ...]]:
 
 
 def _search_tell(result: SearchResult) -> str:
-    if result.prospects is None:
+    if result.prospects is None or result.prospects.noise is None:
         return "optimistic"
     return f"optimistic; noise is ±{100 * result.prospects.noise:.2f}"
 
@@ -141,9 +144,9 @@ def _search_tell(result: SearchResult) -> str:
 def sentences(result: SearchResult) -> list[str]:
     """Return the verdict in words."""
     test = result.splits.test
-    low, high = (100 * end for end in test.interval)
     delta = 100 * test.delta[result.objective]
-    figures = f"{delta:+.2f} points on test, 95 % interval {low:+.2f} to {high:+.2f}, p = {test.p_value:.4f}"
+    sure = in_words(test.interval, test.p_value, too_few(_improved(result, "test"), "test"))
+    figures = f"{delta:+.2f} points on test, {sure}"
     heads = ", ".join(result.selected) or "none"
     lines = []
     if result.verdict == RELIABLE:
@@ -151,19 +154,25 @@ def sentences(result: SearchResult) -> list[str]:
     else:
         lines.append(
             f"No reliable improvement: the best mask on confirm ({heads}) changes {result.objective} by {figures}. "
-            "Recommended: the empty mask, the model as it is."
+            f"{_doubt(result)}Recommended: the empty mask, the model as it is."
         )
     for guarded in result.guarded:
-        low, high = (100 * end for end in guarded.interval)
         shown = "shown" if guarded.holds else "not shown"
+        own = [each for each in test.clusters if each.data == guarded.data]
         lines.append(
-            f"{guarded.data}: {guarded.objective} changes by {100 * guarded.delta:+.2f} points, 95 % interval "
-            f"{low:+.2f} to {high:+.2f}; that it loses no more than {100 * guarded.max_loss:g} is {shown}."
+            f"{guarded.data}: {guarded.objective} changes by {100 * guarded.delta:+.2f} points, "
+            f"{in_words(guarded.interval, None, too_few(own, 'test'))}; that it loses no more than "
+            f"{100 * guarded.max_loss:g} is {shown}{_too_few_differing(guarded)}."
         )
     if result.random_masks.percentile is not None:
         share, count = result.random_masks.percentile, result.random_masks.num_masks
         lines.append(
             f"For context: on confirm it beats {share:.0f} % of {count} random masks with as many heads per layer."
+        )
+    if few := too_few(_improved(result, "confirm"), "confirm"):
+        lines.append(
+            f"{few[0].upper()}{few[1:]}: too few to say which smaller masks are as good as the best one there, so the "
+            "best one is selected."
         )
     lines += _size_sentences(result)
     if result.test_looks > 1:
@@ -175,6 +184,30 @@ def sentences(result: SearchResult) -> list[str]:
     lines.append(f"Stopped {STOPS[result.stopped_by]}.{_prospects_sentence(result)}")
     lines.append(f"{result.num_masks} masks in {result.seconds:.0f} s. Mask: {result.mask_file}")
     return lines
+
+
+def _improved(result: SearchResult, split: str) -> list[Clusters]:
+    """Return the clusters of the data sets whose objective is improved."""
+    guarded = {each.data for each in result.guarded}
+    clusters: list[Clusters] = getattr(result.splits, split).clusters
+    return [each for each in clusters if each.data not in guarded]
+
+
+def _doubt(result: SearchResult) -> str:
+    """Return why nothing is claimed although the interval lies above zero, to go before what is recommended."""
+    test = result.splits.test
+    if test.num_differing is None:
+        return ""
+    fewest = min((each.effective for each in _improved(result, "test")), default=0.0)
+    found = doubt(Evidence(test.interval, test.p_value, fewest, test.num_differing))
+    return f"{found[0].upper()}{found[1:]}. " if found else ""
+
+
+def _too_few_differing(guarded: Guarded) -> str:
+    """Return why a limit is not shown to hold although the interval lies above it."""
+    if guarded.holds or guarded.interval is None or guarded.interval[0] < -guarded.max_loss:
+        return ""
+    return f": too few independent groups of images change ({guarded.num_differing}) to know what others would do"
 
 
 def _size_sentences(result: SearchResult) -> list[str]:
@@ -199,7 +232,11 @@ def _prospects_sentence(result: SearchResult) -> str:
     found = result.prospects
     if found is None:
         return ""
-    noise = f"differences below {100 * found.noise:.2f} points there are noise"
+    if found.noise is None:
+        few = too_few(_improved(result, "search"), "search") or "too few independent groups of images on search"
+        noise = f"which differences are noise there is not known: {few}"
+    else:
+        noise = f"differences below {100 * found.noise:.2f} points there are noise"
     if not found.num_more or found.expected is None:
         return f" On the search split, {noise.replace(' there', '')}."
     gain = f"about {100 * found.expected:.1f}" if found.expected >= 0.0005 else "less than 0.05"

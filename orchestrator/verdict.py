@@ -2,7 +2,8 @@
 
 Selected is the smallest mask that is as good as the best one on confirm; selection never sees the test split. A
 reliable improvement is claimed if and only if the lower end of the two-sided 95 % interval of the test delta is above
-zero; otherwise the empty mask is recommended.
+zero, a permutation test agrees, and enough clusters change (`Evidence.improves`); otherwise the empty mask is
+recommended.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from orchestrator.outcomes import outcomes_of
 from orchestrator.search import score_all
 from orchestrator.session import Session
 from orchestrator.store import TrialRecord
-from strategies.paired import Outcomes, paired_interval, paired_standard_error, permutation_p_value
+from strategies.paired import Evidence, Outcomes, evidence, paired_standard_error
 from strategies.selection import finalists, matched_random_masks, select
 from workers.messages import MaskScore, Stage
 from workers.pool import Pool
@@ -52,19 +53,17 @@ class Verdict:
     """The best single head by the search split, if any single head was scored."""
     test: dict[HeadMask, MaskScore]
     """Test scores of the baseline and the selected mask, with ranks."""
-    interval: tuple[float, float]
-    """Two-sided 95 % interval of the objective's test delta."""
-    p_value: float
-    """Two-sided cluster-level sign-flip permutation test of the test delta."""
-    guarded: tuple[tuple[Goal, tuple[float, float]], ...]
-    """Every guarded goal, with the two-sided 95 % interval of its test delta."""
+    evidence: Evidence
+    """How sure the objective's test delta is."""
+    guarded: tuple[tuple[Goal, Evidence], ...]
+    """Every guarded goal, with how sure its test delta is."""
     random_values: tuple[float, ...]
     """Objective on confirm of random masks with the selected mask's number of heads in every layer."""
 
     @property
     def is_reliable(self) -> bool:
         """Whether a reliable improvement is claimed, and that no guarded goal loses more than it may."""
-        return improves(self.interval) and all(goal.holds(interval) for goal, interval in self.guarded)
+        return self.evidence.improves and all(goal.holds(evidence) for goal, evidence in self.guarded)
 
     @property
     def recommended(self) -> HeadMask:
@@ -111,7 +110,7 @@ def decide(
     confirm = score_all(pool, CONFIRM, chosen, is_stopping=is_stopping)
     confirm_values = [_value(session, confirm[mask].score, confirm[baseline].score) for mask in chosen]
 
-    def standard_error(index: int, best: int) -> float:
+    def standard_error(index: int, best: int) -> float | None:
         sides = [improved_outcomes(session, "confirm", confirm[chosen[place]].score) for place in (best, index)]
         return paired_standard_error(*sides, combine=objective.over_draws, draws=ERROR_DRAWS)
 
@@ -131,10 +130,11 @@ def decide(
     on_stage("scoring the baseline and the selected mask on the test split")
     before_test(selected)
     test = score_all(pool, TEST, sorted({baseline, selected}), is_stopping=is_stopping)
-    before, after = (_outcomes(session, "test", test[mask].score) for mask in (baseline, selected))
-    sides = [improved_outcomes(session, "test", test[mask].score) for mask in (baseline, selected)]
+    outcomes = {mask: _outcomes(session, "test", result.score) for mask, result in test.items()}
+    before, after = outcomes[baseline], outcomes[selected]
+    improved = {mask: _improved(session, tables) for mask, tables in outcomes.items()}
     guarded = [
-        (goal, paired_interval(before[index], after[index], draws=DRAWS, seed=0))
+        (goal, evidence(before[index], after[index], draws=DRAWS, seed=0))
         for index, goal in enumerate(objective.goals)
         if goal.max_loss is not None
     ]
@@ -144,16 +144,10 @@ def decide(
         finalists=tuple(Finalist(mask, by_mask[mask], confirm[mask].score) for mask in ranked),
         best_single=_best_single(records),
         test={mask: result.score for mask, result in test.items()},
-        interval=paired_interval(*sides, combine=objective.over_draws, draws=DRAWS, seed=0),
-        p_value=permutation_p_value(*sides, combine=objective.over_draws, draws=DRAWS, seed=0),
+        evidence=evidence(improved[baseline], improved[selected], combine=objective.over_draws, draws=DRAWS, seed=0),
         guarded=tuple(guarded),
         random_values=random_values,
     )
-
-
-def improves(interval: tuple[float, float]) -> bool:
-    """Return whether the interval of the objective's delta shows an improvement."""
-    return interval[0] > 0
 
 
 def _value(session: Session, score: MaskScore, baseline: MaskScore) -> float:
@@ -173,8 +167,11 @@ def _best_single(records: Sequence[TrialRecord]) -> HeadMask | None:
 
 def improved_outcomes(session: Session, split: str, score: MaskScore) -> list[Outcomes]:
     """Return the paired-statistics tables of one mask on a split, of the data sets whose objective is improved."""
-    tables = zip(_outcomes(session, split, score), session.objective.goals, strict=True)
-    return [table for table, goal in tables if goal.max_loss is None]
+    return _improved(session, _outcomes(session, split, score))
+
+
+def _improved(session: Session, tables: Sequence[Outcomes]) -> list[Outcomes]:
+    return [table for table, goal in zip(tables, session.objective.goals, strict=True) if goal.max_loss is None]
 
 
 def _outcomes(session: Session, split_name: str, score: MaskScore) -> list[Outcomes]:

@@ -1,11 +1,13 @@
 """Paired statistics of masks on the same clusters: bootstrap intervals, standard errors, permutation tests. Pure numpy.
 
-The unit of resampling is the cluster: an image with all its captions, both directions together; identical images or
-captions form one cluster. The gallery stays fixed.
+The unit of resampling is the cluster: an image with all its captions, both directions together; images with identical
+pixels or the same captions form one cluster. The gallery stays fixed. Below a minimum of clusters there is no interval,
+no p-value and no standard error: docs/decisions/0016-clusters.md has what they would be worth.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,12 @@ from numpy.typing import NDArray
 Counts = Any
 """Array, or sparse array where there are many columns."""
 _DRAWS_AT_ONCE = 256
+MIN_CLUSTERS = 20
+"""Clusters below which nothing is said of how sure a difference is, counted as if all were of one size."""
+MIN_DIFFERING = 10
+"""Clusters that have to change at all before an improvement is claimed."""
+MAX_P_VALUE = 0.05
+"""Largest two-sided p-value with which an improvement is claimed: intervals of few clusters are too short."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,13 @@ class Outcomes:
     queries_CK: Counts
     value: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     """The objective (R) of ratios (R, K); a ratio is NaN where nothing was asked."""
+    sizes_C: NDArray[np.int64] | None = None
+    """Images of every cluster; None where all have as many."""
+
+    @property
+    def num_clusters(self) -> float:
+        """How many clusters of one size these count for."""
+        return float(self.queries_CK.shape[0]) if self.sizes_C is None else effective_number(self.sizes_C)
 
     def objective(self) -> float:
         """Return the objective over all clusters."""
@@ -41,10 +56,98 @@ Several = Outcomes | Sequence[Outcomes]
 """Outcomes on one data set, or on each of several."""
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """How sure a difference between two masks is."""
+
+    interval: tuple[float, float] | None
+    """Two-sided 95 % interval of the objective's delta; None with too few clusters."""
+    p_value: float | None
+    """Two-sided cluster-level sign-flip permutation test of the delta; None with too few clusters."""
+    num_clusters: float
+    """Clusters that it rests on, counted as if all were of one size; of several data sets, in that with fewest."""
+    num_differing: int
+    """Clusters of which the two masks earn anything different."""
+    is_same: bool = False
+    """Whether both are one mask: no chance is involved then."""
+
+    @property
+    def improves(self) -> bool:
+        """Whether an improvement may be claimed: never with few clusters, and never of an interval without width."""
+        return (
+            self.interval is not None
+            and self.p_value is not None
+            and self.num_differing >= MIN_DIFFERING
+            and self.interval[0] > 0
+            # Without a width, but for rounding, it knows of no chance at all.
+            and self.interval[1] - self.interval[0] > 1e-12
+            and self.p_value <= MAX_P_VALUE
+        )
+
+    def loses_at_most(self, limit: float) -> bool:
+        """Return whether it is shown that no more than a limit is lost.
+
+        Where hardly any cluster differs, the interval knows little of what others would do: the share of those that
+        differ may then still be 3.7 over the number of clusters, with a confidence of 97.5 % (the rule of three).
+        """
+        if self.is_same:
+            return True
+        if self.interval is None or self.interval[0] < -limit:
+            return False
+        return self.num_differing >= MIN_DIFFERING or limit * self.num_clusters >= -math.log(0.025)
+
+
+def effective_number(sizes: NDArray[np.int64]) -> float:
+    """Return how many clusters of one size are worth clusters of several sizes (Kish 1965, section 8.2)."""
+    return float(sizes.sum()) ** 2 / float((sizes.astype(np.float64) ** 2).sum()) if len(sizes) else 0.0
+
+
 def mean_of(values_RD: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean over data sets."""
     mean_R: NDArray[np.float64] = values_RD.mean(1)
     return mean_R
+
+
+def evidence(
+    baseline: Several,
+    selected: Several,
+    *,
+    combine: Callable[[NDArray[np.float64]], NDArray[np.float64]] = mean_of,
+    draws: int = 10_000,
+    seed: int = 0,
+    min_clusters: float = MIN_CLUSTERS,
+) -> Evidence:
+    """Return how sure the objective's delta is.
+
+    Args:
+        baseline: see `paired_interval`; the same object as `selected` where both are one mask.
+        selected: likewise.
+        combine: likewise.
+        draws: likewise, of the permutation test, too.
+        seed: likewise.
+        min_clusters: likewise.
+    """
+    number = num_clusters(baseline)
+    if baseline is selected:
+        return Evidence((0.0, 0.0), 1.0, number, 0, is_same=True)
+    interval = paired_interval(baseline, selected, combine=combine, draws=draws, seed=seed, min_clusters=min_clusters)
+    p_value = permutation_p_value(
+        baseline, selected, combine=combine, draws=draws, seed=seed, min_clusters=min_clusters
+    )
+    return Evidence(interval, p_value, number, num_differing(baseline, selected))
+
+
+def num_clusters(outcomes: Several) -> float:
+    """Return how many clusters of one size outcomes count for; on several data sets, on that with fewest."""
+    return min(each.num_clusters for (each,) in _by_data_set([outcomes]))
+
+
+def num_differing(baseline: Several, selected: Several) -> int:
+    """Return how many clusters earn anything different, over all data sets."""
+    return sum(
+        int(np.count_nonzero(abs(after.hits_CK - before.hits_CK).sum(1)))
+        for before, after in _by_data_set([baseline, selected])
+    )
 
 
 def paired_interval(
@@ -54,8 +157,9 @@ def paired_interval(
     combine: Callable[[NDArray[np.float64]], NDArray[np.float64]] = mean_of,
     draws: int = 10_000,
     seed: int = 0,
-) -> tuple[float, float]:
-    """Return the two-sided 95 % percentile bootstrap interval of the objective's delta.
+    min_clusters: float = MIN_CLUSTERS,
+) -> tuple[float, float] | None:
+    """Return the two-sided 95 % percentile bootstrap interval of the objective's delta; None with too few clusters.
 
     Clusters are drawn with replacement, the same ones for both sides (Efron and Tibshirani 1993, chapter 13), in each
     data set for itself.
@@ -66,7 +170,10 @@ def paired_interval(
         combine: the objective (R) over data sets of their objectives (R, D).
         draws: how many.
         seed: of the draws.
+        min_clusters: clusters of one size below which there is no interval.
     """
+    if num_clusters(baseline) < min_clusters:
+        return None
     low, high = np.quantile(_drawn_deltas(baseline, selected, combine, draws, seed), (0.025, 0.975))
     return float(low), float(high)
 
@@ -78,8 +185,11 @@ def paired_standard_error(
     combine: Callable[[NDArray[np.float64]], NDArray[np.float64]] = mean_of,
     draws: int = 1_000,
     seed: int = 0,
-) -> float:
+    min_clusters: float = MIN_CLUSTERS,
+) -> float | None:
     """Return the bootstrap's standard error of the objective's delta (Efron and Tibshirani 1993, chapter 6).
+
+    None with too few clusters.
 
     Args:
         baseline: see `paired_interval`.
@@ -87,7 +197,10 @@ def paired_standard_error(
         combine: likewise.
         draws: how many.
         seed: of the draws.
+        min_clusters: likewise.
     """
+    if num_clusters(baseline) < min_clusters:
+        return None
     return float(np.std(_drawn_deltas(baseline, selected, combine, draws, seed), ddof=1))
 
 
@@ -147,8 +260,11 @@ def permutation_p_value(
     combine: Callable[[NDArray[np.float64]], NDArray[np.float64]] = mean_of,
     draws: int = 10_000,
     seed: int = 0,
-) -> float:
+    min_clusters: float = MIN_CLUSTERS,
+) -> float | None:
     """Return the two-sided p-value of the objective's delta when every cluster swaps its sides at random.
+
+    None with too few clusters.
 
     Args:
         baseline: see `paired_interval`.
@@ -156,7 +272,10 @@ def permutation_p_value(
         combine: likewise.
         draws: how many.
         seed: of the draws.
+        min_clusters: likewise.
     """
+    if num_clusters(baseline) < min_clusters:
+        return None
     return permutation_p_values(baseline, [selected], combine=combine, draws=draws, seed=seed)[0]
 
 
@@ -168,7 +287,10 @@ def permutation_p_values(
     draws: int = 10_000,
     seed: int = 0,
 ) -> list[float]:
-    """Return for each of several masks what `permutation_p_value` does: the same clusters swap for all of them."""
+    """Return for each of several masks what `permutation_p_value` does: the same clusters swap for all of them.
+
+    There may be too few clusters, which the caller asks `num_clusters`.
+    """
     if not masks:
         return []
     rng = np.random.default_rng(seed)

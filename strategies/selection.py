@@ -35,19 +35,21 @@ def finalists(masks: Sequence[HeadMask], values: NDArray[np.float64], count: int
     return [mask for mask in ranked if mask in chosen]
 
 
-def as_good(value: float, best: float, standard_error: float) -> bool:
+def as_good(value: float, best: float, standard_error: float | None) -> bool:
     """Return whether a mask is as good as the best one: lower by half a standard error of their difference at most.
+
+    Where there are too few clusters for a standard error, only a mask that scores no less is.
 
     Heads that earn less than that are more often noise. It is the rule of one standard error (Breiman et al. 1984,
     section 3.4.3) at the half of it, where it gained most on test (docs/decisions/0010).
     """
-    return best - value <= AS_GOOD * standard_error
+    return best - value <= AS_GOOD * (standard_error or 0.0)
 
 
 def select(
     masks: Sequence[HeadMask],
     values: NDArray[np.float64],
-    standard_error: Callable[[int, int], float] = lambda index, best: 0.0,
+    standard_error: Callable[[int, int], float | None] = lambda index, best: None,
 ) -> int:
     """Return the index of the mask to select by values on confirm: of those as good as the best one, the smallest.
 
@@ -56,7 +58,8 @@ def select(
     Args:
         masks: finalists.
         values: of each on confirm; NaN for a failure.
-        standard_error: of the difference of two masks' values, given by their indices; 0 by default.
+        standard_error: of the difference of two masks' values, given by their indices; None, the
+            default, where it is not known.
 
     Raises:
         ValueError: no mask has a value.

@@ -29,6 +29,10 @@ from workers.tasks import Targets, TaskName
 
 ALL = "all"
 """Name of the split that holds a whole file."""
+MAX_COPIES, LABEL_SHARE = 20, 0.1
+"""More images than either, the share of a split, with the same captions: these are a label, no sign of a copy."""
+MIN_SETS = 20
+"""Fewer different sets of captions than these in a split: nothing else tells images apart, and labels link them too."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Split:
     """All captions, image by image; for classification all prompts, class by class (Q)."""
     targets: Targets
     clusters_N: NDArray[np.int64]
-    """Resampling cluster of every image: images with identical pixels, an identical caption or one pair share one."""
+    """Resampling cluster of every image: images with identical pixels, the same captions or one pair share one."""
     digest: str
     """Covers pixels, texts, targets, order and name; the same however the file is laid out."""
     class_names: tuple[str, ...] = ()
@@ -120,9 +124,11 @@ class _Part:
 
     texts: tuple[str, ...]
     targets: Targets
-    shared: list[tuple[int, ...]]
-    """Images that share something that makes them one cluster, besides their pixels."""
     digest: str
+    captions: Sequence[tuple[str, ...]] = ()
+    """Of every image; none for classification."""
+    pairs: Sequence[int] = ()
+    """The pair of every image, for matching."""
     class_names: tuple[str, ...] = ()
 
 
@@ -145,7 +151,7 @@ class _Contents(ABC):
         """Return some rows as a split."""
         digests = [decoded.digests[row] for row in rows_N]
         part = self.part(name, rows_N.tolist(), digests)
-        clusters_N = clusters(len(digests), [*_by("pixels", digests), *part.shared])
+        clusters_N = linked(digests, part.captions, part.pairs)
         return Split(name, decoded.rows(rows_N), part.texts, part.targets, clusters_N, part.digest, part.class_names)
 
 
@@ -157,7 +163,7 @@ class _Captions(_Contents):
         captions = [self._captions[row] for row in rows]
         targets = RetrievalTargets(np.repeat(np.arange(len(rows)), list(map(len, captions))))
         texts = tuple(text for each in captions for text in each)
-        return _Part(texts, targets, _by("caption", captions), _digest(name, digests, captions))
+        return _Part(texts, targets, _digest(name, digests, captions), captions)
 
 
 class _Labels(_Contents):
@@ -177,7 +183,7 @@ class _Labels(_Contents):
             for row, label in enumerate(labels_N)
         ]
         kind = f"{name}|classification|{_digest('', self._prompts, ())}"
-        return _Part(self._prompts, targets, [], _digest(kind, digests, described), tuple(self._names))
+        return _Part(self._prompts, targets, _digest(kind, digests, described), class_names=tuple(self._names))
 
 
 class _Pairs(_Contents):
@@ -205,9 +211,8 @@ class _Pairs(_Contents):
         if pairs[::2] != pairs[1::2]:
             raise DataError(f"split {name} holds one image of a pair without the other")
         captions = [self._captions[row] for row in rows]
-        shared = [*_by("caption", captions), *_by("pair", pairs)]
-        texts = tuple(text for (text,) in captions)
-        return _Part(texts, MatchingTargets(len(rows) // 2), shared, _digest(f"{name}|matching", digests, captions))
+        texts, digest = tuple(text for (text,) in captions), _digest(f"{name}|matching", digests, captions)
+        return _Part(texts, MatchingTargets(len(rows) // 2), digest, captions, pairs)
 
 
 _CONTENTS: dict[TaskName, type[_Contents]] = {
@@ -227,12 +232,41 @@ def _digest(name: str, digests: Sequence[str], texts: Sequence[Sequence[str]]) -
 
 
 def _by(what: str, values: Sequence[Any]) -> list[tuple[int, ...]]:
-    """Return the images that share a value; where an image has several values, any of them."""
+    """Return the images that share a value."""
     sharing: dict[tuple[str, Any], list[int]] = defaultdict(list)
     for image, value in enumerate(values):
-        for each in set(value) if isinstance(value, tuple) else (value,):
-            sharing[what, each].append(image)
+        sharing[what, value].append(image)
     return [tuple(images) for images in sharing.values()]
+
+
+def linked(
+    digests: Sequence[str], captions: Sequence[Sequence[str]] = (), pairs: Sequence[int] = ()
+) -> NDArray[np.int64]:
+    """Return the resampling cluster of every image of a split, numbered by first image.
+
+    Args:
+        digests: of the images' pixels.
+        captions: of every image; none for classification.
+        pairs: of every image, for matching; a pair says what both of its captions say.
+    """
+    if pairs:
+        of_pair: dict[int, tuple[str, ...]] = defaultdict(tuple)
+        for pair, own in zip(pairs, captions, strict=True):
+            of_pair[pair] += tuple(own)
+        captions = [of_pair[pair] for pair in pairs]
+    return clusters(len(digests), [*_by("pixels", digests), *_by("pair", pairs), *same_captions(captions)])
+
+
+def same_captions(captions: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
+    """Return the images of which all captions are the same, whatever their order: they show one thing.
+
+    A caption beside others says nothing of that, and neither does a set of captions that a large part of the images
+    has, as long as there are others: see docs/decisions/0016-clusters.md.
+    """
+    alike = _by("captions", [frozenset(each) for each in captions])
+    if len(alike) < MIN_SETS:
+        return alike
+    return [images for images in alike if len(images) <= max(MAX_COPIES, LABEL_SHARE * len(captions))]
 
 
 def clusters(count: int, shared: Iterable[Sequence[int]]) -> NDArray[np.int64]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from benchmarks.validity.differences import Differences
 from headmask.mask import HeadMask
 from orchestrator.sections import SearchSection
-from orchestrator.verdict import ERROR_DRAWS, improves
-from strategies.paired import paired_interval, paired_standard_error
+from orchestrator.verdict import ERROR_DRAWS
+from strategies.paired import evidence, paired_standard_error
 from strategies.selection import finalists, select
 
 # C clusters
@@ -75,7 +75,7 @@ def claims(stored: Differences, sizes: Sizes, seed: int, draw: Draw = three_spli
     chosen = finalists(stored.masks, stored.values(signs_C, parts.search), SearchSection().finalists)
     values = stored.values(signs_C, parts.confirm)[[place[mask] for mask in chosen]]
 
-    def standard_error(index: int, best: int) -> float:
+    def standard_error(index: int, best: int) -> float | None:
         sides = [stored.outcomes(place[chosen[each]], signs_C, parts.confirm) for each in (best, index)]
         return paired_standard_error(*sides, draws=ERROR_DRAWS)
 
@@ -83,7 +83,7 @@ def claims(stored: Differences, sizes: Sizes, seed: int, draw: Draw = three_spli
     before, after = (
         stored.outcomes(place[mask], signs_C, parts.test) for mask in (HeadMask.empty(selected.grid), selected)
     )
-    return improves(paired_interval(before, after, draws=BOOTSTRAP_DRAWS))
+    return evidence(before, after, draws=BOOTSTRAP_DRAWS).improves
 
 
 def count_claims(stored: Differences, sizes: Sizes, seeds: Iterable[int], draw: Draw = three_splits) -> int:

@@ -33,6 +33,6 @@ def search_nothing(folder: Path, workload: Workload, seed: int) -> NullSearch:
         selected=tuple(map(str, verdict.selected.heads)),
         gain_on_search=splits.search.delta["mean_recall"],
         gain_on_test=splits.test.delta["mean_recall"],
-        interval=verdict.interval,
+        interval=verdict.evidence.interval,
         is_reliable=verdict.is_reliable,
     )

@@ -14,7 +14,7 @@ from orchestrator.compare.recommend import recommend
 from orchestrator.compare.relation import Relation, relate, sentences
 from orchestrator.objective import Objective
 from orchestrator.queries import read_queries
-from strategies.paired import holm
+from strategies.paired import MIN_CLUSTERS, holm
 from strategies.selection import as_good
 
 T = TypeVar("T")
@@ -138,8 +138,17 @@ class _Compared:
             jaccard=self._jaccard(),
             heads=self._heads(),
             settings=differing([run.settings for run in self.runs]),
-            warnings=sentences(self.letters, self.relations, self.reference),
+            warnings=[*sentences(self.letters, self.relations, self.reference), *self._too_few()],
         )
+
+    def _too_few(self) -> list[str]:
+        """Return in words on which splits there are too few clusters for intervals."""
+        return [
+            f"Differences on {split} are given without intervals and p-values, and no mask is called as good there: "
+            f"{few}; at least {MIN_CLUSTERS} are needed."
+            for split, panel in self.panels.items()
+            if (few := panel.too_few)
+        ]
 
     def _run(self, place: int) -> RunFigures:
         """Return what is said of one run, but for its adjusted p-values."""
@@ -212,6 +221,8 @@ class _Compared:
         if self.reference not in places:
             return {}
         before, after = 1 + places.index(self.reference), [1 + places.index(place) for place in others]
+        if self.panels["test"].too_few:
+            return {}
         return dict(zip(others, self.panels["test"].p_values(before, after), strict=True))
 
     def _jaccard(self) -> list[list[float | None]]:

@@ -19,7 +19,7 @@ class Difference(_Part):
     metrics: dict[str, float] = Field(description="metric to difference, of metrics that both have")
     interval: Interval | None = Field(
         description="two-sided 95 % paired bootstrap interval of the objective's difference; null without what every "
-        "query earns"
+        "query earns, and with too few independent groups of images"
     )
 
 

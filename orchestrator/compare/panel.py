@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
+from orchestrator.clusters import Clusters, too_few
 from orchestrator.objective import Objective
 from orchestrator.outcomes import outcomes_of
 from orchestrator.queries import Earned, Queries, read_earned
@@ -58,6 +59,8 @@ class Panel:
         # A single data set's metrics are named without it.
         goals = [(found[goal.data] if goal.data else next(iter(found.values())), goal.mix) for goal in objective.goals]
         self._objective = objective
+        self._split = split
+        self._clusters = [Clusters.of(part.data, part.clusters_N) for part, _ in goals]
         columns = [_Columns(part, mix) for part, mix in goals]
         self._masks = [
             [column.outcomes(part.ranks["baseline"]) for column, (part, _) in zip(columns, goals, strict=True)],
@@ -76,13 +79,22 @@ class Panel:
         """The objective of every mask in draws of clusters that are the same for all."""
         return drawn_values(self._masks, combine=self._objective.over_draws)
 
-    def interval(self, before: int, after: int) -> tuple[float, float]:
+    @property
+    def too_few(self) -> str | None:
+        """In words, that there are too few clusters for paired statistics, of which there is none then."""
+        return too_few(self._clusters, self._split)
+
+    def interval(self, before: int, after: int) -> tuple[float, float] | None:
         """Return the two-sided 95 % interval of the objective's difference between two masks."""
+        if self.too_few:
+            return None
         low, high = np.quantile(self._deltas_R(before, after), (0.025, 0.975))
         return float(low), float(high)
 
-    def standard_error(self, before: int, after: int) -> float:
+    def standard_error(self, before: int, after: int) -> float | None:
         """Return the bootstrap's standard error of the objective's difference between two masks."""
+        if self.too_few:
+            return None
         return float(np.std(self._deltas_R(before, after), ddof=1))
 
     def _deltas_R(self, before: int, after: int) -> NDArray[np.float64]:
@@ -97,8 +109,9 @@ class Panel:
 
 def draw(panels: Mapping[str, Panel]) -> None:
     """Draw the clusters of several panels side by side."""
-    with ThreadPoolExecutor(max(1, len(panels))) as pool:
-        list(pool.map(lambda panel: panel.values_RM, panels.values()))
+    drawn = [panel for panel in panels.values() if not panel.too_few]
+    with ThreadPoolExecutor(max(1, len(drawn))) as pool:
+        list(pool.map(lambda panel: panel.values_RM, drawn))
 
 
 class _Columns:

@@ -78,7 +78,8 @@ def report_html(study: Study) -> str:
 
 def _axis(result: SearchResult) -> tuple[float, float]:
     """Return where the axis of the interval begins and ends: zero is on it, with room at both ends."""
-    low, high = min(0.0, result.splits.test.interval[0]), max(0.0, result.splits.test.interval[1])
+    test = result.splits.test
+    low, *_, high = sorted((0.0, test.delta[result.objective], *(test.interval or ())))
     room = 0.12 * max(high - low, 0.001)
     return low - room, high + room
 

@@ -230,7 +230,9 @@ def _facts(mask: MaskFile, result: SearchResult) -> dict[str, str]:
         "headmask.pretrained": mask.model.pretrained or "(of the model)",
         "headmask.objective": result.objective,
         "headmask.test_delta": f"{test.delta[result.objective]:.6f}",
-        "headmask.test_interval": f"{test.interval[0]:.6f} to {test.interval[1]:.6f}",
+        "headmask.test_interval": "none"
+        if test.interval is None
+        else f"{test.interval[0]:.6f} to {test.interval[1]:.6f}",
         "headmask.study": result.study,
         "headmask.fingerprint": result.fingerprint,
         WORDS_TAG: ".".join(map(str, mask.mask.words)),

@@ -175,14 +175,21 @@ def _metrics(result: SearchResult) -> Iterator[tuple[str, float]]:
         yield from ((f"{split}/{name}", part.selected[name]) for name in names)
         yield f"{split}/delta.{result.objective}", part.delta[result.objective]
     test, prospects = result.splits.test, result.prospects
-    yield "test/interval_low", test.interval[0]
-    yield "test/interval_high", test.interval[1]
-    yield "test/p_value", test.p_value
+    if test.interval is not None:
+        yield "test/interval_low", test.interval[0]
+        yield "test/interval_high", test.interval[1]
+    if test.p_value is not None:
+        yield "test/p_value", test.p_value
+    for split in ("search", "confirm", "test"):
+        if clusters := getattr(result.splits, split).clusters:
+            yield f"{split}/num_clusters", sum(each.number for each in clusters)
+            yield f"{split}/largest_cluster", max(each.largest for each in clusters)
     yield "num_heads", len(result.selected)
     yield "num_masks", result.num_masks
     yield "image_forwards", result.image_forwards
     if prospects is not None:
-        yield "search/noise", prospects.noise
+        if prospects.noise is not None:
+            yield "search/noise", prospects.noise
         if prospects.expected is not None:
             yield "search/expected", prospects.expected
 

@@ -62,7 +62,7 @@ def test_the_best_on_confirm_wins_not_the_best_on_search(tiny_session):
     assert verdict.selected == verdict.recommended == GOOD
     assert verdict.best_single == SINGLE
     assert verdict.is_reliable
-    assert verdict.p_value < 0.01
+    assert verdict.evidence.p_value < 0.01
     assert looked == [GOOD]
 
 
@@ -93,7 +93,7 @@ def test_without_a_reliable_improvement_the_empty_mask_is_recommended(tiny_sessi
 def test_the_empty_mask_can_win(tiny_session):
     verdict = decide(tiny_session, records({GOOD: 0.6}), ScriptedPool({EMPTY: 0.9}, num_turned=5))
     assert verdict.selected == EMPTY
-    assert verdict.interval == (0.0, 0.0)
+    assert verdict.evidence.interval == (0.0, 0.0)
     assert verdict.random_values == ()
 
 

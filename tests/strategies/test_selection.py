@@ -1,5 +1,6 @@
 """Finalists, selection, and statistics against exact or independent computations."""
 
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -12,15 +13,18 @@ from scipy.stats import bootstrap
 from headmask.mask import HeadGrid, HeadMask
 from strategies import Limits
 from strategies.paired import (
+    MIN_CLUSTERS,
+    MIN_DIFFERING,
     Outcomes,
     drawn_values,
+    evidence,
     holm,
     paired_interval,
     paired_standard_error,
     permutation_p_value,
     permutation_p_values,
 )
-from strategies.selection import finalists, matched_random_masks, select
+from strategies.selection import as_good, finalists, matched_random_masks, select
 
 # C clusters, K metrics
 
@@ -150,7 +154,8 @@ def test_p_values_equal_full_enumeration():
     exact = np.mean(
         [abs(np.dot(signs, difference)) >= abs(difference.sum()) - 1e-12 for signs in product((-1, 1), repeat=10)]
     )
-    assert permutation_p_value(outcomes(before), outcomes(after), draws=20_000) == pytest.approx(exact, abs=0.012)
+    found = permutation_p_value(outcomes(before), outcomes(after), draws=20_000, min_clusters=0)
+    assert found == pytest.approx(exact, abs=0.012)
 
 
 def test_p_values_are_uniform_when_nothing_changed():
@@ -159,6 +164,94 @@ def test_p_values_are_uniform_when_nothing_changed():
         before, after = rng.random((2, 80)) < 0.5
         below += permutation_p_value(outcomes(before), outcomes(after), draws=400, seed=seed) <= 0.1
     assert 0.05 <= below / 300 <= 0.15
+
+
+def turned(num_clusters, num_turned, sizes=None):
+    """Return outcomes before and after some clusters turn from miss to hit."""
+    before, after = np.zeros(num_clusters), np.arange(num_clusters) < num_turned
+    sides = [outcomes(hits) for hits in (before, after.astype(float))]
+    return [replace(side, sizes_C=sizes) for side in sides]
+
+
+@pytest.mark.parametrize("num_clusters", [1, 2, 7, MIN_CLUSTERS - 1])
+def test_too_few_clusters_have_no_interval_no_p_value_no_error_and_claim_nothing(num_clusters):
+    sides = turned(num_clusters, num_clusters // 2)
+    found = evidence(*sides)
+    assert (found.interval, found.p_value, found.num_clusters) == (None, None, num_clusters)
+    assert paired_standard_error(*sides) is None
+    assert not found.improves
+    assert not found.loses_at_most(1.0)
+
+
+def test_on_several_data_sets_that_with_the_fewest_clusters_decides():
+    sides = zip(turned(400, 200), turned(MIN_CLUSTERS - 1, 10), strict=True)
+    assert evidence(*map(list, sides)).interval is None
+
+
+def test_a_cluster_that_holds_half_of_the_images_counts_as_much_as_it_weighs():
+    sizes = np.array([60, *[1] * 60])
+    found = evidence(*turned(61, 40, sizes))
+    assert found.num_clusters == pytest.approx(120**2 / (60**2 + 60))
+    assert found.interval is None
+
+
+def test_enough_clusters_that_change_improve():
+    found = evidence(*turned(MIN_CLUSTERS, MIN_DIFFERING))
+    assert 0 < found.interval[0] < 0.5 < found.interval[1]
+    assert found.p_value < 0.01
+    assert found.improves
+
+
+def test_an_improvement_needs_enough_clusters_that_change():
+    found = evidence(*turned(1000, MIN_DIFFERING - 1))
+    assert found.interval[0] > 0
+    assert found.p_value < 0.01
+    assert not found.improves
+
+
+def test_an_interval_without_width_shows_no_improvement():
+    found = evidence(*turned(30, 30))
+    assert found.interval == (1.0, 1.0)
+    assert not found.improves
+
+
+def test_an_improvement_needs_the_permutation_test_too():
+    before = np.zeros(200)
+    after = np.concatenate([[40.0], np.full(9, 0.1), np.zeros(190)])
+    found = evidence(*(outcomes(hits) for hits in (before, after)))
+    assert not replace(found, p_value=0.051).improves
+    assert replace(found, p_value=0.05, interval=(0.01, 0.1)).improves
+
+
+@pytest.mark.parametrize(("num_clusters", "limit", "shown"), [(1000, 0.01, True), (300, 0.01, False), (30, 0.0, False)])
+def test_where_nothing_changes_a_limit_holds_with_many_clusters_only(num_clusters, limit, shown):
+    found = evidence(*turned(num_clusters, 0))
+    assert found.interval == (0.0, 0.0)
+    assert found.loses_at_most(limit) == shown
+
+
+def test_one_mask_beside_itself_loses_nothing_whatever_there_is():
+    (same, _) = turned(3, 0)
+    found = evidence(same, same)
+    assert (found.interval, found.p_value) == ((0.0, 0.0), 1.0)
+    assert found.loses_at_most(0.0)
+    assert not found.improves
+
+
+@pytest.mark.parametrize("num_clusters", [2, 5, 10, 20, 40])
+def test_few_clusters_claim_nothing_more_often_than_intervals_promise(num_clusters):
+    """Clusters that differ by as much either way, at random: 2.5 % may claim; 17 of 400 are the 99 % point."""
+    claims = 0
+    for seed in range(400):
+        rng = np.random.default_rng((seed, num_clusters))
+        sides = [outcomes(hits) for hits in (np.zeros(num_clusters), rng.normal(size=num_clusters))]
+        claims += evidence(*sides, draws=400, seed=seed).improves
+    assert claims <= 17 if num_clusters >= MIN_CLUSTERS else claims == 0
+
+
+def test_without_a_standard_error_only_a_smaller_mask_that_scores_no_less_is_selected():
+    assert as_good(0.5, 0.5, None)
+    assert not as_good(0.4999, 0.5, None)
 
 
 def test_the_objective_is_the_weighted_sum_of_ratios():

@@ -12,7 +12,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from headmask.errors import DataError
 from tests.tiny import tiny_rows, write_tiny_dataset
 from workers.dataset import Kind, Row, write_dataset
-from workers.loading import Reading, load_data, take_split
+from workers.loading import MAX_COPIES, Reading, linked, load_data, take_split
 from workers.preprocess import UInt8Preprocess
 from workers.splits import SPLITS, drawn_splits, given_splits
 
@@ -84,13 +84,48 @@ def test_digests_see_captions_pixels_and_order(tmp_path):
     assert len({digest(variant) for variant in variants}) == 4
 
 
-def test_images_that_share_pixels_or_a_caption_form_one_cluster(tmp_path):
+def clusters_of(path, rows, kind=None):
+    write_dataset(path, rows, kind or Kind())
+    return load_data(path, PREPROCESS, whole=True)["all"].clusters_N.tolist()
+
+
+def test_images_that_share_pixels_or_all_their_captions_form_one_cluster(tmp_path):
     rows = list(tiny_rows({"test": 6}))
-    rows[2] = Row("same caption", rows[2].image, (*rows[2].captions, rows[0].captions[0]), "test")
+    rows[2] = Row("same captions", rows[2].image, rows[0].captions[::-1], "test")
     rows[5] = Row("same pixels", rows[2].image, rows[5].captions, "test")
-    write_dataset(tmp_path / "d.parquet", rows)
-    whole = load_data(tmp_path / "d.parquet", PREPROCESS, whole=True)["all"]
-    assert whole.clusters_N.tolist() == [0, 1, 0, 2, 3, 0]
+    assert clusters_of(tmp_path / "d.parquet", rows) == [0, 1, 0, 2, 3, 0]
+
+
+@pytest.mark.parametrize("num_sharing", [2, 5, 30])
+def test_a_caption_beside_others_links_no_images(tmp_path, num_sharing):
+    rows = list(tiny_rows({"test": 30}))
+    shared = [Row(row.path, row.image, (*row.captions, "a drawing"), "test") for row in rows[:num_sharing]]
+    assert clusters_of(tmp_path / "d.parquet", [*shared, *rows[num_sharing:]]) == list(range(30))
+
+
+def test_captions_that_a_large_part_of_the_images_has_link_none_of_them():
+    own = [(f"picture {number}",) for number in range(100)]
+    copies, label = [("a cat",)] * MAX_COPIES, [("a drawing",)] * (MAX_COPIES + 1)
+    sizes = np.bincount(linked([str(n) for n in range(141)], [*copies, *label, *own])).tolist()
+    assert sizes == [MAX_COPIES, *[1] * 121]
+
+
+def test_captions_link_images_where_hardly_anything_else_tells_them_apart():
+    captions = [(f"a photo of class {number % 5}",) for number in range(200)]
+    assert np.bincount(linked([str(n) for n in range(200)], captions)).tolist() == [40] * 5
+
+
+def test_pairs_are_linked_by_both_of_their_captions():
+    digests, pairs = [str(n) for n in range(8)], [1, 1, 2, 2, 3, 3, 4, 4]
+    captions = [("a",), ("b",), ("b",), ("a",), ("a",), ("c",), ("d",), ("a",)]
+    assert linked(digests, captions, pairs).tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+
+
+def test_images_of_a_class_are_linked_by_their_pixels_alone(tmp_path):
+    rows = list(tiny_rows({"test": 6}))
+    rows = [Row(row.path, row.image, split="test", label=number % 2) for number, row in enumerate(rows)]
+    rows[4] = Row("same pixels", rows[0].image, split="test", label=0)
+    assert clusters_of(tmp_path / "d.parquet", rows, Kind("classification", ("a", "b"))) == [0, 1, 2, 3, 0, 4]
 
 
 def test_a_split_that_is_not_there_is_refused(tmp_path):

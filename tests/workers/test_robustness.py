@@ -268,10 +268,25 @@ def test_show_counts_and_warns(tmp_path):
     assert "1 images cannot be read: row 5: cannot be read as an image" in text
 
 
+def test_independent_groups_are_shown_and_a_large_one_is_warned_of(tmp_path):
+    rows = [Row(f"{n}.jpg", picture(n), ("a drawing", str(n)), "test") for n in range(40)]
+    rows += [Row(f"{n}.jpg", picture(40), (str(n),), "test") for n in range(40, 45)]
+    write_dataset(tmp_path / "d.parquet", rows)
+    found = look_at(tmp_path / "d.parquet", Reading())
+    assert found.as_json()["clusters"]["test"] == {
+        "number": 41, "largest": 5, "num_images": 45, "effective": pytest.approx(45**2 / 65)
+    }  # fmt: skip
+    assert "one independent group holds 5 of the 45 images of test" in found.warnings[-1]
+
+
 def test_a_caption_of_exactly_the_context_is_not_cut(tmp_path):
     rows = [Row(f"{n}.jpg", picture(n), ("dog " * n,)) for n in (74, 75, 76)]
     write_dataset(tmp_path / "d.parquet", rows)
-    (warning,) = look_at(tmp_path / "d.parquet", Reading()).warnings
+    warning, few = look_at(tmp_path / "d.parquet", Reading()).warnings
+    assert few == (
+        "the smallest of the drawn splits has 0.2 of the 3 independent groups of images: fewer than 20, below which no "
+        "interval is given and no improvement claimed"
+    )
     assert "1 captions are longer than the 77 tokens" in warning
     assert "row 2" in warning
 
@@ -279,7 +294,8 @@ def test_a_caption_of_exactly_the_context_is_not_cut(tmp_path):
 def test_the_flickr30k_trap_is_warned_of(tmp_path, monkeypatch):
     monkeypatch.setattr("orchestrator.show.FLICKR30K", 5)
     write_dataset(tmp_path / "d.parquet", [Row(f"{n}.jpg", picture(n), (str(n),), "test") for n in range(5)])
-    (warning,) = look_at(tmp_path / "d.parquet", Reading()).warnings
+    warning, few = look_at(tmp_path / "d.parquet", Reading()).warnings
+    assert few.startswith("test has 5 independent groups of images: fewer than 20")
     assert "which some mirrors call its test split; results are reported on 1,000 of them with 5,000" in warning
 
 
