@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCardData
 
+from headmask.images import STOCK
 from headmask.maskfile import MaskFile, SplitScores
 
 if TYPE_CHECKING:
@@ -27,9 +28,27 @@ This is an ordinary open_clip model: the mask is in its weights.
 
 ```python
 import open_clip
+from PIL import Image
 
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH")  # of this folder
 tokenizer = open_clip.get_tokenizer("local-dir:PATH")
+pixels = preprocess(Image.open("photo.jpg"))  # as it is opened, see below
+```
+
+Images were scored as this `preprocess` makes them of what Pillow opens. It resizes before it converts to RGB, so that
+another `.convert("RGB")` in front of it gives other pixels where an image has a palette, transparency or CMYK."""
+_LOAD_COMPOSITED = """\
+This is an ordinary open_clip model: the mask is in its weights. Images were scored *composited*: upright, on white,
+scaled to 8 bits. open_clip's own preprocessing gives other pixels of images that are transparent, turned by EXIF, or of
+more than 8 bits, and of others that are neither 8-bit RGB nor gray. `headmask` brings the one that was scored:
+
+```python
+import headmask
+from PIL import Image
+
+model = headmask.load_model("local-dir:PATH")  # of this folder
+embeddings = model.clip.encode_image(model.preprocess(Image.open("photo.jpg"))[None])
+tokens = model.tokenizer(["a photo of a dog"])
 ```"""
 _LOAD_PRUNED = """\
 Some layers have fewer attention heads than others, which open_clip cannot build: `open_clip.create_model` fails on this
@@ -37,9 +56,10 @@ folder. It takes `headmask`:
 
 ```python
 import headmask
+from PIL import Image
 
 model = headmask.load_pruned("PATH")  # of this folder
-embeddings = model.clip.encode_image(model.preprocess(image)[None])
+embeddings = model.clip.encode_image(model.preprocess(Image.open("photo.jpg"))[None])
 tokens = model.tokenizer(["a photo of a dog"])
 ```"""
 _LIMITS = (
@@ -70,7 +90,7 @@ def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
         *_scores(mask),
         *_data(mask),
         "## Loading",
-        _LOAD_PRUNED if prune else _LOAD_FOLDED,
+        _LOAD_PRUNED if prune else _LOAD_FOLDED if mask.pixels == STOCK else _LOAD_COMPOSITED,
         "## What was checked",
         f"Written, loaded again and compared with the masked model on {proof.num_probes} images and as many texts: "
         f"normalised embeddings differ by at most {proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
@@ -135,6 +155,7 @@ def _what(mask: MaskFile) -> list[tuple[str, str]]:
         ("weights", f"SHA-256 {mask.model.weights_sha256}"),
         ("tower", f"{mask.tower}, {mask.grid.layers} layers of {mask.grid.heads} heads"),
         ("ablation", mask.ablation),
+        ("pixels", mask.pixels),
         ("heads", ", ".join(mask.heads) or "none"),
         ("study", _text(mask.study) if mask.study else ""),
         ("versions", ", ".join(f"{_text(name)} {_text(version)}" for name, version in sorted(mask.versions.items()))),

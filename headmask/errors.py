@@ -40,6 +40,10 @@ class DataError(HeadmaskError):
     """A data set, caption file or image cannot be read as asked."""
 
 
+class PixelsChangedError(DataError):
+    """Decoded pixels have changed since they were written, so that scores may be wrong."""
+
+
 class ConfigError(HeadmaskError):
     """The configuration of a search has mistakes; all of them are listed."""
 
@@ -58,6 +62,10 @@ class PoolError(HeadmaskError):
 
 class ReplicasLostError(PoolError):
     """Replicas could not be had in time, or were lost and did not come back; no fault of the input."""
+
+
+class PixelsGoneError(ReplicasLostError):
+    """Decoded pixels are no longer where they were written; whoever starts again makes them anew."""
 
 
 class DeviceMemoryError(HeadmaskError):

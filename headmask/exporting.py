@@ -23,6 +23,7 @@ from headmask.card import model_card
 from headmask.errors import AblationError, MaskFileError
 from headmask.folding import fold, probe_images
 from headmask.footprint import Footprints, compare
+from headmask.images import STOCK
 from headmask.live import ablate
 from headmask.masked import CONFIG, MASK, PRUNED, WEIGHTS, load_pruned
 from headmask.maskfile import MaskFile
@@ -131,7 +132,13 @@ def _write(model: LoadedModel, mask: MaskFile, changed: nn.Module, checkpoint: P
     """Write the weights, and beside them what a folder needs to be loaded."""
     tensors = {key: tensor.contiguous().clone() for key, tensor in changed.state_dict().items()}
     save_file(tensors, checkpoint, metadata=metadata)
-    config = {"model_cfg": model_config(model.reference.name), "preprocess_cfg": model.clip.visual.preprocess_cfg}
+    config: dict[str, Any] = {
+        "model_cfg": model_config(model.reference.name),
+        "preprocess_cfg": model.clip.visual.preprocess_cfg,
+    }
+    if mask.pixels != STOCK:
+        # Read by `headmask.load_model`; open_clip leaves keys that it does not know.
+        config["headmask"] = {"pixels": mask.pixels}
     (checkpoint.parent / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     # Safetensors lets nobody but the user read what it writes; other files are as the umask says.
     shutil.copymode(checkpoint.parent / CONFIG, checkpoint)

@@ -30,8 +30,9 @@ def load(
     """Return a model with a mask applied for good, with its preprocessing and tokenizer.
 
         masked = headmask.load("ViT-B-32", "runs/first/mask.json", "openai")
-        embeddings = masked.clip.encode_image(masked.preprocess(image)[None])
+        embeddings = masked.clip.encode_image(masked.preprocess(Image.open("photo.jpg"))[None])
 
+    The preprocessing follows the pixel rule under which the mask was searched; give it the image as Pillow opens it.
     The mask is in the weights where it folds into them; elsewhere the model computes it as it runs, and saving its
     weights would lose it. A model that was given loaded stays as it is.
 
@@ -55,7 +56,7 @@ def load(
     except AblationError:
         clip = ablate_for_good(model.clip, content)
     reference = model.reference.model_copy(update={"weights_sha256": weights_digest(clip)})
-    return replace(model, clip=clip, reference=reference)
+    return replace(model, clip=clip, reference=reference).with_pixels(content.pixels)
 
 
 def load_pruned(folder: str | os.PathLike[str]) -> LoadedModel:
@@ -79,9 +80,8 @@ def load_pruned(folder: str | os.PathLike[str]) -> LoadedModel:
     except (RuntimeError, OSError, SafetensorError) as error:
         raise ModelError(f"cannot load the pruned model in {path}: {str(error).strip().splitlines()[0]}") from error
     clip.requires_grad_(False).eval()
-    return LoadedModel(
-        clip, preprocess, tokenizer_of(name), ModelReference(name=name, weights_sha256=weights_digest(clip))
-    )
+    reference = ModelReference(name=name, weights_sha256=weights_digest(clip))
+    return LoadedModel(clip, preprocess, tokenizer_of(name), reference).with_pixels(mask.pixels)
 
 
 def _form(folder: Path) -> str | None:

@@ -85,6 +85,8 @@ class MaskFile(_Part):
     heads: tuple[str, ...]
     means: dict[str, list[float]] | None = None
     """For ablation `mean`: the mean output of every ablated head, by `L3H7`."""
+    pixels: Literal["stock", "composited"] = "composited"
+    """The pixel rule that images were scored under, see `headmask.images`; older files have none."""
     objective: str | None = None
     verdict: Literal["reliable improvement", "no reliable improvement"] | None = None
     """On the search that the mask comes from."""

@@ -8,7 +8,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from headmask.errors import ModelError, did_you_mean
+from headmask.images import COMPOSITED, STOCK, PixelRule, by_rule
 from headmask.maskfile import ModelReference
 
 SCHEMES = ("local-dir:", "hf-hub:")
@@ -30,12 +31,20 @@ class LoadedModel:
     clip: Any
     """The model, an `open_clip.CLIP` or one of its kin."""
     preprocess: Callable[..., Tensor]
-    """open_clip's evaluation transform: PIL image to normalised float32 (3, Y, X)."""
+    """open_clip's evaluation transform, under a pixel rule: opened PIL image to normalised float32 (3, Y, X)."""
     tokenizer: Callable[..., Tensor]
     reference: ModelReference
 
     def __str__(self) -> str:
         return str(self.reference)
+
+    def with_pixels(self, rule: str) -> LoadedModel:
+        """Return the same model with a preprocessing that follows a pixel rule, see `headmask.images`.
+
+        Raises:
+            ConfigError: there is no such rule.
+        """
+        return replace(self, preprocess=by_rule(self.preprocess, rule))
 
     @property
     def scale(self) -> float:
@@ -67,7 +76,16 @@ def load_model(name: str, pretrained: str | None = None) -> LoadedModel:
             raise _cannot_load(name, pretrained, error) from error
     clip.requires_grad_(False).eval()
     reference = ModelReference(name=name, pretrained=pretrained, weights_sha256=weights_digest(clip))
-    return LoadedModel(clip, preprocess, tokenizer, reference)
+    return LoadedModel(clip, preprocess, tokenizer, reference).with_pixels(rule_of_folder(name))
+
+
+def rule_of_folder(name: str) -> PixelRule:
+    """Return the pixel rule that an exported folder names for its model; stock for any other model."""
+    if not name.startswith("local-dir:"):
+        return STOCK
+    path = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
+    own = json.loads(path.read_text(encoding="utf-8")).get("headmask")
+    return COMPOSITED if isinstance(own, dict) and own.get("pixels") == COMPOSITED else STOCK
 
 
 def tokenizer_of(name: str) -> Callable[..., Tensor]:

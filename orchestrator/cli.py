@@ -19,6 +19,7 @@ from orchestrator.commands.data import (
     GroupColumn,
     ImageColumn,
     LabelColumn,
+    PixelsOption,
     SplitColumn,
     Task,
     Templates,
@@ -121,6 +122,7 @@ def search(
     ] = None,
     ablation: Annotated[str | None, typer.Option(help="What replaces a head: zero, mean, uniform or cls.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the search: float32, bfloat16, float16, auto.")] = None,
+    pixels: PixelsOption = None,
     strategy: Annotated[
         str | None, typer.Option(help="mixture (default), pairwise, genetic, gates or scan; slower: tpe, nsga2.")
     ] = None,

@@ -118,6 +118,7 @@ def conclude(
         surrogate=results.surrogate_result(surrogate),
         gates=gates,
         test_looks=count_looks(config.storage, store, session.test_digests),
+        pixels=results.PixelsResult(rule=config.search.pixels, data=session.remarks),
         mlflow_run_id=run_id,
         mask_file=str(folder / "mask.json"),
         versions=versions(),

@@ -172,6 +172,7 @@ OPTIONS = {
     "guide": "search.guide",
     "combine": "search.combine",
     "ablation": "search.ablation",
+    "pixels": "search.pixels",
     "precision": "search.precision",
     "strategy": "search.strategy",
     "shortlist": "search.shortlist",

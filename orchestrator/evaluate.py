@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from headmask.errors import ConfigError, ModelError
+from headmask.images import PixelRule
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, load_model
 from orchestrator.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.outcomes import outcomes_of
+from orchestrator.remarks import ImageRemarks
 from orchestrator.sections import DataSection
 from orchestrator.session import load_section, make_payload
 from orchestrator.verdict import DRAWS
@@ -41,6 +43,13 @@ class Evaluation:
     masked: dict[str, float]
     evidence: Evidence
     clusters: Clusters
+    pixels: PixelRule
+    images: ImageRemarks
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be said of the images; nothing for ordinary ones."""
+        return list(self.images.sentences(self.pixels, self.data.name))
 
     @property
     def title(self) -> str:
@@ -81,6 +90,8 @@ class Evaluation:
             "baseline": self.baseline,
             "masked": self.masked,
             "delta": {name: self.masked[name] - value for name, value in self.baseline.items()},
+            "pixels": self.pixels,
+            "images": self.images.model_dump(),
             "interval": None if self.evidence.interval is None else list(self.evidence.interval),
             "p_value": self.evidence.p_value,
             "num_differing": self.evidence.num_differing,
@@ -95,6 +106,7 @@ def evaluate_masks(
     split: str | None = None,
     model: str | None = None,
     pretrained: str | None = None,
+    pixels: str | None = None,
     threads: int = 1,
 ) -> list[list[Evaluation]]:
     """Return metrics next to the baseline's, float32: a row per mask, a column per data set.
@@ -105,6 +117,7 @@ def evaluate_masks(
         split: search, confirm or test; None for the whole files.
         model: where the model lies now, when it is not where the mask file says.
         pretrained: its tag or checkpoint.
+        pixels: the pixel rule, see `headmask.images`; the masks' own by default.
         threads: of the CPU.
 
     Raises:
@@ -115,7 +128,7 @@ def evaluate_masks(
     loaded = load_model(model or reference.name, pretrained if model or pretrained else reference.pretrained)
     for content in contents:
         content.check_model(str(loaded), loaded.reference.weights_sha256)
-    preprocess = UInt8Preprocess(loaded.preprocess)
+    preprocess = UInt8Preprocess(loaded.with_pixels(pixels or _rule(masks, contents)).preprocess)
     name = split or ALL
     columns = [take_split(load_section(section, preprocess, whole=split is None), name) for section in data]
     scores = _scores(loaded, preprocess, contents, columns, threads)
@@ -124,9 +137,20 @@ def evaluate_masks(
         row = []
         for section, each, *sides in zip(data, columns, before, after, strict=True):
             mix = objective_on(section, content.objective, each)
-            row.append(_evaluation(path, content, Path(section.path), each, mix, *sides))
+            row.append(_evaluation(path, content, Path(section.path), each, mix, preprocess.rule, *sides))
         found.append(row)
     return found
+
+
+def _rule(paths: Sequence[Path], contents: Sequence[MaskFile]) -> PixelRule:
+    """Return the pixel rule that all masks were searched under."""
+    rules = {content.pixels: path for path, content in zip(paths, contents, strict=True)}
+    if len(rules) > 1:
+        texts = ", ".join(f"{path} {rule}" for rule, path in rules.items())
+        raise ConfigError(
+            f"masks of one table must be scored on the same pixels ({texts}); name the rule with --pixels"
+        )
+    return contents[0].pixels
 
 
 def objective_on(section: DataSection, wanted: str | None, split: Split) -> Mix:
@@ -178,7 +202,14 @@ def _scores(
 
 
 def _evaluation(
-    path: Path, content: MaskFile, data: Path, split: Split, mix: Mix, before: MaskScore, after: MaskScore
+    path: Path,
+    content: MaskFile,
+    data: Path,
+    split: Split,
+    mix: Mix,
+    rule: PixelRule,
+    before: MaskScore,
+    after: MaskScore,
 ) -> Evaluation:
     tables = []
     for score in (before, after):
@@ -198,4 +229,6 @@ def _evaluation(
         after_named,
         evidence(*tables, draws=DRAWS),
         Clusters.of(data.stem, split.clusters_N),
+        rule,
+        ImageRemarks.of(len(split.pixels), [split.remarks]),
     )

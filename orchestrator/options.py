@@ -52,6 +52,7 @@ class ScanOptions(PoolOptions, total=False):
     objective: str
     combine: Literal["mean", "worst"]
     ablation: Literal["zero", "mean", "uniform", "cls"]
+    pixels: Literal["stock", "composited"]
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     layers: Sequence[int]
     protect: Sequence[str]

@@ -15,6 +15,7 @@ from orchestrator import pareto
 from orchestrator.budget import StopReason
 from orchestrator.clusters import Clusters
 from orchestrator.pareto import Point
+from orchestrator.remarks import ImageRemarks
 from orchestrator.versions import versions
 
 if TYPE_CHECKING:
@@ -163,6 +164,18 @@ class GatesResult(_Part):
     shut: dict[str, float] = Field(description="head to the probability that its gate is shut")
 
 
+class PixelsResult(_Part):
+    """How images became RGB, and what there is to know about them."""
+
+    rule: Literal["stock", "composited"]
+    data: dict[str, ImageRemarks] = Field(description="by name of the data set")
+
+    @property
+    def sentences(self) -> list[str]:
+        """What is to be said of them; nothing for ordinary images."""
+        return [text for name, each in self.data.items() for text in each.sentences(self.rule, name)]
+
+
 class SearchResult(_Part):
     """What a search found."""
 
@@ -196,6 +209,7 @@ class SearchResult(_Part):
         default_factory=dict, description="all that decides the study; the budget does not"
     )
     test_looks: int = Field(description="how often this test split was looked at, over all studies in the storage")
+    pixels: PixelsResult | None = Field(default=None, description="null in results of before there was a choice")
     mlflow_run_id: str | None
     mask_file: str
     versions: dict[str, str]
@@ -339,6 +353,7 @@ def mask_file(
         ablation=session.config.search.ablation,
         heads=tuple(map(str, mask.heads)),
         means=None if means_LHd is None else {str(head): means_LHd[head].tolist() for head in mask.heads},
+        pixels=session.config.search.pixels,
         objective=str(session.objective),
         scores={
             name: SplitScores(

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from headmask.errors import ConfigError, HeadmaskError, StudyError
+from headmask.errors import ConfigError, HeadmaskError, PixelsChangedError, StudyError
+from headmask.mask import HeadMask
 from headmask.maskfile import write_json
 from orchestrator.conclude import Outcome, conclude
 from orchestrator.config import SearchConfig
@@ -37,6 +38,9 @@ from orchestrator.verdict import decide
 from orchestrator.versions import versions
 from strategies import make_sampler
 from workers.pool import InlinePool, Pool
+
+CHANGED = "pixels_changed"
+"""Attribute of a study: why its scores cannot be trusted."""
 
 
 def start(config: SearchConfig, display: Display) -> Outcome:
@@ -88,6 +92,11 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
     if "***" in (config.output.tracking_uri or ""):
         raise StudyError(f"the password of {config.output.tracking_uri} is not kept: resume with --tracking-uri URL")
     with StudyStore.open(config.storage, config.study_name) as store:
+        if store.attr(CHANGED):
+            raise StudyError(
+                f"the scores of study {store.name!r} cannot be trusted ({store.attr(CHANGED)}): "
+                "it cannot go on, start another one with --out"
+            )
         display.say(_loading_sentence(config))
         session = prepare(_with_constants(config, store.attr("fingerprint") or {}), display.say)
         _check_fingerprint(store, session)
@@ -156,13 +165,20 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
             surrogate = make_surrogate(session, pool, display.say, stopping.is_set)
             curve = BestCurve(tracker)
             searched = _search(session, store, pool, surrogate, curve, display, stopping)
+
+            def before_test(mask: HeadMask) -> None:
+                display.say("checking that the decoded pixels are as they were")
+                session.check_pixels()
+                pool.check_pixels()
+                look_at_test(store, session.test_digests, mask)
+
             verdict = decide(
                 session,
                 searched.records,
                 pool,
                 on_stage=display.say,
                 is_stopping=stopping.is_set,
-                before_test=lambda mask: look_at_test(store, session.test_digests, mask),
+                before_test=before_test,
             )
             display.say("scoring the best mask on the search split once more, for the noise there")
             prospects = look_ahead(
@@ -175,6 +191,10 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
         except (Interrupted, KeyboardInterrupt):
             tracker.log(Status(status="KILLED"))
             raise Interrupted from None
+        except PixelsChangedError as error:
+            store.set_attr(CHANGED, str(error))
+            tracker.log(Status(status="FAILED"))
+            raise
         except BaseException:
             tracker.log(Status(status="FAILED"))
             raise

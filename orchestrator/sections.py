@@ -135,6 +135,8 @@ class SearchSection(Section):
     """Of several data sets, the mean of their objectives is maximised, or the smallest of them."""
     ablation: Literal["zero", "mean", "uniform", "cls"] = "zero"
     """What replaces a head."""
+    pixels: Literal["stock", "composited"] = "stock"
+    """How images become RGB: `stock`, as open_clip's own preprocessing does; `composited`, upright and on white."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Of the search; `auto` is bfloat16 where the hardware computes in it. Finalists are always scored in float32."""
     strategy: str = "mixture"

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from headmask.ablation import check_ablation
+from headmask.images import STOCK
 from headmask.mask import HeadGrid, HeadMask
 from headmask.models import LoadedModel, load_model
 from headmask.towers import TowerName, tower_of, view_of
@@ -22,6 +23,7 @@ from headmask.views import TowerView
 from orchestrator.config import SearchConfig
 from orchestrator.objective import Goal, Objective
 from orchestrator.progress import said_when_slow
+from orchestrator.remarks import ImageRemarks
 from orchestrator.sections import OBJECTIVE, DataSection
 from orchestrator.store import TrialRecord
 from strategies import REVISION as STRATEGIES_REVISION
@@ -33,6 +35,7 @@ from workers.engine import REVISION
 from workers.inputs import Normalisation
 from workers.loading import Split, load_data
 from workers.messages import Stage
+from workers.pixels import check_all
 from workers.preprocess import UInt8Preprocess
 from workers.replica import PackedTower, Payload, Wanted
 from workers.scorer import ScorerSettings, SplitArrays, probe_inputs, proven_view
@@ -151,6 +154,32 @@ class Session:
         return self.model.clip, digests, means_LHd, *(self.fingerprint[key] for key in keys)
 
     @property
+    def remarks(self) -> dict[str, ImageRemarks]:
+        """What there is to know about the images of every data set, by its name."""
+        names, found = [goal.data for goal in self.objective.goals], {}
+        for index, name in enumerate(names):
+            parts = [splits[index] for splits in self.splits.values()]
+            found[name] = ImageRemarks.of(sum(len(part.pixels) for part in parts), [part.remarks for part in parts])
+        return found
+
+    def remark_sentences(self) -> list[str]:
+        """Return what is to be said of the images before a search; nothing for ordinary ones."""
+        rule = self.config.search.pixels
+        return [text for name, each in self.remarks.items() for text in each.sentences(rule, name)]
+
+    @property
+    def _rules_differ(self) -> bool:
+        return any(split.remarks.differing for parts in self.splits.values() for split in parts)
+
+    def check_pixels(self) -> None:
+        """Check that the decoded pixels are still those that were decoded.
+
+        Raises:
+            PixelsChangedError: they are not.
+        """
+        check_all(split.pixels for parts in self.splits.values() for split in parts)
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """All that decides a study, as JSON values; the budget does not."""
         search = self.config.search
@@ -170,6 +199,8 @@ class Session:
                 for goal, part in zip(goals, parts, strict=True)
             },
             "preprocess": self.preprocessing,
+            # Where the rules agree on all images, the study is the same under both. Those of before have no such key.
+            **({"pixels": search.pixels} if search.pixels == STOCK and self._rules_differ else {}),
             "task": self.splits["search"][0].targets.task if len(goals) == 1 else several,
             "objective": _names(self.objective),
             "guide": _names(self.guide),
@@ -213,7 +244,7 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
         HeadmaskError: the model, its tower, the data or the limits do not fit; raised before any replica is started.
     """
     search = config.search
-    model = load_model(config.model.name, config.model.pretrained)
+    model = load_model(config.model.name, config.model.pretrained).with_pixels(search.pixels)
     view = view_of(model.clip, search.tower)
     check_ablation(search.ablation, has_class_token=view.has_class_token, means=())
     limits = _limits(config, view.grid)
@@ -229,7 +260,10 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     first = payload.splits["search"][prefixes[0]]
     view = proven_view(tower_of(model.clip, search.tower), first, payload.normalisation, name=search.tower)
     cost = TowerCost.of(view, probe_inputs(first, view, payload.normalisation))
-    return Session(config, model, view, cost, limits, splits, objective, guide, payload, preprocess.description)
+    session = Session(config, model, view, cost, limits, splits, objective, guide, payload, preprocess.description)
+    for text in session.remark_sentences():
+        say(text)
+    return session
 
 
 def load_section(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -15,13 +15,13 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.table import Table
 
 from headmask.errors import DataError
+from headmask.images import STOCK, by_rule, quiet_pillow
 from orchestrator.clusters import LARGE_SHARE, Clusters
 from strategies.paired import MIN_CLUSTERS
 from workers.ahead import ahead
 from workers.dataset import Dataset
-from workers.images import decode_image, quiet_pillow
 from workers.loading import Reading, linked
-from workers.pixels import image_digest
+from workers.preprocess import UInt8Preprocess, look
 from workers.splits import FRACTIONS, SPLITS
 
 NUM_SAMPLES = 12
@@ -50,6 +50,8 @@ class Findings:
     """What is resampled together, by split."""
     warnings: list[str] = field(default_factory=list)
     samples: list[tuple[Image.Image, str]] = field(default_factory=list)
+    num_remarked: dict[str, int] = field(default_factory=dict)
+    """Images whose pixels depend on the rule, are cut off, or have almost one colour."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the findings as JSON values."""
@@ -65,6 +67,9 @@ class Findings:
             else None,
             "num_classes": len(self.class_counts),
             "groups": self.group_counts,
+            "num_differing": self.num_remarked.get("differing", 0),
+            "num_clipped": self.num_remarked.get("clipped", 0),
+            "num_constant": self.num_remarked.get("constant", 0),
             "clusters": {split: each.model_dump(exclude={"data"}) for split, each in self.clusters.items()},
             "warnings": self.warnings,
         }
@@ -105,6 +110,7 @@ def look_at(
     reading: Reading,
     *,
     model: str | None = None,
+    pixels: str = STOCK,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
     """Return what is in a data set.
@@ -113,6 +119,7 @@ def look_at(
         path: Parquet file.
         reading: how it is read.
         model: open_clip name whose tokenizer is asked; `ViT-B-32` by default.
+        pixels: the pixel rule, see `headmask.images`.
         on_progress: called with images looked at and in all.
 
     Raises:
@@ -128,26 +135,40 @@ def look_at(
     chosen = set(np.linspace(0, len(dataset) - 1, min(NUM_SAMPLES, len(dataset))).astype(int).tolist())
     digests: list[str] = []
     broken: list[str] = []
+    remarked: dict[str, list[str]] = {name: [] for name in _REMARKS}
     with quiet_pillow():
-        for row, (digest, size, thumbnail) in enumerate(_looked_at(dataset, chosen)):
-            digests.append(digest)
-            if size is None:
-                broken.append(digest)
+        for row, seen in enumerate(_looked_at(dataset, chosen, _preprocess(pixels))):
+            digests.append(seen.digest)
+            if seen.size is None:
+                broken.append(seen.digest)
             else:
-                found.sizes.append(size)
-            if thumbnail is not None:
-                found.samples.append((thumbnail, f"{splits[row]}: {texts[row]}"))
+                found.sizes.append(seen.size)
+            if seen.thumbnail is not None:
+                found.samples.append((seen.thumbnail, f"{splits[row]}: {texts[row]}"))
+            for name in seen.remarks:
+                remarked[name].append(f"row {row}")
             on_progress(row + 1, len(dataset))
+    found.num_remarked = {name: len(rows) for name, rows in remarked.items()}
     if not found.sizes:
         raise DataError(f"{path} has no image that can be read: {broken[0]}")
     found.warnings += [
         *(_listed(f"{len(broken)} images cannot be read", broken) if broken else []),
         *_split_warnings(found),
         *_duplicates(digests, splits),
+        *(text for name, rows in remarked.items() if rows for text in _listed(_REMARKS[name].format(len(rows)), rows)),
     ]
     found.clusters = _clusters(dataset, found, digests, list(map(str, splits)))
     found.warnings += [line for split, each in found.clusters.items() for line in _cluster_warnings(split, each)]
     return found
+
+
+_REMARKS = {
+    "differing": "{} images have other pixels under stock open_clip than composited (upright, on white, scaled to 8 "
+    "bits); --pixels chooses which are scored",
+    "clipped": "{} images have values of more than 8 bits, which stock open_clip cuts off at 255; save them with 8 "
+    "bits, or score with --pixels composited",
+    "constant": "{} images have almost one colour",
+}
 
 
 def _clusters(dataset: Dataset, found: Findings, digests: Sequence[str], splits: Sequence[str]) -> dict[str, Clusters]:
@@ -183,21 +204,38 @@ def _cluster_warnings(split: str, found: Clusters) -> list[str]:
     return []
 
 
-def _looked_at(dataset: Dataset, chosen: set[int]) -> Any:
-    """Yield digest, size and thumbnail of every image; why not, None, None for those that cannot be read."""
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of an image."""
 
-    def look(pair: tuple[int, bytes]) -> tuple[str, tuple[int, int] | None, Image.Image | None]:
+    digest: str
+    """Why it cannot be read, where it cannot."""
+    size: tuple[int, int] | None = None
+    thumbnail: Image.Image | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def _preprocess(pixels: str) -> UInt8Preprocess:
+    """Return open_clip's usual preprocessing: at 224 pixels, under a pixel rule."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    return UInt8Preprocess(by_rule(image_transform_v2(PreprocessCfg(), is_train=False), pixels))
+
+
+def _looked_at(dataset: Dataset, chosen: set[int], preprocess: UInt8Preprocess) -> Iterator[_Seen]:
+    """Yield what is kept of every image."""
+
+    def seen(pair: tuple[int, bytes]) -> _Seen:
         row, content = pair
         try:
-            image = decode_image(content, f"row {row}")
+            found = look(content, f"row {row}", preprocess)
         except DataError as error:
-            return str(error), None, None
-        digest, size = image_digest(image), image.size
-        if row not in chosen:
-            return digest, size, None
-        return digest, size, ImageOps.contain(image, (THUMBNAIL, THUMBNAIL))
+            return _Seen(str(error))
+        flags = {"differing": found.differs, "clipped": found.clipped, "constant": found.constant}
+        thumbnail = ImageOps.contain(found.image, (THUMBNAIL, THUMBNAIL)) if row in chosen else None
+        return _Seen(found.digest, found.image.size, thumbnail, tuple(name for name, flag in flags.items() if flag))
 
-    return ahead(look, enumerate(dataset.images()))
+    return ahead(seen, enumerate(dataset.images()))
 
 
 def _look_at_texts(dataset: Dataset, found: Findings, model: str | None) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headmask.errors import StudyError
+from headmask.images import COMPOSITED
 from orchestrator.config import SearchConfig, parse_config
 from orchestrator.location import redacted
 from orchestrator.store import BEGUN, has_begun, load_study, open_storage
@@ -46,7 +47,7 @@ def _stored_config(study: str, storage: str | None) -> SearchConfig:
 def _config_of_folder(folder: Path) -> SearchConfig:
     pointer, journal = folder / "config.json", folder / "study.journal"
     if pointer.is_file():
-        return parse_config(json.loads(pointer.read_text(encoding="utf-8")), str(pointer))
+        return _parsed(json.loads(pointer.read_text(encoding="utf-8")), str(pointer))
     # A driver that is killed right after it began its study leaves the journal alone.
     for name in begun_studies(str(journal)):
         return _config_of_study(str(journal), name)
@@ -55,12 +56,20 @@ def _config_of_folder(folder: Path) -> SearchConfig:
     raise StudyError(f"there is no run folder at {folder}: name one, or a study with --storage URL")
 
 
+def _parsed(content: Mapping[str, Any], source: str) -> SearchConfig:
+    """Return a stored configuration; one that names no pixel rule is from before there was a choice."""
+    search = content.get("search")
+    if isinstance(search, Mapping) and "pixels" not in search:
+        content = {**content, "search": {**search, "pixels": COMPOSITED}}
+    return parse_config(content, source)
+
+
 def _config_of_study(storage: str, name: str) -> SearchConfig:
     with open_storage(storage, must_exist=True) as opened:
         study = load_study(opened, storage, name)
         attrs, num_trials = study.user_attrs, len(study.get_trials(deepcopy=False))
     if BEGUN in attrs:
-        return parse_config(attrs[BEGUN], f"study {name}")
+        return _parsed(attrs[BEGUN], f"study {name}")
     if has_begun(attrs, num_trials):
         raise StudyError(f"study {name!r} in {redacted(storage)} was not made by headmask")
     raise StudyError(

@@ -179,6 +179,7 @@ def sentences(result: SearchResult) -> list[str]:
         lines.append(
             f"This test split has been looked at {result.test_looks} times; every look makes the next claim weaker."
         )
+    lines += result.pixels.sentences if result.pixels else []
     if result.num_failed:
         lines.append(f"{result.num_failed} masks could not be scored; trials.parquet says why.")
     lines.append(f"Stopped {STOPS[result.stopped_by]}.{_prospects_sentence(result)}")

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from headmask.errors import DataError
+from headmask.images import check_image, quiet_pillow
 from workers.ahead import ahead
 from workers.dataset import Row, groups_of, table_of
-from workers.images import check_image, quiet_pillow
 from workers.sources.base import BadRow, Item, Source
 from workers.splits import SplitMap
 

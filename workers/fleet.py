@@ -236,6 +236,8 @@ class Fleet:
             self.lose(member, reason_of(error))
             return
         member.node, member.device = birth.node, birth.device
+        if birth.error is not None:
+            raise birth.error
         if birth.failure is not None:
             self.lose(member, birth.failure)
             return

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from headmask.errors import HeadmaskError, PixelsChangedError, PixelsGoneError
+
 
 @dataclass(frozen=True)
 class Birth:
@@ -14,6 +16,8 @@ class Birth:
     device: str = ""
     """Kind of device and version."""
     failure: str | None = None
+    error: HeadmaskError | None = None
+    """Why no other replica would come up either, where it is that."""
 
 
 class Host:
@@ -31,6 +35,8 @@ class Host:
         try:
             self._replica = replica_class(*arguments)
             self._birth = Birth(node, self._replica.device_kind())
+        except (PixelsChangedError, PixelsGoneError) as error:
+            self._birth = Birth(node, failure=str(error), error=error)
         # Whatever it is, the driver is to hear on which node.
         except Exception as error:
             self._birth = Birth(node, failure=f"{type(error).__name__}: {error}")

@@ -18,7 +18,7 @@ from workers.classification import ClassificationTargets
 from workers.columns import Columns
 from workers.dataset import Dataset
 from workers.matching import MatchingTargets
-from workers.pixels import PixelCache, Pixels, load_pixels
+from workers.pixels import PixelCache, Pixels, Remarks, load_pixels
 from workers.preprocess import UInt8Preprocess
 from workers.prompts import prompts, read_class_names, templates_of
 from workers.retrieval import RetrievalTargets
@@ -50,6 +50,8 @@ class Split:
     """Covers pixels, texts, targets, order and name; the same however the file is laid out."""
     class_names: tuple[str, ...] = ()
     """Of classification, in order of the labels."""
+    remarks: Remarks = field(default_factory=Remarks)
+    """Images to know about, by row of the file."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +147,15 @@ class _Contents(ABC):
 
     @abstractmethod
     def part(self, name: str, rows: Sequence[int], digests: Sequence[str]) -> _Part:
-        """Return what some rows hold, given the digests of their images."""
+        """Return what some rows hold, given digests of all that decides their images' pixels."""
 
     def split(self, name: str, rows_N: NDArray[np.int64], decoded: PixelCache) -> Split:
         """Return some rows as a split."""
         digests = [decoded.digests[row] for row in rows_N]
-        part = self.part(name, rows_N.tolist(), digests)
+        part = self.part(name, rows_N.tolist(), [decoded.sources[row] for row in rows_N])
         clusters_N = linked(digests, part.captions, part.pairs)
-        return Split(name, decoded.rows(rows_N), part.texts, part.targets, clusters_N, part.digest, part.class_names)
+        pixels, remarks = decoded.rows(rows_N), decoded.remarks.of(rows_N.tolist())
+        return Split(name, pixels, part.texts, part.targets, clusters_N, part.digest, part.class_names, remarks)
 
 
 class _Captions(_Contents):

@@ -1,8 +1,9 @@
 """Every image of a data set, decoded once to uint8 and memory-mapped by whoever needs it.
 
 The cache is a NumPy file of pixels and a JSON file about it. Its name is the digest of the encoded images and the
-preprocessing; a checksum finds damage, and a damaged or half-written cache is made again. All processes of a host map
-the same file, so they share one copy; other hosts get it in pieces and keep a cache of their own.
+preprocessing with its pixel rule; a checksum finds damage, and a damaged or half-written cache is made again. All
+processes of a host map the same file, so they share one copy; other hosts get it in pieces and keep their own cache.
+Whoever maps a file compares what it maps with the checksum, once when it does, and once more when a search ends.
 """
 
 from __future__ import annotations
@@ -12,28 +13,26 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import PIL
-import PIL.Image
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from headmask.errors import DataError
+from headmask.errors import DataError, PixelsChangedError, PixelsGoneError
+from headmask.images import quiet_pillow
 from workers.ahead import ahead
 from workers.dataset import Dataset
-from workers.images import decode_image, quiet_pillow
-from workers.preprocess import UInt8Preprocess
+from workers.preprocess import Look, UInt8Preprocess, look
 
 # N images, Y by X pixels
 
-FORMAT = "headmask-pixels/2"
+FORMAT = "headmask-pixels/3"
 PIECE_BYTES = 1 << 28
-_DIGEST_BYTES = 32
 _READ_BYTES = 1 << 24
 _log = logging.getLogger(__name__)
 
@@ -43,29 +42,71 @@ class CacheFile:
     """A file of pixels as processes find it: at its place, in their host's cache, or in pieces that others hold."""
 
     path: Path
+    checksum: str
+    """SHA-256 of the pixels."""
     pieces: tuple[Any, ...] = ()
     """Object references; none where every process is on the host of the file."""
 
     def array(self, fetch: Callable[[Any], NDArray[np.uint8]] | None = None) -> NDArray[np.uint8]:
-        """Return the pixels (N, 3, Y, X), memory-mapped.
+        """Return the pixels (N, 3, Y, X), memory-mapped, after one pass over them that compares the checksum.
 
         Args:
             fetch: returns the bytes of a piece.
 
         Raises:
-            DataError: the file is not on this host, and there are no pieces.
+            PixelsGoneError: the file is not on this host, and there are no pieces.
+            PixelsChangedError: it is there with other pixels, and there are no pieces.
         """
         own = cache_folder() / self.path.name
-        for path in (self.path, own):
-            if path.exists():
-                return _mapped(path)
-        if not self.pieces or fetch is None:
-            raise DataError(f"the pixel cache {self.path} is not on this host; start the search with --address")
-        own.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(own.with_suffix(".lock")):
-            if not own.exists():
-                self._write(own, fetch)
-        return _mapped(own)
+        there = [path for path in dict.fromkeys((self.path, own)) if path.exists()]
+        for path in there:
+            if (found := self._as_it_was(path)) is not None:
+                return found
+        if self.pieces and fetch is not None:
+            own.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(own.with_suffix(".lock")):
+                found = self._as_it_was(own) if own.exists() else None
+                if found is None:
+                    self._write(own, fetch)
+                    found = self._as_it_was(own)
+            if found is not None:
+                return found
+            there.append(own)
+        raise self._changed(there[-1]) if there else self._gone()
+
+    def check(self, mapped_NCYX: NDArray[np.uint8]) -> None:
+        """Compare what was mapped with the checksum once more.
+
+        Raises:
+            PixelsChangedError: it has changed since.
+        """
+        path = Path(getattr(mapped_NCYX, "filename", None) or self.path)
+        # Pages that a shorter file no longer has cannot be read at all.
+        is_shorter = path.exists() and path.stat().st_size < mapped_NCYX.nbytes
+        if is_shorter or pixel_checksum(mapped_NCYX) != self.checksum:
+            raise self._changed(path)
+
+    def _as_it_was(self, path: Path) -> NDArray[np.uint8] | None:
+        """Return the pixels of a file; None where they are not those of the checksum."""
+        try:
+            mapped_NCYX = _mapped(path)
+            return mapped_NCYX if pixel_checksum(mapped_NCYX) == self.checksum else None
+        # NumPy raises many kinds on a file that is cut off or overwritten.
+        except (OSError, ValueError, TypeError, EOFError):
+            return None
+
+    def _changed(self, path: Path) -> PixelsChangedError:
+        return PixelsChangedError(
+            f"the pixel cache {path} changed after it was made: its checksum is another. Masks that were scored since "
+            "may have wrong scores; search again with another --out, which makes the cache anew. If nobody writes "
+            "there, check the disk"
+        )
+
+    def _gone(self) -> PixelsGoneError:
+        return PixelsGoneError(
+            f"the pixel cache {self.path} is not on this host: it was removed, or the search began without --address. "
+            "Starting again makes it anew"
+        )
 
     def in_pieces(self, put: Callable[[NDArray[np.uint8]], Any]) -> CacheFile:
         """Return the same file with its content put where other hosts find it.
@@ -102,6 +143,15 @@ class Pixels:
         gathered: NDArray[np.uint8] = self.cache_NCYX[self.rows_N[part]]
         return gathered
 
+    def check(self) -> None:
+        """Compare what was mapped with the file's checksum once more.
+
+        Raises:
+            PixelsChangedError: it has changed since.
+        """
+        if self.file is not None:
+            self.file.check(self.cache_NCYX)
+
     @property
     def nbytes(self) -> int:
         """Size of the images in bytes."""
@@ -116,6 +166,16 @@ class Pixels:
         if self.file is None:
             return PackedPixels(np.arange(len(self)), pixels_NCYX=self[:])
         return PackedPixels(self.rows_N, self.file)
+
+
+def check_all(inputs: Iterable[Any]) -> None:
+    """Check the files of pixels among inputs, each once.
+
+    Raises:
+        PixelsChangedError: one has changed since it was mapped.
+    """
+    for pixels in {id(each.cache_NCYX): each for each in inputs if isinstance(each, Pixels)}.values():
+        pixels.check()
 
 
 @dataclass(frozen=True)
@@ -140,6 +200,23 @@ class PackedPixels:
 
 
 @dataclass(frozen=True)
+class Remarks:
+    """Images that a user should know about, by row."""
+
+    differing: frozenset[int] = frozenset()
+    """Those that the two pixel rules make different pixels of."""
+    constant: frozenset[int] = frozenset()
+    """Those of almost one colour."""
+    clipped: frozenset[int] = frozenset()
+    """Those of which values are cut off."""
+
+    def of(self, rows: Iterable[int]) -> Remarks:
+        """Return what concerns some rows."""
+        chosen = frozenset(rows)
+        return Remarks(self.differing & chosen, self.constant & chosen, self.clipped & chosen)
+
+
+@dataclass(frozen=True)
 class PixelCache:
     """All decoded images of a data set."""
 
@@ -148,6 +225,9 @@ class PixelCache:
     digests: tuple[str, ...]
     """SHA-256 of every image's decoded pixels at full size, so the same for any preprocessing and file format."""
     file: CacheFile
+    sources: tuple[str, ...] = ()
+    """Digests of all that decides the pixels, see `workers.preprocess.Look`."""
+    remarks: Remarks = field(default_factory=lambda: Remarks())
 
     def rows(self, rows_N: Sequence[int] | NDArray[np.int64]) -> Pixels:
         """Return some of the images."""
@@ -192,7 +272,7 @@ def load_pixels(
 
 
 def _key(dataset: Dataset, preprocess: UInt8Preprocess) -> str:
-    digest = hashlib.sha256(f"{FORMAT}|{preprocess.description}|Pillow {PIL.__version__}".encode())
+    digest = hashlib.sha256(f"{FORMAT}|{preprocess.rule}|{preprocess.description}|Pillow {PIL.__version__}".encode())
     for content in dataset.images():
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()[:32]
@@ -205,11 +285,12 @@ def _open(path: Path, shape: tuple[int, ...]) -> PixelCache | None:
         return None
     try:
         content = json.loads(about.read_text())
-        digests: Sequence[str] = content["digests"]
         pixels_NCYX = _mapped(path)
-        if pixels_NCYX.shape != shape or len(digests) != shape[0] or _checksum(path, digests) != content["checksum"]:
+        if pixels_NCYX.shape != shape or not _is_whole(content, shape[0], pixel_checksum(pixels_NCYX)):
             raise ValueError("checksum mismatch")
-        return PixelCache(pixels_NCYX, tuple(digests), CacheFile(path.resolve()))
+        remarks = Remarks(*(frozenset(content[name]) for name in _REMARKS))
+        file = CacheFile(path.resolve(), content["pixels"])
+        return PixelCache(pixels_NCYX, tuple(content["digests"]), file, tuple(content["sources"]), remarks)
     # NumPy raises many kinds on a file that is cut off or overwritten; whatever the damage, it is made again.
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         _log.warning("pixel cache %s is damaged (%s) and is made again", path, error)
@@ -223,20 +304,22 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
 
 def _build(path: Path, dataset: Dataset, preprocess: UInt8Preprocess, on_progress: Callable[[int, int], None]) -> None:
     """Write the images one after another, so that memory stays bounded; the file that says it is whole comes last."""
-    count, digests = len(dataset), []
+    count, looks = len(dataset), []
     scratch = path.with_suffix(".part")
     # What a process left that was killed here; the lock is ours.
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
+        checksum = hashlib.sha256()
         with (scratch / "pixels").open("wb") as file, quiet_pillow():
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, *preprocess.shape)}
             np.lib.format.write_array_header_1_0(file, header)
-            for pixels, digest in _decoded(dataset, preprocess):
+            for pixels, seen in _decoded(dataset, preprocess):
                 pixels.tofile(file)
-                digests.append(digest)
-                on_progress(len(digests), count)
-        about = {"format": FORMAT, "checksum": _checksum(scratch / "pixels", digests), "digests": digests}
+                checksum.update(pixels.data)
+                looks.append(seen)
+                on_progress(len(looks), count)
+        about = _about(looks, checksum.hexdigest())
         (scratch / "about").write_text(json.dumps(about))
         (scratch / "pixels").replace(path)
         (scratch / "about").replace(path.with_suffix(".json"))
@@ -244,11 +327,47 @@ def _build(path: Path, dataset: Dataset, preprocess: UInt8Preprocess, on_progres
         shutil.rmtree(scratch)
 
 
-def _checksum(path: Path, digests: Sequence[str]) -> str:
-    digest = hashlib.sha256("".join(digests).encode())
-    with path.open("rb") as file:
-        for part in _parts(file, _READ_BYTES):
-            digest.update(part)
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of an image besides its pixels."""
+
+    digest: str
+    source: str
+    differs: bool
+    constant: bool
+    clipped: bool
+
+
+_REMARKS = ("differing", "constant", "clipped")
+
+
+def _about(looks: Sequence[_Seen], pixels: str) -> dict[str, Any]:
+    """Return what is written of a cache, with a checksum over all of it."""
+    flags = {
+        "differing": [row for row, seen in enumerate(looks) if seen.differs],
+        "constant": [row for row, seen in enumerate(looks) if seen.constant],
+        "clipped": [row for row, seen in enumerate(looks) if seen.clipped],
+    }
+    digests, sources = [seen.digest for seen in looks], [seen.source for seen in looks]
+    about = {"format": FORMAT, "pixels": pixels, "digests": digests, "sources": sources, **flags}
+    return {**about, "checksum": _checksum(about)}
+
+
+def _is_whole(about: dict[str, Any], count: int, pixels: str) -> bool:
+    """Return whether a cache is as it was written, by what was written of it and its pixels' checksum."""
+    content = {name: value for name, value in about.items() if name != "checksum"}
+    return len(about["digests"]) == count and about["pixels"] == pixels and about["checksum"] == _checksum(content)
+
+
+def _checksum(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def pixel_checksum(pixels_NCYX: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of pixels, read piece by piece: about 1 GiB/s."""
+    digest, flat = hashlib.sha256(), pixels_NCYX.reshape(-1)
+    for start in range(0, len(flat), _READ_BYTES):
+        digest.update(flat[start : start + _READ_BYTES].data)
     return digest.hexdigest()
 
 
@@ -257,17 +376,12 @@ def _parts(file: IO[bytes], size: int) -> Iterator[bytes]:
         yield part
 
 
-def _decoded(dataset: Dataset, preprocess: UInt8Preprocess) -> Iterator[tuple[NDArray[np.uint8], str]]:
-    """Yield crop and digest of every image in order, decoded by a few threads that run a little ahead."""
+def _decoded(dataset: Dataset, preprocess: UInt8Preprocess) -> Iterator[tuple[NDArray[np.uint8], _Seen]]:
+    """Yield the crop of every image in order with what is kept of it, by a few threads that run a little ahead."""
 
-    def decode(numbered: tuple[int, bytes]) -> tuple[NDArray[np.uint8], str]:
+    def decode(numbered: tuple[int, bytes]) -> tuple[NDArray[np.uint8], _Seen]:
         row, content = numbered
-        image = decode_image(content, f"{dataset.path} row {row}")
-        return preprocess(image), image_digest(image)
+        found: Look = look(content, f"{dataset.path} row {row}", preprocess)
+        return found.crop, _Seen(found.digest, found.source, found.differs, found.constant, found.clipped)
 
     return ahead(decode, enumerate(dataset.images()))
-
-
-def image_digest(image: PIL.Image.Image) -> str:
-    """Return the SHA-256 of an image's size and pixels."""
-    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()

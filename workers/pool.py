@@ -91,6 +91,10 @@ class Pool(MaskPool, Protocol):
         """Let results that were collected by the way be collected again, by whom they are for."""
         ...
 
+    def check_pixels(self) -> None:
+        """Let every replica check that its pixels are still those that it was given."""
+        ...
+
     def close(self) -> None:
         """Give all resources back; queued masks are forgotten."""
         ...
@@ -279,6 +283,10 @@ class InlinePool:
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
         """Let the replica predict by the displacements of every data set on the search split."""
         self._replica.adopt_displacements(displacements)
+
+    def check_pixels(self) -> None:
+        """Let the replica check that its pixels are still those that it was given."""
+        self._replica.check_pixels()
 
     def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
         """Queue micro-batches for differentiation."""

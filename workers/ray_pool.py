@@ -206,6 +206,20 @@ class RayPool:
         found, self._gradients = self._gradients, {}
         return found
 
+    def check_pixels(self) -> None:
+        """Let every replica check that its pixels are still those that it was given.
+
+        Raises:
+            PixelsChangedError: those of one are not.
+        """
+        for reference in [member.call("check_pixels") for member in self.fleet.members]:
+            try:
+                self._ray.get(reference)
+            except self._ray.exceptions.RayError as error:
+                if isinstance(cause := getattr(error, "cause", None), HeadmaskError):
+                    raise cause from None
+                # A replica that is lost meanwhile is replaced by one that checks what it maps.
+
     def close(self) -> None:
         """Stop the replicas, and Ray where this pool started it; queued masks are forgotten."""
         if self._fleet is not None:

@@ -25,7 +25,7 @@ from workers.engine import Engine
 from workers.gates import GateLoss
 from workers.inputs import Normalisation, make_inputs
 from workers.messages import GateGradient, GateTask, MaskScore, Stage
-from workers.pixels import CacheFile, PackedPixels, Pixels
+from workers.pixels import CacheFile, PackedPixels, Pixels, check_all
 from workers.scorer import Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
 
 
@@ -146,6 +146,14 @@ class Replica:
     def device_kind(self) -> str:
         """Return the kind of device and version that decide the last bits of a score."""
         return device_kind(self.device)
+
+    def check_pixels(self) -> None:
+        """Check that the pixels are still those that it was given.
+
+        Raises:
+            PixelsChangedError: they are not.
+        """
+        check_all(arrays.inputs for parts in self.payload.splits.values() for arrays in parts.values())
 
     def settle(self, wanted: Wanted) -> Constants:
         """Return the constants of a study on this kind of device, by the search split, and use them from now on.

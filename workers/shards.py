@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headmask.errors import HeadmaskError, ReplicasLostError
+from headmask.errors import HeadmaskError, PixelsGoneError, ReplicasLostError
 from headmask.mask import HeadGrid
 from headmask.towers import grid_of
 from workers.cluster import Resources, reason_of
@@ -120,6 +120,10 @@ class ShardGroup:
         (self._displacements,) = held
         self._each("adopt_displacements", self._displacements)
 
+    def check_pixels(self) -> None:
+        """Let every shard check that its pixels are still those that it was given."""
+        self._each("check_pixels")
+
     def differentiate(self, tasks: Sequence[GateTask]) -> list[GateGradient]:
         """Return the gradients of micro-batches, which are not cut: each is one shard's."""
         return self._shared_out("differentiate", (), tasks)
@@ -195,6 +199,8 @@ class ShardGroup:
         """
         try:
             return self._tried(request, list(range(len(self._shards)) if shards is None else shards))
+        except PixelsGoneError:
+            raise
         except ReplicasLostError as error:
             raise RuntimeError(str(error)) from None
 

@@ -28,6 +28,12 @@ Templates = Annotated[
     str | None, typer.Option(help="Prompt templates: imagenet (80, default), simple (7), or a file with {c} in lines.")
 ]
 ClassNames = Annotated[str | None, typer.Option(help="File of class names in order of labels: lines, or JSON.")]
+PixelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pixels", metavar="stock|composited", help="How images become RGB; stock, as open_clip does, by default."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 SourceName = Literal[
     "folder",
@@ -172,9 +178,11 @@ def show(
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     split_column: SplitColumn = None,
+    pixels: PixelsOption = None,
     as_json: Json = False,
 ) -> None:
     """Say what is in a data set and what is wrong with it, and draw a few samples."""
+    from headmask.images import STOCK
     from orchestrator.config import parse_data
     from orchestrator.progress import counting
     from orchestrator.sections import DataSection
@@ -185,7 +193,7 @@ def show(
     (section,) = parse_data([{"path": str(file), **given}])
     console = Terminal(stderr=as_json)
     with counting(console, "images") as on_progress:
-        found = look_at(file, section.reading(), model=model, on_progress=on_progress)
+        found = look_at(file, section.reading(), model=model, pixels=pixels or STOCK, on_progress=on_progress)
     drawn = None if no_sheet else draw_sheet(found, sheet or file.with_name(f"{file.stem}.samples.png"))
     if as_json:
         print_json({**found.as_json(), "contact_sheet": None if drawn is None else str(drawn)})

@@ -14,6 +14,7 @@ from orchestrator.commands.data import (
     ImageColumn,
     LabelColumn,
     Overwrite,
+    PixelsOption,
     SplitColumn,
     Task,
     Templates,
@@ -46,6 +47,7 @@ def evaluate(
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     split_column: SplitColumn = None,
+    pixels: PixelsOption = None,
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
@@ -55,7 +57,9 @@ def evaluate(
 
     options = reading_options(locals())
     sections = parse_data([{"path": path, **options} for path in data])
-    rows = evaluate_masks(mask, sections, split=split, model=model, pretrained=pretrained, threads=threads)
+    rows = evaluate_masks(
+        mask, sections, split=split, model=model, pretrained=pretrained, pixels=pixels, threads=threads
+    )
     found = [evaluation for row in rows for evaluation in row]
     if as_json:
         alone = len(found) == 1
@@ -69,6 +73,8 @@ def evaluate(
         console.say(found[0].sentence)
     else:
         console.print(transfer_table(rows))
+    for text in dict.fromkeys(text for each in found for text in each.remarks):
+        console.say(text)
 
 
 def export(

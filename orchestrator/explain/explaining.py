@@ -52,6 +52,7 @@ def explain_heads(
     heads: str | None = None,
     model: str | None = None,
     pretrained: str | None = None,
+    pixels: str | None = None,
     split: str | None = None,
     descriptions: Path | None = None,
     num_images: int = 8,
@@ -68,6 +69,7 @@ def explain_heads(
         heads: those to explain, such as `L3H7,L5H0`; those of the mask by default.
         model: where the model lies, when it is not where the mask file says or there is none.
         pretrained: its tag or checkpoint.
+        pixels: the pixel rule, see `headmask.images`; the mask's own by default, stock without a mask.
         split: search, confirm or test; None for the whole file.
         descriptions: file with a text per line; the bundled ones by default.
         num_images: most images that are shown for a head.
@@ -80,7 +82,7 @@ def explain_heads(
     """
     _check_folder(out, overwrite=overwrite)
     texts = read_descriptions(descriptions)
-    subject = find_subject(mask, heads, model, pretrained)
+    subject = find_subject(mask, heads, model, pretrained, pixels)
     preprocess = UInt8Preprocess(subject.model.preprocess)
     chosen = take_split(load_section(data, preprocess, whole=split is None, say=say), split or ALL)
     objective = objective_on(data, subject.content.objective if subject.content else None, chosen)

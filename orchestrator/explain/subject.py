@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from headmask.ablation import Ablation
 from headmask.errors import AblationError, ConfigError
+from headmask.images import STOCK
 from headmask.mask import Head, HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, load_model
@@ -42,7 +43,9 @@ class Subject:
         return None if means is None else means.numpy()
 
 
-def find_subject(mask: Path | None, heads: str | None, model: str | None, pretrained: str | None) -> Subject:
+def find_subject(
+    mask: Path | None, heads: str | None, model: str | None, pretrained: str | None, pixels: str | None = None
+) -> Subject:
     """Return the heads to explain with their model, loaded.
 
     Raises:
@@ -74,6 +77,7 @@ def find_subject(mask: Path | None, heads: str | None, model: str | None, pretra
                 f"{mask} ablates heads to their means and has none of {', '.join(missing)}: only its own heads can be "
                 "explained"
             )
+    loaded = loaded.with_pixels(pixels or (content.pixels if content else STOCK))
     return Subject(loaded, chosen, whole, content)
 
 

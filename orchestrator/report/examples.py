@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
+from headmask.images import COMPOSITED, PixelRule, decode_image, quiet_pillow
 from orchestrator.pages import data_uri
 from orchestrator.queries import PROBABILITY, SIDES, Queries
 from orchestrator.sections import DataSection
 from workers.dataset import Dataset, captions_of, image_bytes
-from workers.images import decode_image, quiet_pillow
 from workers.prompts import read_class_names
 
 # Q queries of a kind
@@ -72,10 +72,10 @@ class Changes:
     """Why there are no pictures and texts."""
 
 
-def changed(queries: Queries, section: DataSection) -> Changes:
+def changed(queries: Queries, section: DataSection, rule: PixelRule = COMPOSITED) -> Changes:
     """Return the queries of a split that changed most, with pictures and texts where the data file is reachable."""
     try:
-        source: _Source | None = _Source(section)
+        source: _Source | None = _Source(section, rule)
         problem = None
     except DataError as error:
         source, problem = None, f"The data is not reachable from here, so there are no pictures and texts: {error}"
@@ -147,7 +147,8 @@ class _Source:
         DataError: the data file is away or is none.
     """
 
-    def __init__(self, section: DataSection) -> None:
+    def __init__(self, section: DataSection, rule: PixelRule) -> None:
+        self._rule = rule
         reading = section.reading()
         self._dataset = Dataset(Path(section.path), reading.columns, task=reading.task)
         self._names: tuple[str, ...] = ()
@@ -170,7 +171,7 @@ class _Source:
         where = f"{self._dataset.path} row {row}"
         try:
             with quiet_pillow():
-                image = decode_image(image_bytes(cell, self._dataset.path.parent, where), where)
+                image = decode_image(image_bytes(cell, self._dataset.path.parent, where), where, self._rule)
         except DataError:
             return None
         image.thumbnail((THUMBNAIL, THUMBNAIL))

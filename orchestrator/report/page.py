@@ -112,7 +112,7 @@ def _by_change(cell: tuple[str, float | None, bool]) -> float:
 
 
 def _changes(study: Study, queries: Queries) -> Changes:
-    return changed(queries, study.config.data_sets[queries.data])
+    return changed(queries, study.config.data_sets[queries.data], study.config.search.pixels)
 
 
 def _explained(study: Study) -> tuple[dict[str, Any] | None, list[str]]:

@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from headmask import export, fold
+from headmask import compositing, export, fold
 from headmask.errors import AblationError, ConfigError, StudyError
+from headmask.images import COMPOSITED
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, load_model
@@ -172,6 +173,7 @@ def package(model: LoadedModel, mask: MaskFile, result: SearchResult, target: Pa
                 path=str(written),
                 python_model=str(CODE),
                 artifacts={"model": str(checkpoint)},
+                code_paths=_code_paths(mask, Path(scratch)),
                 signature=_signature(),
                 input_example=_example(),
                 pip_requirements=requirements(checkpoint),
@@ -180,6 +182,15 @@ def package(model: LoadedModel, mask: MaskFile, result: SearchResult, target: Pa
         shutil.rmtree(target, ignore_errors=True)
         written.rename(target)
     return proof.max_difference
+
+
+def _code_paths(mask: MaskFile, scratch: Path) -> list[str] | None:
+    """Return what the code imports besides packages: how images become RGB, where open_clip does it otherwise."""
+    if mask.pixels != COMPOSITED:
+        return None
+    copy = scratch / "composited_pixels.py"
+    shutil.copyfile(compositing.__file__, copy)
+    return [str(copy)]
 
 
 def _signature() -> Any:

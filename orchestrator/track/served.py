@@ -13,8 +13,9 @@ None where the row lacks what it takes.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,13 @@ class ClipEmbedder(PythonModel):  # type: ignore[misc]
         name = f"local-dir:{context.artifacts['model']}"
         self._clip, _, self._preprocess = open_clip.create_model_and_transforms(name, device=self._device)
         self._clip.eval()
+        if _pixel_rule(context.artifacts["model"]) == "composited":
+            # Logged beside this file; the images that the mask was searched on became RGB by it.
+            from composited_pixels import composited  # type: ignore[import-not-found]
+
+            self._rgb = composited
+        else:
+            self._rgb = _loaded
         self._tokenizer = open_clip.get_tokenizer(name)
 
     # No hint for model_input: MLflow would take it for the signature, which is logged with the model.
@@ -85,8 +93,20 @@ class ClipEmbedder(PythonModel):  # type: ignore[misc]
         return self._clip.encode_text(self._tokenizer(texts).to(self._device))  # type: ignore[no-any-return]
 
     def _embed_images(self, images: list[Any], rows: list[int]) -> torch.Tensor:
-        pixels = [self._preprocess(_opened(image, row)) for image, row in zip(images, rows, strict=True)]
+        pixels = [self._pixels(image, row) for image, row in zip(images, rows, strict=True)]
         return self._clip.encode_image(torch.stack(pixels).to(self._device))  # type: ignore[no-any-return]
+
+    def _pixels(self, image: Any, row: int) -> torch.Tensor:
+        """Return what the model gets of an image: its file's bytes, as they are or in base64."""
+        try:
+            content = base64.b64decode(image, validate=True) if isinstance(image, str) else bytes(image)
+            # As it is opened: a transform of open_clip resizes before it converts to RGB.
+            with Image.open(io.BytesIO(content)) as opened:
+                return self._preprocess(self._rgb(opened))  # type: ignore[no-any-return]
+        # Pillow's plugins raise anything on broken files.
+        except Exception as error:
+            reason = "it must be the bytes of an image file, or base64 of them"
+            raise ValueError(f"image of row {row} cannot be read: {reason} ({error})") from None
 
 
 def _table(model_input: Any) -> pd.DataFrame:
@@ -100,13 +120,15 @@ def _is_missing(item: Any) -> bool:
     return item is None or (isinstance(item, float) and np.isnan(item))
 
 
-def _opened(image: Any, row: int) -> Image.Image:
-    """Return an image of its file's bytes, as they are or in base64."""
-    try:
-        content = base64.b64decode(image, validate=True) if isinstance(image, str) else bytes(image)
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except (binascii.Error, OSError, TypeError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image of row {row} must be the bytes of an image file, or base64 of them: {error}") from None
+def _pixel_rule(folder: str) -> str:
+    """Return how images became RGB when the mask was searched."""
+    content = json.loads(Path(folder, "open_clip_config.json").read_text(encoding="utf-8"))
+    return str(content.get("headmask", {}).get("pixels", "stock"))
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    image.load()
+    return image
 
 
 set_model(ClipEmbedder())

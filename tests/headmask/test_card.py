@@ -69,7 +69,14 @@ def test_the_card_of_a_pruned_model_says_how_to_load_it():
     assert front["library_name"] == "headmask"
     assert "headmask.load_pruned" in page
     assert "open_clip.create_model</code> fails on this" in page
-    assert "open_clip.create_model_and_transforms" in parts(card())[1]
+    assert "open_clip.create_model_and_transforms" in parts(card(pixels="stock"))[1]
+
+
+def test_the_card_of_a_mask_that_was_searched_on_composited_pixels_loads_them():
+    page = parts(card(pixels="composited"))[1]
+    assert "headmask.load_model" in page
+    assert "open_clip.create_model_and_transforms" not in page
+    assert "<td>composited</td>" in page
 
 
 def test_the_card_claims_nothing_that_was_not_measured():

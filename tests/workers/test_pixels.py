@@ -9,12 +9,13 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from headmask.errors import DataError, ModelError
+from headmask.errors import DataError, ModelError, PixelsChangedError, PixelsGoneError
+from headmask.images import by_rule
 from tests.tiny import write_tiny_dataset
 from workers import pixels
 from workers.dataset import Dataset, Row, write_dataset
 from workers.inputs import Normalisation
-from workers.pixels import load_pixels
+from workers.pixels import check_all, load_pixels
 from workers.preprocess import UInt8Preprocess
 
 
@@ -44,6 +45,15 @@ def test_a_transform_that_ends_otherwise_is_refused():
     UInt8Preprocess(training)
     with pytest.raises(ModelError, match="must end in ToTensor and Normalize; this model's ends in"):
         UInt8Preprocess(lambda image: image)
+
+
+def change(path):
+    """Change the last byte of a file in place, as another process or a failing disk would."""
+    with path.open("r+b") as file:
+        file.seek(-1, 2)
+        (last,) = file.read(1)
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))
 
 
 @pytest.fixture
@@ -134,5 +144,50 @@ def test_a_host_without_file_or_pieces_says_so(cached, tmp_path, monkeypatch):
     file = load()[0].file
     shutil.rmtree(folder)
     monkeypatch.setenv("HEADMASK_CACHE", str(tmp_path / "other host"))
-    with pytest.raises(DataError, match="is not on this host; start the search with --address"):
+    with pytest.raises(PixelsGoneError, match="is not on this host: it was removed, or the search began without"):
         file.array()
+
+
+def test_who_maps_a_file_that_has_changed_is_told(cached):
+    load, _ = cached
+    cache, _ = load()
+    assert (cache.file.array() == cache.pixels_NCYX).all()
+    change(cache.file.path)
+    with pytest.raises(PixelsChangedError, match="changed after it was made: its checksum is another"):
+        cache.file.array()
+
+
+def test_pixels_that_change_while_they_are_mapped_are_found(cached):
+    load, _ = cached
+    cache, _ = load()
+    chosen = cache.rows([3, 1])
+    chosen.check()
+    change(cache.file.path)
+    with pytest.raises(PixelsChangedError, match="search again with another --out"):
+        chosen.check()
+    with cache.file.path.open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(PixelsChangedError, match="changed after it was made"):
+        check_all([chosen, "tokens"])
+
+
+def test_another_host_repairs_its_copy_from_the_pieces(cached, tmp_path, monkeypatch):
+    load, folder = cached
+    cache, _ = load()
+    expected, store = cache.pixels_NCYX.copy(), []
+    file = cache.file.in_pieces(lambda piece: store.append(piece.copy()) or len(store) - 1)
+    shutil.rmtree(folder)
+    monkeypatch.setenv("HEADMASK_CACHE", str(tmp_path / "other host"))
+    file.array(store.__getitem__)
+    change(tmp_path / "other host" / file.path.name)
+    assert (file.array(store.__getitem__) == expected).all()
+
+
+def test_the_cache_is_another_under_another_pixel_rule(cached):
+    load, folder = cached
+    composited = UInt8Preprocess(by_rule(transform(), "composited"))
+    first, _ = load()
+    second = load_pixels(Dataset(folder.parent / "d.parquet"), composited, folder=folder)
+    assert first.file.path != second.file.path
+    assert first.digests == second.digests
+    assert not first.remarks.differing

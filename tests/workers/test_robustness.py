@@ -20,12 +20,12 @@ from hypothesis.extra import numpy as npst
 from PIL import Image
 
 from headmask.errors import DataError
+from headmask.images import decode_image
 from orchestrator.show import look_at
 from tests.workers.test_sources import built, picture, write_pictures, write_shard
 from workers import build as build_module
 from workers.build import build
 from workers.dataset import Dataset, Row, write_dataset
-from workers.images import decode_image
 from workers.loading import Reading, load_data
 from workers.sources.captions import karpathy
 from workers.sources.parquet import ParquetSource
