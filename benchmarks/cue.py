@@ -157,6 +157,6 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         demo = load_model(f"local-dir:{unpack_demo(Path(scratch)).model}")
         content = MaskFile.read(given.mask)
-        content.check_model("the demo's model", demo.reference.weights_sha256)
+        content.check_model(demo.reference)
         about = {"scenes": given.scenes, "seed": given.seed, "hardware": hardware(torch.device("cpu"))}
         print(save("cue", {**about, **study(content, demo, given.scenes, given.seed)}, sys.argv[1:]))

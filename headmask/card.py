@@ -83,7 +83,7 @@ def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
     done = "pruned" if prune else "folded into the weights"
     parts = [
         f"---\n{_front_matter(mask, prune=prune)}\n---",
-        f"# {_text(mask.model)} with {len(mask.heads)} attention heads {done}",
+        f"# {_text(mask.model.short)} with {len(mask.heads)} attention heads {done}",
         _verdict(mask),
         "## What was ablated",
         _table(("", ""), _what(mask)),
@@ -151,9 +151,10 @@ def _verdict(mask: MaskFile) -> str:
 
 def _what(mask: MaskFile) -> list[tuple[str, str]]:
     rows = [
-        ("model", _text(mask.model)),
+        ("model", _text(mask.model.short)),
         ("weights", f"SHA-256 {mask.model.weights_sha256}"),
         ("tower", f"{mask.tower}, {mask.grid.layers} layers of {mask.grid.heads} heads"),
+        ("images", str(mask.model.preprocess or "")),
         ("ablation", mask.ablation),
         ("pixels", mask.pixels),
         ("heads", ", ".join(mask.heads) or "none"),

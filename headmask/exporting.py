@@ -20,6 +20,7 @@ from torch import nn
 
 from headmask import pruning
 from headmask.card import model_card
+from headmask.checkpoints import PIXELS_KEY, PREPROCESS_KEY
 from headmask.errors import AblationError, MaskFileError
 from headmask.folding import fold, probe_images
 from headmask.footprint import Footprints, compare
@@ -27,7 +28,9 @@ from headmask.images import STOCK
 from headmask.live import ablate
 from headmask.masked import CONFIG, MASK, PRUNED, WEIGHTS, load_pruned
 from headmask.maskfile import MaskFile
-from headmask.models import SCHEMES, LoadedModel, model_config, quiet_open_clip, tokenizer_of
+from headmask.models import LoadedModel, build, model_config, quiet_open_clip, tokenizer_of
+from headmask.origin import SCHEMES, is_config_file
+from headmask.preprocessing import Preprocessing
 
 SMALL_MODEL = 20_000_000
 """Parameters below which the tighter tolerance of the proof holds."""
@@ -76,7 +79,7 @@ def export(
         MaskFileError: the mask was made for other weights, or `out` exists.
         AblationError: the ablation cannot be folded or pruned, or what was written is not equal; nothing is kept then.
     """
-    mask.check_model(str(model), model.reference.weights_sha256)
+    mask.check_model(model.reference)
     target = Path(out)
     is_file = target.suffix == ".safetensors"
     _check_target(target, is_file=is_file, prune=prune, overwrite=overwrite)
@@ -87,13 +90,13 @@ def export(
         checkpoint = scratch / (target.name if is_file else WEIGHTS)
         _write(model, mask, changed, checkpoint, PRUNED if prune else {"format": "pt"})
         del changed
-        loaded = load_pruned(scratch).clip if prune else _stock_load(model.reference.name, checkpoint, is_file=is_file)
+        loaded = load_pruned(scratch).clip if prune else _stock_load(model, checkpoint, is_file=is_file)
         if not is_file:
             _check_tokenizer(model, scratch)
         max_difference, tolerance = _prove(model, mask, loaded)
         inputs = probe_images(model.clip, 1) if mask.tower == "image" else model.tokenizer(list(_TEXTS[:1]))
         footprints = compare(model.clip, loaded, inputs, mask.tower, seconds=latency_s)
-        how_to_load = _how_to_load(model.reference.name, target, prune=prune)
+        how_to_load = _how_to_load(model, target, prune=prune)
         proof = ExportProof(max_difference, tolerance, NUM_PROBES, how_to_load, footprints)
         if is_file:
             checkpoint.replace(target)
@@ -131,7 +134,8 @@ def _scratch_folder(target: Path) -> Iterator[Path]:
 def _write(model: LoadedModel, mask: MaskFile, changed: nn.Module, checkpoint: Path, metadata: dict[str, str]) -> None:
     """Write the weights, and beside them what a folder needs to be loaded."""
     tensors = {key: tensor.contiguous().clone() for key, tensor in changed.state_dict().items()}
-    save_file(tensors, checkpoint, metadata=metadata)
+    carried = {PREPROCESS_KEY: model.preprocessing.model_dump_json(), PIXELS_KEY: mask.pixels}
+    save_file(tensors, checkpoint, metadata=metadata | carried)
     config: dict[str, Any] = {
         "model_cfg": model_config(model.reference.name),
         "preprocess_cfg": model.clip.visual.preprocess_cfg,
@@ -174,23 +178,34 @@ def _prove(model: LoadedModel, mask: MaskFile, loaded: Any) -> tuple[float, floa
     return largest, tolerance
 
 
-def _how_to_load(name: str, target: Path, *, prune: bool) -> str:
+def _how_to_load(model: LoadedModel, target: Path, *, prune: bool) -> str:
+    """Return the call that loads an export with the preprocessing that belongs to it."""
+    name = model.reference.name
     if prune:
         return f'headmask.load_pruned("{target}")'
     if target.suffix != ".safetensors":
         return f'open_clip.create_model("local-dir:{target}")'
-    if not name.startswith(SCHEMES):
-        return f'open_clip.create_model("{name}", pretrained="{target}")'
-    return f'open_clip.load_checkpoint(open_clip.create_model("{name}", load_weights=False), "{target}")'
+    if name.startswith(SCHEMES):
+        return f'open_clip.load_checkpoint(open_clip.create_model("{name}", load_weights=False), "{target}")'
+    if is_config_file(name):
+        return f'headmask.load_model("{name}", "{target}")'
+    changes = model.preprocessing.changes()
+    forced = f", force_preprocess_cfg={changes}" if changes else ""
+    return f'open_clip.create_model("{name}", pretrained="{target}"{forced})'
 
 
-def _stock_load(name: str, checkpoint: Path, *, is_file: bool) -> Any:
+def _stock_load(model: LoadedModel, checkpoint: Path, *, is_file: bool) -> Any:
+    """Return the model that open_clip makes of an export."""
+    name = model.reference.name
     with quiet_open_clip():
         if not is_file:
             stock = open_clip.create_model(f"local-dir:{checkpoint.parent}")
-        elif not name.startswith(SCHEMES):
-            stock = open_clip.create_model(name, pretrained=str(checkpoint))
-        else:
-            stock = open_clip.create_model(name, load_weights=False)
+            found = Preprocessing.of(stock.visual.preprocess_cfg)
+            if differences := found.differences(model.preprocessing):
+                raise AblationError(f"the exported folder has another preprocessing than the model: {differences}")
+        elif name.startswith(SCHEMES) or is_config_file(name):
+            stock = build(name, model_config(name))
             open_clip.load_checkpoint(stock, str(checkpoint))
+        else:
+            stock = open_clip.create_model(name, pretrained=str(checkpoint))
     return stock.eval()

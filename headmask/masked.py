@@ -13,10 +13,21 @@ from safetensors.torch import load_file
 
 from headmask.errors import AblationError, ModelError
 from headmask.folding import fold
+from headmask.foreign import reason_of
 from headmask.live import ablate_for_good
 from headmask.maskfile import MaskFile, ModelReference
-from headmask.models import LoadedModel, load_model, quiet_open_clip, tokenizer_of, weights_digest
+from headmask.models import (
+    LoadedModel,
+    PreprocessLike,
+    load_model,
+    quiet_open_clip,
+    tokenizer_of,
+    weights_digest,
+)
+from headmask.origin import FOLDER, find_config, full_name, is_config_file
+from headmask.preprocessing import Preprocessing
 from headmask.pruning import take_out
+from headmask.shown import shown
 
 CONFIG, WEIGHTS, MASK = "open_clip_config.json", "open_clip_model.safetensors", "mask.json"
 """The files of an exported folder."""
@@ -25,7 +36,11 @@ PRUNED = {"format": "pt", "headmask": "pruned"}
 
 
 def load(
-    model: str | LoadedModel, mask: MaskFile | str | os.PathLike[str], pretrained: str | None = None
+    model: str | LoadedModel,
+    mask: MaskFile | str | os.PathLike[str],
+    pretrained: str | None = None,
+    *,
+    preprocess: PreprocessLike | None = None,
 ) -> LoadedModel:
     """Return a model with a mask applied for good, with its preprocessing and tokenizer.
 
@@ -40,23 +55,68 @@ def load(
         model: open_clip name, as for `load_model`, or a model that it returned.
         mask: a mask file, or its path.
         pretrained: open_clip tag or checkpoint file; None takes the mask's, where the name is the mask's too.
+        preprocess: how images are prepared, as for `load_model`; by default what belongs to the weights, or the mask's.
 
     Raises:
-        MaskFileError: the mask file is malformed, or made for other weights.
+        MaskFileError: the mask file is malformed, or made for other weights or another preprocessing.
         ModelError: the model cannot be loaded.
         AblationError: the ablation is undefined for this tower.
     """
     content = mask if isinstance(mask, MaskFile) else MaskFile.read(mask)
     if isinstance(model, str):
-        own = content.model.pretrained if model == content.model.name else None
-        model = load_model(model, pretrained or own)
-    content.check_model(str(model), model.reference.weights_sha256)
+        model = load_for(content, model, pretrained, preprocess)
+    content.check_model(model.reference)
     try:
         clip: Any = fold(model.clip, content)
     except AblationError:
         clip = ablate_for_good(model.clip, content)
     reference = model.reference.model_copy(update={"weights_sha256": weights_digest(clip)})
     return replace(model, clip=clip, reference=reference).with_pixels(content.pixels)
+
+
+def load_for(
+    content: MaskFile,
+    model: str | None = None,
+    pretrained: str | None = None,
+    preprocess: PreprocessLike | None = None,
+) -> LoadedModel:
+    """Return the model that a mask was made for, without the mask.
+
+    Args:
+        content: of the mask file.
+        model: where the model lies now, when it is not where the mask file says.
+        pretrained: its tag or checkpoint.
+        preprocess: how images are prepared, as for `load_model`; by default what belongs to the weights, or the mask's.
+
+    Raises:
+        MaskFileError: other weights, or another preprocessing.
+        ModelError: the model cannot be loaded.
+    """
+    made_for = content.model
+    is_same = model is None or full_name(model) == made_for.name
+    if model is None and pretrained is None and (gone := _gone(made_for)) is not None:
+        raise ModelError(
+            f"the mask was made for {shown(made_for)}, and there is nothing at {shown(gone)} now: say where it lies "
+            "with --model, and --pretrained for a checkpoint file"
+        )
+    loaded = load_model(
+        model or made_for.name,
+        pretrained or (made_for.pretrained if is_same else None),
+        preprocess=preprocess,
+        otherwise=made_for.preprocess,
+    )
+    content.check_model(loaded.reference)
+    return loaded
+
+
+def _gone(model: ModelReference) -> str | None:
+    """Return the path of a model that is not there any more, or not on this machine."""
+    paths = [
+        *([model.name.removeprefix(FOLDER)] if model.name.startswith(FOLDER) else []),
+        *([model.name] if is_config_file(model.name) else []),
+        *([model.pretrained] if model.pretrained and "/" in model.pretrained else []),
+    ]
+    return next((path for path in paths if not Path(path).exists()), None)
 
 
 def load_pruned(folder: str | os.PathLike[str]) -> LoadedModel:
@@ -70,17 +130,20 @@ def load_pruned(folder: str | os.PathLike[str]) -> LoadedModel:
     path = Path(folder)
     if _form(path) != PRUNED["headmask"]:
         raise ModelError(f'{path} is no pruned model; load it with open_clip.create_model("local-dir:{path}")')
-    mask, name = MaskFile.read(path / MASK), f"local-dir:{path}"
+    mask, name = MaskFile.read(path / MASK), full_name(f"{FOLDER}{path}")
+    find_config(name)
     try:
         with quiet_open_clip():
-            clip, _, preprocess = open_clip.create_model_and_transforms(name, load_weights=False)
+            clip, _, preprocess = open_clip.create_model_and_transforms(name, load_weights=False, pretrained_text=False)
         take_out(clip, mask.mask, mask.tower)
         clip.load_state_dict(load_file(path / WEIGHTS))
     # open_clip and torch raise their own kinds for files that do not fit each other.
     except (RuntimeError, OSError, SafetensorError) as error:
-        raise ModelError(f"cannot load the pruned model in {path}: {str(error).strip().splitlines()[0]}") from error
+        raise ModelError(f"cannot load the pruned model in {path}: {reason_of(error)}") from error
     clip.requires_grad_(False).eval()
-    reference = ModelReference(name=name, weights_sha256=weights_digest(clip))
+    reference = ModelReference(
+        name=name, weights_sha256=weights_digest(clip), preprocess=Preprocessing.of(clip.visual.preprocess_cfg)
+    )
     return LoadedModel(clip, preprocess, tokenizer_of(name), reference).with_pixels(mask.pixels)
 
 

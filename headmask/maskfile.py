@@ -7,15 +7,21 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from headmask.errors import HeadmaskError, MaskFileError
+from headmask.errors import MaskFileError
 from headmask.mask import Head, HeadGrid, HeadMask
+from headmask.preprocessing import Preprocessing
+from headmask.reading import parse_model, read_json
+from headmask.shown import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "headmask/1"
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0)]
 
 
 class _Part(BaseModel):
@@ -31,26 +37,35 @@ class ModelReference(_Part):
     """Pretrained tag or checkpoint file; None where the name's scheme brings the weights."""
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Digest of the weights as loaded; see `headmask.models.weights_digest`."""
+    preprocess: Preprocessing | None = None
+    """How images were prepared for it; None in files that are older than this field."""
 
     def __str__(self) -> str:
         return self.name if self.pretrained is None else f"{self.name} ({self.pretrained})"
+
+    @property
+    def short(self) -> str:
+        """The name without folders, fit for others to read."""
+        scheme, _, rest = self.name.rpartition(":") if self.name.startswith("local-dir:") else ("", "", self.name)
+        name = rest.rstrip("/").rpartition("/")[2] if scheme or self.name.endswith(".json") else self.name
+        return name if self.pretrained is None else f"{name} ({self.pretrained.rpartition('/')[2]})"
 
 
 class Grid(_Part):
     """Layers and heads of the tower."""
 
-    layers: Annotated[int, Field(ge=1)]
-    heads: Annotated[int, Field(ge=1)]
+    layers: Annotated[int, Field(strict=True, ge=1, le=1000)]
+    heads: Annotated[int, Field(strict=True, ge=1, le=1000)]
 
 
 class SplitScores(_Part):
     """What the mask and the baseline scored on one split."""
 
-    baseline: dict[str, float]
-    selected: dict[str, float]
-    interval: tuple[float, float] | None = None
+    baseline: dict[str, Number]
+    selected: dict[str, Number]
+    interval: tuple[Number, Number] | None = None
     """Two-sided 95 % interval of the objective's delta, where one was computed."""
-    p_value: float | None = None
+    p_value: Number | None = None
     """Two-sided sign-flip permutation test of the objective's delta, where one was made."""
 
 
@@ -58,8 +73,8 @@ class SplitReference(_Part):
     """One split of a data set."""
 
     digest: str
-    num_images: int
-    num_captions: int
+    num_images: Count
+    num_captions: Count
     """Captions; for classification, prompts."""
 
 
@@ -83,7 +98,7 @@ class MaskFile(_Part):
     grid: Grid
     ablation: Literal["zero", "mean", "uniform", "cls"] = "zero"
     heads: tuple[str, ...]
-    means: dict[str, list[float]] | None = None
+    means: dict[str, list[Number]] | None = None
     """For ablation `mean`: the mean output of every ablated head, by `L3H7`."""
     pixels: Literal["stock", "composited"] = "composited"
     """The pixel rule that images were scored under, see `headmask.images`; older files have none."""
@@ -96,7 +111,7 @@ class MaskFile(_Part):
     study: str | None = None
     run: str | None = None
     """MLflow run id of the search."""
-    gates: dict[str, float] | None = None
+    gates: dict[str, Number] | None = None
     """Of a search that trained gates: by `L3H7`, the probability of every ablated head's gate to be shut in the end."""
     versions: dict[str, str] = {}
 
@@ -117,6 +132,7 @@ class MaskFile(_Part):
             )
         if self.means and len({len(mean) for mean in self.means.values()}) > 1:
             raise ValueError("means of different widths")
+        HeadMask.from_heads(self.head_grid, map(Head.parse, self.means or ()))
         _ = self.mask
         return self
 
@@ -142,16 +158,22 @@ class MaskFile(_Part):
             means_LHd[Head.parse(text)] = torch.tensor(mean)
         return means_LHd
 
-    def check_model(self, name: str, weights_sha256: str) -> None:
-        """Check that the mask belongs to a model, by its weights.
+    def check_model(self, loaded: ModelReference) -> None:
+        """Check that the mask belongs to a model, by its weights and its preprocessing.
 
         Raises:
-            MaskFileError: other weights; the message says both sides.
+            MaskFileError: other weights, or images are prepared in another way; the message says both sides.
         """
-        if weights_sha256 != self.model.weights_sha256:
+        if loaded.weights_sha256 != self.model.weights_sha256:
             raise MaskFileError(
-                f"this mask was made for {self.model} with weights {self.model.weights_sha256[:12]}; "
-                f"{name} has weights {weights_sha256[:12]}. Load the model it was made for"
+                f"this mask was made for {shown(self.model)} with weights {self.model.weights_sha256[:12]}; "
+                f"{shown(loaded)} has weights {loaded.weights_sha256[:12]}. Load the model it was made for"
+            )
+        made, now = self.model.preprocess, loaded.preprocess
+        if made is not None and now is not None and (differences := now.differences(made)):
+            raise MaskFileError(
+                f"this mask was searched with images prepared in another way than {shown(loaded)} is loaded with: "
+                f"{differences}. Pass the mask file to --preprocess to prepare them as it was searched, or search again"
             )
 
     @classmethod
@@ -161,21 +183,12 @@ class MaskFile(_Part):
         Raises:
             MaskFileError: no such file, not JSON, another format, or wrong values; all mistakes are listed.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise MaskFileError(f"cannot read mask file {path}: {error}") from None
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise MaskFileError(f"mask file {path} is not JSON: {error}") from None
+        where = f"mask file {shown(path)}"
+        content = read_json(path, "mask file", MaskFileError)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             got = content.get("format") if isinstance(content, dict) else type(content).__name__
-            raise MaskFileError(f"mask file {path} must be a JSON object with format {FORMAT!r}; got {got!r}")
-        try:
-            return cls.model_validate(content)
-        except (ValidationError, HeadmaskError) as error:
-            raise MaskFileError(f"mask file {path} is malformed:\n{_reasons(error)}") from None
+            raise MaskFileError(f"{where} must be a JSON object with format {FORMAT!r}; got {shown(repr(got))[:80]}")
+        return parse_model(content, cls, where, MaskFileError)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file, atomically."""
@@ -188,12 +201,3 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(target)
-
-
-def _reasons(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return f"  {error}"
-    return "\n".join(
-        f"  {'.'.join(map(str, item['loc'])) or 'file'}: {item['msg'].removeprefix('Value error, ')}"
-        for item in error.errors()
-    )

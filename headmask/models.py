@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,13 +15,31 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
-from headmask.errors import ModelError, did_you_mean
-from headmask.images import COMPOSITED, STOCK, PixelRule, by_rule
+from headmask.checkpoints import bare_weights, check_finite, why_not
+from headmask.errors import ModelError
+from headmask.foreign import reason_of
+from headmask.home import hub_cache
+from headmask.images import COMPOSITED, STOCK, by_rule
 from headmask.maskfile import ModelReference
+from headmask.origin import (
+    FOLDER,
+    Origin,
+    as_folder,
+    find_config,
+    find_origin,
+    is_config_file,
+    make_tokenizer,
+)
+from headmask.preprocessing import GivenPreprocessing, Preprocessing, read_preprocessing
+from headmask.shown import shown
 
-SCHEMES = ("local-dir:", "hf-hub:")
+OPENAI = "openai"
+"""What `preprocess` calls OpenAI's own: mean, deviation and crop of the first CLIP models, open_clip's default."""
+
+PreprocessLike = str | os.PathLike[str] | GivenPreprocessing | Preprocessing
 
 
 @dataclass(frozen=True)
@@ -34,6 +52,8 @@ class LoadedModel:
     """open_clip's evaluation transform, under a pixel rule: opened PIL image to normalised float32 (3, Y, X)."""
     tokenizer: Callable[..., Tensor]
     reference: ModelReference
+    notes: tuple[str, ...] = ()
+    """What was found and chosen on the way, in sentences: how images are prepared, and why."""
 
     def __str__(self) -> str:
         return str(self.reference)
@@ -47,45 +67,178 @@ class LoadedModel:
         return replace(self, preprocess=by_rule(self.preprocess, rule))
 
     @property
+    def weights_sha256(self) -> str:
+        """Digest of the weights as loaded; see `weights_digest`."""
+        return self.reference.weights_sha256
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared, as values."""
+        return Preprocessing.of(self.clip.visual.preprocess_cfg)
+
+    @property
     def scale(self) -> float:
         """What similarities are multiplied by before a softmax: one over the model's temperature."""
         return float(self.clip.logit_scale.detach().exp())
 
 
-def load_model(name: str, pretrained: str | None = None) -> LoadedModel:
+def load_model(
+    name: str,
+    pretrained: str | None = None,
+    *,
+    preprocess: PreprocessLike | None = None,
+    otherwise: Preprocessing | None = None,
+) -> LoadedModel:
     """Return a model with its weights, on the CPU in float32.
 
+    Images are prepared as the pretrained tag, the folder or the file itself says; for a checkpoint file that says
+    nothing, as all pretrained tags of its architecture do. `LoadedModel.notes` says which it was.
+
     Args:
-        name: open_clip architecture such as `ViT-B-32`, or `local-dir:FOLDER`, or `hf-hub:ORG/REPO`.
+        name: open_clip architecture such as `ViT-B-32`, a configuration file such as `my.json`, `local-dir:FOLDER`, or
+            `hf-hub:ORG/REPO`.
         pretrained: open_clip tag such as `openai`, or a checkpoint file; with a scheme in the name, None.
+        preprocess: how images are prepared: the tag whose preprocessing is meant, `openai`, or a JSON file with a
+            `preprocess_cfg`; by default what belongs to the weights.
+        otherwise: how images are prepared where nothing comes with the weights, such as a mask file's.
 
     Raises:
-        ModelError: unknown architecture or tag, missing or malformed weights, or an activation that does not match.
+        ModelError: unknown architecture or tag, missing or malformed weights, an activation that does not match, or
+            pretrained tags that do not agree about the preprocessing.
     """
-    _check_names(name, pretrained)
+    origin = find_origin(name, pretrained)
+    chosen, why = choose_preprocessing(origin, preprocess, otherwise)
     with quiet_open_clip():
-        try:
-            clip, _, preprocess = open_clip.create_model_and_transforms(
-                name, pretrained=pretrained, require_pretrained=True
-            )
-            tokenizer = open_clip.get_tokenizer(name)
-        except ModelError:
-            raise
-        # open_clip, torch, safetensors and the hub each raise their own kinds for an unusable checkpoint.
-        except Exception as error:
-            raise _cannot_load(name, pretrained, error) from error
+        clip, notes = _built(origin, chosen.changes())
+        transform = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
+        tokenizer = _tokenizer(name, origin.config)
+    _check_size(clip, chosen)
+    check_finite(str(origin), clip.state_dict())
     clip.requires_grad_(False).eval()
-    reference = ModelReference(name=name, pretrained=pretrained, weights_sha256=weights_digest(clip))
-    return LoadedModel(clip, preprocess, tokenizer, reference).with_pixels(rule_of_folder(name))
+    prepared = Preprocessing.of(clip.visual.preprocess_cfg)
+    digest = weights_digest(clip)
+    reference = ModelReference(
+        name=origin.name, pretrained=origin.pretrained, weights_sha256=digest, preprocess=prepared
+    )
+    notes = (*origin.notes, *notes, f"Weights {digest[:12]}; images are prepared {why}: {prepared}")
+    rule = COMPOSITED if origin.pixels == COMPOSITED else STOCK
+    return LoadedModel(clip, transform, tokenizer, reference, notes).with_pixels(rule)
 
 
-def rule_of_folder(name: str) -> PixelRule:
-    """Return the pixel rule that an exported folder names for its model; stock for any other model."""
-    if not name.startswith("local-dir:"):
-        return STOCK
-    path = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
-    own = json.loads(path.read_text(encoding="utf-8")).get("headmask")
-    return COMPOSITED if isinstance(own, dict) and own.get("pixels") == COMPOSITED else STOCK
+def choose_preprocessing(
+    origin: Origin, asked: PreprocessLike | None = None, otherwise: Preprocessing | None = None
+) -> tuple[GivenPreprocessing, str]:
+    """Return how images are prepared for a model, and who says so, in the middle of a sentence.
+
+    Raises:
+        ModelError: it is unknown, because the pretrained tags of the architecture do not agree, or what is asked for is
+            no tag and no file.
+    """
+    if asked is not None:
+        return _asked(origin, asked)
+    if origin.preprocess is not None:
+        return origin.preprocess, f"as the tag {origin.pretrained} has it" if origin.is_tag else "as the weights say"
+    if otherwise is not None:
+        return _given(otherwise), "as the mask file says"
+    kinds: dict[str, list[str]] = {}
+    for tag, each in origin.tags.items():
+        kinds.setdefault(str(each.changes()), []).append(tag)
+    if len(kinds) > 1:
+        raise ModelError(
+            f"how images are prepared for {shown(origin)} is unknown: nothing comes with the weights, and the "
+            "pretrained tags of this architecture differ. Pass --preprocess with a tag whose preprocessing is meant, "
+            f"{' or '.join(map(_some, kinds.values()))}, or with a JSON file"
+        )
+    if kinds:
+        count = len(origin.tags)
+        whose = f"all {count} pretrained tags" if count > 1 else f"the pretrained tag {next(iter(origin.tags))}"
+        why = f"as {whose} of its architecture {'have' if count > 1 else 'has'} it, for nothing comes with the weights"
+        return next(iter(origin.tags.values())), why
+    return GivenPreprocessing(), (
+        "as OpenAI did, for nothing comes with the weights, and there are no pretrained tags of the architecture "
+        "(--preprocess says otherwise)"
+    )
+
+
+def _some(tags: list[str]) -> str:
+    return f"{tags[0]} (as {len(tags) - 1} others)" if tags[1:] else tags[0]
+
+
+def _asked(origin: Origin, asked: PreprocessLike) -> tuple[GivenPreprocessing, str]:
+    if isinstance(asked, GivenPreprocessing | Preprocessing):
+        return _given(asked), "as asked for"
+    text = os.fspath(asked)
+    if text in origin.tags:
+        return origin.tags[text], f"as the tag {shown(text)} has it"
+    if text == OPENAI:
+        return GivenPreprocessing(), "as OpenAI did"
+    path = Path(text)
+    if not path.exists() and not text.endswith(".json"):
+        known = dict.fromkeys([*origin.tags, OPENAI])
+        raise ModelError(
+            f"--preprocess must be a pretrained tag of the architecture ({', '.join(known)}) or a JSON file; got "
+            f"{shown(repr(text))}, and there is no such file"
+        )
+    return read_preprocessing(path), f"as {shown(text)} says"
+
+
+def _given(values: GivenPreprocessing | Preprocessing) -> GivenPreprocessing:
+    return GivenPreprocessing.model_validate(values.model_dump())
+
+
+def _check_size(clip: Any, chosen: GivenPreprocessing) -> None:
+    """Check that images get the size that the image tower takes."""
+    wanted = clip.visual.image_size
+    wanted = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted)
+    size = (chosen.size, chosen.size) if isinstance(chosen.size, int) else chosen.size
+    if size is not None and tuple(size) != wanted:
+        raise ModelError(
+            f"preprocessing makes images of {size[1]} x {size[0]} pixels, and the model takes "
+            f"{wanted[1]} x {wanted[0]}: leave out the size"
+        )
+
+
+def _built(origin: Origin, preprocess: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """Return a model with its weights, and what was done with them."""
+    # The size is the model's own, and checked.
+    changes = {key: value for key, value in preprocess.items() if key != "size"}
+    if origin.checkpoint is None:
+        options = {"pretrained": origin.pretrained, "require_pretrained": True}
+        return _create(origin, origin.name, force_preprocess_cfg=changes, **options), ()
+    with bare_weights(origin.checkpoint) as weights:
+        clip = build(origin.name, origin.config, force_preprocess_cfg=changes)
+        try:
+            open_clip.load_checkpoint(clip, str(weights.path))
+        # open_clip's conversions raise whatever they stumble over.
+        except Exception as error:
+            raise ModelError(
+                f"cannot load {shown(origin)}: {why_not(error, origin.checkpoint, origin.name)}"
+            ) from error
+        return clip, weights.notes
+
+
+def build(name: str, config: Any, **options: Any) -> Any:
+    """Return a model without weights.
+
+    Raises:
+        ModelError: open_clip cannot build it.
+    """
+    options = {"load_weights": False, "pretrained_text": False, **options}
+    if is_config_file(name) or name.startswith(FOLDER):
+        # A folder would be searched for weights that are not taken.
+        with as_folder(config) as folder:
+            return _create(Origin(name, None, config), f"{FOLDER}{folder}", **options)
+    return _create(Origin(name, None, config), name, **options)
+
+
+def _create(origin: Origin, name: str, **options: Any) -> Any:
+    try:
+        return open_clip.create_model(name, cache_dir=hub_cache(), **options)
+    except ModelError:
+        raise
+    # open_clip, timm, torch and the hub each raise their own kinds.
+    except Exception as error:
+        raise _cannot_load(origin, error) from error
 
 
 def tokenizer_of(name: str) -> Callable[..., Tensor]:
@@ -94,34 +247,24 @@ def tokenizer_of(name: str) -> Callable[..., Tensor]:
     Raises:
         ModelError: unknown model, or a tokenizer that cannot be had.
     """
-    if not name.startswith(SCHEMES):
-        check_architecture(name)
+    config, _ = find_config(name)
+    with quiet_open_clip():
+        return _tokenizer(name, config)
+
+
+def _tokenizer(name: str, config: Any) -> Callable[..., Tensor]:
     try:
-        with quiet_open_clip():
-            tokenizer: Callable[..., Tensor] = open_clip.get_tokenizer(name)
-    except ModelError:
-        raise
+        return make_tokenizer(name, config)
     # The hub and its libraries raise their own kinds.
     except Exception as error:
-        raise _cannot_load(name, None, error) from error
-    return tokenizer
+        raise _cannot_load(Origin(name, None, config), error) from error
 
 
-def _cannot_load(name: str, pretrained: str | None, error: Exception) -> ModelError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if _is_hugging_face(name) and find_spec("transformers") is None:
+def _cannot_load(origin: Origin, error: Exception) -> ModelError:
+    reason = shown(reason_of(error))
+    if origin.is_hugging_face and find_spec("transformers") is None:
         reason = "its texts need Hugging Face's transformers: pip install 'headmask[transformers]'"
-    return ModelError(f"cannot load {name}{f' with {pretrained}' if pretrained else ''}: {reason}")
-
-
-def _is_hugging_face(name: str) -> bool:
-    """Return whether a model's text tower or tokenizer is Hugging Face's."""
-    config = open_clip.get_model_config(name) or {}
-    if name.startswith("local-dir:"):
-        path = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
-        config = json.loads(path.read_text(encoding="utf-8")).get("model_cfg", {})
-    text = config.get("text_cfg", {})
-    return bool(text.get("hf_model_name") or text.get("hf_tokenizer_name"))
+    return ModelError(f"cannot load {shown(origin)}: {reason}")
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -139,45 +282,7 @@ def model_config(name: str) -> dict[str, Any]:
     Raises:
         ModelError: there is none.
     """
-    config = open_clip.get_model_config(name)
-    if config is None:
-        raise ModelError(f"open_clip has no configuration for {name}")
-    return dict(config)
-
-
-def _check_names(name: str, pretrained: str | None) -> None:
-    if name.startswith(SCHEMES):
-        if pretrained is not None:
-            raise ModelError(f"{name} brings its own weights; leave out pretrained ({pretrained})")
-        folder = Path(name.removeprefix("local-dir:"))
-        if name.startswith("local-dir:") and not (folder / "open_clip_config.json").is_file():
-            raise ModelError(f"{name}: the folder must hold open_clip_config.json and a checkpoint; it does not")
-        return
-    check_architecture(name)
-    if pretrained is None:
-        raise ModelError(
-            f"{name} needs weights: pass pretrained, a tag ({', '.join(_tags(name)[:4]) or 'none known'}) or a file"
-        )
-    if pretrained not in _tags(name) and not Path(pretrained).is_file():
-        raise ModelError(
-            f"pretrained must be a file or a tag of {name}: {', '.join(_tags(name)) or 'none known'}; "
-            f"got {pretrained!r}"
-        )
-
-
-def check_architecture(name: str) -> None:
-    """Check that open_clip has an architecture of a name.
-
-    Raises:
-        ModelError: it has none; the message has the nearest one.
-    """
-    if name not in open_clip.list_models():
-        hint = did_you_mean(name, open_clip.list_models()) or "; `headmask models` lists them"
-        raise ModelError(f"open_clip has no architecture {name!r}{hint}")
-
-
-def _tags(name: str) -> list[str]:
-    return list(open_clip.list_pretrained_tags_by_model(name))
+    return find_config(name)[0]
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from orchestrator.commands.data import (
     data_app,
 )
 from orchestrator.commands.explain import explain
-from orchestrator.commands.masks import Model, Pretrained, evaluate, export
+from orchestrator.commands.masks import Model, Preprocess, Pretrained, evaluate, export
 from orchestrator.commands.report import report
 from orchestrator.commands.tools import Json, bench_app, models, print_json, schema, studies
 from orchestrator.commands.track import track_app
@@ -100,6 +100,7 @@ def search(
     config: Annotated[Path | None, typer.Argument(help="TOML file; flags override it.", show_default=False)] = None,
     model: Model = None,
     pretrained: Pretrained = None,
+    preprocess: Preprocess = None,
     data: Annotated[
         list[str] | None, typer.Option(help="Parquet file of `headmask data build`; several are searched on together.")
     ] = None,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from headmask.errors import ConfigError, HeadmaskError, did_you_mean
-from orchestrator.location import redacted
+from orchestrator.location import absolute, located, redacted
 from orchestrator.sections import (
     BudgetSection,
     DataSection,
@@ -78,9 +78,27 @@ class SearchConfig(Section):
         """Journal file or database URL."""
         return self.output.storage or str(self.folder / "study.journal")
 
+    def anywhere(self) -> Self:
+        """Return the configuration with absolute paths, as a study keeps it: it is resumed from other folders.
+
+        Those of the model are so from when it is loaded: only then is it known what is a tag.
+        """
+        output = self.output.model_copy(
+            update={
+                "folder": absolute(self.output.folder),
+                "storage": None if self.output.storage is None else located(self.output.storage),
+                "tracking_uri": None if self.output.tracking_uri is None else located(self.output.tracking_uri),
+            }
+        )
+        data = tuple(section.anywhere() for section in self.data)
+        return self.model_copy(update={"data": data, "output": output})
+
     def public(self) -> dict[str, Any]:
-        """Return everything as JSON values, without passwords. The study's name stays when its folder is moved."""
-        content: dict[str, Any] = self.model_dump(mode="json")
+        """Return everything as JSON values, without passwords, and with paths that hold from any folder.
+
+        The study's name stays when its folder is moved.
+        """
+        content: dict[str, Any] = self.anywhere().model_dump(mode="json")
         content["output"]["study"] = self.study_name
         for key in ("storage", "tracking_uri"):
             if content["output"][key] is not None:
@@ -155,6 +173,7 @@ def _limit_losses(sections: list[dict[str, Any]], limits: Mapping[str, Any]) -> 
 OPTIONS = {
     "model": "model.name",
     "pretrained": "model.pretrained",
+    "preprocess": "model.preprocess",
     "data": "data.path",
     "image_column": "data.image_column",
     "caption_column": "data.caption_column",

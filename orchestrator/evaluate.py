@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from headmask.errors import ConfigError, ModelError
 from headmask.images import PixelRule
 from headmask.mask import HeadMask
+from headmask.masked import load_for
 from headmask.maskfile import MaskFile
-from headmask.models import LoadedModel, load_model
+from headmask.models import LoadedModel
 from orchestrator.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.outcomes import outcomes_of
 from orchestrator.remarks import ImageRemarks
@@ -107,7 +108,9 @@ def evaluate_masks(
     model: str | None = None,
     pretrained: str | None = None,
     pixels: str | None = None,
+    preprocess: str | None = None,
     threads: int = 1,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[list[Evaluation]]:
     """Return metrics next to the baseline's, float32: a row per mask, a column per data set.
 
@@ -118,26 +121,29 @@ def evaluate_masks(
         model: where the model lies now, when it is not where the mask file says.
         pretrained: its tag or checkpoint.
         pixels: the pixel rule, see `headmask.images`; the masks' own by default.
+        preprocess: how images are prepared, as for `headmask.load_model`.
         threads: of the CPU.
+        say: told what is loaded.
 
     Raises:
         HeadmaskError: a mask file, the model or the data is not as it must be.
     """
     contents = [MaskFile.read(path) for path in masks]
-    reference = contents[0].model
-    loaded = load_model(model or reference.name, pretrained if model or pretrained else reference.pretrained)
+    loaded = load_for(contents[0], model, pretrained, preprocess)
     for content in contents:
-        content.check_model(str(loaded), loaded.reference.weights_sha256)
-    preprocess = UInt8Preprocess(loaded.with_pixels(pixels or _rule(masks, contents)).preprocess)
+        content.check_model(loaded.reference)
+    for note in loaded.notes:
+        say(note)
+    cropped = UInt8Preprocess(loaded.with_pixels(pixels or _rule(masks, contents)).preprocess)
     name = split or ALL
-    columns = [take_split(load_section(section, preprocess, whole=split is None), name) for section in data]
-    scores = _scores(loaded, preprocess, contents, columns, threads)
+    columns = [take_split(load_section(section, cropped, whole=split is None), name) for section in data]
+    scores = _scores(loaded, cropped, contents, columns, threads)
     found = []
     for path, content, (before, after) in zip(masks, contents, scores, strict=True):
         row = []
         for section, each, *sides in zip(data, columns, before, after, strict=True):
             mix = objective_on(section, content.objective, each)
-            row.append(_evaluation(path, content, Path(section.path), each, mix, preprocess.rule, *sides))
+            row.append(_evaluation(path, content, Path(section.path), each, mix, cropped.rule, *sides))
         found.append(row)
     return found
 

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from headmask.home import cache_folder
 from orchestrator.search import POLL_S, Interrupted
 from orchestrator.session import Session
 from strategies.gates import BATCHES
@@ -15,7 +16,6 @@ from workers.embedding import cache_key
 from workers.gates import REVISION
 from workers.losses import Indices, micro_batch, micro_batches
 from workers.messages import GateGradient, GateTask
-from workers.pixels import cache_folder
 from workers.pool import Pool
 from workers.rows import RowFiles
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from headmask.errors import StudyError
 
 SCHEMES = {"sqlite": "", "postgresql": "postgresql", "mysql": "mysql"}
@@ -28,6 +30,20 @@ def check_location(location: str) -> str:
     if scheme and scheme not in SCHEMES:
         raise StudyError(f"--storage must be a file or a URL of {', '.join(SCHEMES)}; got {redacted(location)}")
     return scheme
+
+
+def absolute(path: str) -> str:
+    """Return a path that holds from any folder; links in it stay."""
+    return os.path.abspath(path)
+
+
+def located(location: str) -> str:
+    """Return a location with its path, if it is one, absolute: of a file, or in a URL of SQLite."""
+    if not is_url(location):
+        return absolute(location)
+    scheme, _, path = location.partition(":///")
+    is_relative = scheme.split("+")[0] == "sqlite" and path and not path.startswith(("/", ":memory:", "file:"))
+    return f"{scheme}:///{absolute(path)}" if is_relative else location
 
 
 def redacted(location: str) -> str:

@@ -37,6 +37,7 @@ class ScanOptions(PoolOptions, total=False):
 
     model: str
     pretrained: str
+    preprocess: AnyPath
     data: AnyPath | Sequence[AnyPath]
     task: Literal["retrieval", "classification", "matching"]
     templates: str

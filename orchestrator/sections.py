@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from headmask.errors import ConfigError
 from headmask.mask import Head
 from orchestrator.budget import Budget
-from orchestrator.location import check_location
+from orchestrator.location import absolute, check_location
 from orchestrator.modelname import ModelName
 from strategies import check_strategy
+from workers.prompts import IMAGENET, SIMPLE
 from workers.tasks import Mix
 
 OBJECTIVE = "objective"
@@ -49,9 +50,11 @@ class ModelSection(Section):
     """Which model is searched."""
 
     name: str
-    """open_clip architecture, or `local-dir:` / `hf-hub:` with a folder or repository."""
+    """open_clip architecture, a configuration file of one, or `local-dir:` / `hf-hub:` with a folder or repository."""
     pretrained: str | None = None
     """Tag or checkpoint file."""
+    preprocess: str | None = None
+    """How images are prepared: the tag whose way is meant, `openai`, or a JSON file; as the weights say by default."""
 
 
 class DataSection(Section):
@@ -97,6 +100,17 @@ class DataSection(Section):
     @classmethod
     def _is_guide(cls, guide: str | None) -> str | None:
         return _checked_guide(guide)
+
+    def anywhere(self) -> Self:
+        """Return the section with absolute paths."""
+        is_file = self.templates is not None and self.templates not in (IMAGENET, SIMPLE)
+        return self.model_copy(
+            update={
+                "path": absolute(self.path),
+                "templates": absolute(self.templates) if self.templates is not None and is_file else self.templates,
+                "class_names": None if self.class_names is None else absolute(self.class_names),
+            }
+        )
 
     def reading(self) -> Reading:
         """Return how the file is read."""

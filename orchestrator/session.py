@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 from headmask.ablation import check_ablation
 from headmask.images import STOCK
 from headmask.mask import HeadGrid, HeadMask
-from headmask.models import LoadedModel, load_model
+from headmask.models import OPENAI, LoadedModel, load_model
+from headmask.origin import is_tag
 from headmask.towers import TowerName, tower_of, view_of
 from headmask.views import TowerView
 from orchestrator.config import SearchConfig
+from orchestrator.location import absolute
 from orchestrator.objective import Goal, Objective
 from orchestrator.progress import said_when_slow
 from orchestrator.remarks import ImageRemarks
-from orchestrator.sections import OBJECTIVE, DataSection
+from orchestrator.sections import OBJECTIVE, DataSection, ModelSection
 from orchestrator.store import TrialRecord
 from strategies import REVISION as STRATEGIES_REVISION
 from strategies import Limits, ScanSampler
@@ -244,7 +246,11 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
         HeadmaskError: the model, its tower, the data or the limits do not fit; raised before any replica is started.
     """
     search = config.search
-    model = load_model(config.model.name, config.model.pretrained).with_pixels(search.pixels)
+    model = load_model(config.model.name, config.model.pretrained, preprocess=config.model.preprocess)
+    model = model.with_pixels(search.pixels)
+    config = _with_model(config, model)
+    for note in model.notes:
+        say(note)
     view = view_of(model.clip, search.tower)
     check_ablation(search.ablation, has_class_token=view.has_class_token, means=())
     limits = _limits(config, view.grid)
@@ -264,6 +270,15 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     for text in session.remark_sentences():
         say(text)
     return session
+
+
+def _with_model(config: SearchConfig, model: LoadedModel) -> SearchConfig:
+    """Return the configuration with what it says of the model as it holds from any folder."""
+    wanted, reference = config.model.preprocess, model.reference
+    if wanted is not None and Path(wanted).is_file() and wanted != OPENAI and not is_tag(reference.name, wanted):
+        wanted = absolute(wanted)
+    section = ModelSection(name=reference.name, pretrained=reference.pretrained, preprocess=wanted)
+    return config.model_copy(update={"model": section})
 
 
 def load_section(

@@ -9,6 +9,8 @@ import sys
 
 # Two processes of tests share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test needs the network; the hub's library reads this when it is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

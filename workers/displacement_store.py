@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from headmask.home import cache_folder
 from headmask.mask import HeadMask
 from workers.displacement import Displacements, displacement
 from workers.embedding import cache_key
-from workers.pixels import cache_folder
 from workers.rows import Row, RowFiles
 
 # N inputs of the searched tower, E embedding
@@ -27,7 +27,7 @@ class DisplacementStore:
         masks: of the scan: the empty mask, then single heads.
         shapes: (N, E) of the embeddings of every data set.
         decides: everything that decides embeddings; see `workers.embedding.kept`.
-        folder: of the cache; see `workers.pixels.cache_folder`.
+        folder: of the cache; see `headmask.home.cache_folder`.
     """
 
     def __init__(

@@ -21,8 +21,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from headmask.home import cache_folder
 from workers.inputs import Normalisation
-from workers.pixels import Pixels, cache_folder
+from workers.pixels import Pixels
 
 # N images, Q captions, T tokens, E embedding, B batch
 
@@ -37,7 +38,7 @@ def kept(
     Args:
         decides: everything that decides them, but for the version of torch: texts, bytes, modules by their structure.
         make: computes them.
-        folder: of the cache; see `workers.pixels.cache_folder`.
+        folder: of the cache; see `headmask.home.cache_folder`.
     """
     folder = folder or cache_folder()
     folder.mkdir(parents=True, exist_ok=True)

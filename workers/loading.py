@@ -86,7 +86,7 @@ def load_data(
         preprocess: of the model.
         reading: how the file is read.
         whole: one split `all` with every row instead of search, confirm and test.
-        cache: folder of the pixel cache; see `workers.pixels.cache_folder`.
+        cache: folder of the pixel cache; see `headmask.home.cache_folder`.
         on_progress: called with images decoded and in all.
 
     Raises:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from headmask.errors import DataError, PixelsChangedError, PixelsGoneError
+from headmask.home import cache_folder
 from headmask.images import quiet_pillow
 from workers.ahead import ahead
 from workers.dataset import Dataset
@@ -232,11 +232,6 @@ class PixelCache:
     def rows(self, rows_N: Sequence[int] | NDArray[np.int64]) -> Pixels:
         """Return some of the images."""
         return Pixels(self.pixels_NCYX, np.asarray(rows_N, dtype=np.int64), self.file)
-
-
-def cache_folder() -> Path:
-    """Return where caches lie: `$HEADMASK_CACHE`, or `~/.cache/headmask`."""
-    return Path(os.environ.get("HEADMASK_CACHE") or Path.home() / ".cache" / "headmask")
 
 
 def load_pixels(

@@ -20,7 +20,7 @@ from orchestrator.commands.data import (
     Templates,
     reading_options,
 )
-from orchestrator.commands.masks import Model, Objective, Pretrained, Split, Threads
+from orchestrator.commands.masks import Model, Objective, Preprocess, Pretrained, Split, Threads
 from orchestrator.commands.tools import Json
 from orchestrator.terminal import Terminal
 
@@ -40,6 +40,7 @@ def explain(
     objective: Objective = None,
     model: Model = None,
     pretrained: Pretrained = None,
+    preprocess: Preprocess = None,
     task: Task = None,
     templates: Templates = None,
     class_names: ClassNames = None,
@@ -69,6 +70,7 @@ def explain(
         model=model,
         pretrained=pretrained,
         pixels=pixels,
+        preprocess=preprocess,
         split=split,
         descriptions=descriptions,
         num_images=images,

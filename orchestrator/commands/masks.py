@@ -23,8 +23,18 @@ from orchestrator.commands.data import (
 from orchestrator.commands.tools import Json, print_json
 from orchestrator.terminal import Terminal
 
-Model = Annotated[str | None, typer.Option(help="open_clip architecture, or local-dir:FOLDER, or hf-hub:ORG/REPO.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="open_clip architecture, its configuration NAME.json, local-dir:FOLDER, or hf-hub:ORG/REPO."),
+]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a checkpoint file.")]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TAG|FILE",
+        help="How images are prepared: a pretrained tag, openai, or a JSON file; as the weights say by default.",
+    ),
+]
 Split = Annotated[str | None, typer.Option(help="search, confirm or test; the whole file by default.")]
 Objective = Annotated[str | None, typer.Option(help="Metric or mix; the mask's by default.")]
 Threads = Annotated[int, typer.Option(help="CPU threads.")]
@@ -39,6 +49,7 @@ def evaluate(
     objective: Objective = None,
     model: Model = None,
     pretrained: Pretrained = None,
+    preprocess: Preprocess = None,
     task: Task = None,
     templates: Templates = None,
     class_names: ClassNames = None,
@@ -58,7 +69,15 @@ def evaluate(
     options = reading_options(locals())
     sections = parse_data([{"path": path, **options} for path in data])
     rows = evaluate_masks(
-        mask, sections, split=split, model=model, pretrained=pretrained, pixels=pixels, threads=threads
+        mask,
+        sections,
+        split=split,
+        model=model,
+        pretrained=pretrained,
+        preprocess=preprocess,
+        pixels=pixels,
+        threads=threads,
+        say=Terminal(stderr=as_json).say,
     )
     found = [evaluation for row in rows for evaluation in row]
     if as_json:
@@ -86,6 +105,7 @@ def export(
     latency: Annotated[bool, typer.Option(help="Measure latency before and after, for a few seconds.")] = True,
     model: Model = None,
     pretrained: Pretrained = None,
+    preprocess: Preprocess = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -93,11 +113,11 @@ def export(
     from dataclasses import asdict
 
     from headmask.exporting import export as export_and_prove
+    from headmask.masked import load_for
     from headmask.maskfile import MaskFile
-    from headmask.models import load_model
 
     content = MaskFile.read(mask)
-    loaded = load_model(model or content.model.name, pretrained if model or pretrained else content.model.pretrained)
+    loaded = load_for(content, model, pretrained, preprocess)
     latency_s = LATENCY_S if latency else 0.0
     proof = export_and_prove(loaded, content, out, prune=prune, latency_s=latency_s, overwrite=overwrite)
     if as_json:

@@ -115,7 +115,8 @@ def engine(
     as_json: Json = False,
 ) -> None:
     """Time the scoring engine against one stock forward pass per mask."""
-    from headmask.models import check_architecture, quiet_open_clip
+    from headmask.models import quiet_open_clip
+    from headmask.origin import check_architecture
     from orchestrator.bench import bench_engine
 
     check_architecture(model)

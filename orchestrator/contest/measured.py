@@ -11,6 +11,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from headmask.home import cache_folder
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.config import flags_of, read_config
 from orchestrator.contest.memo import Memo
@@ -21,7 +22,6 @@ from strategies import Limits
 from workers.displacement import Displacements, displacement
 from workers.embedding import cache_key
 from workers.messages import MaskScore, Stage
-from workers.pixels import cache_folder
 from workers.pool import InlinePool
 
 # M masks

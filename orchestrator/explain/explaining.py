@@ -53,6 +53,7 @@ def explain_heads(
     model: str | None = None,
     pretrained: str | None = None,
     pixels: str | None = None,
+    preprocess: str | None = None,
     split: str | None = None,
     descriptions: Path | None = None,
     num_images: int = 8,
@@ -70,6 +71,7 @@ def explain_heads(
         model: where the model lies, when it is not where the mask file says or there is none.
         pretrained: its tag or checkpoint.
         pixels: the pixel rule, see `headmask.images`; the mask's own by default, stock without a mask.
+        preprocess: how images are prepared, as for `headmask.load_model`.
         split: search, confirm or test; None for the whole file.
         descriptions: file with a text per line; the bundled ones by default.
         num_images: most images that are shown for a head.
@@ -82,9 +84,11 @@ def explain_heads(
     """
     _check_folder(out, overwrite=overwrite)
     texts = read_descriptions(descriptions)
-    subject = find_subject(mask, heads, model, pretrained, pixels)
-    preprocess = UInt8Preprocess(subject.model.preprocess)
-    chosen = take_split(load_section(data, preprocess, whole=split is None, say=say), split or ALL)
+    subject = find_subject(mask, heads, model, pretrained, pixels, preprocess)
+    for note in subject.model.notes:
+        say(note)
+    cropped = UInt8Preprocess(subject.model.preprocess)
+    chosen = take_split(load_section(data, cropped, whole=split is None, say=say), split or ALL)
     objective = objective_on(data, subject.content.objective if subject.content else None, chosen)
     case = Case(subject, chosen, objective, guide=objective.guided(chosen.targets.guides))
     explained, no_texts = _explained(case, texts, out, num_images, threads, say) if subject.heads else ([], None)

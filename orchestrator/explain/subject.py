@@ -13,6 +13,7 @@ from headmask.ablation import Ablation
 from headmask.errors import AblationError, ConfigError
 from headmask.images import STOCK
 from headmask.mask import Head, HeadMask
+from headmask.masked import load_for
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, load_model
 from headmask.towers import grid_of
@@ -44,7 +45,12 @@ class Subject:
 
 
 def find_subject(
-    mask: Path | None, heads: str | None, model: str | None, pretrained: str | None, pixels: str | None = None
+    mask: Path | None,
+    heads: str | None,
+    model: str | None,
+    pretrained: str | None,
+    pixels: str | None = None,
+    preprocess: str | None = None,
 ) -> Subject:
     """Return the heads to explain with their model, loaded.
 
@@ -58,12 +64,10 @@ def find_subject(
         raise ConfigError(f"explain shows what heads of image towers do to images; {mask} is for the text tower")
     if content is None and (heads is None or model is None):
         raise ConfigError("name a mask file with --mask, or a model and its heads with --model and --heads")
-    reference = content.model if content else None
-    if reference is not None and not (model or pretrained):
-        model, pretrained = reference.name, reference.pretrained
-    loaded = load_model(model or (reference.name if reference else ""), pretrained)
     if content is not None:
-        content.check_model(str(loaded), loaded.reference.weights_sha256)
+        loaded = load_for(content, model, pretrained, preprocess)
+    else:
+        loaded = load_model(model or "", pretrained, preprocess=preprocess)
     grid = content.head_grid if content else grid_of(loaded.clip)
     named = None if heads is None else HeadMask.from_text(grid, heads)
     whole = content.mask if content else named or HeadMask.empty(grid)

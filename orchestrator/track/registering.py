@@ -23,8 +23,9 @@ from headmask import compositing, export, fold
 from headmask.errors import AblationError, ConfigError, StudyError
 from headmask.images import COMPOSITED
 from headmask.mask import HeadMask
+from headmask.masked import load_for
 from headmask.maskfile import MaskFile
-from headmask.models import LoadedModel, load_model
+from headmask.models import LoadedModel
 from orchestrator.location import redacted, scheme_of
 from orchestrator.modelname import ModelName
 from orchestrator.result import RELIABLE, SearchResult
@@ -118,7 +119,7 @@ def register(
     # A server that is away is said before anything is folded.
     synced = sync(folder, uri)
     say("Folding the mask into the model to be registered")
-    model = model or load_model(mask.model.name, mask.model.pretrained)
+    model = model or load_for(mask)
     difference = package(model, mask, result, folder / FOLDER)
     client, where = make_client(synced.target), redacted(synced.target)
     say(f"Sending the model to {where}")

@@ -58,7 +58,7 @@ def test_a_mask_is_not_applied_twice(loaded):
 
 
 def test_what_is_not_there_is_refused(loaded, tmp_path):
-    with pytest.raises(MaskFileError, match="cannot read mask file"):
+    with pytest.raises(MaskFileError, match="there is no mask file at"):
         headmask.load(loaded, tmp_path / "none.json")
     with pytest.raises(ModelError, match="open_clip has no architecture 'nonsense'"):
         headmask.load("nonsense", mask_file(loaded))

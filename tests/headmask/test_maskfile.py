@@ -41,7 +41,7 @@ def test_another_model_is_refused_with_both_sides():
     with pytest.raises(
         MaskFileError, match=r"made for ViT-B-32 \(openai\) with weights aaaaaaaaaaaa; other has weights bb"
     ):
-        mask_file().check_model("other", "b" * 64)
+        mask_file().check_model(ModelReference(name="other", weights_sha256="b" * 64))
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,10 @@ def test_another_model_is_refused_with_both_sides():
         ({"heads": ["L9H0"]}, "L9H0 is not on grid 3x4"),
         ({"heads": ["nonsense"]}, "a head is written"),
         ({"heads": ["L0H0", "L0H0"]}, "listed twice"),
-        ({"ablation": "half"}, "ablation: Input should be 'zero', 'mean', 'uniform' or 'cls'"),
+        ({"ablation": "half"}, "ablation: must be 'zero', 'mean', 'uniform' or 'cls'"),
         ({"ablation": "mean"}, "needs the means of every ablated head; missing L0H3, L2H1"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
-        ({"grid": {"layers": 0, "heads": 4}}, "grid.layers: Input should be greater than or equal to 1"),
+        ({"grid": {"layers": 0, "heads": 4}}, "grid.layers: must be greater than or equal to 1"),
         ({"model": {"name": "x", "weights_sha256": "short"}}, "model.weights_sha256"),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_malformed_file_is_one_clear_message(tmp_path, change, message):
     [
         (b"{", "is not JSON"),
         (b"[]", "got 'list'"),
-        (b"\xff\xfe", "cannot read"),
+        (b"\xff\xfe", "is not UTF-8 text"),
         (b"{}", "format 'headmask/1'; got None"),
     ],
 )
@@ -81,5 +81,5 @@ def test_a_file_that_is_something_else_is_one_clear_message(tmp_path, content, m
 
 
 def test_a_missing_file_is_one_clear_message(tmp_path):
-    with pytest.raises(MaskFileError, match="cannot read mask file"):
+    with pytest.raises(MaskFileError, match="there is no mask file at"):
         MaskFile.read(tmp_path / "none.json")

@@ -50,14 +50,14 @@ def test_names_that_cannot_be_loaded_are_refused(name, pretrained, message):
 def test_a_broken_checkpoint_is_one_clear_message(tmp_path):
     folder = write_tiny_model(tmp_path / "model")
     (folder / "open_clip_model.safetensors").write_bytes(b"not a checkpoint")
-    with pytest.raises(ModelError, match="cannot load local-dir:"):
+    with pytest.raises(ModelError, match="is damaged or was cut off"):
         load_model(f"local-dir:{folder}")
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
     folder = write_tiny_model(tmp_path / "model")
     (folder / "open_clip_model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"cannot load local-dir:.*[Rr]equired pretrained weights"):
+    with pytest.raises(ModelError, match=r"has no weights: open_clip looks for \*.safetensors, \*.bin, \*.pth"):
         load_model(f"local-dir:{folder}")
 
 
@@ -74,7 +74,7 @@ class Malicious:
 def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path):
     checkpoint = tmp_path / "weights.pt"
     torch.save({"state_dict": Malicious(tmp_path / "owned")}, checkpoint)
-    with pytest.raises(ModelError, match=r"cannot load ViT-B-32 with .*weights.pt: Weights only load failed"):
+    with pytest.raises(ModelError, match=r"weights.pt holds more than weights, an object of .*would run its code"):
         load_model("ViT-B-32", str(checkpoint))
     assert not (tmp_path / "owned").exists()
 

@@ -285,8 +285,8 @@ def test_chance_level_is_refused_without_no_gate(headmask, search_flags):
     [
         (["resume", "nowhere"], "there is no run folder at nowhere"),
         (["resume", "mine", "--storage", "nowhere.journal"], "there is no study at nowhere.journal"),
-        (["eval", "--mask", "none.json", "--data", "d.parquet"], "cannot read mask file none.json"),
-        (["export", "--mask", "none.json", "--out", "x"], "cannot read mask file none.json"),
+        (["eval", "--mask", "none.json", "--data", "d.parquet"], "there is no mask file at none.json"),
+        (["export", "--mask", "none.json", "--out", "x"], "there is no mask file at none.json"),
         (["search", "none.toml"], "cannot read none.toml"),
         (["data", "build", "--images", "none", "--captions", "none.csv", "--out", "o.parquet"], "none"),
         (["frobnicate"], "No such command 'frobnicate'"),

@@ -1,0 +1,63 @@
+"""Where caches lie, also for users without a home: containers run under numbers that no password file has."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from headmask.errors import HeadmaskError
+from headmask.foreign import reason_of
+
+CACHE = "HEADMASK_CACHE"
+HUB = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+"""What tells the Hugging Face Hub's library where its cache is."""
+
+
+def cache_folder() -> Path:
+    """Return where caches lie: `$HEADMASK_CACHE`, or `~/.cache/headmask`, or a private folder of the temporary ones.
+
+    Raises:
+        HeadmaskError: there is no home, and the temporary folder cannot be had.
+    """
+    if named := os.environ.get(CACHE):
+        return Path(named)
+    home = _home()
+    return _private() if home is None else home / ".cache" / "headmask"
+
+
+def hub_cache() -> str | None:
+    """Return where open_clip keeps what it downloads; None for its own choice, which is below the home.
+
+    Raises:
+        HeadmaskError: as `cache_folder`.
+    """
+    if _home() is not None or any(os.environ.get(name) for name in HUB):
+        return None
+    return str(cache_folder() / "hub")
+
+
+def _home() -> Path | None:
+    """Return the user's home; None where the system has none, or says `/`, as containers do."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    is_root = hasattr(os, "getuid") and os.getuid() == 0
+    return home if home.is_absolute() and (is_root or home != Path(home.anchor)) else None
+
+
+def _private() -> Path:
+    """Return a folder that nobody else can have prepared or looks into."""
+    try:
+        folder = Path(tempfile.gettempdir(), f"headmask-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise HeadmaskError(
+            f"there is no home folder for caches, nor a temporary one ({reason_of(error)}): name a folder in {CACHE}"
+        ) from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise HeadmaskError(f"{folder} is not a folder that is yours alone: remove it, or name another in {CACHE}")
+    return folder

@@ -1,0 +1,451 @@
+"""Where a model comes from: what its name and `pretrained` stand for, looked up and checked before anything is built.
+
+A name is an architecture of open_clip, a configuration file of one's own (`NAME.json`), a folder (`local-dir:FOLDER`)
+or a repository of the Hugging Face Hub (`hf-hub:ORG/REPO`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import open_clip
+from open_clip.factory import _find_checkpoint_in_dir
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from open_clip.pretrained import download_pretrained_from_hf
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from headmask.checkpoints import FORM_KEY, PIXELS_KEY, metadata_of, preprocess_of
+from headmask.errors import ModelError, did_you_mean
+from headmask.foreign import reason_of
+from headmask.home import hub_cache
+from headmask.preprocessing import GivenPreprocessing
+from headmask.reading import check_text, parse_model, read_json
+from headmask.shown import shown
+
+FOLDER, HUB = "local-dir:", "hf-hub:"
+SCHEMES = (FOLDER, HUB)
+CONFIG = "open_clip_config.json"
+CHECKPOINTS = ("*.safetensors", "*.bin", "*.pth")
+"""What open_clip looks for in a folder."""
+_ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz", ".npy")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+
+Size = Annotated[int, Field(strict=True, ge=1, le=100_000)]
+Pixels = Annotated[int, Field(strict=True, ge=1, le=16_384)]
+
+
+class _Vision(BaseModel):
+    """Sizes of an image tower, which decide how much memory it takes; open_clip knows the rest."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    layers: Size | tuple[Size, ...] = 12
+    width: Size = 768
+    head_width: Size = 64
+    mlp_ratio: Annotated[float, Field(strict=True, gt=0, le=100)] = 4.0
+    patch_size: Pixels | tuple[Pixels, Pixels] | None = 16
+    image_size: Pixels | tuple[Pixels, Pixels] = 224
+    timm_model_name: Annotated[str, Field(strict=True)] | None = None
+
+
+class _Text(BaseModel):
+    """Sizes of a text tower."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    layers: Size = 12
+    width: Size = 512
+    heads: Size = 8
+    context_length: Size = 77
+    vocab_size: Annotated[int, Field(strict=True, ge=1, le=10_000_000)] = 49408
+    mlp_ratio: Annotated[float, Field(strict=True, gt=0, le=100)] = 4.0
+    hf_model_name: Annotated[str, Field(strict=True)] | None = None
+    hf_tokenizer_name: Annotated[str, Field(strict=True)] | None = None
+    tokenizer_kwargs: dict[str, Any] | None = None
+
+
+class _Model(BaseModel):
+    """An architecture as open_clip's configuration files have it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embed_dim: Size
+    vision_cfg: _Vision
+    text_cfg: _Text
+    multimodal_cfg: dict[str, Any] | None = None
+    quick_gelu: Annotated[bool, Field(strict=True)] = False
+    custom_text: Annotated[bool, Field(strict=True)] = False
+    init_logit_scale: Annotated[float, Field(strict=True)] | None = None
+    init_logit_bias: Annotated[float, Field(strict=True)] | None = None
+    nonscalar_logit_scale: Annotated[bool, Field(strict=True)] = False
+    output_dict: Annotated[bool, Field(strict=True)] = False
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a model is made of."""
+
+    name: str
+    """As given, with paths absolute, so that it holds from any folder."""
+    pretrained: str | None
+    """Tag, or the absolute path of a checkpoint file; None where the name brings the weights."""
+    config: Mapping[str, Any]
+    """open_clip's configuration of the architecture."""
+    preprocess: GivenPreprocessing | None = None
+    """That comes with the weights, or with the configuration; None where nothing comes."""
+    checkpoint: Path | None = None
+    """None for tags, whose weights open_clip gets."""
+    notes: tuple[str, ...] = ()
+    """What was chosen on the way, in sentences."""
+    pixels: str | None = None
+    """The pixel rule that one of headmask's exports carries along, see `headmask.images`."""
+
+    def __str__(self) -> str:
+        return self.name if self.pretrained is None else f"{self.name} ({self.pretrained})"
+
+    @property
+    def is_tag(self) -> bool:
+        """Whether the weights are ones that open_clip knows by a tag."""
+        return self.checkpoint is None
+
+    @cached_property
+    def tags(self) -> dict[str, GivenPreprocessing]:
+        """The preprocessing of every pretrained tag of this architecture, by name or by an equal configuration."""
+        names = [self.name] if is_listed(self.name) else _same_architectures(self.config)
+        return {tag: preprocessing_of_tag(name, tag) for name in names for tag in tags_of(name)}
+
+    @property
+    def is_hugging_face(self) -> bool:
+        """Whether the text tower or the tokenizer is Hugging Face's."""
+        text = self.config.get("text_cfg", {})
+        return bool(text.get("hf_model_name") or text.get("hf_tokenizer_name"))
+
+
+def find_origin(name: str, pretrained: str | None = None) -> Origin:
+    """Return what a model's name and `pretrained` stand for.
+
+    Raises:
+        ModelError: there is no such model, no such weights, or they are not what they should be.
+    """
+    if name.startswith(SCHEMES) and pretrained is not None:
+        config_file = f"{shown(name.removeprefix(FOLDER))}/{CONFIG}"
+        raise ModelError(
+            f"{shown(name)} brings its own weights; leave out pretrained ({shown(pretrained)}). For other weights of "
+            f"the same architecture name its configuration, such as {config_file}, as the model"
+        )
+    config, preprocess = find_config(name)
+    full = full_name(name)
+    if name.startswith(SCHEMES):
+        checkpoint, notes = _own_checkpoint(name)
+        return _with_carried(Origin(full, None, config, preprocess, checkpoint, notes))
+    listed = tags_of(name)
+    if pretrained is None:
+        tags = (
+            f"a tag ({', '.join(listed[:4])}{', ...' * (len(listed) > 4)}) or a file" if listed else "a checkpoint file"
+        )
+        raise ModelError(f"{shown(name)} needs weights: pass pretrained, {tags}")
+    if pretrained in listed:
+        return Origin(full, pretrained, config, preprocessing_of_tag(name, pretrained))
+    path = _absolute(pretrained)
+    if not path.exists():
+        choices = (
+            f"a file or a tag of {shown(name)}: {', '.join(listed)}" if listed else f"a file: {shown(name)} has no tags"
+        )
+        raise ModelError(
+            f"pretrained must be {choices}; got {shown(repr(pretrained))}{did_you_mean(pretrained, listed)}, and there "
+            f"is no file {shown(path)}"
+        )
+    if path.is_dir():
+        hint = f": pass --model {FOLDER}{shown(path)} alone" if (path / CONFIG).is_file() else "; name a file in it"
+        raise ModelError(f"pretrained must be a file or a tag; {shown(path)} is a folder{hint}")
+    return _with_carried(Origin(full, str(path), config, preprocess, path))
+
+
+def _with_carried(origin: Origin) -> Origin:
+    """Return an origin with the preprocessing that its checkpoint carries along, where it is one of headmask's."""
+    path = origin.checkpoint
+    if path is None:
+        return origin
+    metadata = metadata_of(path)
+    if metadata.get(FORM_KEY) == "pruned":
+        raise ModelError(
+            f"{shown(origin.name)} is a pruned model, which open_clip cannot build: headmask.load_pruned loads it"
+        )
+    origin = dataclasses.replace(origin, pixels=metadata.get(PIXELS_KEY) or _pixels_beside(origin.name))
+    content = preprocess_of(metadata, path)
+    if content is None:
+        return origin
+    where = f"the {FORM_KEY} metadata of {shown(origin.checkpoint)}"
+    carried = parse_model(content, GivenPreprocessing, where, ModelError)
+    if origin.preprocess is not None:
+        before, after = (each.changes() for each in (origin.preprocess, carried))
+        if any(before[key] != after[key] for key in (before.keys() & after.keys()) - {"size"}):
+            raise ModelError(
+                f"the weights in {shown(origin.checkpoint)} carry another preprocessing ({after}) than "
+                f"{shown(origin.name)} has ({before}): correct the one that is wrong"
+            )
+    return dataclasses.replace(origin, preprocess=carried)
+
+
+def _pixels_beside(name: str) -> str | None:
+    """Return the pixel rule that a folder's configuration names, where it does."""
+    if not name.startswith(FOLDER):
+        return None
+    own = read_json(Path(name.removeprefix(FOLDER), CONFIG), "model configuration", ModelError).get("headmask")
+    pixels = own.get(PIXELS_KEY) if isinstance(own, dict) else None
+    return pixels if isinstance(pixels, str) else None
+
+
+def find_config(name: str) -> tuple[dict[str, Any], GivenPreprocessing | None]:
+    """Return open_clip's configuration of a model's architecture, with the preprocessing that comes with it, if any.
+
+    Raises:
+        ModelError: there is no such model, or its configuration is not as it must be.
+    """
+    if why := check_text(name):
+        raise ModelError(f"the model's name {shown(repr(name))} cannot be used: {why}")
+    if name.startswith(HUB):
+        return _read_config(_download(name, CONFIG))
+    if name.startswith(FOLDER):
+        folder = _absolute(name.removeprefix(FOLDER))
+        if not name.removeprefix(FOLDER) or not (folder / CONFIG).exists():
+            what = (
+                "there is no such folder"
+                if not folder.exists()
+                else "it is a file"
+                if folder.is_file()
+                else "it does not"
+            )
+            raise ModelError(f"{FOLDER}{shown(folder)}: the folder must hold {CONFIG} and a checkpoint; {what}")
+        return _read_config(folder / CONFIG)
+    if is_config_file(name):
+        return _read_config(_absolute(name))
+    check_architecture(name)
+    return dict(open_clip.get_model_config(name)), None
+
+
+def is_config_file(name: str) -> bool:
+    """Return whether a model's name is a configuration file of the user's."""
+    return name.endswith(".json") and not name.startswith(SCHEMES)
+
+
+def is_listed(name: str) -> bool:
+    """Return whether open_clip has an architecture of a name."""
+    return name in open_clip.list_models()
+
+
+def check_architecture(name: str) -> None:
+    """Check that open_clip has an architecture of a name.
+
+    Raises:
+        ModelError: it has none; the message has what was meant, by its kind or its letters.
+    """
+    if is_listed(name):
+        return
+    path = _absolute(name) if name and not check_text(name) else None
+    if path is not None and path.is_dir():
+        hint = f"; {shown(path)} is a folder: pass {FOLDER}{shown(name)}"
+    elif name.endswith(_ENDINGS):
+        hint = "; a checkpoint file goes to --pretrained, beside the --model that it is of"
+    elif near := did_you_mean(name, open_clip.list_models()):
+        hint = near
+    elif name.count("/") == 1:
+        hint = f"; a repository of the Hugging Face Hub is {HUB}{shown(name)}"
+    else:
+        hint = "; `headmask models` lists them, and one of your own is a configuration file, NAME.json"
+    raise ModelError(f"open_clip has no architecture {shown(repr(name))}{hint}")
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], GivenPreprocessing | None]:
+    """Return architecture and preprocessing in a configuration file: alone, or as a folder has them side by side."""
+    where = f"model configuration {shown(path)}"
+    content = read_json(path, "model configuration", ModelError)
+    if not isinstance(content, dict):
+        raise ModelError(f"{where} must be a JSON object with model_cfg, or with embed_dim, vision_cfg and text_cfg")
+    config = content.get("model_cfg", content)
+    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+        missing = ", ".join({"embed_dim", "vision_cfg", "text_cfg"} - set(config if isinstance(config, dict) else ()))
+        raise ModelError(
+            f"{where} must be a JSON object with model_cfg, or with embed_dim, vision_cfg and text_cfg; missing "
+            f"{missing}"
+        )
+    _check_config(config, where)
+    given = content.get("preprocess_cfg") if "model_cfg" in content else None
+    if not given:
+        return config, None
+    return config, parse_model(given, GivenPreprocessing, f"preprocess_cfg of {where}", ModelError)
+
+
+def _check_config(config: dict[str, Any], where: str) -> None:
+    parsed = parse_model(config, _Model, where, ModelError)
+    for key, kind in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
+        known = [field.name for field in dataclasses.fields(kind)]
+        for name in config[key]:
+            if name not in known:
+                raise ModelError(f"{where}: {key} has an unknown key {shown(name)}{did_you_mean(name, known)}")
+    vision, text = parsed.vision_cfg, parsed.text_cfg
+    if vision.timm_model_name is None and isinstance(vision.layers, int) and vision.width % vision.head_width:
+        raise ModelError(
+            f"{where}: vision_cfg.width must be a multiple of head_width; got {vision.width} and {vision.head_width}"
+        )
+    if vision.timm_model_name is None and min(_pair(vision.image_size)) < max(_pair(vision.patch_size or 1)):
+        raise ModelError(
+            f"{where}: vision_cfg.patch_size must not be larger than image_size; got {vision.patch_size} and "
+            f"{vision.image_size}"
+        )
+    if text.hf_model_name is None and text.width % text.heads:
+        raise ModelError(f"{where}: text_cfg.width must be a multiple of heads; got {text.width} and {text.heads}")
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def full_name(name: str) -> str:
+    """Return a model's name with its path, if it is one, absolute."""
+    if name.startswith(FOLDER):
+        return f"{FOLDER}{_absolute(name.removeprefix(FOLDER))}"
+    return str(_absolute(name)) if is_config_file(name) else name
+
+
+def _absolute(path: str) -> Path:
+    """Return a path that holds from any folder, with its links; shells do not expand `~` after `local-dir:`."""
+    expanded = os.path.expanduser(path) if path.startswith("~/") else path
+    return Path(os.path.abspath(expanded))
+
+
+def is_tag(name: str, text: str) -> bool:
+    """Return whether a text is a pretrained tag of an architecture."""
+    return is_listed(name) and text in tags_of(name)
+
+
+def tags_of(name: str) -> list[str]:
+    """Return open_clip's pretrained tags of an architecture."""
+    return list(open_clip.list_pretrained_tags_by_model(name))
+
+
+def preprocessing_of_tag(name: str, tag: str) -> GivenPreprocessing:
+    """Return the preprocessing of a pretrained tag."""
+    config = open_clip.get_pretrained_cfg(name, tag)
+    return GivenPreprocessing.model_validate({key: value for key, value in config.items() if key != "size"})
+
+
+def _same_architectures(config: Mapping[str, Any]) -> list[str]:
+    """Return open_clip's architectures with an equal configuration."""
+    return [name for name in open_clip.list_models() if open_clip.get_model_config(name) == config]
+
+
+def _own_checkpoint(name: str) -> tuple[Path, tuple[str, ...]]:
+    """Return the weights of a folder or a repository."""
+    if name.startswith(HUB):
+        return _download(name, None), ()
+    folder = _absolute(name.removeprefix(FOLDER))
+    found = sorted({path for pattern in CHECKPOINTS for path in folder.glob(pattern)})
+    if not found:
+        others = sorted(path.name for path in folder.iterdir() if path.suffix in _ENDINGS)
+        looked = f"open_clip looks for {', '.join(CHECKPOINTS)}, and there is none in {shown(folder)}"
+        found_other = f"; it holds {shown(others[0])}: pass {_by_file(folder, others[0])}" if others else ""
+        hint = found_other or "; put the checkpoint there"
+        raise ModelError(f"{FOLDER}{shown(folder)} has no weights: {looked}{hint}")
+    chosen = Path(str(_find_checkpoint_in_dir(folder)))
+    rest = [path for path in found if path != chosen]
+    if rest and chosen.name not in _PREFERRED:
+        names = ", ".join(shown(path.name) for path in found[:8]) + ", ..." * (len(found) > 8)
+        hint = (
+            "they are parts of one: put them together in one file"
+            if "-of-" in chosen.name
+            else f"keep one there, or name one: {_by_file(folder, 'FILE')}"
+        )
+        raise ModelError(f"{FOLDER}{shown(folder)} holds {len(found)} checkpoints, {names}: {hint}")
+    notes = [f"Of {len(found)} checkpoints in the folder, {chosen.name} is taken, as open_clip does"] if rest else []
+    return chosen, tuple(notes)
+
+
+_PREFERRED = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+"""Names that open_clip prefers, whatever else is in a folder."""
+
+
+def _by_file(folder: Path, name: str) -> str:
+    return f"--model {shown(folder / CONFIG)} --pretrained {shown(folder / name)}"
+
+
+def _download(name: str, filename: str | None) -> Path:
+    """Return a file of a repository, downloaded or from the cache; without a name, its weights."""
+    repository = name.removeprefix(HUB)
+    what = filename or "weights"
+    try:
+        return Path(download_pretrained_from_hf(repository, filename=filename, cache_dir=hub_cache()))
+    except ModelError:
+        raise
+    # The hub's library has dozens of kinds, of which open_clip makes one.
+    except Exception as error:
+        raise ModelError(
+            f"cannot get the {what} of {shown(name)} ({shown(reason_of(error, 240))}). {_advice(error)}"
+        ) from None
+
+
+def _advice(error: BaseException) -> str:
+    kinds = set()
+    inner: BaseException | None = error
+    while inner is not None:
+        kinds |= {kind.__name__ for kind in type(inner).__mro__}
+        inner = inner.__cause__ or inner.__context__
+    if "HFValidationError" in kinds:
+        return "A repository is named hf-hub:ORG/REPO"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return "HF_HUB_OFFLINE is set, and it is not in the cache: download it before, or unset it"
+    if "GatedRepoError" in kinds:
+        return "Ask for access on its page, and log in with `hf auth login`"
+    if "RepositoryNotFoundError" in kinds:
+        return "Check its name; a private one needs `hf auth login`"
+    if "EntryNotFoundError" in kinds and "LocalEntryNotFoundError" not in kinds:
+        return "The repository does not hold a model of open_clip"
+    return "Check the name and the connection, or download the repository and pass local-dir:FOLDER"
+
+
+def make_tokenizer(name: str, config: Mapping[str, Any]) -> Callable[..., Tensor]:
+    """Return the tokenizer of a model: texts to token ids (Q, T). Raises whatever open_clip and transformers do."""
+    if not is_config_file(name):
+        made: Callable[..., Tensor] = open_clip.get_tokenizer(full_name(name), cache_dir=hub_cache())
+        return made
+    text = config["text_cfg"]
+    if not (source := text.get("hf_tokenizer_name")):
+        with as_folder(config) as folder:
+            made = open_clip.get_tokenizer(f"{FOLDER}{folder}")
+        return made
+    folder = _absolute(name).parent
+    made = open_clip.tokenizer.HFTokenizer(
+        str(folder) if any((folder / file).is_file() for file in _TOKENIZER_FILES) else source,
+        context_length=text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
+        tokenizer_mode=text.get("tokenizer_mode"),
+        cache_dir=hub_cache(),
+        **(text.get("tokenizer_kwargs") or {}),
+    )
+    return made
+
+
+@contextmanager
+def as_folder(config: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield a folder without weights that open_clip builds an architecture from; its own list stays as it is."""
+    with tempfile.TemporaryDirectory(prefix="headmask-") as scratch:
+        Path(scratch, CONFIG).write_text(json.dumps({"model_cfg": config}), encoding="utf-8")
+        yield Path(scratch)
