@@ -15,6 +15,7 @@ from huggingface_hub import ModelCardData
 
 from headmask.images import STOCK
 from headmask.maskfile import MaskFile, SplitScores
+from headmask.shown import counted
 
 if TYPE_CHECKING:
     from headmask.exporting import ExportProof
@@ -83,7 +84,7 @@ def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
     done = "pruned" if prune else "folded into the weights"
     parts = [
         f"---\n{_front_matter(mask, prune=prune)}\n---",
-        f"# {_text(mask.model.short)} with {len(mask.heads)} attention heads {done}",
+        f"# {_text(mask.model.short)} with {counted(len(mask.heads), 'attention head')} {done}",
         _verdict(mask),
         "## What was ablated",
         _table(("", ""), _what(mask)),

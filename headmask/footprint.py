@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from headmask.shown import counted
 from headmask.towers import TowerName, tower_of
 
 ROUNDS, MIN_ROUNDS = 20, 5
@@ -149,4 +150,4 @@ def _time_ms(call: Callable[[Tensor], Any], inputs: Tensor) -> float:
 def _device_name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
-    return f"CPU ({torch.get_num_threads()} threads)"
+    return f"CPU ({counted(torch.get_num_threads(), 'thread')})"

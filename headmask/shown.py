@@ -33,3 +33,14 @@ def _is_hidden(letter: str) -> bool:
 
 def _escaped(letter: str) -> str:
     return ascii(letter)[1:-1]
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with what it counts, in the right form: `1 head`, `1,000 heads`.
+
+    Args:
+        count: how many.
+        noun: what, when there is one.
+        plural: what, when there are others; the noun with an `s` by default.
+    """
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from headmask.mask import HeadGrid, HeadMask
 from headmask.oracle import stock_ablation
+from headmask.shown import counted
 from headmask.towers import prove, view_of
 from headmask.views import TowerView
 from orchestrator.versions import versions
@@ -191,7 +192,7 @@ def hardware(device: torch.device) -> str:
         )
     capabilities = torch.cpu.get_capabilities()
     name = capabilities.get("cpu_name") or platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{name}, {counted(torch.get_num_threads(), 'thread')}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 class _Plain:

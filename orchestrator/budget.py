@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from headmask.shown import counted
+
 StopReason = Literal["masks", "exhausted", "patience", "image_forwards", "seconds"]
 
 STOPS: dict[StopReason, str] = {
@@ -40,11 +42,14 @@ class Budget:
 
     def __str__(self) -> str:
         limits = {
-            "s": self.seconds,
-            "image forwards": self.image_forwards,
-            "blocks without a better mask": self.patience,
+            ("s", "s"): self.seconds,
+            ("image forward", "image forwards"): self.image_forwards,
+            ("block without a better mask", "blocks without a better mask"): self.patience,
         }
-        parts = [f"{self.masks:,} masks", *(f"{limit:,} {unit}" for unit, limit in limits.items() if limit is not None)]
+        parts = [
+            counted(self.masks, "mask"),
+            *(f"{limit:,} {units[limit != 1]}" for units, limit in limits.items() if limit is not None),
+        ]
         return " or ".join(parts) + (", whichever comes first" if len(parts) > 1 else "")
 
     def spent(

@@ -13,6 +13,7 @@ from headmask.mask import HeadMask
 from headmask.masked import load_for
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel
+from headmask.shown import counted
 from orchestrator.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.outcomes import outcomes_of
 from orchestrator.remarks import ImageRemarks
@@ -55,8 +56,8 @@ class Evaluation:
     @property
     def title(self) -> str:
         """What was scored on what."""
-        size = f"{self.num_images} images, {self.num_captions} captions"
-        return f"{len(self.mask.heads)} heads ablated; {self.data.name}, {size}"
+        size = f"{counted(self.num_images, 'image')}, {counted(self.num_captions, 'caption')}"
+        return f"{counted(len(self.mask.heads), 'head')} ablated; {self.data.name}, {size}"
 
     @property
     def delta(self) -> float:

@@ -13,6 +13,7 @@ from torch import nn
 
 from headmask.errors import ModelError
 from headmask.mask import HeadMask
+from headmask.shown import counted
 from orchestrator.objective import Goal
 from orchestrator.session import Session
 from workers.constants import USUAL_CHUNK
@@ -43,8 +44,8 @@ def _check_goal(session: Session, number: int, goal: Goal) -> None:
         if score[chance.metric] < chance.value + SIGMAS * spread:
             raise ModelError(
                 f"{session.model} scores at chance level: {chance.words} is {100 * score[chance.metric]:.1f} % on "
-                f"{chance.num_queries} queries of {goal.data}, chance is {100 * chance.value:.1f} %. Check weights, "
-                f"preprocessing and {chance.suspects}, or pass --no-gate"
+                f"{counted(chance.num_queries, 'query', 'queries')} of {goal.data}, chance is "
+                f"{100 * chance.value:.1f} %. Check weights, preprocessing and {chance.suspects}, or pass --no-gate"
             )
     with _other_gelu(session.model.clip) as (before, after):
         swapped = _metrics(session, _embedded_again(session, split, number)) if before else score

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from headmask.errors import DataError
 from headmask.mask import HeadGrid, HeadMask
+from headmask.shown import counted
 from orchestrator.budget import STOPS
 from orchestrator.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.result import RELIABLE, Guarded, SearchResult
@@ -95,7 +96,7 @@ def transfer_table(rows: Sequence[Sequence[Evaluation]]) -> Table:
             sure = "too few groups" if found is None else "{:+.2f} to {:+.2f}".format(*(100 * end for end in found))
             cells.append(f"{100 * each.delta:+.2f}\n({sure})")
         path = row[0].mask_path
-        table.add_row(f"{path.parent.name}/{path.name}\n{len(row[0].mask.heads)} heads", *cells)
+        table.add_row(f"{path.parent.name}/{path.name}\n{counted(len(row[0].mask.heads), 'head')}", *cells)
     return table
 
 
@@ -167,7 +168,8 @@ def sentences(result: SearchResult) -> list[str]:
     if result.random_masks.percentile is not None:
         share, count = result.random_masks.percentile, result.random_masks.num_masks
         lines.append(
-            f"For context: on confirm it beats {share:.0f} % of {count} random masks with as many heads per layer."
+            f"For context: on confirm it beats {share:.0f} % of {counted(count, 'random mask')} with as many heads per "
+            "layer."
         )
     if few := too_few(_improved(result, "confirm"), "confirm"):
         lines.append(
@@ -177,13 +179,14 @@ def sentences(result: SearchResult) -> list[str]:
     lines += _size_sentences(result)
     if result.test_looks > 1:
         lines.append(
-            f"This test split has been looked at {result.test_looks} times; every look makes the next claim weaker."
+            f"This test split has been looked at {counted(result.test_looks, 'time')}; every look makes the next claim "
+            "weaker."
         )
     lines += result.pixels.sentences if result.pixels else []
     if result.num_failed:
-        lines.append(f"{result.num_failed} masks could not be scored; trials.parquet says why.")
+        lines.append(f"{counted(result.num_failed, 'mask')} could not be scored; trials.parquet says why.")
     lines.append(f"Stopped {STOPS[result.stopped_by]}.{_prospects_sentence(result)}")
-    lines.append(f"{result.num_masks} masks in {result.seconds:.0f} s. Mask: {result.mask_file}")
+    lines.append(f"{counted(result.num_masks, 'mask')} in {result.seconds:.0f} s. Mask: {result.mask_file}")
     return lines
 
 
@@ -217,9 +220,10 @@ def _size_sentences(result: SearchResult) -> list[str]:
     if size.knee is not None:
         first, top, last = size.front[0], next(each for each in size.front if each.heads == size.knee), size.front[-1]
         share = (top.search - first.search) / (last.search - first.search)
+        heads, verb = counted(len(top.heads), "head"), "brings" if len(top.heads) == 1 else "bring"
         lines.append(
-            f"Size: on search, {len(top.heads)} heads ({', '.join(top.heads)}) bring {100 * share:.0f} % of what the "
-            f"best mask's {len(last.heads)} do."
+            f"Size: on search, {heads} ({', '.join(top.heads)}) {verb} {100 * share:.0f} % of what the best mask's "
+            f"{len(last.heads)} {'does' if len(last.heads) == 1 else 'do'}."
         )
     if result.selected and size.flops_saved is not None:
         lines.append(
@@ -241,4 +245,5 @@ def _prospects_sentence(result: SearchResult) -> str:
     if not found.num_more or found.expected is None:
         return f" On the search split, {noise.replace(' there', '')}."
     gain = f"about {100 * found.expected:.1f}" if found.expected >= 0.0005 else "less than 0.05"
-    return f" Another {found.num_more} masks would be expected to add {gain} points on the search split; {noise}."
+    more = counted(found.num_more, "mask")
+    return f" Another {more} would be expected to add {gain} points on the search split; {noise}."

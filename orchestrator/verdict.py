@@ -15,6 +15,7 @@ import numpy as np
 
 from headmask.errors import StudyError
 from headmask.mask import HeadMask
+from headmask.shown import counted
 from orchestrator.objective import Goal
 from orchestrator.outcomes import outcomes_of
 from orchestrator.search import score_all
@@ -106,7 +107,7 @@ def decide(
     values = np.array([np.nan if record.value is None else record.value for record in records])
     chosen = finalists([record.mask for record in records], values, session.config.search.finalists)
 
-    on_stage(f"re-scoring {len(chosen)} finalists on the confirm split")
+    on_stage(f"re-scoring {counted(len(chosen), 'finalist')} on the confirm split")
     confirm = score_all(pool, CONFIRM, chosen, is_stopping=is_stopping)
     confirm_values = [_value(session, confirm[mask].score, confirm[baseline].score) for mask in chosen]
 
@@ -120,7 +121,9 @@ def decide(
 
     random_masks = _random_masks(session, selected)
     if random_masks:
-        on_stage(f"scoring {len(random_masks)} random masks of the same size on the confirm split, for context")
+        on_stage(
+            f"scoring {counted(len(random_masks), 'random mask')} of the same size on the confirm split, for context"
+        )
     random_results = score_all(pool, CONFIRM, random_masks, is_stopping=is_stopping)
     random_values = tuple(
         float(np.nan_to_num(_value(session, random_results[mask].score, confirm[baseline].score), nan=-np.inf))

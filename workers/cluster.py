@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headmask.errors import PoolError
+from headmask.shown import counted
 
 REASON = 400
 """Characters of an error that are shown at most."""
@@ -113,7 +114,8 @@ def check_room(need: Resources, room: int, replicas: int | None) -> None:
         )
     if replicas is not None and replicas > room:
         raise PoolError(
-            f"{replicas} replicas cannot be placed: each needs {need}, which fits {room} times. Ask for {room}"
+            f"{counted(replicas, 'replica')} cannot be placed: each needs {need}, which fits {counted(room, 'time')}. "
+            f"Ask for {room}"
         )
 
 

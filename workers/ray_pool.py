@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 
 from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError, ReplicasLostError
 from headmask.mask import HeadMask
+from headmask.shown import counted
 from workers.blame import STRIKES, Blame
 from workers.cluster import check_room, connect, need_of, reason_of, room_for
 from workers.constants import Constants
@@ -360,7 +361,9 @@ class RayPool:
         if works and not isinstance(cause, self._ray.exceptions.OutOfMemoryError):
             oldest = works[0]
             strikes = self._blame.lost_over(oldest.pieces)
-            if strikes and self._is_failure(oldest, failure := f"failed on {strikes} replicas: {reason}", cause):
+            if strikes and self._is_failure(
+                oldest, failure := f"failed on {counted(strikes, 'replica')}: {reason}", cause
+            ):
                 del works[0]
                 self._held.append(Result(oldest.stage, oldest.masks[0], MaskScore({}, 0.0, failure), member.device))
         for work in works:

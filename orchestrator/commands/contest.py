@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from headmask.shown import counted
 from orchestrator.commands.tools import Json, print_json
 from orchestrator.terminal import Terminal
 
@@ -67,8 +68,8 @@ def driver(
         return
     console.say(
         f"{found.masks_per_s:,.0f} masks/s and {found.driver_ms_per_mask:.2f} ms of the driver per mask where "
-        f"evaluations are free; {found.replicas} replicas of {found.evaluation_ms:g} ms are busy "
+        f"evaluations are free; {counted(found.replicas, 'replica')} of {found.evaluation_ms:g} ms are busy "
         f"{100 * found.replica_efficiency:.0f} % of the time; {found.bytes_per_trial / 1024:.1f} KiB per trial; "
-        f"resuming {found.trials:,} masks takes {found.resume_s:.1f} s.\n"
+        f"resuming {counted(found.trials, 'mask')} takes {found.resume_s:.1f} s.\n"
         f"{found.strategy} on {found.grid} heads, blocks of up to {found.block_size:,}; {found.hardware}.",
     )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from headmask.shown import counted
 from orchestrator.commands.data import (
     CaptionColumn,
     ClassNames,
@@ -127,7 +128,7 @@ def export(
 
     console = Terminal()
     console.say(
-        f"{out}: {len(content.heads)} heads {'pruned' if prune else 'folded away'}. Loaded by "
+        f"{out}: {counted(len(content.heads), 'head')} {'pruned' if prune else 'folded away'}. Loaded by "
         f"{'headmask' if prune else 'stock open_clip'}, its embeddings differ from the masked model's by at most "
         f"{proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
     )

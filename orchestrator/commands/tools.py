@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from headmask.shown import counted
 from orchestrator.terminal import Terminal
 
 bench_app = typer.Typer(help="Measure speed, as a ratio against a baseline in the same run.", no_args_is_help=True)
@@ -140,7 +141,10 @@ def engine(
     if as_json:
         print_json(found.as_json())
         return
-    table = Table(title=f"{found.workload} of {found.num_masks} masks, {found.num_images} images, {found.model}")
+    table = Table(
+        title=f"{found.workload} of {counted(found.num_masks, 'mask')}, {counted(found.num_images, 'image')}, "
+        f"{found.model}"
+    )
     table.add_column("")
     table.add_column("plain", justify="right")
     table.add_column("engine", justify="right")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headmask.mask import Head, HeadGrid
+from headmask.shown import counted
 from orchestrator.compare.content import Comparison, RunFigures
 from orchestrator.compare.names import short_names
 from orchestrator.compare.terminal import SAME, metric_rows, with_curves
@@ -37,7 +38,7 @@ def write_comparison(found: Comparison, path: Path) -> None:
     letters = [run.letter for run in shown]
     html = render(
         "compare.html.j2",
-        title=f"Comparison of {len(found.runs)} masks",
+        title=f"Comparison of {counted(len(found.runs), 'mask')}",
         headline="No mask to ship" if chosen is None else f"Ship {chosen}: {names[chosen]}",
         found=found,
         names=names,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headmask.shown import counted
 from orchestrator.compare.content import Recommendation, RunFigures
 
 SURE = 0.05
@@ -53,8 +54,8 @@ def _why(chosen: RunFigures, best: RunFigures, num_reliable: int, num_ranked: in
     else:
         low, high = (100 * end for end in chosen.best_interval or (0.0, 0.0))
         first = (
-            f"its {count} heads are as good on confirm as the {len(best.heads or ())} of {best.letter}, the best of "
-            f"{among} (95 % interval of the difference {low:+.2f} to {high:+.2f} points)"
+            f"with {counted(count, 'head')} it is as good on confirm as {best.letter} with {len(best.heads or ())}, the "
+            f"best of {among} (95 % interval of the difference {low:+.2f} to {high:+.2f} points)"
         )
     return f"{named}: {first}.{_gain(chosen)}"
 
@@ -78,7 +79,7 @@ def _doubts(chosen: RunFigures, reliable: Sequence[RunFigures]) -> list[str]:
         best = reliable[0].letter
         doubts.append(
             f"On test, where nothing is chosen, it is worse than {best} (95 % interval {low:+.2f} to {high:+.2f} "
-            f"points): take {best} if heads are no matter."
+            f"points): take {best} if the number of heads does not matter."
         )
     if chosen.p_adjusted is not None and chosen.p_adjusted > SURE:
         doubts.append(

@@ -14,6 +14,7 @@ from headmask.attribution import attention_maps, prove_contributions
 from headmask.errors import HeadmaskError, ModelError
 from headmask.mask import Head, HeadMask
 from headmask.maskfile import Grid, write_json
+from headmask.shown import counted
 from orchestrator.evaluate import objective_on
 from orchestrator.explain.explanation import FILE, DescribingText, ExplainedHead, Explanation
 from orchestrator.explain.harm import Case, explained_head, measure_harm
@@ -126,10 +127,10 @@ def _explained(
     payload = make_payload(subject.model, preprocess, {split.name: {"": split}}, settings, "image", say)
     replica = Replica(payload, default_device(), Constants("float32", USUAL_CHUNK, subject.means_LHd))
     engine = replica.engine(split.name, "float32", _CHUNK)
-    count = f"{len(subject.heads)} head" + "s" * (len(subject.heads) != 1)
-    say(f"Scoring the mask, and {count} alone, on {len(split.pixels):,} images")
+    count = counted(len(subject.heads), "head")
+    say(f"Scoring the mask, and {count} alone, on {counted(len(split.pixels), 'image')}")
     scores = _scores(replica, split.name, subject)
-    say(f"Describing the direct contribution of {count} by {len(texts):,} texts")
+    say(f"Describing the direct contribution of {count} by {counted(len(texts), 'text')}")
     described, no_texts = _described(engine, subject, texts, threads, say)
     _clear_folder(out)
     explained = []

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 
 from headmask.maskfile import Grid, ModelReference
+from headmask.shown import counted
 
 FILE = "explain.json"
 
@@ -96,7 +97,9 @@ class Explanation(_Part):
 
 def explanation_table(found: Explanation) -> Table:
     """Return a row per head: what describes it, what its ablation changes, on how many images it hurts and helps."""
-    table = Table(title=f"{found.data}, split {found.split}, {found.num_images:,} images", title_justify="left")
+    table = Table(
+        title=f"{found.data}, split {found.split}, {counted(found.num_images, 'image')}", title_justify="left"
+    )
     table.add_column("head")
     table.add_column("texts that explain most of its contribution", ratio=1)
     table.add_column(f"{found.guide}\nwithout it", justify="right")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.mask import Head, HeadMask
+from headmask.shown import counted
 from orchestrator.explain.explanation import Change, DescribingText, ExplainedHead, HarmedImage, Query
 from orchestrator.explain.sheets import Cell, draw_attention
 from orchestrator.explain.subject import Subject
@@ -230,4 +231,8 @@ def _alt(head: Head, images: Sequence[HarmedImage]) -> str:
         f"{number}: {_shown(each)}; most attention {each.looks_at}, {100 * each.on_patches:.0f} % on patches"
         for number, each in enumerate(images, 1)
     ]
-    return f"Attention of head {head} over the {len(images)} images on which it hurts most. " + ". ".join(parts) + "."
+    return (
+        f"Attention of head {head} over the {counted(len(images), 'image')} on which it hurts most. "
+        + ". ".join(parts)
+        + "."
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headmask.mask import Head, HeadGrid, HeadMask
+from headmask.shown import counted
 from orchestrator import plots
 from orchestrator.pages import Figure, figure
 from orchestrator.pareto import Point, front, knee, savings
@@ -149,7 +150,7 @@ def pareto(study: Study) -> Figure:
 
     alt = (
         f"Scatter chart: change of {study.objective} against the number of ablated heads. The best mask on search "
-        f"ablates {fewest[-1].num_heads} heads for {fewest[-1].value:+.2f} points."
+        f"ablates {counted(fewest[-1].num_heads, 'head')} for {fewest[-1].value:+.2f} points."
     )
     return figure(chart, _drawn(study, "pareto.png", draw), alt=alt, height=460)
 
@@ -203,7 +204,7 @@ def gates(study: Study, result: SearchResult, found: GatesResult) -> list[Figure
     num_shut = sum(probability > 0.5 for probability in found.shut.values())
     alt = f"Heat map of the probability that each head's gate is shut: {num_shut} of {len(found.shut)} are rather shut."
     height, width = _size(study.grid)
-    alt_loss = f"Line chart: the loss over {found.steps} steps of training."
+    alt_loss = f"Line chart: the loss over {counted(found.steps, 'step')} of training."
     return [
         figure(heads, picture, alt=alt, height=height, width=width),
         figure(loss, picture, alt=alt_loss, height=height),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headmask.mask import HeadMask
+from headmask.shown import counted
 from orchestrator.config import flat_settings
 from orchestrator.result import SearchResult
 from orchestrator.search import Progress
@@ -204,7 +205,7 @@ def _child(finalist: Finalist, result: SearchResult, time_ms: int, *, is_selecte
         "headmask.mask": text or "(empty)",
         SELECTED_TAG: str(is_selected).lower(),
     }
-    name = text if len(text) <= LONGEST_NAME else f"{len(finalist.mask)} heads, {text[: LONGEST_NAME - 12]}…"
+    name = text if len(text) <= LONGEST_NAME else f"{counted(len(finalist.mask), 'head')}, {text[: LONGEST_NAME - 12]}…"
     return Child(
         time_ms=time_ms,
         words=_words(finalist.mask),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from headmask.shown import shown, shown_lines
+from headmask.shown import counted, shown, shown_lines
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,11 @@ def test_any_text_can_be_printed_and_encoded(text):
     Console(file=sink, width=10_000, soft_wrap=True).print(shown(text), markup=False, highlight=False, emoji=False)
     assert sink.getvalue().rstrip("\n").rstrip() == shown(text).rstrip()
     shown(text).encode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [((1, "head"), "1 head"), ((0, "head"), "0 heads"), ((12_000, "query", "queries"), "12,000 queries")],
+)
+def test_numbers_have_the_right_form_of_what_they_count(arguments, expected):
+    assert counted(*arguments) == expected

@@ -97,7 +97,7 @@ def test_ties_go_to_fewer_heads():
     tied = {"best_interval": (-0.02, 0.0), "is_as_good": True}
     found = recommend([run("A"), run("B", 2, 2, **tied), run("C", 3, 1, **tied), run("D", 4, 1, **tied)])
     assert found.letter == "C"
-    assert "its 1 heads are as good on confirm as the 3 of A" in found.sentence
+    assert "with 1 head it is as good on confirm as A with 3" in found.sentence
     assert "-2.00 to +0.00 points" in found.sentence
     assert "On test" not in found.sentence
     assert recommend([run("A"), run("B", 2, 3, **tied)]).letter == "A"
