@@ -7,9 +7,10 @@
 # OUT      run folder; the last part of its path is the study's name
 # STORAGE  journal file, or database URL without a password (PGPASSWORD or PGPASSFILE has that)
 #
-# Exit codes are headmask's: 0 done, 1 finished but some masks could not be scored, 2 bad input, 130 interrupted.
+# Exit codes are headmask's: 0 done, 1 finished but some masks could not be scored, 2 bad input, 70 an error that was
+# not foreseen, 130 interrupted.
 # 75: replicas could not be had or were lost, the storage does not answer, or another driver does not let the study go. After
-# 0, 1 and 2, trying again is vain.
+# 0, 1, 2 and 70, trying again is vain.
 #
 # Checked with shellcheck, and run by tests/deploy/test_scripts.py against a search that was killed.
 set -euo pipefail

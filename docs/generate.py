@@ -56,6 +56,7 @@ def commands() -> list[str]:
         "| 0 | done |\n"
         "| 1 | finished, but something failed, and a line says what |\n"
         "| 2 | bad input, said in one message |\n"
+        "| 70 | an error that was not foreseen; the message names the file with its traceback, for a bug report |\n"
         "| 75 | replicas could not be had, or kept dying; the same again may do |\n"
         "| 130 | interrupted; everything scored is saved |",
     ]

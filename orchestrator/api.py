@@ -15,10 +15,11 @@ from orchestrator.config import flags_of, read_config
 from orchestrator.found import SearchRun
 from orchestrator.gate import check_baseline
 from orchestrator.options import ResumeOptions, ScanOptions, SearchOptions
-from orchestrator.progress import Display, Quiet, make_display
+from orchestrator.progress import Display, Quiet, make_display, said_when_slow
 from orchestrator.search import score_all
 from orchestrator.session import Session, prepare
 from orchestrator.stored import stored_config
+from orchestrator.terminal import Terminal
 from workers.messages import MaskScore, Stage
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def scan(
     config: Path | str | None = None,
     *,
     split: Literal["search", "confirm"] = "search",
+    progress: bool = False,
     **options: Unpack[ScanOptions],
 ) -> pd.DataFrame:
     """Return what every head does when it alone is ablated, one row per head.
@@ -89,6 +91,7 @@ def scan(
     Args:
         config: TOML file of a search; options override it.
         split: what heads are scored on; confirm in float32. Who looks at confirm here chooses by it.
+        progress: show how it goes.
         options: settings by the names of the command line's flags, such as `layers=[9, 10, 11]` or `ablation="mean"`.
 
     Raises:
@@ -99,14 +102,16 @@ def scan(
     settings = read_config(None if config is None else Path(config), flags)
     if split not in ("search", "confirm"):
         raise ConfigError(f"split must be search or confirm; got {split!r}")
-    session = prepare(settings)
+    say = Terminal().say if progress else lambda text: None
+    session = prepare(settings, say)
     if settings.search.gate:
         check_baseline(session)
     with contextlib.closing(runner.make_pool(session, Quiet())) as pool:
         session = session.settled(pool.settle(session.wanted))
         stage = session.search_stage if split == "search" else Stage("confirm", "float32")
         heads = session.limits.free_heads(session.grid)
-        results = score_all(pool, stage, HeadMask.singles(session.grid, heads))
+        masks = HeadMask.singles(session.grid, heads)
+        results = score_all(pool, stage, masks, on_progress=said_when_slow(say, "Scoring heads"))
     return _as_frame(session, {mask: result.score for mask, result in results.items()}, split)
 
 
@@ -140,8 +145,6 @@ def _as_frame(session: Session, scores: dict[HeadMask, MaskScore], split: str) -
 def _found(run: Callable[[Display], Outcome], progress: bool) -> SearchRun:
     display: Display = Quiet()
     if progress:
-        from orchestrator.terminal import Terminal
-
         display = make_display(Terminal())
     try:
         return SearchRun.model_validate(run(display).result.model_dump())

@@ -307,6 +307,9 @@ def _show(content: dict[str, Any], *, as_json: bool) -> None:
         return
     console = Terminal()
     for key, value in content.items():
+        if value is None:
+            continue
+        value = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
         console.say(f"{key.replace('_', ' ')}: {value}")
 
 

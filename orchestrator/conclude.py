@@ -18,7 +18,7 @@ from orchestrator.search import Progress
 from orchestrator.session import Session
 from orchestrator.store import StudyStore
 from orchestrator.surrogate import Surrogate
-from orchestrator.tables import write_trials
+from orchestrator.tables import CANDIDATE, write_trials
 from orchestrator.track.tracked import track_verdict
 from orchestrator.track.tracking import Tracker
 from orchestrator.verdict import Verdict
@@ -85,7 +85,7 @@ def conclude(
     mask.write(folder / "mask.json")
     if not verdict.is_reliable:
         candidate = results.mask_file(session, verdict.selected, verdict, study=store.name, run_id=run_id, gates=gates)
-        candidate.write(folder / "candidate.json")
+        candidate.write(folder / CANDIDATE)
     store.set_attr(
         "selected",
         {

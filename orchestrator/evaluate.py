@@ -16,6 +16,7 @@ from headmask.models import LoadedModel
 from headmask.shown import counted
 from orchestrator.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.outcomes import outcomes_of
+from orchestrator.progress import said_when_slow
 from orchestrator.remarks import ImageRemarks
 from orchestrator.sections import DataSection
 from orchestrator.session import load_section, make_payload
@@ -124,7 +125,7 @@ def evaluate_masks(
         pixels: the pixel rule, see `headmask.images`; the masks' own by default.
         preprocess: how images are prepared, as for `headmask.load_model`.
         threads: of the CPU.
-        say: told what is loaded.
+        say: told what is loaded, and how far what takes long is.
 
     Raises:
         HeadmaskError: a mask file, the model or the data is not as it must be.
@@ -137,8 +138,8 @@ def evaluate_masks(
         say(note)
     cropped = UInt8Preprocess(loaded.with_pixels(pixels or _rule(masks, contents)).preprocess)
     name = split or ALL
-    columns = [take_split(load_section(section, cropped, whole=split is None), name) for section in data]
-    scores = _scores(loaded, cropped, contents, columns, threads)
+    columns = [take_split(load_section(section, cropped, whole=split is None, say=say), name) for section in data]
+    scores = _scores(loaded, cropped, contents, columns, threads, say)
     found = []
     for path, content, (before, after) in zip(masks, contents, scores, strict=True):
         row = []
@@ -184,6 +185,7 @@ def _scores(
     contents: Sequence[MaskFile],
     columns: Sequence[Split],
     threads: int,
+    say: Callable[[str], None],
 ) -> list[tuple[Scores, Scores]]:
     """Return the scores of the empty mask and of every mask file's, with ranks.
 
@@ -198,11 +200,15 @@ def _scores(
         splits = {str(place): {"": split} for place, split in enumerate(columns)}
         means_LHd = content.means_tensor()
         constants = Constants("float32", USUAL_CHUNK, None if means_LHd is None else means_LHd.numpy())
-        payload = make_payload(loaded, preprocess, splits, settings, content.tower)
+        payload = make_payload(loaded, preprocess, splits, settings, content.tower, say)
         replica = Replica(payload, default_device(), constants)
         masks = [HeadMask.empty(content.head_grid), *(contents[number].mask for number in numbers)]
         words = [mask.words for mask in masks]
-        scored = [replica.score(Stage(place, ranks=True), content.head_grid, words) for place in splits]
+        what = f"Scoring {counted(len(masks), 'mask')}"
+        scored = [
+            replica.score(Stage(place, ranks=True), content.head_grid, words, said_when_slow(say, what))
+            for place in splits
+        ]
         before, *after = (list(each) for each in zip(*scored, strict=True))
         found |= {number: (before, own) for number, own in zip(numbers, after, strict=True)}
     return [found[number] for number in range(len(contents))]

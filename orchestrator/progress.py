@@ -40,7 +40,7 @@ def summary(progress: loop.Progress, pool_status: str) -> str:
     """Return the state of a search in one line: speed, best against baseline, surrogate, gates, time left, replicas."""
     scored = len(progress.records) - progress.served
     rate = scored / progress.seconds if progress.seconds >= 1 else 0.0
-    parts = [f"{rate:.1f} masks/s"] if rate else []
+    parts = [speed(rate)] if rate else []
     if progress.best and progress.best.value is not None:
         text = f"best {progress.guide} {100 * progress.best.value:.2f}"
         if progress.baseline and progress.baseline.value is not None:
@@ -146,6 +146,14 @@ def counting(console: Terminal, what: str) -> Iterator[Callable[[int, int], None
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total or None)
+
+
+def speed(masks_per_s: float) -> str:
+    """Return a speed in the unit that shows it: masks per second, minute or hour."""
+    for unit, factor in (("s", 1), ("min", 60)):
+        if masks_per_s * factor >= 1:
+            return f"{masks_per_s * factor:.1f} masks/{unit}"
+    return f"{masks_per_s * 3600:.1f} masks/h"
 
 
 def duration(seconds: float) -> str:

@@ -201,7 +201,7 @@ class SearchResult(_Part):
     image_forwards: int = Field(
         description="plain forward passes of one image (or text) that the masks are predicted to take"
     )
-    seconds: float = Field(description="wall-clock time of this run of the driver, resumed results excluded")
+    seconds: float = Field(description="wall-clock time over all runs of the driver, from when replicas are up")
     study: str
     storage: str
     fingerprint: str = Field(description="digest of searched")

@@ -147,8 +147,7 @@ def _short(value: Any) -> str:
 
 
 def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> Outcome:
-    config = session.config
-    started = time.monotonic()
+    config, clock = session.config, Clock(store)
     config.folder.mkdir(parents=True, exist_ok=True)
     write_json(config.folder / "config.json", config.public())
     begin = _tracking(config, store)
@@ -164,7 +163,7 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
                 _check_device(store, pool)
             surrogate = make_surrogate(session, pool, display.say, stopping.is_set)
             curve = BestCurve(tracker)
-            searched = _search(session, store, pool, surrogate, curve, display, stopping)
+            searched = _search(session, store, pool, surrogate, curve, display, stopping, clock)
 
             def before_test(mask: HeadMask) -> None:
                 display.say("checking that the decoded pixels are as they were")
@@ -198,9 +197,10 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
         except BaseException:
             tracker.log(Status(status="FAILED"))
             raise
-        seconds = time.monotonic() - started
+        finally:
+            clock.keep()
         curve.finish(searched)
-        outcome = conclude(session, store, tracker, searched, verdict, prospects, surrogate, display, seconds)
+        outcome = conclude(session, store, tracker, searched, verdict, prospects, surrogate, display, clock.seconds)
     if config.output.register_as is not None:
         outcome = replace(outcome, is_registered=_registered(session, outcome.result, display))
     display.say(f"Results are in {config.folder}; report.html there shows them")
@@ -244,6 +244,7 @@ def _search(
     curve: BestCurve,
     display: Display,
     stopping: StopFlag,
+    clock: Clock,
 ) -> Progress:
     """Return how far the search got when its budget was spent."""
     config = session.config
@@ -263,6 +264,7 @@ def _search(
     def on_progress(progress: Progress) -> None:
         display.update(progress, pool.status)
         curve.update(progress)
+        clock.keep_now_and_then()
 
     search = Search(
         sampler,
@@ -283,6 +285,31 @@ def _search(
         return search.progress
     finally:
         display.stop()
+
+
+class Clock:
+    """How long a study has taken, over all runs of the driver; kept in the study, so that a kill loses little of it."""
+
+    ATTR, EVERY_S = "seconds", 30.0
+
+    def __init__(self, store: StudyStore) -> None:
+        self._store, self._before_s = store, float(store.attr(self.ATTR) or 0.0)
+        self._started_s = self._kept_s = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Of all runs so far."""
+        return self._before_s + time.monotonic() - self._started_s
+
+    def keep(self) -> None:
+        """Write it to the study."""
+        self._kept_s = time.monotonic()
+        self._store.set_attr(self.ATTR, round(self.seconds, 3))
+
+    def keep_now_and_then(self) -> None:
+        """Write it to the study where it was not for half a minute."""
+        if time.monotonic() - self._kept_s >= self.EVERY_S:
+            self.keep()
 
 
 def make_pool(session: Session, display: Display) -> Pool:

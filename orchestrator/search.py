@@ -332,9 +332,21 @@ class Search:
 
 
 def score_all(
-    pool: Pool, stage: Stage, masks: list[HeadMask], *, is_stopping: Callable[[], bool] = lambda: False
+    pool: Pool,
+    stage: Stage,
+    masks: list[HeadMask],
+    *,
+    is_stopping: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[HeadMask, Result]:
     """Return the results of masks at a stage; results of other stages that come meanwhile stay in the pool.
+
+    Args:
+        pool: scores them.
+        stage: on which split and how.
+        masks: of which some may be there twice.
+        is_stopping: asked between batches.
+        on_progress: called with masks scored and in all.
 
     Raises:
         Interrupted: asked to stop before all were there.
@@ -350,6 +362,7 @@ def score_all(
             collected = pool.collect(POLL_S)
             results |= {result.mask: result for result in collected if result.stage == stage}
             others += [result for result in collected if result.stage != stage]
+            on_progress(len(results), len(wanted))
     finally:
         pool.put_back(others)
     return results

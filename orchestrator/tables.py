@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from orchestrator.evaluate import Evaluation
 
 
+CANDIDATE = "candidate.json"
+"""The selected mask of a search without a reliable improvement, beside the empty `mask.json`."""
+
+
 def write_trials(records: Sequence[TrialRecord], path: Path) -> None:
     """Write one row per trial, in order of proposal, with its mask as text and as words."""
     metrics = sorted({metric for record in records for metric in record.metrics})
@@ -157,6 +161,8 @@ def sentences(result: SearchResult) -> list[str]:
             f"No reliable improvement: the best mask on confirm ({heads}) changes {result.objective} by {figures}. "
             f"{_doubt(result)}Recommended: the empty mask, the model as it is."
         )
+        if result.selected:
+            lines.append(empty_mask_sentence(Path(result.mask_file)))
     for guarded in result.guarded:
         shown = "shown" if guarded.holds else "not shown"
         own = [each for each in test.clusters if each.data == guarded.data]
@@ -212,6 +218,15 @@ def _too_few_differing(guarded: Guarded) -> str:
     if guarded.holds or guarded.interval is None or guarded.interval[0] < -guarded.max_loss:
         return ""
     return f": too few independent groups of images change ({guarded.num_differing}) to know what others would do"
+
+
+def empty_mask_sentence(path: Path) -> str:
+    """Return what is to be said of a mask file that ablates nothing: that it does nothing, and where another one is."""
+    sentence = f"{path} ablates nothing: with it, the model is as it was"
+    candidate = path.with_name(CANDIDATE)
+    if not candidate.is_file():
+        return f"{sentence}."
+    return f"{sentence}. The best mask of its search, which was not shown to help, is in {candidate}."
 
 
 def _size_sentences(result: SearchResult) -> list[str]:

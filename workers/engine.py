@@ -7,7 +7,7 @@ the batch: an embedding is a function of its mask alone, to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -57,8 +57,14 @@ class Engine:
         self.max_nodes = max_nodes or view.grid.layers
 
     @torch.inference_mode()
-    def embed(self, masks: Sequence[HeadMask]) -> Tensor:
+    def embed(
+        self, masks: Sequence[HeadMask], on_progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Tensor:
         """Return the embeddings (M, N, E) in float32, not normalised, in the order of the masks.
+
+        Args:
+            masks: of the tower's grid.
+            on_progress: called with inputs done and in all.
 
         Raises:
             DeviceMemoryError: not even one node fits; the message says which chunk would.
@@ -74,6 +80,7 @@ class Engine:
                     shape = len(masks), len(self.inputs), embedding_BE.shape[1]
                     embeddings_MNE = torch.empty(shape, device=embedding_BE.device)
                 embeddings_MNE[index, rows_B] = embedding_BE.float()
+            on_progress(min(part.stop, len(self.inputs)), len(self.inputs))
         if embeddings_MNE is None:
             raise ValueError("there is nothing to embed")
         return embeddings_MNE

@@ -185,10 +185,23 @@ class Replica:
         """Predict from now on by the displacements of every data set on the search split."""
         self._predictors = tuple(Predictor(each, torch.device(self.device)) for each in displacements)
 
-    def score(self, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[MaskScore]:
-        """Return the scores of masks given by their words, in the order given."""
+    def score(
+        self,
+        stage: Stage,
+        grid: HeadGrid,
+        words: list[tuple[int, ...]],
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[MaskScore]:
+        """Return the scores of masks given by their words, in the order given.
+
+        Args:
+            stage: on which split, at which precision, and what else is kept.
+            grid: of the words.
+            words: of the masks.
+            on_progress: called with inputs embedded and in all, data set by data set.
+        """
         prefixes, masks = list(self.payload.splits[stage.split]), [HeadMask(grid, word) for word in words]
-        parts = self._predicted(stage, masks) if stage.predicted else self._exact(stage, stack(masks))
+        parts = self._predicted(stage, masks) if stage.predicted else self._exact(stage, stack(masks), on_progress)
         return [merged(dict(zip(prefixes, scores, strict=True))) for scores in zip(*parts, strict=True)]
 
     def differentiate(self, tasks: Sequence[GateTask]) -> list[GateGradient]:
@@ -204,10 +217,14 @@ class Replica:
             self._gate_losses[prefix] = self.scorer(stage, prefix).gate_loss()
         return self._gate_losses[prefix]
 
-    def _exact(self, stage: Stage, masks_MLH: BoolArray) -> list[list[MaskScore]]:
+    def _exact(
+        self, stage: Stage, masks_MLH: BoolArray, on_progress: Callable[[int, int], None]
+    ) -> list[list[MaskScore]]:
         """Return the scores on every data set."""
         return [
-            self.scorer(stage, prefix).score(masks_MLH, ranks=stage.ranks, embeddings=stage.embeddings)
+            self.scorer(stage, prefix).score(
+                masks_MLH, ranks=stage.ranks, embeddings=stage.embeddings, on_progress=on_progress
+            )
             for prefix in self.payload.splits[stage.split]
         ]
 

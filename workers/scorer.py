@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -124,13 +124,21 @@ class Scorer:
             means_LHd=engine.means_LHd,
         )
 
-    def score(self, masks_MLH: BoolArray, *, ranks: bool = False, embeddings: bool = False) -> list[MaskScore]:
+    def score(
+        self,
+        masks_MLH: BoolArray,
+        *,
+        ranks: bool = False,
+        embeddings: bool = False,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[MaskScore]:
         """Return the metrics with the marked heads ablated, one entry per mask, in the order given.
 
         Args:
             masks_MLH: (M, L, H) bool; True ablates that head.
             ranks: keep the rank of every query, for paired statistics.
             embeddings: keep the embeddings.
+            on_progress: called with inputs embedded and in all.
 
         Raises:
             GridError: L or H differ from the tower's grid.
@@ -138,13 +146,13 @@ class Scorer:
         if not len(masks_MLH):
             return []
         started = time.perf_counter()
-        embedding_MNE = self.embed(masks_MLH)
+        embedding_MNE = self.embed(masks_MLH, on_progress)
         scores = [self._measure(embedding_NE, ranks=ranks) for embedding_NE in embedding_MNE]
         seconds = (time.perf_counter() - started) / len(scores)
         kept = [(embedding_NE.cpu().numpy(),) if embeddings else None for embedding_NE in embedding_MNE]
         return [replace(score, seconds=seconds, embeddings=each) for score, each in zip(scores, kept, strict=True)]
 
-    def embed(self, masks_MLH: BoolArray) -> Tensor:
+    def embed(self, masks_MLH: BoolArray, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Tensor:
         """Return the embeddings (M, N, E) in float32, not normalised, of all inputs, or of a shard's.
 
         Raises:
@@ -156,7 +164,7 @@ class Scorer:
             )
         if not len(self._engine.inputs):
             return torch.empty((len(masks_MLH), 0, self._embedding_shape[1]), device=self._engine.view.device)
-        return self._engine.embed([HeadMask.from_bools(mask_LH) for mask_LH in masks_MLH])
+        return self._engine.embed([HeadMask.from_bools(mask_LH) for mask_LH in masks_MLH], on_progress)
 
     @torch.inference_mode()
     def own_scores(self, embedding_nE: Tensor) -> NDArray[np.float32] | None:

@@ -4,8 +4,8 @@
 #   unless-final.sh FOLDER search-or-resume CONFIG OUT ...
 #
 # KubeRay tries a failed RayJob again whatever its exit code, each time on a new cluster named RAYJOB-xxxxx. So headmask's
-# final codes (0 done, 1 finished but some masks could not be scored, 2 bad input) are kept in FOLDER under the RayJob's
-# name, and further attempts end with the same code at once. Ray ends a driver that loses its cluster, and with 1, too: where
+# final codes (0 done, 1 finished but some masks could not be scored, 2 bad input, 70 an error that was not foreseen) are
+# kept in FOLDER under the RayJob's name, and further attempts end with the same code at once. Ray ends a driver that loses its cluster, and with 1, too: where
 # an attempt has left no result in OUT, 1 becomes 75.
 #
 # Checked with shellcheck, and run by tests/deploy/test_scripts.py. It has not run on a cluster.
@@ -32,6 +32,6 @@ if [ "$code" -eq 1 ] && [ ! "$result" -nt "$started" ]; then
     code=75
 fi
 case $code in
-0 | 1 | 2) echo "$code" >"$record" ;;
+0 | 1 | 2 | 70) echo "$code" >"$record" ;;
 esac
 exit "$code"

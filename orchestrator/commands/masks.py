@@ -69,6 +69,7 @@ def evaluate(
 
     options = reading_options(locals())
     sections = parse_data([{"path": path, **options} for path in data])
+    console = Terminal(stderr=as_json)
     rows = evaluate_masks(
         mask,
         sections,
@@ -78,16 +79,15 @@ def evaluate(
         preprocess=preprocess,
         pixels=pixels,
         threads=threads,
-        say=Terminal(stderr=as_json).say,
+        say=console.say,
     )
     found = [evaluation for row in rows for evaluation in row]
     if as_json:
         alone = len(found) == 1
         print_json(found[0].as_json() if alone else {"evaluations": [each.as_json() for each in found]})
         return
-    from orchestrator.tables import metrics_table, transfer_table
+    from orchestrator.tables import empty_mask_sentence, metrics_table, transfer_table
 
-    console = Terminal()
     if len(found) == 1:
         console.print(metrics_table(found[0].title, found[0].baseline, found[0].masked))
         console.say(found[0].sentence)
@@ -95,6 +95,8 @@ def evaluate(
         console.print(transfer_table(rows))
     for text in dict.fromkeys(text for each in found for text in each.remarks):
         console.say(text)
+    for path in (row[0].mask_path for row in rows if not row[0].mask.heads):
+        console.say(empty_mask_sentence(path))
 
 
 def export(
@@ -124,7 +126,7 @@ def export(
     if as_json:
         print_json({"checkpoint": str(out), "pruned": prune, **asdict(proof)})
         return
-    from orchestrator.tables import footprint_table
+    from orchestrator.tables import empty_mask_sentence, footprint_table
 
     console = Terminal()
     console.say(
@@ -132,5 +134,7 @@ def export(
         f"{'headmask' if prune else 'stock open_clip'}, its embeddings differ from the masked model's by at most "
         f"{proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
     )
+    if not content.heads:
+        console.say(empty_mask_sentence(mask))
     console.print(footprint_table(proof))
     console.say(f"Load it with: {proof.how_to_load}")

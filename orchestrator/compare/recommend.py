@@ -54,8 +54,8 @@ def _why(chosen: RunFigures, best: RunFigures, num_reliable: int, num_ranked: in
     else:
         low, high = (100 * end for end in chosen.best_interval or (0.0, 0.0))
         first = (
-            f"with {counted(count, 'head')} it is as good on confirm as {best.letter} with {len(best.heads or ())}, the "
-            f"best of {among} (95 % interval of the difference {low:+.2f} to {high:+.2f} points)"
+            f"with {counted(count, 'head')} it is as good on confirm as {best.letter} with {len(best.heads or ())}, "
+            f"the best of {among} (95 % interval of the difference {low:+.2f} to {high:+.2f} points)"
         )
     return f"{named}: {first}.{_gain(chosen)}"
 

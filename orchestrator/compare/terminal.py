@@ -60,15 +60,15 @@ def _table(title: str, *columns: str) -> Table:
 def _main_table(comparison: Comparison) -> Table:
     to = f"to {comparison.reference}"
     title = f"{comparison.objective} in points, best on confirm first; differences with 95 % intervals, p by Holm"
-    table = _table(title, "run", "heads", "confirm", to, "test", to, "to no mask", "reliable")
+    table = _table(title, "run", "reliable", "heads", "confirm", to, "test", to, "to no mask")
     shipped, names = comparison.recommendation.letter, short_names(comparison.runs)
     for run in comparison.runs[:MOST_ROWS]:
         cells = [
+            {True: "yes", False: "no", None: "?"}[run.is_reliable],
             "?" if run.heads is None else str(len(run.heads)),
             *_split_cells(comparison, run, "confirm"),
             *_split_cells(comparison, run, "test"),
             _gain(run, comparison.objective),
-            {True: "yes", False: "no", None: "?"}[run.is_reliable],
         ]
         name = f"{run.letter} {names[run.letter]}"
         table.add_row(name, *cells, style="bold" if run.letter == shipped else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from headmask.maskfile import Grid, ModelReference
 from headmask.shown import counted
+from orchestrator.tables import empty_mask_sentence
 
 FILE = "explain.json"
 
@@ -115,7 +117,7 @@ def explanation_table(found: Explanation) -> Table:
 def explanation_sentences(found: Explanation) -> list[str]:
     """Return what the table needs said beside it."""
     if not found.heads:
-        return [f"There is nothing to explain: {found.mask_file} ablates no head."]
+        return [f"There is nothing to explain. {empty_mask_sentence(Path(found.mask_file or ''))}"]
     first = found.heads[0].guide
     lines = [
         f"{found.guide} is {100 * first.baseline:.2f} with nothing ablated and {100 * first.mask:.2f} with the whole "

@@ -39,6 +39,8 @@ class Example:
     """A query and what became of it."""
 
     row: int
+    name: str
+    """File of its image, or the row of the data file where no file is named there; of a pair, of its first image."""
     texts: tuple[str, ...]
     """Captions, or the name of the class; empty where the data is away."""
     pictures: tuple[str, ...]
@@ -123,13 +125,15 @@ def _example(kind: str, query: dict[str, Any], place: int, source: _Source | Non
     texts: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     row = query["row"]
+    name = f"row {row}"
     if source is not None:
+        name = source.file(row) or name
         rows = [row, row + 1] if kind == "group" else [row]
         texts = (source.name(query["label"]),) if kind == "class" else source.captions(rows)
         texts = texts[place : place + 1] if kind == "t2i" else texts
         pictures = source.pictures(rows)
     before, after = (_rank(kind, query, side) for side in SIDES)
-    return Example(row, texts, pictures, before, after)
+    return Example(row, name, texts, pictures, before, after)
 
 
 def _rank(kind: str, query: dict[str, Any], side: str) -> str:
@@ -158,6 +162,11 @@ class _Source:
 
     def name(self, label: int) -> str:
         return self._names[label] if label < len(self._names) else str(label)
+
+    def file(self, row: int) -> str | None:
+        cell = self._dataset.rows("image", [row]).get(row)
+        path = cell.get("path") if isinstance(cell, dict) else None
+        return str(path) if path else None
 
     def captions(self, rows: Sequence[int]) -> tuple[str, ...]:
         found = self._dataset.rows("caption", rows)

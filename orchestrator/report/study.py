@@ -12,6 +12,7 @@ from headmask.errors import DataError, StudyError
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import MaskFile, ModelReference
 from orchestrator.config import SearchConfig
+from orchestrator.driverlock import is_driven
 from orchestrator.location import redacted
 from orchestrator.objective import Goal, Objective
 from orchestrator.queries import Queries, read_queries
@@ -38,6 +39,8 @@ class Study:
     selected: HeadMask | None
     missing: list[str] = field(default_factory=list)
     """What is not there, in sentences."""
+    is_running: bool = False
+    """Whether a driver is searching right now."""
 
     @cached_property
     def baseline(self) -> TrialRecord | None:
@@ -134,6 +137,7 @@ def _unfinished(config: SearchConfig) -> Study:
         queries=[],
         selected=None if selected is None else HeadMask(grid, tuple(selected["words"])),
         missing=[_why_unfinished(config, finished=selected is not None)],
+        is_running=is_driven(config.storage, config.study_name),
     )
 
 

@@ -96,7 +96,7 @@ def test_too_few_arguments_are_bad_input(fake):
     assert (done.returncode, done.stderr.split()[0]) == (2, "usage:")
 
 
-@pytest.mark.parametrize(("code", "attempts"), [(0, 1), (1, 1), (2, 1), (75, 2), (130, 2), (137, 2)])
+@pytest.mark.parametrize(("code", "attempts"), [(0, 1), (1, 1), (2, 1), (70, 1), (75, 2), (130, 2), (137, 2)])
 def test_a_rayjobs_next_attempt_repeats_what_is_final_and_tries_the_rest(fake, code, attempts):
     headmask = fake(code=code)
     codes = [headmask.run(RAYJOB, RAY_CLUSTER_NAME=f"headmask-x7k2p-{end}").returncode for end in ("aaaaa", "bbbbb")]

@@ -86,6 +86,19 @@ def test_the_main_job_from_photos_to_a_checkpoint(headmask, tiny_files, runs, tm
     code, out, _ = headmask("resume", runs / "first", "--masks", 24)
     assert code == 0
     assert "24 masks in" in out
+    nothing = (
+        f"{runs / 'first' / 'mask.json'} ablates nothing: with it, the model is as it was. The best mask of its "
+        f"search, which was not shown to help, is in {runs / 'first' / 'candidate.json'}."
+    )
+    assert nothing in out
+    code, out, _ = headmask("eval", "--mask", runs / "first" / "mask.json", "--data", data, "--split", "confirm")
+    assert (code, nothing in out) == (0, True)
+    code, out, _ = headmask("export", "--mask", runs / "first" / "mask.json", "--out", tmp_path / "as-it-was")
+    assert (code, nothing in out) == (0, True)
+    code, out, _ = headmask(
+        "explain", "--mask", runs / "first" / "mask.json", "--data", data, "--out", tmp_path / "explain"
+    )
+    assert (code, f"There is nothing to explain. {nothing}" in out) == (0, True)
 
     code, out, _ = headmask("eval", "--mask", runs / "first" / "candidate.json", "--data", data, "--split", "test")
     assert code == 0

@@ -107,7 +107,10 @@ def test_who_ships_fewer_heads_is_told_what_they_cost_on_test():
     worse = run("B", 2, 1, best_interval=(-0.02, 0.01), is_as_good=True, best_test_interval=(-0.03, -0.01))
     found = recommend([run("A"), worse])
     assert found.letter == "B"
-    assert "it is worse than A (95 % interval -3.00 to -1.00 points): take A if heads are no matter." in found.sentence
+    assert (
+        "it is worse than A (95 % interval -3.00 to -1.00 points): take A if the number of heads does not matter."
+        in found.sentence
+    )
 
 
 def test_nothing_is_recommended_where_nothing_improves_reliably():

@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator import search
-from orchestrator.progress import summary
+from orchestrator.progress import speed, summary
 from orchestrator.search import Budget, Progress
 
 
@@ -51,3 +51,11 @@ def test_nothing_is_said_before_the_first_result(at):
 def test_the_summary_says_how_well_masks_are_predicted(at):
     assert "surrogate" not in summary(at(Budget(100)), "2 replicas")
     assert "surrogate 0.93, 2 replicas" in summary(at(Budget(100), rank_correlation=0.931), "2 replicas")
+
+
+@pytest.mark.parametrize(
+    ("masks_per_s", "expected"),
+    [(312.44, "312.4 masks/s"), (1.0, "1.0 masks/s"), (0.04, "2.4 masks/min"), (0.002, "7.2 masks/h")],
+)
+def test_a_slow_search_has_a_speed_too(masks_per_s, expected):
+    assert speed(masks_per_s) == expected

@@ -18,7 +18,7 @@ from orchestrator.report.examples import changed
 from orchestrator.report.page import report_html, toml_of, write_report
 from orchestrator.report.study import read_study
 from orchestrator.result import SearchResult
-from orchestrator.store import TrialRecord
+from orchestrator.store import StudyStore, TrialRecord
 from orchestrator.stored import stored_config
 from orchestrator.tables import read_trials, sentences, write_trials
 from tests.orchestrator.studies import start
@@ -195,6 +195,7 @@ def test_queries_are_those_that_changed_most_with_their_captions_and_ranks(finis
     for each in (*texts.better, *texts.worse):
         query = captions.index(*each.texts)
         assert each.row == 44 + query // 2
+        assert each.name == f"{44 + query // 2}.png"
         assert (each.before, each.after) == (str(before[query] + 1), str(after[query] + 1))
         assert [picture[:22] for picture in each.pictures] == ["data:image/webp;base64"]
     ratios_Q = (1 + before) / (1 + after)
@@ -359,6 +360,17 @@ def test_a_run_folder_without_a_result_has_a_page(finished, headmask):
     code, said, _ = headmask("report", config.folder, "--json")
     assert (code, json.loads(said)) == (0, {"report": str(config.folder / "report.html")})
     assert "24 of 24 masks scored" in page_of(config).text("verdict")
+    assert f"headmask resume {config.folder} --masks 48 goes on." in page_of(config).text("verdict")
+
+
+def test_a_running_search_is_not_told_to_go_on(finished):
+    config, _ = finished
+    (config.folder / "result.json").unlink()
+    with StudyStore.open(config.storage, config.study_name):
+        write_report(config, config.folder / "report.html")
+    verdict = page_of(config).text("verdict")
+    assert "The search is running: write this page again to see how far it is." in verdict
+    assert "headmask resume" not in verdict
 
 
 def test_what_is_no_run_folder_is_refused(headmask, tmp_path):

@@ -181,7 +181,7 @@ def test_failed_masks_end_with_exit_code_1(tiny_config, monkeypatch):
     outcome = start(config)
     assert outcome.exit_code == 1
     assert outcome.result.num_failed == 1
-    assert "1 masks could not be scored; trials.parquet says why." in sentences(outcome.result)
+    assert "1 mask could not be scored; trials.parquet says why." in sentences(outcome.result)
     (row,) = [row for row in trials(config.folder) if row["state"] == "FAIL"]
     assert (row["mask"], row["failure"], row["value"]) == ("L0H0", "non-finite embeddings", None)
 
@@ -239,6 +239,15 @@ def test_one_parent_run_per_search_and_one_child_per_finalist(tiny_config, runs)
     assert selected.data.tags["headmask.mask"] == ",".join(outcome.result.selected)
     confirm = outcome.result.splits.confirm.selected["mean_recall"]
     assert selected.data.metrics["confirm/mean_recall"] == confirm
+
+
+def test_the_time_is_that_of_all_runs_of_the_driver(tiny_config):
+    first = start(tiny_config(budget__masks=20))
+    again = resume(tiny_config(budget__masks=24))
+    assert again.result.seconds > first.result.seconds
+    with StudyStore.open(again.session.config.storage, "tiny") as store:
+        store.set_attr("seconds", 1000.0)
+    assert 1000 < resume(tiny_config(budget__masks=28)).result.seconds < 1300
 
 
 def test_resuming_continues_the_same_runs(tiny_config, runs):
