@@ -195,7 +195,7 @@ def test_queries_are_those_that_changed_most_with_their_captions_and_ranks(finis
     for each in (*texts.better, *texts.worse):
         query = captions.index(*each.texts)
         assert each.row == 44 + query // 2
-        assert each.name == f"{44 + query // 2}.png"
+        assert each.name == f"test{query // 2}.png"
         assert (each.before, each.after) == (str(before[query] + 1), str(after[query] + 1))
         assert [picture[:22] for picture in each.pictures] == ["data:image/webp;base64"]
     ratios_Q = (1 + before) / (1 + after)
@@ -277,7 +277,7 @@ def test_masks_that_failed_are_counted_with_their_reason(finished):
     result = result.model_copy(update={"num_failed": 1})
     page = Page(report_html(replace(study, records=[*study.records, bad], result=result)))
     assert "embeddings are not finite" in page.text("cost")
-    assert "1 masks could not be scored" in page.text("splits")
+    assert "1 mask could not be scored" in page.text("splits")
 
 
 def test_a_search_without_reliable_improvement_recommends_the_model_as_it_is(finished):
