@@ -71,7 +71,7 @@ class Evaluation:
         found = self.evidence
         sure = in_words(found.interval, found.p_value, self.too_few)
         more = doubt(found)
-        return f"{self.objective} changes by {100 * self.delta:+.2f} points, {sure}" + (f"; {more}" if more else "")
+        return f"{self.objective} changes by {100 * self.delta:+.2f} points, {sure}" + (f"; {more}." if more else ".")
 
     @property
     def too_few(self) -> str | None:
