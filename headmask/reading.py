@@ -128,22 +128,27 @@ def check_text(text: str) -> str | None:
     return None
 
 
-def read_json(path: str | os.PathLike[str], what: str, error: type[HeadmaskError] = HeadmaskError) -> Any:
+def read_json(
+    path: str | os.PathLike[str], what: str, error: type[HeadmaskError] = HeadmaskError, *, any_text: bool = False
+) -> Any:
     """Return the content of a JSON file in UTF-8.
 
     Raises:
         HeadmaskError: as `error`: see `read_text` and `parse_json`.
     """
-    return parse_json(read_text(path, what, error), f"{what} {shown(path)}", error)
+    return parse_json(read_text(path, what, error), f"{what} {shown(path)}", error, any_text=any_text)
 
 
-def parse_json(text: str | bytes, where: str, error: type[HeadmaskError] = HeadmaskError) -> Any:
+def parse_json(
+    text: str | bytes, where: str, error: type[HeadmaskError] = HeadmaskError, *, any_text: bool = False
+) -> Any:
     """Return the value of a JSON text.
 
     Args:
         text: of JSON as RFC 8259 has it: NaN and infinities are refused.
         where: names it in messages.
         error: raised when it is malformed.
+        any_text: leave `check_text` to the caller, who can tell which part of the whole has a text of that kind.
 
     Raises:
         HeadmaskError: as `error`: it is not JSON, is nested too deep, has a number with too many digits, or a text that
@@ -158,7 +163,7 @@ def parse_json(text: str | bytes, where: str, error: type[HeadmaskError] = Headm
         raise error(f"{where} is nested too deep") from None
     except ValueError as reason:
         raise error(f"{where} is malformed: {reason}") from None
-    for found in _texts(content):
+    for found in () if any_text else _texts(content):
         if why := check_text(found):
             raise error(f"{where} has a text that cannot be used, {shown(found[:60])}: {why}")
     return content

@@ -255,7 +255,9 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     check_ablation(search.ablation, has_class_token=view.has_class_token, means=())
     limits = _limits(config, view.grid)
     preprocess = UInt8Preprocess(model.preprocess)
-    data = {name: load_section(section, preprocess, say=say) for name, section in config.data_sets.items()}
+    data = {
+        name: load_section(section, preprocess, say=say, may_draw=True) for name, section in config.data_sets.items()
+    }
     objective = make_objective(config, data)
     guide = make_guide(config, data, objective)
     splits = {name: tuple(parts[name] for parts in data.values()) for name in SPLITS}
@@ -286,11 +288,13 @@ def load_section(
     preprocess: UInt8Preprocess,
     *,
     whole: bool = False,
+    may_draw: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Split]:
     """Return the splits of a data set, decoded."""
     on_progress = said_when_slow(say, f"Decoding the images of {section.path}, once")
-    return load_data(Path(section.path), preprocess, section.reading(), whole=whole, on_progress=on_progress)
+    reading = section.reading()
+    return load_data(Path(section.path), preprocess, reading, whole=whole, may_draw=may_draw, on_progress=on_progress)
 
 
 def make_objective(config: SearchConfig, data: Mapping[str, Mapping[str, Split]]) -> Objective:

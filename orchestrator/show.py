@@ -30,6 +30,7 @@ FLICKR30K = 31_783
 DRAWN = "(drawn by a search)"
 """What stands for the splits of a file that gives none."""
 _MOST_LISTED = 5
+_MOST_CLASSES = 30
 T = TypeVar("T")
 
 
@@ -43,7 +44,10 @@ class Findings:
     splits: dict[str, int]
     """Images by split; one entry without a name where the file gives none."""
     captions_per_image: list[int] = field(default_factory=list)
-    class_counts: dict[str, int] = field(default_factory=dict)
+    classes: list[tuple[str, str, int]] = field(default_factory=list)
+    """What the source calls each class, what prompts call it, and its images."""
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Files of the source that are no images, by ending."""
     group_counts: dict[str, int] = field(default_factory=dict)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     clusters: dict[str, Clusters] = field(default_factory=dict)
@@ -65,7 +69,9 @@ class Findings:
             "captions_per_image": {"min": min(per_image), "mean": mean(per_image), "max": max(per_image)}
             if per_image
             else None,
-            "num_classes": len(self.class_counts),
+            "num_classes": len(self.classes),
+            "classes": [{"label": label, "name": name, "num_images": count} for label, name, count in self.classes],
+            "ignored": self.ignored,
             "groups": self.group_counts,
             "num_differing": self.num_remarked.get("differing", 0),
             "num_clipped": self.num_remarked.get("clipped", 0),
@@ -97,12 +103,26 @@ class Findings:
         if per_image := self.captions_per_image:
             spread = f"{min(per_image)} to {max(per_image)}" if len(set(per_image)) > 1 else str(per_image[0])
             lines.append(f"{sum(per_image):,} captions, {spread} per image.")
-        if self.class_counts:
-            counts = self.class_counts.values()
-            lines.append(f"{len(counts)} classes with {min(counts)} to {max(counts)} images.")
+        if self.classes:
+            counts = [count for _, _, count in self.classes]
+            spread = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else str(counts[0])
+            lines.append(f"{len(counts)} class{'es' * (len(counts) != 1)} with {spread} images each.")
+            lines.append("Classes: " + _some([_called(label, name) for label, name, _ in self.classes]) + ".")
         if self.group_counts:
             lines.append("Groups: " + ", ".join(f"{name} ({count})" for name, count in self.group_counts.items()) + ".")
+        if self.ignored:
+            listed = ", ".join(f"{count} {ending}" for ending, count in sorted(self.ignored.items()))
+            lines.append(f"Ignored when it was built: {listed}.")
         return lines
+
+
+def _called(label: str, name: str) -> str:
+    return name if label == name else f"{label} is {name!r}"
+
+
+def _some(texts: Sequence[str]) -> str:
+    rest = f" and {len(texts) - _MOST_CLASSES} more; --json lists them all" if len(texts) > _MOST_CLASSES else ""
+    return ", ".join(texts[:_MOST_CLASSES]) + rest
 
 
 def look_at(
@@ -131,7 +151,8 @@ def look_at(
     counts = Counter(map(str, splits))
     names = sorted(counts, key=lambda name: (order.get(name, len(order)), name))
     found = Findings(path, dataset.task, len(dataset), {name: counts[name] for name in names})
-    texts = _look_at_texts(dataset, found, model)
+    found.ignored = dict(dataset.own.ignored)
+    texts = _look_at_texts(dataset, found, reading, model)
     chosen = set(np.linspace(0, len(dataset) - 1, min(NUM_SAMPLES, len(dataset))).astype(int).tolist())
     digests: list[str] = []
     broken: list[str] = []
@@ -238,13 +259,13 @@ def _looked_at(dataset: Dataset, chosen: set[int], preprocess: UInt8Preprocess) 
     return ahead(seen, enumerate(dataset.images()))
 
 
-def _look_at_texts(dataset: Dataset, found: Findings, model: str | None) -> list[str]:
+def _look_at_texts(dataset: Dataset, found: Findings, reading: Reading, model: str | None) -> list[str]:
     """Return what is written below every image, and note captions or classes."""
     if dataset.task == "classification":
-        labels, names = dataset.labels()
-        counts = Counter(labels)
-        found.class_counts = {name: counts[number] for number, name in enumerate(names)}
-        empty = [name for name, count in found.class_counts.items() if not count]
+        labels, classes = dataset.classes(reading.names_file)
+        counts, names = Counter(labels), classes.names
+        found.classes = [(*both, counts[number]) for number, both in enumerate(zip(classes.labels, names, strict=True))]
+        empty = [_called(label, name) for label, name, count in found.classes if not count]
         if empty:
             found.warnings += _listed(f"{len(empty)} classes have no image", empty)
         groups = dataset.groups()

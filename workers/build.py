@@ -24,6 +24,8 @@ from headmask.errors import DataError
 from headmask.images import check_image, quiet_pillow
 from workers.ahead import ahead
 from workers.dataset import Row, groups_of, table_of
+from workers.duplicates import Duplicates, Placed, Settled, settle
+from workers.preprocess import digest_of
 from workers.sources.base import BadRow, Item, Source
 from workers.splits import SplitMap
 
@@ -46,6 +48,14 @@ class BuildReport:
     """Left out, with `on_bad_row="skip"`."""
     num_unnamed: int
     """Image files that lie there but that no annotation names."""
+    ignored: dict[str, int]
+    """Files of the source that are no images, by ending."""
+    skipped: dict[str, int]
+    """What else was left aside: hidden files, links that lead in a circle."""
+    duplicates: tuple[str, ...]
+    """What was done about images in several splits, by the names of their files."""
+    empty_classes: tuple[str, ...]
+    """Classes that no image has."""
     num_resumed: int
     """Images that an earlier build, which was stopped, had done."""
 
@@ -58,11 +68,14 @@ class _Part:
     num_items: int
     """Items of the source that were taken, from the first one of this part."""
     bad_rows: tuple[BadRow, ...]
+    digests: tuple[str, ...]
+    """Of every row's pixels; empty where they are not needed."""
 
     @classmethod
     def read(cls, path: Path) -> _Part:
         content = json.loads(pq.read_schema(path).metadata[b"part"])
-        return cls(path, content["num_items"], tuple(BadRow(*row) for row in content["bad_rows"]))
+        bad_rows = tuple(BadRow(*row) for row in content["bad_rows"])
+        return cls(path, content["num_items"], bad_rows, tuple(content["digests"]))
 
 
 def build(
@@ -71,6 +84,7 @@ def build(
     *,
     splits: SplitMap | None = None,
     on_bad_row: Literal["fail", "skip"] = "fail",
+    duplicates: Duplicates = "fail",
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BuildReport:
@@ -81,6 +95,7 @@ def build(
         out: the Parquet file to write.
         splits: which of the source's splits become search, confirm and test; by their usual names when None.
         on_bad_row: whether an unreadable image or a row without image or caption stops the build, or is left out.
+        duplicates: what is done about images that are in several splits by their pixels; see `settle`.
         overwrite: replace `out` where it exists.
         on_progress: called with images done, and in all where that is known, else 0.
 
@@ -94,12 +109,16 @@ def build(
     try:
         work.mkdir(parents=True, exist_ok=True)
         with FileLock(work / "lock", timeout=0), quiet_pillow():
-            parts = _resumed(work, _identity(source, chosen))
+            takes_digests = not chosen.is_open and duplicates != "keep"
+            parts = _resumed(work, _identity(source, chosen, takes_digests))
             num_resumed = sum(part.num_items for part in parts)
-            for part in _parts(source, chosen, work, parts, on_progress):
+            for part in _parts(source, chosen, work, parts, on_progress, takes_digests):
                 parts.append(part)
-            report = _join(source, parts, out, on_bad_row, num_resumed)
+            report = _join(source, parts, out, on_bad_row, duplicates, num_resumed)
             shutil.rmtree(work)
+    except DataError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     except Timeout:
         raise DataError(f"another build is writing {out}") from None
     except OSError as error:
@@ -109,8 +128,8 @@ def build(
     return report
 
 
-def _identity(source: Source, splits: SplitMap) -> str:
-    content = [source.identity(), str(splits), str(source.kind.schema()), str(source.kind), PART_ROWS]
+def _identity(source: Source, splits: SplitMap, takes_digests: bool) -> str:
+    content = [source.identity(), str(splits), str(source.kind.schema()), str(source.kind), PART_ROWS, takes_digests]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
 
 
@@ -137,6 +156,7 @@ def _parts(
     work: Path,
     before: list[_Part],
     on_progress: Callable[[int, int], None],
+    takes_digests: bool,
 ) -> Iterator[_Part]:
     """Yield the parts after those that are there, each written whole."""
     done = sum(part.num_items for part in before)
@@ -144,83 +164,145 @@ def _parts(
     for _ in range(done):
         next(items, None)
     schema, number = source.kind.schema(), len(before)
-    rows, bad_rows, size, taken = [], [], 0, 0
-    for result in ahead(lambda item: _row(item, splits), items):
+    rows, digests, bad_rows, size, taken = [], [], [], 0, 0
+    for result in ahead(lambda item: _row(item, splits, takes_digests), items):
         taken += 1
         if isinstance(result, BadRow):
             bad_rows.append(result)
         elif result is not None:
-            rows.append(result)
-            size += len(result.image)
+            row, digest = result
+            rows.append(row)
+            digests += [digest] if digest else []
+            size += len(row.image)
         on_progress(done + taken, source.total or 0)
         if taken >= PART_ROWS or size >= PART_BYTES:
-            yield _write(work / f"{number:06d}.parquet", rows, schema, taken, bad_rows)
+            yield _write(work / f"{number:06d}.parquet", rows, digests, schema, taken, bad_rows)
             number, done = number + 1, done + taken
-            rows, bad_rows, size, taken = [], [], 0, 0
+            rows, digests, bad_rows, size, taken = [], [], [], 0, 0
     if taken:
-        yield _write(work / f"{number:06d}.parquet", rows, schema, taken, bad_rows)
+        yield _write(work / f"{number:06d}.parquet", rows, digests, schema, taken, bad_rows)
 
 
-def _row(item: Item | BadRow, splits: SplitMap) -> Row | BadRow | None:
-    """Return an item as a row, after its image was decoded; None where its split is left out."""
+def _row(item: Item | BadRow, splits: SplitMap, takes_digests: bool) -> tuple[Row, str] | BadRow | None:
+    """Return an item as a row, after its image was decoded, with its digest; None where its split is left out."""
     if isinstance(item, BadRow):
         return item
     try:
         if splits.leaves_out(item.split):
             return None
         content = item.read()
+        digest = ""
         check_image(content, item.where)
-        split = splits.target(item.split, content if item.pair is None else str(item.pair).encode())
+        if takes_digests:
+            digest = digest_of(content, item.where)
+        key = digest.encode() or content
+        split = splits.target(item.split, key if item.pair is None else str(item.pair).encode())
     except DataError as error:
         return BadRow(item.where, str(error).removeprefix(f"{item.where}: "))
-    return Row(item.path, content, item.captions, split, item.label, item.group, item.pair)
+    return Row(item.path, content, item.captions, split, item.label, item.group, item.pair), digest
 
 
-def _write(path: Path, rows: list[Row], schema: pa.Schema, num_items: int, bad_rows: list[BadRow]) -> _Part:
-    content = {"num_items": num_items, "bad_rows": [[row.where, row.reason] for row in bad_rows]}
+def _write(
+    path: Path, rows: list[Row], digests: list[str], schema: pa.Schema, num_items: int, bad_rows: list[BadRow]
+) -> _Part:
+    content = {
+        "num_items": num_items,
+        "bad_rows": [[row.where, row.reason] for row in bad_rows],
+        "digests": digests,
+    }
     own = schema.with_metadata({**(schema.metadata or {}), b"part": json.dumps(content).encode()})
     temporary = path.with_suffix(".tmp")
     with pq.ParquetWriter(temporary, own, compression="none") as writer:
         for group in groups_of(rows):
             writer.write_table(table_of(group, own))
     temporary.replace(path)
-    return _Part(path, num_items, tuple(bad_rows))
+    return _Part(path, num_items, tuple(bad_rows), tuple(digests))
 
 
 def _join(
-    source: Source, parts: list[_Part], out: Path, on_bad_row: Literal["fail", "skip"], num_resumed: int
+    source: Source,
+    parts: list[_Part],
+    out: Path,
+    on_bad_row: Literal["fail", "skip"],
+    duplicates: Duplicates,
+    num_resumed: int,
 ) -> BuildReport:
     """Join parts into the data set, or raise with every bad row."""
     bad_rows = [row for part in parts for row in part.bad_rows]
     if bad_rows and on_bad_row == "fail":
-        shutil.rmtree(parts[0].path.parent)
         raise DataError(_listing(bad_rows))
-    temporary = out.with_name(f".{out.name}.part")
-    num_images, num_captions, splits = 0, 0, dict[str, int]()
-    schema = source.kind.schema()
     whole = _whole_pairs(parts) if source.kind.task == "matching" else None
+    settled = settle(_placed(parts), duplicates)
+    temporary = out.with_name(f".{out.name}.part")
+    num_images, num_captions, splits, classes = 0, 0, dict[str, int](), set[int]()
+    unnamed = source.num_unnamed
+    schema = source.kind.schema(source.aside.ignored)
     try:
         with pq.ParquetWriter(temporary, schema, compression="none") as writer:
-            for part in parts:
-                with pq.ParquetFile(part.path) as file:
-                    for number in range(file.num_row_groups):
-                        table = file.read_row_group(number).replace_schema_metadata(schema.metadata)
-                        if whole is not None:
-                            table = table.filter(pc.is_in(table["pair"], whole))
-                        writer.write_table(table)
-                        num_images += len(table)
-                        if "caption" in table.column_names:
-                            num_captions += sum(map(len, table.column("caption").to_pylist()))
-                        for split in table.column("split").to_pylist():
-                            splits[split] = splits.get(split, 0) + 1
+            for table in _tables(parts, settled):
+                table = table.replace_schema_metadata(schema.metadata)
+                if whole is not None:
+                    table = table.filter(pc.is_in(table["pair"], whole))
+                writer.write_table(table)
+                num_images += len(table)
+                if "caption" in table.column_names:
+                    num_captions += sum(map(len, table.column("caption").to_pylist()))
+                else:
+                    classes |= set(table.column("label").to_pylist())
+                for split in table.column("split").to_pylist():
+                    splits[split] = splits.get(split, 0) + 1
         if not num_images:
             raise DataError("the source has no usable image" + "".join(f"\n  {row}" for row in bad_rows[:_MOST_LISTED]))
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
     splits.pop(None, None)  # type: ignore[call-overload]
-    unnamed = source.num_unnamed
-    return BuildReport(out, source.kind.task, num_images, num_captions, splits, tuple(bad_rows), unnamed, num_resumed)
+    return BuildReport(
+        out,
+        source.kind.task,
+        num_images,
+        num_captions,
+        splits,
+        tuple(bad_rows),
+        unnamed,
+        dict(source.aside.ignored),
+        dict(source.aside.skipped),
+        settled.notes,
+        tuple(name for number, name in enumerate(source.kind.class_names) if number not in classes),
+        num_resumed,
+    )
+
+
+def _placed(parts: list[_Part]) -> list[Placed]:
+    """Return every image with its digest and split; none where digests are not needed."""
+    found: list[Placed] = []
+    for part in parts:
+        if not part.digests:
+            continue
+        others = ["split", *(["pair"] if "pair" in pq.read_schema(part.path).names else [])]
+        table = pq.ParquetFile(part.path).read(columns=["image.path", *others])
+        names = pc.struct_field(table["image"], "path").to_pylist()
+        pairs = table["pair"].to_pylist() if "pair" in table.column_names else [None] * len(names)
+        found += map(Placed, names, part.digests, table["split"].to_pylist(), pairs)
+    return found
+
+
+def _tables(parts: list[_Part], settled: Settled) -> Iterator[pa.Table]:
+    """Yield the rows of all parts, those of several splits dropped or moved, a row group in memory at a time."""
+    start, moved = 0, dict(settled.moved)
+    for part in parts:
+        with pq.ParquetFile(part.path) as file:
+            for number in range(file.num_row_groups):
+                table = file.read_row_group(number)
+                rows = range(start, start + len(table))
+                start = rows.stop
+                if not moved.keys().isdisjoint(rows):
+                    splits = table["split"].to_pylist()
+                    column = pa.array([moved.get(row, splits[row - rows.start]) for row in rows], pa.string())
+                    table = table.set_column(table.column_names.index("split"), "split", column)
+                if not settled.dropped.isdisjoint(rows):
+                    table = table.filter(pa.array([row not in settled.dropped for row in rows]))
+                yield table
 
 
 def _whole_pairs(parts: list[_Part]) -> pa.Array:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
 import pyarrow as pa
+from pydantic import BaseModel, Field
 
 from headmask.errors import DataError
+from headmask.reading import parse_json, parse_model
+from headmask.shown import shown
 from workers.tasks import TaskName
 
 COLUMNS = {
@@ -37,12 +40,17 @@ class Columns:
         """Return the name of a column in a file, or None where it is not named and not there.
 
         Raises:
-            DataError: a column that is named is not there.
+            DataError: a column that is named is not there, or one is there twice.
         """
         asked = getattr(self, what)
         if asked is not None and asked not in schema.names:
             raise no_column(what, asked, schema, where)
-        return asked or next((name for name in COLUMNS[what] if name in schema.names), None)
+        found = asked or next((name for name in COLUMNS[what] if name in schema.names), None)
+        if found is not None and schema.names.count(found) > 1:
+            raise DataError(
+                f"{shown(where)} has {schema.names.count(found)} columns called {shown(found)}; rename all but one"
+            )
+        return found
 
     def task(self, schema: pa.Schema, where: str) -> TaskName:
         """Return the task that the columns of a file are for."""
@@ -56,17 +64,68 @@ class Columns:
 
 def no_column(what: str, wanted: str, schema: pa.Schema, where: str) -> DataError:
     """Return the error for a column that is not there."""
-    names = ", ".join(schema.names)
-    return DataError(f"{where} has no {what} column {wanted}; it has {names}. Name one with --{what}-column")
+    names = shown(", ".join(schema.names) or "none")
+    return DataError(
+        f"{shown(where)} has no {what} column {shown(wanted)}; it has {names}. Name one with --{what}-column"
+    )
 
 
-def label_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
-    """Return the class names that a file's description for the Hugging Face hub gives a column; there may be none."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(features[column]["names"])
-    except (KeyError, TypeError, ValueError):
+def label_names(schema: pa.Schema, column: str, where: str) -> tuple[str, ...]:
+    """Return the class names that a file's description for the Hugging Face hub gives a column; there may be none.
+
+    Raises:
+        DataError: the description is malformed.
+    """
+    content = (schema.metadata or {}).get(b"huggingface")
+    if content is None:
         return ()
+    place = f"{shown(where)}: the description for the Hugging Face hub in its metadata"
+    described = parse_model(parse_json(content, place, DataError), _Description, place, DataError)
+    feature = described.info.features.get(column)
+    if not isinstance(feature, dict) or feature.get("_type", "ClassLabel") != "ClassLabel":
+        return ()
+    known = parse_model(feature, _ClassLabel, f"{place}: column {shown(column)}", DataError)
+    if any(not name.strip() for name in known.names or ()):
+        raise DataError(f"{place}: column {shown(column)} has a class without a name")
+    return known.names or ()
+
+
+class _Info(BaseModel):
+    features: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Description(BaseModel):
+    """What the library `datasets` writes into a file's metadata."""
+
+    info: _Info = Field(default_factory=_Info)
+
+
+class _ClassLabel(BaseModel):
+    names: tuple[Annotated[str, Field(strict=True)], ...] | None = None
+
+
+class Own(BaseModel):
+    """What headmask writes into a file's metadata."""
+
+    templates: tuple[Annotated[str, Field(strict=True)], ...] = ()
+    """Prompt templates that came with the data."""
+    labels: tuple[Annotated[str, Field(strict=True)], ...] = ()
+    """What the source calls its classes, where it is not what they are named."""
+    ignored: dict[str, int] = Field(default_factory=dict)
+    """Files of the source that are no images, by ending."""
+
+    @classmethod
+    def of(cls, schema: pa.Schema, where: str) -> Self:
+        """Return what a file's metadata holds.
+
+        Raises:
+            DataError: it is malformed.
+        """
+        content = (schema.metadata or {}).get(b"headmask")
+        if content is None:
+            return cls()
+        place = f"{shown(where)}: what headmask wrote into its metadata"
+        return parse_model(parse_json(content, place, DataError), cls, place, DataError)
 
 
 def check_labels(values: Sequence[int], num_classes: int, where: str) -> None:
@@ -77,7 +136,7 @@ def check_labels(values: Sequence[int], num_classes: int, where: str) -> None:
     """
     for number, value in enumerate(values):
         if not 0 <= value < num_classes:
-            raise DataError(f"{where} row {number}: label must be 0 to {num_classes - 1}; got {value}")
+            raise DataError(f"{shown(where)} row {number}: label must be 0 to {num_classes - 1}; got {value}")
 
 
 def check_type(what: str, column: str, schema: pa.Schema, where: str) -> None:
@@ -87,23 +146,79 @@ def check_type(what: str, column: str, schema: pa.Schema, where: str) -> None:
         DataError: it has not.
     """
     kind = schema.field(column).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    listed = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
-    is_text = pa.types.is_string(listed) or pa.types.is_large_string(listed)
-    if what == "image":
-        is_struct = pa.types.is_struct(kind) and {"bytes", "path"} & {each.name for each in kind}
-        fits = is_struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-        wanted = "struct<bytes, path> or binary"
-    elif what == "caption":
-        fits, wanted = is_text, "string or list<string>"
-    elif what == "label" and listed is not kind:
+    fits, wanted = _FITS[what](kind), _WANTED[what]
+    if what == "label" and _item(kind) is not None:
         raise DataError(
-            f"{where}: label column {column} holds several labels per image ({kind}); multi-label data is not "
-            "supported, give every image one label"
+            f"{shown(where)}: label column {shown(column)} holds several labels per image ({kind}); multi-label data "
+            "is not supported, give every image one label"
         )
-    elif what == "label":
-        fits, wanted = is_text or pa.types.is_integer(kind), "integer or string"
-    else:
-        fits, wanted = pa.types.is_integer(kind), "integer"
     if not fits:
-        raise DataError(f"{where}: {what} column {column} must be {wanted}; got {kind}")
+        raise DataError(f"{shown(where)}: {what} column {shown(column)} must be {wanted}; got {kind}")
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _item(kind: pa.DataType) -> pa.DataType | None:
+    """Return the type of a list's items; None of anything else."""
+    kind = _plain(kind)
+    is_listed = any(
+        test(kind)
+        for test in (
+            pa.types.is_list,
+            pa.types.is_large_list,
+            pa.types.is_fixed_size_list,
+            pa.types.is_list_view,
+            pa.types.is_large_list_view,
+        )
+    )
+    return _plain(kind.value_type) if is_listed else None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = _plain(kind)
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    kind = _plain(kind)
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(test(kind) for test in tests)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(_plain(kind)))
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    kind = _plain(kind)
+    if not pa.types.is_struct(kind):
+        return _is_bytes(kind)
+    parts = {each.name: each.type for each in kind}
+    fits = {"bytes": _is_bytes, "path": _is_text}
+    known = [name for name in fits if name in parts]
+    return bool(known) and all(fits[name](parts[name]) or pa.types.is_null(parts[name]) for name in known)
+
+
+def _is_name(kind: pa.DataType) -> bool:
+    """Return whether a type is one of what groups and splits are called by; all of them may be missing."""
+    return _is_text(kind) or _is_number(kind) or bool(pa.types.is_boolean(kind)) or bool(pa.types.is_null(kind))
+
+
+_FITS: dict[str, Callable[[pa.DataType], bool]] = {
+    "image": _is_image,
+    "caption": lambda kind: _is_text(_item(kind) or kind),
+    "label": lambda kind: _is_text(kind) or _is_number(kind),
+    "group": _is_name,
+    "pair": _is_number,
+    "split": _is_name,
+}
+_WANTED = {
+    "image": "struct<bytes, path> of an encoded file and its name, or binary",
+    "caption": "string or list<string>",
+    "label": "integer or string",
+    "group": "string or integer",
+    "pair": "integer",
+    "split": "string or integer",
+}

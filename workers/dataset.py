@@ -8,7 +8,7 @@ may be a plain string, labels integers or names, and bytes may be null, with a p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headmask.errors import DataError
-from workers.columns import COLUMNS, Columns, check_labels, check_type, label_names, no_column
+from headmask.reading import check_text
+from headmask.shown import shown
+from workers.cells import Broken, cells, first_broken, open_parquet, reading_parquet
+from workers.columns import COLUMNS, Columns, Own, check_labels, check_type, label_names, no_column
+from workers.inside import read_inside
+from workers.labels import Classes, label_text
 from workers.tasks import TaskName
 
 ROW_GROUP = 100
+BATCH = 16
+"""Images that are read at a time; more may be too large for one array."""
 GROUP_BYTES = 1 << 26
 _NEEDED: dict[TaskName, tuple[str, ...]] = {
     "retrieval": ("image", "caption"),
     "classification": ("image", "label"),
     "matching": ("image", "caption", "pair"),
+}
+
+
+_OPTIONAL: dict[TaskName, tuple[str, ...]] = {
+    "retrieval": ("split",),
+    "classification": ("group", "split"),
+    "matching": ("split",),
 }
 
 
@@ -54,9 +68,15 @@ class Kind:
     templates: tuple[str, ...] = ()
     """Prompt templates that came with the data, with {c} for the class name."""
     has_groups: bool = False
+    labels: tuple[str, ...] = ()
+    """What the source calls the classes, where it is not what they are named: folders, numbers."""
 
-    def schema(self) -> pa.Schema:
-        """Return the columns of a file, with their description for the Hugging Face hub."""
+    def schema(self, ignored: Mapping[str, int] | None = None) -> pa.Schema:
+        """Return the columns of a file, with their description for the Hugging Face hub.
+
+        Args:
+            ignored: files of the source that are no images, by ending.
+        """
         string = {"dtype": "string", "_type": "Value"}
         columns: dict[str, tuple[pa.DataType, dict[str, Any]]] = {
             "image": (pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"_type": "Image"})
@@ -72,8 +92,13 @@ class Kind:
         columns["split"] = pa.string(), string
         features = {name: feature for name, (_, feature) in columns.items()}
         metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-        if self.templates:
-            metadata["headmask"] = json.dumps({"templates": list(self.templates)})
+        own = Own(
+            templates=self.templates,
+            labels=() if self.labels == self.class_names else self.labels,
+            ignored=dict(ignored or {}),
+        ).model_dump(exclude_defaults=True)
+        if own:
+            metadata["headmask"] = json.dumps(own)
         return pa.schema([(name, kind) for name, (kind, _) in columns.items()], metadata=metadata)
 
 
@@ -136,21 +161,22 @@ class Dataset:
     def __init__(self, path: Path, columns: Columns | None = None, *, task: TaskName | None = None) -> None:
         self.path = path
         columns = columns or Columns()
-        try:
-            self._file = pq.ParquetFile(path)
-        except FileNotFoundError:
-            raise DataError(f"there is no data file at {path}; make one with `headmask data build`") from None
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
-        schema = self._file.schema_arrow
-        self.task: TaskName = task or columns.task(schema, str(path))
-        self._names = {what: columns.find(what, schema, str(path)) for what in COLUMNS}
+        where = str(path)
+        self._file = open_parquet(path)
+        with reading_parquet(path):
+            schema = self._file.schema_arrow
+        self.task: TaskName = task or columns.task(schema, where)
+        self._names = {what: columns.find(what, schema, where) for what in COLUMNS}
         for what in _NEEDED[self.task]:
             if self._names[what] is None:
-                raise no_column(what, " or ".join(COLUMNS[what]), schema, str(path))
-            check_type(what, str(self._names[what]), schema, str(path))
+                raise no_column(what, " or ".join(COLUMNS[what]), schema, where)
+        for what in (*_NEEDED[self.task], *_OPTIONAL[self.task]):
+            if (name := self._names[what]) is not None:
+                check_type(what, name, schema, where)
+        self.own = Own.of(schema, where)
+        """What headmask wrote into the file beside the rows."""
         if not len(self):
-            raise DataError(f"{path} has no rows")
+            raise DataError(f"{shown(path)} has no rows")
 
     def __len__(self) -> int:
         return int(self._file.metadata.num_rows)
@@ -164,9 +190,9 @@ class Dataset:
         found = []
         for number, captions in enumerate(self.raw_captions()):
             if not captions or any(caption is None or not caption.strip() for caption in captions):
-                raise DataError(
-                    f"{self.path} row {number}: every image needs captions, none of them empty; got {captions!r}"
-                )
+                raise self._bad(number, f"every image needs captions, none of them empty; got {shown(captions)[:200]}")
+            if why := next(filter(None, map(check_text, captions)), None):
+                raise self._bad(number, f"a caption cannot be used: {why}")
             found.append(captions)
         return found
 
@@ -174,26 +200,40 @@ class Dataset:
         """Return the captions of every image as they are, empty ones and all."""
         return [captions_of(value) for value in self._read("caption")]
 
-    def labels(self) -> tuple[list[int], tuple[str, ...]]:
+    def labels(self, class_names: Path | None = None) -> tuple[list[int], tuple[str, ...]]:
         """Return the class of every image and the names of all classes.
 
-        Names are those of the file's description, or the labels themselves in order of the alphabet.
+        Names are those of the file's description, or else the labels themselves; see `Classes`.
+
+        Args:
+            class_names: a file of other names.
 
         Raises:
-            DataError: a label is missing, or names no class.
+            DataError: a label is missing, or names no class; or the class names do not fit.
         """
-        values = self._read("label")
+        numbers, classes = self.classes(class_names)
+        return numbers, classes.names
+
+    def classes(self, class_names: Path | None = None) -> tuple[list[int], Classes]:
+        """Return the class of every image and all classes, as `labels` does."""
+        values, column = self._read("label"), str(self._names["label"])
+        if None in values:
+            raise self._bad(values.index(None), "the label is missing")
+        names = () if isinstance(values[0], str) else label_names(self._file.schema_arrow, column, str(self.path))
+        if names:
+            own = self.own.labels
+            classes = Classes(own if len(own) == len(names) else names, names)
+            check_labels(values, len(names), str(self.path))
+            return values, classes if class_names is None else classes.named(class_names)
+        texts = []
         for number, value in enumerate(values):
-            if value is None:
-                raise DataError(f"{self.path} row {number}: the label is missing")
-        if isinstance(values[0], str):
-            names = tuple(sorted(set(values)))
-            place = {name: index for index, name in enumerate(names)}
-            return [place[value] for value in values], names
-        names = label_names(self._file.schema_arrow, str(self._names["label"]))
-        names = names or tuple(str(label) for label in range(max(values) + 1))
-        check_labels(values, len(names), str(self.path))
-        return values, names
+            try:
+                texts.append(label_text(value))
+            except ValueError as error:
+                raise self._bad(number, str(error)) from None
+        classes = Classes.of(texts, shown(self.path))
+        classes = classes if class_names is None else classes.named(class_names)
+        return [classes.place[text] for text in texts], classes
 
     def groups(self) -> list[str] | None:
         """Return the group of every image; None where the file gives none.
@@ -205,24 +245,37 @@ class Dataset:
             return None
         groups = self._read("group")
         if None in groups:
-            raise DataError(f"{self.path} row {groups.index(None)}: the group is missing")
-        return [str(group) for group in groups]
+            raise self._bad(groups.index(None), "the group is missing")
+        return [self._checked(number, str(group), "group") for number, group in enumerate(groups)]
 
     def pairs(self) -> list[int]:
-        """Return the pair of every image."""
-        return self._read("pair")
+        """Return the pair of every image.
+
+        Raises:
+            DataError: an image has none.
+        """
+        values = self._read("pair")
+        if None in values:
+            raise self._bad(values.index(None), "the pair is missing")
+        pairs: list[int] = values
+        return pairs
 
     def splits(self) -> list[str | None] | None:
         """Return the split of every image; None where the file gives none."""
         if self._names["split"] is None:
             return None
-        splits = self._read("split")
+        splits = [None if split is None else str(split) for split in self._read("split")]
         return None if all(split is None for split in splits) else splits
 
     def templates(self) -> tuple[str, ...]:
         """Return the prompt templates that came with the data; there may be none."""
-        content = (self._file.schema_arrow.metadata or {}).get(b"headmask", b"{}")
-        return tuple(json.loads(content).get("templates", ()))
+        return self.own.templates
+
+    def name_of(self, row: int) -> str:
+        """Return what an image is called in errors: its row, and the name of its file where there is one."""
+        cell = self.rows("image", [row]).get(row)
+        name = cell.get("path") if isinstance(cell, dict) else None
+        return f"row {row}" + (f" ({shown(name)})" if name else "")
 
     def images(self) -> Iterator[bytes]:
         """Yield the encoded image of every row, one row group in memory at a time.
@@ -231,9 +284,9 @@ class Dataset:
             DataError: neither bytes nor a readable file inside the data file's folder.
         """
         number = 0
-        for batch in self._batches("image"):
-            for value in batch.column(0).to_pylist():
-                yield image_bytes(value, self.path.parent, f"{self.path} row {number}")
+        for batch in self._batches("image", BATCH):
+            for value in cells(batch.column(0)):
+                yield image_bytes(value, self.path.parent, f"{shown(self.path)} row {number}")
                 number += 1
 
     def rows(self, what: str, rows: Collection[int]) -> dict[int, Any]:
@@ -250,29 +303,39 @@ class Dataset:
         name, start = self._names[what], 0
         for group in range(self._file.num_row_groups if name else 0):
             stop = start + self._file.metadata.row_group(group).num_rows
-            if wanted := [row for row in rows if start <= row < stop]:
-                column = self._column(group, str(name))
-                found |= {row: column[row - start].as_py() for row in wanted}
+            if wanted := {row - start: row for row in rows if start <= row < stop}:
+                values = self._column(group, str(name), max(wanted) + 1)
+                found |= {row: values[place] for place, row in wanted.items()}
             start = stop
         return found
 
-    def _column(self, group: int, name: str) -> pa.ChunkedArray:
-        try:
-            return self._file.read_row_group(group, columns=[name], use_threads=False).column(0)
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged(error) from None
+    def _column(self, group: int, name: str, count: int) -> list[Any]:
+        """Return the first cells of a row group, read in pieces: whole ones may be too large for one array."""
+        found: list[Any] = []
+        with reading_parquet(self.path):
+            for batch in self._file.iter_batches(BATCH, row_groups=[group], columns=[name], use_threads=False):
+                found += cells(batch.column(0))
+                if len(found) >= count:
+                    break
+        return found
 
-    def _damaged(self, error: Exception) -> DataError:
-        return DataError(f"{self.path} is damaged: {str(error).splitlines()[0]}")
+    def _bad(self, row: int, reason: str) -> DataError:
+        return DataError(f"{shown(self.path)} row {row}: {reason}")
+
+    def _checked(self, row: int, text: str, what: str) -> str:
+        if why := check_text(text):
+            raise self._bad(row, f"the {what} cannot be used: {why}")
+        return text
 
     def _read(self, what: str) -> list[Any]:
-        return [value for batch in self._batches(what) for value in batch.column(0).to_pylist()]
+        values = [value for batch in self._batches(what) for value in cells(batch.column(0))]
+        if broken := first_broken(values):
+            raise self._bad(broken[0], f"{what}: {broken[1].reason}")
+        return values
 
-    def _batches(self, what: str) -> Iterator[pa.RecordBatch]:
-        try:
-            yield from self._file.iter_batches(batch_size=ROW_GROUP, columns=[self._names[what]], use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged(error) from None
+    def _batches(self, what: str, size: int = ROW_GROUP) -> Iterator[pa.RecordBatch]:
+        with reading_parquet(self.path):
+            yield from self._file.iter_batches(batch_size=size, columns=[self._names[what]], use_threads=False)
 
 
 def captions_of(value: Any) -> tuple[Any, ...]:
@@ -293,6 +356,8 @@ def image_bytes(value: Any, folder: Path | None, where: str) -> bytes:
     """
     if isinstance(value, bytes):
         return value
+    if isinstance(value, Broken):
+        raise DataError(f"{where}: the image's name: {value.reason}")
     content: bytes | None = None if value is None else value.get("bytes")
     if content is not None:
         return content
@@ -300,21 +365,3 @@ def image_bytes(value: Any, folder: Path | None, where: str) -> bytes:
     if not path or folder is None:
         raise DataError(f"{where}: the image has neither bytes nor a path" + ("" if not path else " that can be read"))
     return read_inside(folder, path, where)
-
-
-def read_inside(folder: Path, name: str, where: str) -> bytes:
-    """Return a file's content by its path relative to a folder.
-
-    Raises:
-        DataError: the path leads out of the folder, or the file cannot be read.
-    """
-    base = folder.resolve()
-    try:
-        target = (base / name).resolve()
-        content = target.read_bytes() if target.is_relative_to(base) else None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{where}: cannot read {name!r} in {folder} ({reason})") from None
-    if content is None:
-        raise DataError(f"{where}: path {name!r} leads out of {folder}")
-    return content

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
+from headmask.shown import shown
 from workers.classification import ClassificationTargets
 from workers.columns import Columns
 from workers.dataset import Dataset
 from workers.matching import MatchingTargets
 from workers.pixels import PixelCache, Pixels, Remarks, load_pixels
 from workers.preprocess import UInt8Preprocess
-from workers.prompts import prompts, read_class_names, templates_of
+from workers.prompts import prompts, templates_of
 from workers.retrieval import RetrievalTargets
 from workers.splits import SPLITS, drawn_splits, given_splits
 from workers.tasks import Targets, TaskName
@@ -69,6 +70,11 @@ class Reading:
     class_names: str | None = None
     """A file of class names in order of their labels; those of the data when None."""
 
+    @property
+    def names_file(self) -> Path | None:
+        """The file of class names, where there is one."""
+        return None if self.class_names is None else Path(self.class_names)
+
 
 def load_data(
     path: Path,
@@ -77,6 +83,7 @@ def load_data(
     *,
     whole: bool = False,
     cache: Path | None = None,
+    may_draw: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Split]:
     """Return the splits of a Parquet file, decoded with a model's preprocessing.
@@ -87,6 +94,7 @@ def load_data(
         reading: how the file is read.
         whole: one split `all` with every row instead of search, confirm and test.
         cache: folder of the pixel cache; see `headmask.home.cache_folder`.
+        may_draw: the caller's user can have the splits drawn, which messages advise then.
         on_progress: called with images decoded and in all.
 
     Raises:
@@ -96,16 +104,17 @@ def load_data(
     dataset = Dataset(path, reading.columns, task=reading.task)
     contents = _CONTENTS[dataset.task](dataset, reading)
     given = None if whole or reading.draw_splits else dataset.splits()
+    advice = ", or draw the splits with --draw-splits" if may_draw else ""
     if given is not None:
         # A column that cannot be used is said before minutes of decoding.
-        given_splits(given, [str(row) for row in range(len(given))])
+        given_splits(given, [str(row) for row in range(len(given))], advice=advice)
     decoded = load_pixels(dataset, preprocess, folder=cache, on_progress=on_progress)
     if whole:
         rows = {ALL: np.arange(len(dataset))}
     elif given is None:
         rows = drawn_splits(contents.together(decoded.digests), reading.split_seed)
     else:
-        rows = given_splits(given, decoded.digests)
+        rows = given_splits(given, decoded.digests, advice=advice, name_of=dataset.name_of)
     return {name: contents.split(name, chosen, decoded) for name, chosen in rows.items()}
 
 
@@ -116,7 +125,7 @@ def take_split(splits: dict[str, Split], name: str) -> Split:
         DataError: there is no such split.
     """
     if name not in splits:
-        raise DataError(f"split must be one of {', '.join((*SPLITS, ALL))}; got {name!r}")
+        raise DataError(f"split must be one of {', '.join((*SPLITS, ALL))}; got '{shown(name)}'")
     return splits[name]
 
 
@@ -171,9 +180,8 @@ class _Captions(_Contents):
 
 class _Labels(_Contents):
     def __init__(self, dataset: Dataset, reading: Reading) -> None:
-        self._labels, names = dataset.labels()
+        self._labels, self._names = dataset.labels(reading.names_file)
         self._groups = dataset.groups()
-        self._names = read_class_names(Path(reading.class_names), names) if reading.class_names else names
         self._prompts = prompts(self._names, templates_of(reading.templates, dataset.templates()))
 
     def part(self, name: str, rows: Sequence[int], digests: Sequence[str]) -> _Part:

@@ -155,6 +155,16 @@ def _or_problem(step: Callable[[Image.Image], T], image: Image.Image) -> tuple[T
         return None, str(error) or type(error).__name__
 
 
+def digest_of(content: bytes, where: str) -> str:
+    """Return the digest of what an encoded image shows under the rule `stock`, as `look` has it.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    with opened(content, where) as image:
+        return _stock_digests(image, image.convert("RGB"))[0]
+
+
 def _stock_digests(image: Image.Image, rgb: Image.Image) -> tuple[str, str]:
     """Return the digests of what an image shows, and of all that decides what stock open_clip makes of it."""
     shown = image_digest(rgb)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from headmask.errors import DataError
+from headmask.reading import lines_of, read_json, read_text
+from headmask.shown import shown
 
 IMAGENET, SIMPLE = "imagenet", "simple"
 
@@ -29,74 +30,72 @@ def templates_of(wanted: str | None, own: Sequence[str] = ()) -> tuple[str, ...]
         DataError: there is no such file, or a line has no place for the class name.
     """
     if wanted is None and own:
-        return _checked(own, "the data file")
+        return check_templates(own, "the data file")
     if wanted in (None, IMAGENET, SIMPLE):
         from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
         fill = SIMPLE_IMAGENET_TEMPLATES if wanted == SIMPLE else OPENAI_IMAGENET_TEMPLATES
         return tuple(template("{c}") for template in fill)
-    return _checked(read_lines(Path(str(wanted)), f"templates must be {IMAGENET}, {SIMPLE} or a file"), str(wanted))
+    try:
+        lines = read_lines(Path(str(wanted)), "template file")
+    except DataError as error:
+        raise DataError(f"templates must be {IMAGENET}, {SIMPLE} or a file: {error}") from None
+    return check_templates(lines, shown(str(wanted)))
 
 
-def _checked(templates: Sequence[str], where: str) -> tuple[str, ...]:
+def check_templates(templates: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return prompt templates with {c} for the class name, which some write as {}.
+
+    Raises:
+        DataError: one has no place for the class name.
+    """
     found = tuple(template.replace("{}", "{c}") for template in templates)
     for template in found:
         if "{c}" not in template:
-            raise DataError(f"{where}: a template needs {{c}} where the class name goes; got {template!r}")
+            raise DataError(f"{where}: a template needs {{c}} where the class name goes; got '{shown(template)}'")
     return found
 
 
-def read_class_names(path: Path, own: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the class names of a file: one per line or a JSON list, in order of labels; or a JSON object by own name.
+def read_names(path: Path) -> tuple[str, ...] | dict[str, str]:
+    """Return the class names of a file: one per line or a JSON list, in order of labels; or a JSON object by label.
 
     Names may repeat; two of ImageNet's do.
 
+    Raises:
+        DataError: no such file, none in it, or one is not a text.
+    """
+    if path.suffix.lower() != ".json":
+        return read_lines(path, "class names")
+    content = read_json(path, "class names", DataError)
+    if not isinstance(content, list | dict) or not content:
+        raise DataError(
+            f"class names {shown(path)} must be a JSON list of names, or an object of names by label; "
+            f"got {shown(repr(content)[:60])}"
+        )
+    if isinstance(content, dict):
+        return {label: _name(name, f"for label {shown(label)}", path) for label, name in content.items()}
+    return tuple(_name(name, f"at place {place}", path) for place, name in enumerate(content))
+
+
+def _name(value: Any, place: str, path: Path) -> str:
+    # ImageNet's class index has lists of synset and name.
+    name = value[-1] if isinstance(value, list) and value else value
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"class names {shown(path)}: a name is a text; got {shown(repr(value)[:60])} {place}")
+    return name.strip()
+
+
+def read_lines(path: Path, what: str) -> tuple[str, ...]:
+    """Return the lines of a UTF-8 file without the blanks around them, those that are empty left out.
+
     Args:
         path: the file.
-        own: what the data calls its classes, such as folder names.
+        what: what it should be, for errors.
 
     Raises:
-        DataError: no such file, another number of names than classes, or a class without a name.
+        DataError: the file cannot be read, or there is nothing in it.
     """
-    names: Sequence[Any]
-    if path.suffix.lower() == ".json":
-        content = read_json(path)
-        if isinstance(content, dict):
-            missing = [name for name in own if name not in content]
-            if missing:
-                raise DataError(f"{path} has no name for class {missing[0]!r}, nor for {len(missing) - 1} others")
-            content = [content[name] for name in own]
-        # ImageNet's class index has lists of synset and name.
-        names = [str(each[-1]) if isinstance(each, list) else str(each) for each in content]
-    else:
-        names = read_lines(path, "there is no file of class names")
-    if own and len(names) != len(own):
-        raise DataError(f"{path} has {len(names)} class names, the data has {len(own)} classes")
-    return tuple(names)
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        DataError: no such file, or not JSON in UTF-8.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from None
-
-
-def read_lines(path: Path, rule: str) -> tuple[str, ...]:
-    """Return the lines of a UTF-8 file, those that are empty left out.
-
-    Raises:
-        DataError: there is no such file, or nothing in it; the message begins with the rule.
-    """
-    try:
-        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"{rule}; got {str(path)!r} ({getattr(error, 'strerror', None) or error})") from None
+    lines = tuple(line.strip() for line in lines_of(read_text(path, what, DataError)) if line.strip())
     if not lines:
-        raise DataError(f"{path} is empty")
+        raise DataError(f"{what} {shown(path)} is empty")
     return lines

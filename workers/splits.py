@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Self
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
+from headmask.shown import shown
 
 SPLITS = ("search", "confirm", "test")
 FRACTIONS = (0.4, 0.2, 0.4)
@@ -50,7 +51,7 @@ class SplitMap:
             if target not in SPLITS or not equals or not names.strip("+ "):
                 raise DataError(
                     f"--splits must be like search=train+restval,confirm=val,test=test with {', '.join(SPLITS)} on the "
-                    f"left; got {text!r}"
+                    f"left; got '{shown(text)}'"
                 )
             for name in (name.strip() for name in names.split("+")):
                 sources[name] = (*sources.get(name, ()), target)
@@ -67,11 +68,11 @@ class SplitMap:
         Raises:
             DataError: a split is named that the source lacks, or has no usual name.
         """
-        listed = ", ".join(sorted(names)) or "none"
+        listed = shown(", ".join(sorted(names)))[:300] or "none"
         if self.sources:
             missing = [name for name in self.sources if name not in names]
             if missing:
-                raise DataError(f"--splits names {', '.join(missing)}; the source's splits are {listed}")
+                raise DataError(f"--splits names {shown(', '.join(missing))}; the source's splits are {listed}")
             return self
         if len(names) < 2:
             return SplitMap(is_open=True)
@@ -79,7 +80,7 @@ class SplitMap:
         if strange:
             raise DataError(
                 f"the source's splits are {listed}; say which become which with --splits, such as "
-                f"search={strange[0]},confirm=...,test=..."
+                f"search={shown(strange[0])},confirm=...,test=..."
             )
         return SplitMap({name: (USUAL[name.lower()],) for name in sorted(names)})
 
@@ -108,8 +109,20 @@ class SplitMap:
         return targets[int(place * len(targets))]
 
 
-def given_splits(splits: Sequence[str | None], digests: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+def given_splits(
+    splits: Sequence[str | None],
+    digests: Sequence[str],
+    *,
+    advice: str = "",
+    name_of: Callable[[int], str] = lambda row: f"row {row}",
+) -> dict[str, NDArray[np.int64]]:
     """Return the rows of every split as a column gives them.
+
+    Args:
+        splits: of every row.
+        digests: of every row's pixels.
+        advice: what else the caller's user can do, such as `, or draw the splits with --draw-splits`.
+        name_of: names a row in errors.
 
     Raises:
         DataError: other values than search, confirm and test, an empty split, or identical pixels in two splits.
@@ -117,16 +130,16 @@ def given_splits(splits: Sequence[str | None], digests: Sequence[str]) -> dict[s
     others = sorted({str(split) for split in splits if split not in SPLITS})
     if others:
         raise DataError(
-            f"the split column must hold {', '.join(SPLITS)}; it holds {', '.join(others[:5])}. "
-            "Rename them, or draw the splits with --draw-splits"
+            f"the split column must hold {', '.join(SPLITS)}; it holds {shown(', '.join(others[:5]))}. "
+            f"Rename them with `headmask data build --from parquet --splits`{advice}"
         )
     first_row: dict[str, int] = {}
     for row, digest in enumerate(digests):
         other = first_row.setdefault(digest, row)
         if splits[other] != splits[row]:
             raise DataError(
-                f"identical pixels may not be in two splits: row {other} is in {splits[other]}, row {row} in "
-                f"{splits[row]}. Remove one, or draw the splits with --draw-splits"
+                f"identical pixels may not be in two splits: {name_of(other)} is in {splits[other]}, {name_of(row)} in "
+                f"{splits[row]}. Remove one, with `headmask data build --from parquet --duplicates drop`{advice}"
             )
     rows = {name: np.flatnonzero([split == name for split in splits]) for name in SPLITS}
     return _none_empty(rows)

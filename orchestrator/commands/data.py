@@ -82,6 +82,10 @@ def build(
     group_column: GroupColumn = None,
     split_column: SplitColumn = None,
     on_bad_row: Annotated[Literal["fail", "skip"], typer.Option(help="What a bad row does.")] = "fail",
+    duplicates: Annotated[
+        Literal["fail", "drop", "move", "keep"],
+        typer.Option(help="An image in several splits: refuse; leave it in the last one; move all to the first; keep."),
+    ] = "fail",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -102,6 +106,7 @@ def build(
             out,
             splits=None if splits is None else SplitMap.parse(splits),
             on_bad_row=on_bad_row,
+            duplicates=duplicates,
             overwrite=overwrite,
             on_progress=on_progress,
         )
@@ -115,11 +120,15 @@ def build(
     lines += [f"left out: {row}" for row in report.bad_rows[:MOST_LISTED]]
     if len(report.bad_rows) > MOST_LISTED:
         lines.append(f"and {len(report.bad_rows) - MOST_LISTED} more; --json lists them all")
-    lines += (
-        [f"{report.num_unnamed} image files in {images} have no caption and were left out"]
-        if report.num_unnamed
-        else []
-    )
+    lines += list(report.duplicates)
+    if report.num_unnamed:
+        lines.append(f"no caption or label, left out: {report.num_unnamed} image files in {images}")
+    for what, counts in (("ignored", report.ignored), ("left aside", report.skipped)):
+        if counts:
+            lines.append(f"{what}: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    if report.empty_classes:
+        listed = ", ".join(report.empty_classes[:MOST_LISTED]) + " ..." * (len(report.empty_classes) > MOST_LISTED)
+        lines.append(f"classes without an image, which are names to choose from all the same: {listed}")
     missing = [name for name in ("search", "confirm", "test") if report.splits and name not in report.splits]
     if missing:
         lines.append(f"There is no {' and no '.join(missing)} split: a search needs --draw-splits, or --splits here.")
@@ -179,6 +188,7 @@ def show(
     group_column: GroupColumn = None,
     split_column: SplitColumn = None,
     pixels: PixelsOption = None,
+    class_names: ClassNames = None,
     as_json: Json = False,
 ) -> None:
     """Say what is in a data set and what is wrong with it, and draw a few samples."""

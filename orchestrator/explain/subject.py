@@ -94,5 +94,5 @@ def read_descriptions(path: Path | None) -> tuple[str, ...]:
     if path is None:
         lines = (files(__package__) / "descriptions.txt").read_text(encoding="utf-8").splitlines()
     else:
-        lines = list(read_lines(path, "descriptions are lines of a text file"))
+        lines = list(read_lines(path, "file of descriptions"))
     return tuple(dict.fromkeys(lines))

@@ -18,7 +18,6 @@ from orchestrator.pages import data_uri
 from orchestrator.queries import PROBABILITY, SIDES, Queries
 from orchestrator.sections import DataSection
 from workers.dataset import Dataset, captions_of, image_bytes
-from workers.prompts import read_class_names
 
 # Q queries of a kind
 
@@ -157,8 +156,7 @@ class _Source:
         self._dataset = Dataset(Path(section.path), reading.columns, task=reading.task)
         self._names: tuple[str, ...] = ()
         if self._dataset.task == "classification":
-            own = self._dataset.labels()[1]
-            self._names = read_class_names(Path(reading.class_names), own) if reading.class_names else own
+            self._names = self._dataset.labels(reading.names_file)[1]
 
     def name(self, label: int) -> str:
         return self._names[label] if label < len(self._names) else str(label)

@@ -348,7 +348,7 @@ def test_photos_of_all_kinds_become_a_data_set(headmask, tmp_path):
     assert code == 2
     assert "the source has 2 bad rows; mend them, or pass --on-bad-row skip:" in err
     assert "line 8 (torn.jpg): cannot be read as an image" in err
-    assert "line 9 (missing.png): cannot read 'missing.png'" in err
+    assert "line 9 (missing.png): there is no image 'missing.png'" in err
     assert not (tmp_path / "my.parquet").exists()
     code, out, _ = headmask(*command, "--on-bad-row", "skip")
     assert code == 0

@@ -80,7 +80,7 @@ def test_every_bad_row_is_named_and_nothing_is_written(photos):
         "has 5 bad rows; mend them, or pass --on-bad-row skip:",
         "line 6 (broken.png): cannot be read as an image",
         "line 7: no image is named",
-        "line 8 (none.png): cannot read 'none.png'",
+        "line 8 (none.png): there is no image 'none.png'",
         "line 9 (b.png): the caption is missing or empty",
         "line 10 (../out.csv): path '../out.csv' leads out of",
     ):
@@ -108,7 +108,7 @@ def test_bad_rows_can_be_left_out_and_are_reported(photos):
         ("c.json", "{", "is not JSON"),
         ("c.json", "3", "must hold a list of objects"),
         ("c.json", "[3]", "entry 1 must be an object with image and caption; got 3"),
-        ("c.txt", "a", r"must be .csv, .json or .jsonl; got c.txt"),
+        ("c.txt", "a", r"must be .csv, .tsv, .json, .jsonl; got c.txt"),
         ("c.csv", "image,caption\n", "the source has no usable image"),
     ],
 )

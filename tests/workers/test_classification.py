@@ -12,7 +12,8 @@ from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMA
 
 from headmask.errors import DataError
 from workers.classification import ClassificationTargets
-from workers.prompts import prompts, read_class_names, templates_of
+from workers.labels import Classes
+from workers.prompts import prompts, templates_of
 from workers.tasks import Mix
 
 # N images, C classes, P prompts, E embedding
@@ -133,7 +134,7 @@ def test_own_templates_come_from_a_file(tmp_path):
     (tmp_path / "t.txt").write_text("a photo\n")
     with pytest.raises(DataError, match=r"a template needs \{c\} where the class name goes; got 'a photo'"):
         templates_of(str(tmp_path / "t.txt"))
-    with pytest.raises(DataError, match="templates must be imagenet, simple or a file; got 'imagnet'"):
+    with pytest.raises(DataError, match="or a file: there is no template file at imagnet"):
         templates_of("imagnet")
 
 
@@ -148,7 +149,7 @@ def test_own_templates_come_from_a_file(tmp_path):
 )
 def test_class_names_come_as_lines_or_json(tmp_path, name, text, expected):
     (tmp_path / name).write_text(text)
-    assert read_class_names(tmp_path / name, ["0", "1"]) == expected
+    assert Classes(("0", "1"), ("0", "1")).named(tmp_path / name).names == expected
 
 
 @pytest.mark.parametrize(
@@ -157,10 +158,13 @@ def test_class_names_come_as_lines_or_json(tmp_path, name, text, expected):
         ("names.txt", "cat\n", "has 1 class names, the data has 2 classes"),
         ("names.txt", "", "is empty"),
         ("names.json", '{"0": "cat"}', "has no name for class '1'"),
-        ("names.json", "{", "cannot be read as JSON"),
+        ("names.json", "{", "is not JSON"),
+        ("names.json", "[1, 2]", "a name is a text; got 1 at place 0"),
+        ("names.json", "7", "must be a JSON list of names, or an object of names by label; got 7"),
+        ("names.json", '{"0": "cat", "1": null}', "a name is a text; got None for label 1"),
     ],
 )
 def test_class_names_that_do_not_fit_are_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):
-        read_class_names(tmp_path / name, ["0", "1"])
+        Classes(("0", "1"), ("0", "1")).named(tmp_path / name)

@@ -10,8 +10,11 @@ from headmask.errors import DataError
 from workers.columns import Columns
 from workers.dataset import Dataset, Row, write_dataset
 
+LETTERS = st.characters(codec="utf-8", exclude_characters="\0")
 captions = st.lists(
-    st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text.strip()), min_size=1, max_size=4
+    st.text(LETTERS, min_size=1).filter(lambda text: text.strip()),
+    min_size=1,
+    max_size=4,
 )
 
 
@@ -36,7 +39,7 @@ def test_cells_are_read_by_row_from_their_row_groups_alone(tmp_path):
     write_dataset(path, (Row(f"{i}", b"%d" % i, (f"c{i}",)) for i in range(250)))
     dataset, read = Dataset(path), []
     column = dataset._column
-    dataset._column = lambda group, name: read.append(group) or column(group, name)
+    dataset._column = lambda group, *rest: read.append(group) or column(group, *rest)
     assert dataset.rows("caption", [249, 3, 99, 250]) == {249: ["c249"], 3: ["c3"], 99: ["c99"]}
     assert read == [0, 2]
     assert dataset.rows("image", [120])[120]["bytes"] == b"120"
@@ -88,7 +91,10 @@ def test_images_may_be_files_beside_the_data(tmp_path):
         ({"caption": ["c"]}, "has no image column image or img or .*; it has caption. Name one with --image-column"),
         ({"image": IMAGES}, "has no caption column caption or captions"),
         ({"image": IMAGES, "caption": [3]}, "caption column caption must be string or list<string>; got int64"),
-        ({"image": ["path"], "caption": ["c"]}, "must be struct<bytes, path> or binary; got string"),
+        (
+            {"image": ["path"], "caption": ["c"]},
+            "must be struct<bytes, path> of an .* got string",
+        ),
         ({"image": IMAGES[:0], "caption": pa.array([], pa.string())}, "has no rows"),
     ],
 )
@@ -110,8 +116,8 @@ def test_images_without_captions_are_refused(tmp_path, caption):
     [
         ({"bytes": None, "path": None}, "row 0: the image has neither bytes nor a path"),
         ({"bytes": None, "path": "../secret"}, "row 0: path '../secret' leads out of"),
-        ({"bytes": None, "path": "none.png"}, r"row 0: cannot read 'none.png' in .* \(No such file or directory\)"),
-        ({"bytes": None, "path": "a\0b"}, "row 0: cannot read"),
+        ({"bytes": None, "path": "none.png"}, "row 0: there is no image 'none.png' in "),
+        ({"bytes": None, "path": "a\0b"}, r"row 0: there is no image 'a\\x00b' in "),
     ],
 )
 def test_images_that_cannot_be_found_are_refused(tmp_path, image, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from headmask.errors import DataError
-from workers.dataset import Kind, read_inside
-
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+from headmask.reading import check_text
+from headmask.shown import shown
+from workers.dataset import Kind
+from workers.inside import name_key, read_inside, readable
+from workers.sources.walk import Aside, files_below, is_image
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class Source(ABC):
     split_names: frozenset[str] = frozenset()
     """The splits that the source knows, by its own names."""
 
+    def __init__(self) -> None:
+        self.aside = Aside()
+        """What was left aside so far."""
+
     @abstractmethod
     def items(self) -> Iterator[Item | BadRow]:
         """Yield every image, or why it cannot be used."""
@@ -84,6 +92,11 @@ class Entry:
     places: tuple[str, ...] = ()
     """Where else than at its name the file may lie, in the folder of images."""
 
+    @property
+    def named(self) -> str:
+        """Where it stands, with its name, for errors."""
+        return f"{self.where} ({shown(readable(self.name))})"
+
 
 class FolderSource(Source):
     """Image files in a folder, as an annotation file names them.
@@ -94,7 +107,7 @@ class FolderSource(Source):
         entries: what they say, image by image.
         bad_rows: what in them cannot be used.
         kind: what the data is for.
-        is_listed: the entries are all the images that lie there, so that none can be unnamed.
+        aside: what was left aside in the folder, where the entries are all the images that lie there.
     """
 
     def __init__(
@@ -105,12 +118,13 @@ class FolderSource(Source):
         bad_rows: Sequence[BadRow] = (),
         kind: Kind | None = None,
         *,
-        is_listed: bool = False,
+        aside: Aside | None = None,
     ) -> None:
-        if not images.is_dir():
-            raise DataError(f"there is no folder of images at {images}")
+        super().__init__()
+        check_folder(images)
         self.images, self.annotations = images, annotations
-        self._entries, self._bad_rows, self._is_listed = entries, bad_rows, is_listed
+        self._entries, self._bad_rows, self._is_listed = entries, bad_rows, aside is not None
+        self.aside = aside or self.aside
         self.kind = kind or Kind()
         self.split_names = frozenset(entry.split for entry in entries if entry.split is not None)
 
@@ -124,18 +138,21 @@ class FolderSource(Source):
         """Image files in the folder that no annotation names."""
         if self._is_listed:
             return 0
-        base = self.images.resolve()
-        named = {(base / place).resolve() for entry in self._entries for place in (entry.name, *entry.places)}
-        found = {path.resolve() for path in base.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
-        return len(found - named)
+        names = {name_key(place) for entry in self._entries for place in (entry.name, *entry.places)}
+        roots = [f"{name_key(str(base))}/" for base in (self.images.absolute(), self.images.resolve())]
+        named = {name.removeprefix(roots[0]).removeprefix(roots[1]) for name in names}
+        found = (
+            str(path.relative_to(self.images)) for path in files_below(self.images, self.aside) if is_image(path.name)
+        )
+        return sum(name_key(name) not in named for name in found)
 
     def items(self) -> Iterator[Item | BadRow]:
         """Yield the images in order of first appearance."""
         yield from self._bad_rows
         for entry in self._entries:
             yield Item(
-                f"{entry.where} ({entry.name})",
-                entry.name,
+                entry.named,
+                readable(entry.name),
                 partial(self._read, entry),
                 tuple(entry.captions),
                 entry.split,
@@ -145,45 +162,65 @@ class FolderSource(Source):
             )
 
     def identity(self) -> list[Any]:
-        """Return the files' places, sizes and times, and how many images they name."""
-        return [str(self.images.resolve()), len(self._entries), *(stamp(path) for path in self.annotations)]
+        """Return the files' places, sizes and times, and a digest of what they say."""
+        digest = hashlib.sha256()
+        for entry in self._entries:
+            digest.update(ascii(entry).encode())
+        return [str(self.images.absolute()), digest.hexdigest(), *(stamp(path) for path in self.annotations)]
 
     def _read(self, entry: Entry) -> bytes:
         # The name alone is tried last, so that it is what an error names.
         for place in entry.places:
-            if (self.images / place).is_file():
-                return read_inside(self.images, place, f"{entry.where} ({entry.name})")
-        return read_inside(self.images, entry.name, f"{entry.where} ({entry.name})")
+            if os.path.lexists(self.images / place):
+                return read_inside(self.images, place, entry.named)
+        return read_inside(self.images, entry.name, entry.named)
+
+
+def check_folder(images: Path) -> None:
+    """Check that there is a folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not os.path.isdir(images):
+        what = "; it is a file" if os.path.lexists(images) and not os.path.islink(images) else ""
+        raise DataError(f"there is no folder of images at '{shown(images)}'{what}")
 
 
 def stamp(path: Path) -> list[Any]:
     """Return what changes when a file does."""
     status = path.stat()
-    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a caption file.
-
-    Raises:
-        DataError: there is no such file, or it is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"there is no caption file at {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from None
+    return [str(path.absolute()), status.st_size, status.st_mtime_ns]
 
 
 def checked_captions(texts: Sequence[Any]) -> list[str]:
     """Return captions without the blanks around them.
 
     Raises:
-        ValueError: there are none, or one is empty, no text, or has a null byte.
+        ValueError: there are none, or one is empty, no text, or cannot be stored.
     """
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+    if not texts or any(text is None or (isinstance(text, str) and not text.strip()) for text in texts):
         raise ValueError("the caption is missing or empty")
-    if any("\0" in text for text in texts):
-        raise ValueError("the caption has a null byte")
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"a caption is a text; got {shown(repr(text)[:60])}")
+        if why := check_text(text):
+            raise ValueError(f"the caption cannot be used: {why}")
     return [text.strip() for text in texts]
+
+
+def checked_name(value: Any, what: str = "image") -> str:
+    """Return the name of an image or a split, without the blanks around it.
+
+    Raises:
+        ValueError: there is none, or it is no text that names anything.
+    """
+    if value is None or value == "":
+        raise ValueError(f"no {what} is named")
+    if not isinstance(value, str):
+        raise ValueError(f"the name of the {what} is a text; got {shown(repr(value)[:60])}")
+    if why := check_text(value):
+        raise ValueError(f"the name of the {what} cannot be used: {why}")
+    if not value.strip():
+        raise ValueError(f"no {what} is named")
+    return value.strip()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from headmask.errors import DataError
-from workers.prompts import read_json, read_lines
-from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, read_text
+from headmask.reading import lines_of, read_json, read_text
+from headmask.shown import shown
+from workers.inside import readable
+from workers.prompts import read_lines
+from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, checked_name
+from workers.sources.delimited import read_delimited
 
 
 class _Entries:
@@ -21,21 +24,30 @@ class _Entries:
         self.bad_rows: list[BadRow] = []
 
     def add(
-        self, where: str, name: str, captions: Sequence[Any], split: str | None = None, places: Sequence[str] = ()
+        self, where: str, name: Any, captions: Sequence[Any], split: Any = None, places: Sequence[str] = ()
     ) -> None:
-        """Add captions to an image."""
+        """Add captions to an image; what cannot be used is a bad row."""
         try:
+            name = checked_name(name)
             texts = checked_captions(captions)
+            split = None if split is None else checked_name(split, "split")
+            entry = self.by_name.setdefault(name, Entry(where, name, split=split, places=tuple(places)))
+            if entry.split != split:
+                raise ValueError(f"split {shown(split)} contradicts split {shown(entry.split)} before")
         except ValueError as error:
-            self.bad_rows.append(BadRow(f"{where} ({name})", str(error)))
+            named = f" ({shown(name)})" if isinstance(name, str) and name else ""
+            self.bad(f"{where}{named}", str(error))
             return
-        entry = self.by_name.setdefault(name, Entry(where, name, split=split, places=tuple(places)))
         entry.captions += texts
+
+    def bad(self, where: str, reason: str) -> None:
+        """Note what cannot be used."""
+        self.bad_rows.append(BadRow(where, reason))
 
     def source(self, images: Path, files: Sequence[Path]) -> FolderSource:
         """Return the source that they make."""
         if not self.by_name and not self.bad_rows:
-            raise DataError(f"{files[0]} names no image")
+            raise DataError(f"{shown(files[0])} names no image")
         return FolderSource(images, files, list(self.by_name.values()), self.bad_rows)
 
 
@@ -46,32 +58,50 @@ def coco(images: Path, files: Sequence[Path]) -> FolderSource:
     a split named as the file says: `train` or `val`.
 
     Raises:
-        DataError: a file is not of that layout.
+        DataError: a file is not of that layout, or is named twice.
     """
+    _check_all_differ(files)
     entries = _Entries()
     for file in files:
-        content = _object(file, "images", "annotations")
-        split = next((name for name in ("train", "val", "test") if f"_{name}" in file.stem), file.stem)
-        names: dict[Any, str] = {}
-        captions: dict[Any, list[Any]] = {}
-        for number, image in enumerate(content["images"], start=1):
-            if image.get("id") in names:
-                entries.bad_rows.append(BadRow(f"{file.name} image {number}", f"id {image['id']} is there twice"))
-                continue
-            names[image.get("id")] = image.get("file_name", "")
-        for number, annotation in enumerate(content["annotations"], start=1):
-            if annotation.get("image_id") not in names:
-                where = f"{file.name} annotation {number}"
-                entries.bad_rows.append(BadRow(where, f"there is no image {annotation.get('image_id')}"))
-                continue
-            captions.setdefault(annotation["image_id"], []).append(annotation.get("caption"))
-        for key, name in names.items():
-            # Archives name the images after their folder in 2014, and not in 2017.
-            folder = re.search(r"(?:train|val|test)20\d\d", f"{name} {file.stem}")
-            places = [f"{folder[0]}/{name}"] if folder else []
-            where = f"{file.name} image {key}"
-            entries.add(where, name, captions.get(key, []), split if len(files) > 1 else None, places)
+        split = next((name for name in ("train", "val", "test") if f"_{name}" in file.stem), readable(file.stem))
+        _add_coco(entries, file, split if len(files) > 1 else None)
     return entries.source(images, files)
+
+
+def _add_coco(entries: _Entries, file: Path, split: str | None) -> None:
+    content = _object(file, "images", "annotations")
+    names: dict[Any, Any] = {}
+    captions: dict[Any, list[Any]] = {}
+    for number, image in enumerate(content["images"], start=1):
+        where, key = f"{readable(file.name)} image {number}", image.get("id")
+        if not _is_key(key):
+            entries.bad(where, f"its id is a number or a text; got {shown(repr(key)[:60])}")
+        elif key in names:
+            entries.bad(where, f"id {shown(key)} is there twice")
+        else:
+            names[key] = image.get("file_name")
+    for number, annotation in enumerate(content["annotations"], start=1):
+        key = annotation.get("image_id")
+        if not _is_key(key) or key not in names:
+            where = f"{readable(file.name)} annotation {number}"
+            entries.bad(where, f"there is no image {shown(repr(key)[:60])}")
+        else:
+            captions.setdefault(key, []).append(annotation.get("caption"))
+    for key, name in names.items():
+        # Archives name the images after their folder in 2014, and not in 2017.
+        folder = re.search(r"(?:train|val|test)20\d\d", f"{name} {file.stem}")
+        places = [f"{folder[0]}/{name}"] if folder else []
+        entries.add(f"{readable(file.name)} image {shown(key)}", name, captions.get(key, []), split, places)
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _check_all_differ(files: Sequence[Path]) -> None:
+    twice = [file for number, file in enumerate(files) if file in files[:number]]
+    if twice:
+        raise DataError(f"--captions names {shown(twice[0])} twice")
 
 
 def karpathy(images: Path, files: Sequence[Path]) -> FolderSource:
@@ -80,59 +110,86 @@ def karpathy(images: Path, files: Sequence[Path]) -> FolderSource:
     Their splits are train, restval (COCO), val and test.
 
     Raises:
-        DataError: the file is not of that layout.
+        DataError: the file is not of that layout, or is named twice.
     """
+    _check_all_differ(files)
     entries = _Entries()
     for file in files:
         for number, image in enumerate(_object(file, "images")["images"], start=1):
-            name, where = image.get("filename", ""), f"{file.name} image {number}"
-            if name in entries.by_name:
-                entries.bad_rows.append(BadRow(f"{where} ({name})", "the image is there twice"))
-                continue
-            sentences = [sentence.get("raw") for sentence in image.get("sentences", [])]
-            places = [str(PurePosixPath(image["filepath"], name))] if image.get("filepath") else []
-            entries.add(where, name, sentences, image.get("split"), places)
+            name, where = image.get("filename"), f"{readable(file.name)} image {number}"
+            sentences, folder = image.get("sentences"), image.get("filepath")
+            if isinstance(name, str) and name.strip() in entries.by_name:
+                entries.bad(f"{where} ({shown(name)})", "the image is there twice")
+            elif not isinstance(sentences, list) or not all(isinstance(each, dict) for each in sentences):
+                entries.bad(where, f"its sentences are a list of objects; got {shown(repr(sentences)[:60])}")
+            elif not isinstance(folder, str | None):
+                entries.bad(where, f"its filepath is a text; got {shown(repr(folder)[:60])}")
+            else:
+                places = [f"{folder}/{name}"] if folder else []
+                entries.add(where, name, [each.get("raw") for each in sentences], image.get("split"), places)
     return entries.source(images, files)
 
 
 def flickr30k(images: Path, files: Sequence[Path]) -> FolderSource:
-    """Return Flickr30k captions without splits: `results_20130124.token`, or `results.csv` with bars between columns.
+    """Return Flickr30k captions without splits.
+
+    They come as `results_20130124.token`, as `results.csv` with bars between columns, or as `captions.txt` with commas.
 
     Raises:
-        DataError: a line is of neither layout.
+        DataError: the first line is of neither layout, or a file is named twice.
     """
+    _check_all_differ(files)
     entries = _Entries()
     for file in files:
-        for number, line in enumerate(_lines(file), start=1):
-            where = f"{file.name} line {number}"
-            if "|" in line:
-                name, _, rest = line.partition("|")
-                comment, bar, caption = rest.partition("|")
-                if name.strip() == "image_name":
-                    continue
-                # One line of the published file lacks the second bar.
-                if not bar:
-                    comment, _, caption = rest.strip().partition(" ")
-                entries.add(where, name.strip(), [caption if comment.strip().isdecimal() else None])
-            elif found := re.match(r"([^\t#]+)#\w+\t(.*)", line):
-                entries.add(where, found[1], [found[2]])
-            elif number == 1 and line.replace(" ", "").lower() == "image,caption":
-                return _comma_separated(images, file)
-            else:
-                raise DataError(
-                    f"{where} must be `NAME.jpg#0<tab>caption` or `NAME.jpg| 0| caption`; got {line[:60]!r}"
-                )
+        text = read_text(file, "caption file", DataError)
+        lines = _numbered(text)
+        first = lines[0][1] if lines else ""
+        if first.replace(" ", "").lower() == "image,caption":
+            _add_commas(entries, file, text)
+        elif re.match(r"[^\t#]+#\w+\t", first):
+            _add_tokens(entries, file, lines)
+        elif re.match(r"\s*image_name\s*\||[^|]+\|\s*\d+\s*\|", first):
+            _add_bars(entries, file, lines)
+        elif lines:
+            raise DataError(
+                f"{_line(file, lines[0][0])} must be `NAME.jpg#0<tab>caption` or `NAME.jpg| 0| caption`; "
+                f"got '{shown(first[:60])}'"
+            )
     return entries.source(images, files)
 
 
-def _comma_separated(images: Path, file: Path) -> FolderSource:
-    """Return `captions.txt`, in which another mirror has columns between commas."""
-    entries = _Entries()
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        for row in csv.DictReader(lines, skipinitialspace=True):
-            name, caption = [*row.values(), None, None][:2]
-            entries.add(f"{file.name}", str(name).strip(), [caption])
-    return entries.source(images, [file])
+def _add_tokens(entries: _Entries, file: Path, lines: list[tuple[int, str]]) -> None:
+    for number, line in lines:
+        where, found = _line(file, number), re.fullmatch(r"([^\t#]+)#\w+\t([^\t]*)", line)
+        if found:
+            entries.add(where, found[1], [found[2]])
+        else:
+            entries.bad(where, f"a line is `NAME.jpg#0<tab>caption`; got '{shown(line[:60])}'")
+
+
+def _add_bars(entries: _Entries, file: Path, lines: list[tuple[int, str]]) -> None:
+    for number, line in lines:
+        where, fields = _line(file, number), [part.strip() for part in line.split("|")]
+        if fields[0] == "image_name":
+            continue
+        # One line of the published file lacks the second bar.
+        mended = re.fullmatch(r"(\d+)\s+(.+)", fields[1]) if len(fields) == 2 else None
+        if mended:
+            fields = [fields[0], mended[1], mended[2]]
+        if len(fields) == 3 and fields[1].isdecimal():
+            entries.add(where, fields[0], [fields[2]])
+        else:
+            entries.bad(where, f"a line is `NAME.jpg| 0| caption`; got '{shown(line[:60])}'")
+
+
+def _add_commas(entries: _Entries, file: Path, text: str) -> None:
+    """Add those of `captions.txt`, in which another mirror has columns between commas."""
+    table = read_delimited(
+        text, shown(file), lambda header: int(header == ["image", "caption"]), lambda line: _line(file, line)
+    )
+    entries.bad_rows += table.bad_rows
+    for where, row in table.rows:
+        entries.add(where, row["image"], [row["caption"]])
 
 
 def coco_cn(images: Path, files: Sequence[Path]) -> FolderSource:
@@ -150,9 +207,13 @@ def coco_cn(images: Path, files: Sequence[Path]) -> FolderSource:
     folder = file.parent
     split_files = {name: folder / f"coco-cn_{name}.txt" for name in ("train", "val", "test")}
     split_files = {name: path for name, path in split_files.items() if path.is_file()}
-    split_of = {key: name for name, path in split_files.items() for key in read_lines(path, "unreadable split")}
+    split_of: dict[str, str] = {}
+    for name, path in split_files.items():
+        for key in read_lines(path, "list of a split"):
+            if split_of.setdefault(key, name) != name:
+                raise DataError(f"{shown(key)} is in two splits, {split_of[key]} and {name}")
     entries = _Entries()
-    for where, key, caption in _keyed(file):
+    for where, key, caption in _keyed(file, entries):
         year = re.match(r"COCO_((?:train|val|test)2014)_", key)
         places = [f"{year[1]}/{key}.jpg"] if year else []
         entries.add(where, f"{key}.jpg", [caption], split_of.get(key), places)
@@ -176,37 +237,48 @@ def flickr30k_cna(images: Path, files: Sequence[Path]) -> FolderSource:
         for path in (sorted(given.glob(pattern)) if given.is_dir() else [])
     }
     if given.is_dir() and not found:
-        raise DataError(f"there is no flickr30k_cna_train.txt, _val.txt or _test.txt in {given}")
+        raise DataError(f"there is no flickr30k_cna_train.txt, _val.txt or _test.txt in {shown(given)}")
     entries = _Entries()
     for split, path in found.items() or [(None, given)]:
-        for where, key, caption in _keyed(path):
+        for where, key, caption in _keyed(path, entries):
             name = key if PurePosixPath(key).suffix else f"{key}.jpg"
             entries.add(where, name, [caption], split)
     return entries.source(images, list(found.values()) or [given])
 
 
-def _keyed(file: Path) -> Iterable[tuple[str, str, str]]:
+def _keyed(file: Path, entries: _Entries) -> Iterator[tuple[str, str, str]]:
     """Yield where, image and caption of lines `ID#n<tab>caption`; some files have a blank for the tab."""
-    for number, line in enumerate(_lines(file), start=1):
-        found = re.match(r"(\S+?)(?:#\S*)?[\t ]+(.*)", line)
-        if not found:
-            raise DataError(f"{file.name} line {number} must be `ID<tab>caption`; got {line[:60]!r}")
-        yield f"{file.name} line {number}", found[1], found[2]
+    lines = _numbered(read_text(file, "caption file", DataError))
+    for number, line in lines:
+        where = _line(file, number)
+        found = re.fullmatch(r"(\S+?)(?:#\S*)?(?:\t+([^\t]*)| +([^\t]*))", line.rstrip())
+        reason = f"must be `ID<tab>caption`; got '{shown(line[:60])}'"
+        if found:
+            yield where, found[1], found[2] if found[2] is not None else found[3]
+        elif number == lines[0][0]:
+            raise DataError(f"{where} {reason}")
+        else:
+            entries.bad(where, f"it {reason}")
 
 
-def _lines(file: Path) -> list[str]:
-    return [line for line in read_text(file).splitlines() if line.strip()]
+def _numbered(text: str) -> list[tuple[int, str]]:
+    """Return the lines that are not blank with their numbers in the file."""
+    return [(number, line) for number, line in enumerate(lines_of(text), start=1) if line.strip()]
+
+
+def _line(file: Path, number: int) -> str:
+    return f"{shown(readable(file.name))} line {number}"
 
 
 def _object(file: Path, *lists: str) -> dict[str, list[dict[str, Any]]]:
     """Return a JSON object that has some lists of objects."""
-    if not file.is_file():
-        raise DataError(f"there is no caption file at {file}")
-    content = read_json(file)
+    content = read_json(file, "caption file", DataError, any_text=True)
     for key in lists:
         part = content.get(key) if isinstance(content, dict) else None
         if not isinstance(part, list) or not all(isinstance(item, dict) for item in part):
-            raise DataError(f"{file} must hold an object with a list {key!r} of objects; is it of another layout?")
+            raise DataError(
+                f"{shown(file)} must hold an object with a list {key!r} of objects; is it of another layout?"
+            )
     return dict(content)
 
 

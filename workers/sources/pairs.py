@@ -6,9 +6,11 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from headmask.errors import DataError
+from headmask.reading import read_json
+from headmask.shown import shown
 from workers.dataset import Kind
-from workers.prompts import read_json
-from workers.sources.base import BadRow, Entry, FolderSource, checked_captions
+from workers.inside import readable
+from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, checked_name
 
 
 def cola(images: Path, file: Path) -> FolderSource:
@@ -20,25 +22,30 @@ def cola(images: Path, file: Path) -> FolderSource:
     Raises:
         DataError: the file is of another layout; the single-object setting has several labels per image.
     """
-    content = read_json(file)
+    content = read_json(file, "pair file", DataError, any_text=True)
     if not isinstance(content, list) or not all(isinstance(item, list) for item in content):
-        raise DataError(f"{file} must hold a list of [image, caption, image, caption]")
+        raise DataError(f"{shown(file)} must hold a list of [image, caption, image, caption]")
     if content and len(content[0]) != 4:
         raise DataError(
-            f"{file} is Cola's single-object setting, with several labels per image, which is not supported; "
+            f"{shown(file)} is Cola's single-object setting, with several labels per image, which is not supported; "
             "the multi-object file has [image, caption, image, caption]"
         )
     entries, bad_rows = [], []
     for number, item in enumerate(content, start=1):
-        where = f"{file.name} pair {number}"
+        where = f"{shown(readable(file.name))} pair {number}"
         try:
             if len(item) != 4:
                 raise ValueError("a pair is [image, caption, image, caption]")
             captions = [checked_captions([caption]) for caption in item[1::2]]
-            names = [PurePosixPath(urlsplit(str(address)).path).name for address in item[::2]]
+            names = [_name(address) for address in item[::2]]
         except ValueError as error:
             bad_rows.append(BadRow(where, str(error)))
             continue
         for name, texts in zip(names, captions, strict=True):
             entries.append(Entry(where, name, texts, pair=number))
     return FolderSource(images, [file], entries, bad_rows, Kind("matching"))
+
+
+def _name(address: object) -> str:
+    """Return the name of the file that an address ends with."""
+    return checked_name(PurePosixPath(urlsplit(checked_name(address)).path).name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headmask.errors import DataError
-from workers.columns import COLUMNS, Columns, check_type, label_names, no_column
+from headmask.shown import shown
+from workers.cells import Broken, cells, parquet_of, reading_parquet
+from workers.columns import COLUMNS, Columns, Own, check_type, label_names, no_column
 from workers.dataset import Kind, captions_of, image_bytes
-from workers.prompts import read_class_names
-from workers.sources.base import BadRow, Item, Source, checked_captions
+from workers.inside import readable
+from workers.labels import Classes, label_text
+from workers.sources.base import BadRow, Item, Source, checked_captions, checked_name
 from workers.sources.files import RemoteFile, find_files, reached, split_of
 
 BATCH = 16
+MANY = 4096
 
 
 class ParquetSource(Source):
@@ -34,27 +38,51 @@ class ParquetSource(Source):
     """
 
     def __init__(self, patterns: list[str], columns: Columns | None = None, class_names: Path | None = None) -> None:
-        self._files, self._columns = find_files(patterns, ".parquet"), columns or Columns()
-        first = self._open(self._files[0])
-        schema, where = first.schema_arrow, self._files[0].path
+        super().__init__()
+        self._files, self._columns = find_files(patterns, ".parquet", self.aside), columns or Columns()
+        first = self._files[0]
+        schema, where = self._schema(first), first.path
         self._names = {what: self._columns.find(what, schema, where) for what in COLUMNS}
         task = self._columns.task(schema, where)
         self._texts = "label" if task == "classification" else "caption"
-        for what in ("image", self._texts):
+        needed = ("image", self._texts, *(["pair"] if task == "matching" else []))
+        for what in needed:
             if self._names[what] is None:
                 raise no_column(what, " or ".join(COLUMNS[what]), schema, where)
-            check_type(what, str(self._names[what]), schema, where)
-        self._total = 0
-        for file in self._files:
-            opened = self._open(file)
-            self._total += opened.metadata.num_rows
-            if opened.schema_arrow.names != schema.names:
-                raise DataError(f"{file.path} has other columns than {where}: {', '.join(opened.schema_arrow.names)}")
-        self._label: Callable[[Any], int] = int
+        optional = ("group", "split") if task == "classification" else ("split",)
+        # Nothing else is read: a column of another use may be of any type.
+        self._names = {what: self._names[what] for what in (*needed, *optional)}
+        self._check_alike(schema, first)
+        self._classes: Classes | None = None
         self.kind = Kind("matching" if task == "matching" else "retrieval")
         if task == "classification":
-            self.kind = self._classes(schema, class_names)
+            self.kind = self._classified(schema, class_names)
         self.split_names = frozenset(self._splits())
+
+    def _check_alike(self, schema: pa.Schema, first: RemoteFile) -> None:
+        """Check that all files have the columns that are read, of types that can be, and the same class names."""
+        self._total, used = 0, {what: name for what, name in self._names.items() if name is not None}
+        for file in self._files:
+            with reached(file.path):
+                own = self._schema(file)
+                self._total += self._open(file).metadata.num_rows
+            for what, name in used.items():
+                if own.names.count(name) != 1:
+                    count = own.names.count(name) or "no"
+                    raise DataError(
+                        f"{shown(file.path)} has {count} column{'s' * (count != 1)} {shown(name)}, unlike "
+                        f"{shown(first.path)}; it has {shown(', '.join(own.names))}"
+                    )
+                check_type(what, name, own, file.path)
+            label = used.get("label")
+            if label and (
+                pa.types.is_integer(own.field(label).type) != pa.types.is_integer(schema.field(label).type)
+                or label_names(own, label, file.path) != label_names(schema, label, first.path)
+            ):
+                raise DataError(
+                    f"{shown(file.path)} has other classes in column {shown(label)} than {shown(first.path)}: labels "
+                    "would mean different things"
+                )
 
     @property
     def total(self) -> int:
@@ -71,71 +99,100 @@ class ParquetSource(Source):
         for file in self._files:
             number = 0
             for batch in self._batches(file, used):
-                cells = {what: batch.column(name).to_pylist() for what, name in self._names.items() if name}
+                columns = {what: cells(batch.column(name)) for what, name in self._names.items() if name}
                 for place in range(len(batch)):
-                    yield self._item({what: values[place] for what, values in cells.items()}, file, number)
+                    yield self._item({what: values[place] for what, values in columns.items()}, file, number)
                     number += 1
 
-    def _item(self, cells: dict[str, Any], file: RemoteFile, number: int) -> Item | BadRow:
-        where = f"{file.name} row {number}"
-        struct = cells["image"]
+    def _item(self, row: dict[str, Any], file: RemoteFile, number: int) -> Item | BadRow:
+        name = readable(file.name)
+        where = f"{shown(name)} row {number}"
+        broken = next((value for value in row.values() if isinstance(value, Broken)), None)
+        if broken is not None:
+            return BadRow(where, broken.reason)
+        struct = row["image"]
         path = struct.get("path") if isinstance(struct, dict) else None
-        split = cells.get("split") or (None if self._names["split"] else split_of(file.path))
+        split = row.get("split")
         try:
-            captions = checked_captions(captions_of(cells["caption"])) if self._texts == "caption" else ()
-            label = self._label_of(cells) if self._texts == "label" else None
+            captions = checked_captions(captions_of(row["caption"])) if self._texts == "caption" else ()
+            label = self._number(row["label"]) if self._texts == "label" else None
+            group = self._group(row)
+            split = split_of(file.path) if self._names["split"] is None else None if split is None else str(split)
+            if self.kind.task == "matching" and row["pair"] is None:
+                raise ValueError("the pair is missing")
         except ValueError as error:
             return BadRow(where, str(error))
-        group = cells.get("group") if self.kind.has_groups else None
         return Item(
             where,
-            path or f"{file.name}/{number}",
+            path or f"{name}/{number}",
             partial(image_bytes, struct, file.folder, where),
             tuple(captions),
             split,
             label,
-            None if group is None else str(group),
-            cells.get("pair") if self.kind.task == "matching" else None,
+            group,
+            row.get("pair"),
         )
 
-    def _label_of(self, cells: dict[str, Any]) -> int:
-        if cells["label"] is None:
-            raise ValueError("the label is missing")
-        label = self._label(cells["label"])
-        if not 0 <= label < len(self.kind.class_names):
-            raise ValueError(f"label {label} is not one of {len(self.kind.class_names)} classes")
-        return label
+    def _group(self, row: dict[str, Any]) -> str | None:
+        if not self.kind.has_groups:
+            return None
+        if row["group"] is None:
+            raise ValueError("the group is missing")
+        return checked_name(str(row["group"]), "group")
 
-    def _classes(self, schema: pa.Schema, class_names: Path | None) -> Kind:
-        column = str(self._names["label"])
-        names: Sequence[str] = label_names(schema, column)
-        if not names:
-            values = self._values(column)
-            if any(isinstance(value, str) for value in values):
-                names = sorted(values)
-                places = {name: number for number, name in enumerate(names)}
-                self._label = places.__getitem__
-            else:
-                names = [str(number) for number in range(max(values, default=-1) + 1)]
+    def _number(self, value: Any) -> int:
+        """Return the number of a label's class."""
+        if self._classes is None:
+            if value is None:
+                raise ValueError("the label is missing")
+            if not 0 <= value < len(self.kind.class_names):
+                raise ValueError(f"label {value} is not one of {len(self.kind.class_names)} classes")
+            return int(value)
+        return self._classes.place[label_text(value)]
+
+    def _classified(self, schema: pa.Schema, class_names: Path | None) -> Kind:
+        column, has_groups = str(self._names["label"]), self._names["group"] is not None
+        names, own = label_names(schema, column, self._files[0].path), Own.of(schema, self._files[0].path)
+        if names:
+            # Labels are places in that list.
+            classes = Classes(own.labels if len(own.labels) == len(names) else names, names)
+        else:
+            classes = Classes.of(self._labels(column), shown(self._files[0].path))
         if class_names is not None:
-            names = read_class_names(class_names, names)
-        return Kind("classification", tuple(names), has_groups=self._names["group"] is not None)
+            classes = classes.named(class_names)
+        self._classes = None if names else classes
+        return Kind("classification", classes.names, own.templates, has_groups, classes.labels)
+
+    def _labels(self, column: str) -> Iterator[str]:
+        """Yield the distinct labels that can be used; rows of the others are bad."""
+        for value in self._values(column):
+            try:
+                yield label_text(value)
+            except ValueError:
+                continue
 
     def _splits(self) -> set[str]:
         column = self._names["split"]
         if column is None:
             return {split for file in self._files if (split := split_of(file.path)) is not None}
-        return self._values(column)
+        return {str(value) for value in self._values(column)}
 
     def _values(self, column: str) -> set[Any]:
-        """Return the distinct values of a column of labels or splits."""
-        cells = (batch.column(0).unique() for file in self._files for batch in self._batches(file, [column]))
-        return {value for each in cells for value in each.to_pylist() if value is not None}
+        """Return the distinct values of a column of labels or splits, those left out that cannot be read."""
+        found = set()
+        for file in self._files:
+            for batch in self._batches(file, [column], MANY):
+                found |= {value for value in cells(batch.column(0)) if not isinstance(value, Broken)}
+        return found - {None}
+
+    def _schema(self, file: RemoteFile) -> pa.Schema:
+        with reading_parquet(readable(file.path)):
+            return self._open(file).schema_arrow
 
     def _open(self, file: RemoteFile) -> pq.ParquetFile:
         with reached(file.path):
-            return pq.ParquetFile(file.system.open_input_file(file.path))
+            return parquet_of(file.open_file(), readable(file.path))
 
-    def _batches(self, file: RemoteFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        with reached(file.path):
-            yield from self._open(file).iter_batches(batch_size=BATCH, columns=columns, use_threads=False)
+    def _batches(self, file: RemoteFile, columns: list[str], size: int = BATCH) -> Iterator[pa.RecordBatch]:
+        with reached(file.path), reading_parquet(readable(file.path)):
+            yield from self._open(file).iter_batches(batch_size=size, columns=columns, use_threads=False)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headmask.errors import DataError
+from headmask.reading import decoded, lines_of
+from headmask.shown import shown
 from workers.dataset import Kind
-from workers.prompts import read_class_names, read_lines
-from workers.sources.base import IMAGE_SUFFIXES, BadRow, Item, Source, checked_captions
+from workers.inside import readable
+from workers.labels import Classes
+from workers.prompts import check_templates, read_lines, read_names
+from workers.sources.base import BadRow, Item, Source, checked_captions
 from workers.sources.files import RemoteFile, find_files, reached, split_of
+from workers.sources.walk import image_endings, is_hidden
+
+_KNOWN = (".txt", ".cls")
 
 
 class ShardSource(Source):
@@ -27,27 +35,28 @@ class ShardSource(Source):
     """
 
     def __init__(self, patterns: list[str], class_names: Path | None = None) -> None:
-        self._files = find_files(patterns, ".tar")
+        super().__init__()
+        self._files = find_files(patterns, ".tar", self.aside)
         # Shards are numbered without leading zeros.
         self._files.sort(key=lambda file: (str(Path(file.path).parent), len(file.name), file.name))
+        place = shown(self._files[0].path)
         roots = [Path(self._files[0].path).parent, Path(self._files[0].path).parent.parent]
         kind = _content(roots, "dataset_type.txt")
-        first = next((sample for sample in _samples(self._files[0])), {})
+        first = next(_samples(self._files[0]), _Sample("")).parts
         if kind == ["multilabel"] or ".npy" in first:
-            raise DataError(f"{self._files[0].path} has several labels per image; multi-label data is not supported")
+            raise DataError(f"{place} has several labels per image; multi-label data is not supported")
         if kind == ["retrieval"] or (".cls" not in first and ".txt" in first):
             self.kind = Kind()
         elif ".cls" in first:
-            names = read_class_names(class_names) if class_names else tuple(_content(roots, "classnames.txt"))
-            if not names:
-                raise DataError(f"{roots[0]} has no classnames.txt; name a file with --class-names")
-            templates = tuple(_content(roots, "zeroshot_classification_templates.txt"))
-            self.kind = Kind("classification", names, templates)
+            classes = _classes(_content(roots, "classnames.txt"), class_names)
+            if classes is None:
+                raise DataError(f"{shown(roots[0])} has no classnames.txt; name a file with --class-names")
+            templates = _content(roots, "zeroshot_classification_templates.txt")
+            checked = check_templates(templates, "zeroshot_classification_templates.txt")
+            self.kind = Kind("classification", classes.names, checked, labels=classes.labels)
         else:
-            endings = ", ".join(sorted(key for key in first if key)) or "nothing"
-            raise DataError(
-                f"{self._files[0].path} needs .txt or .cls beside every image; its first sample has {endings}"
-            )
+            endings = shown(", ".join(sorted(first))) or "nothing"
+            raise DataError(f"{place} needs .txt or .cls beside every image; its first sample has {endings}")
         self.split_names = frozenset(split for file in self._files if (split := split_of(file.path)) is not None)
 
     def identity(self) -> list[Any]:
@@ -60,57 +69,144 @@ class ShardSource(Source):
             for sample in _samples(file):
                 yield self._item(file, sample)
 
-    def _item(self, file: RemoteFile, sample: dict[str, Any]) -> Item | BadRow:
-        name = sample[""]
-        where = f"{file.name}, sample {name}"
-        image = next((content for ending, content in sample.items() if ending in IMAGE_SUFFIXES), None)
-        if image is None:
-            return BadRow(where, "there is no image")
-        ending = next(ending for ending in sample if ending in IMAGE_SUFFIXES)
-        split = split_of(file.path)
+    def _item(self, file: RemoteFile, sample: _Sample) -> Item | BadRow:
+        name = readable(sample.name)
+        where = f"{shown(readable(file.name))}, sample {shown(name)}"
+        self.aside.skipped.update(sample.skipped)
+        images = [ending for ending in sample.parts if ending in image_endings()]
+        self.aside.ignored.update(readable(each) for each in sample.parts.keys() - {*images, *_KNOWN})
+        if inner := _inner_sample(sample.parts):
+            sample.problems.append(f"{shown(readable(inner))} would be a sample of its own; rename it without a dot")
+        if sample.problems:
+            return BadRow(where, "; ".join(sample.problems))
+        if len(images) != 1:
+            return BadRow(where, f"there are several images: {', '.join(images)}" if images else "there is no image")
+        content, split = sample.parts[images[0]], split_of(file.path)
         try:
             if self.kind.task == "classification":
                 label = self._label(sample)
-                return Item(where, name + ending, lambda: image, (), split, label)
-            text = sample.get(".txt", b"").decode("utf-8")
-            captions = checked_captions([line for line in text.splitlines() if line.strip()])
-            return Item(where, name + ending, lambda: image, tuple(captions), split)
+                return Item(where, name + images[0], lambda: content, (), split, label)
+            text = decoded(sample.parts.get(".txt", b""), ".txt", DataError)
+            captions = checked_captions([line for line in lines_of(text) if line.strip()])
+            return Item(where, name + images[0], lambda: content, tuple(captions), split)
         except ValueError as error:
             return BadRow(where, str(error))
 
-    def _label(self, sample: dict[str, Any]) -> int:
-        text = sample.get(".cls", b"").decode("utf-8").strip()
-        if not text.isdecimal() or int(text) >= len(self.kind.class_names):
-            raise ValueError(f".cls must hold a number below {len(self.kind.class_names)}; got {text!r}")
-        return int(text)
+    def _label(self, sample: _Sample) -> int:
+        text = decoded(sample.parts.get(".cls", b""), ".cls", DataError).strip()
+        number = text.lstrip("0") or "0"
+        count = len(self.kind.class_names)
+        if not (text.isascii() and text.isdecimal()) or len(number) > len(str(count)) or int(number) >= count:
+            raise ValueError(f".cls must hold a number below {count}; got '{shown(text[:60])}'")
+        return int(number)
 
 
-def _samples(file: RemoteFile) -> Iterator[dict[str, Any]]:
-    """Yield samples: what follows each other in a shard under one name, by ending; the name itself under ""."""
-    sample: dict[str, Any] = {}
-    with (
-        reached(file.path),
-        file.system.open_input_stream(file.path) as stream,
-        tarfile.open(fileobj=stream, mode="r|*") as archive,
-    ):
+def _classes(listed: list[str], file: Path | None) -> Classes | None:
+    """Return the classes of a list beside the shards, or of a file that is named; None where there is neither.
+
+    Labels are numbers, so a file may have other names than the list, and other numbers of them.
+    """
+    own = Classes.numbered(listed) if listed else None
+    if file is None:
+        return own
+    names = read_names(file)
+    if not isinstance(names, Mapping):
+        return Classes.numbered(names)
+    return (own or Classes.numbered(map(str, range(len(names))))).named(file)
+
+
+def _is_whole(endings: Collection[str]) -> bool:
+    """Return whether endings are those of a sample: an image and what belongs to it."""
+    return any(known in endings for known in _KNOWN) and any(ending in image_endings() for ending in endings)
+
+
+def _inner_sample(endings: Collection[str]) -> str | None:
+    """Return what comes before the endings of a second sample within a sample, such as `.2` of `.2.jpg`, `.2.txt`."""
+    inner: dict[str, list[str]] = {}
+    for ending in endings:
+        stem, _, last = ending.rpartition(".")
+        if stem:
+            inner.setdefault(stem, []).append(f".{last}")
+    return next((stem for stem, lasts in inner.items() if _is_whole(lasts)), None)
+
+
+@dataclass
+class _Sample:
+    """What follows each other in a shard under one name."""
+
+    name: str
+    parts: dict[str, bytes] = field(default_factory=dict)
+    """Contents by ending, in lower case."""
+    problems: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def takes(self, stem: str) -> bool:
+        """Return whether a file belongs to the sample, whose name is that of its shortest part.
+
+        Names may have dots (`s.0001.jpg`), and so may endings (`0001.seg.png`).
+        """
+        if stem == self.name or stem.startswith(f"{self.name}."):
+            return True
+        if not self.name.startswith(f"{stem}.") or _is_whole(self.parts):
+            return False
+        # Its parts so far had longer endings than was thought.
+        more = self.name.removeprefix(stem)
+        self.name, self.parts = stem, {f"{more}{ending}": content for ending, content in self.parts.items()}
+        return True
+
+    def add(self, ending: str, content: bytes) -> None:
+        """Add a file."""
+        if ending in self.parts:
+            self.problems.append(f"there are two {shown(readable(ending))}")
+        self.parts[ending] = content
+
+
+def _samples(file: RemoteFile) -> Iterator[_Sample]:
+    """Yield the samples of a shard."""
+    sample: _Sample | None = None
+    skipped: list[str] = []
+    with reached(file.path), file.open_stream() as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
         for member in archive:
-            if not member.isfile():
+            name = member.name.removeprefix("./")
+            if member.isdir():
                 continue
-            folder, slash, base = member.name.rpartition("/")
-            stem, dot, ending = base.partition(".")
-            if sample and sample[""] != folder + slash + stem:
-                yield sample
-                sample = {}
+            if any(is_hidden(part) for part in name.split("/") if part.strip(".")):
+                skipped.append("hidden files")
+                continue
+            folder, slash, base = name.rpartition("/")
+            stem, dot, ending = base.rpartition(".")
+            stem, ending = (folder + slash + stem, dot + ending.lower()) if dot else (name, "without ending")
+            if sample is None or not sample.takes(stem):
+                if sample is not None:
+                    yield sample
+                sample = _Sample(stem)
+            sample.skipped += skipped
+            skipped = []
+            problem = _problem(member)
+            if problem is not None:
+                sample.problems.append(problem)
+                continue
             content = archive.extractfile(member)
-            sample[""] = folder + slash + stem
-            sample[dot + ending.lower()] = content.read() if content else b""
-    if sample:
+            sample.add(stem.removeprefix(sample.name) + ending, content.read() if content else b"")
+    if sample is not None:
+        sample.skipped += skipped
         yield sample
+
+
+def _problem(member: tarfile.TarInfo) -> str | None:
+    """Return why an entry of an archive is not read."""
+    name = shown(readable(member.name))
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        return f"the name of {name} leads out of the archive"
+    if member.issym() or member.islnk():
+        target = shown(readable(member.linkname))
+        return f"{name} is a link to {target}; pack files instead, with tar --dereference --hard-dereference"
+    return None if member.isfile() else f"{name} is no file"
 
 
 def _content(folders: list[Path], name: str) -> list[str]:
     """Return the lines of a file beside the shards or their splits; none where there is no such file."""
     for folder in folders:
-        if (folder / name).is_file():
-            return list(read_lines(folder / name, "unreadable"))
+        if (folder / name).exists():
+            return list(read_lines(folder / name, name))
     return []

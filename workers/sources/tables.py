@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headmask.errors import DataError
+from headmask.reading import lines_of, parse_json, read_json, read_text
+from headmask.shown import shown
 from workers.columns import Columns
 from workers.dataset import Kind
-from workers.prompts import read_class_names
-from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, read_text
+from workers.inside import name_key
+from workers.labels import Classes, label_text
+from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, checked_name
+from workers.sources.delimited import read_delimited
 
 USUAL = {
     "image": ("image", "file", "filename", "file_name", "filepath", "path", "image_path", "img_filename", "image_name"),
@@ -44,95 +44,96 @@ def folder(images: Path, table: Path, columns: Columns | None = None, class_name
 
     Args:
         images: the folder; paths in the table are relative to it.
-        table: CSV with a header, JSON or JSONL. Rows have an image path and a caption (several rows per image, or a
-            list of captions), or a label and perhaps a group; and a split where the splits are given. JSON may also
-            map paths to captions.
+        table: CSV or TSV with a header, JSON or JSONL. Rows have an image path and a caption (several rows per image,
+            or a list of captions), or a label and perhaps a group; and a split where the splits are given. JSON may
+            also map paths to captions.
         columns: names of columns; `group` may be several, separated by commas, whose values together are the group.
         class_names: file of class names, in order of the labels.
 
     Raises:
         DataError: the table cannot be read, or has no column of images, or neither of captions nor of labels.
     """
-    rows, has_labels = _read(table, columns or Columns())
+    rows, bad_rows, has_labels = _read(table, columns or Columns())
     entries: dict[str, Entry] = {}
     labels: dict[str, str] = {}
-    bad_rows = []
     for raw in rows:
-        if not isinstance(raw.image, str) or not raw.image.strip():
-            bad_rows.append(BadRow(raw.where, "no image is named"))
-            continue
-        name = raw.image.strip()
         try:
-            entry = _added(entries, name, raw)
+            name = checked_name(raw.image)
+        except ValueError as error:
+            bad_rows.append(BadRow(raw.where, str(error)))
+            continue
+        key = name_key(name)
+        try:
+            entry = _added(entries.get(key) or Entry(raw.where, name), raw)
             if has_labels:
-                labels[name] = _label(labels.get(name), raw.label)
+                labels[key] = _label(labels.get(key), raw.label)
             else:
                 entry.captions += checked_captions(raw.captions)
-            entries[name] = entry
+            entries[key] = entry
         except ValueError as error:
-            bad_rows.append(BadRow(f"{raw.where} ({name})", str(error)))
+            bad_rows.append(BadRow(f"{raw.where} ({shown(name)})", str(error)))
     if not has_labels:
         return FolderSource(images, [table], list(entries.values()), bad_rows)
     if not labels and not bad_rows:
-        raise DataError(f"{table} has no label")
-    names = _number(entries, labels, class_names)
-    kind = Kind("classification", names, has_groups=any(entry.group is not None for entry in entries.values()))
+        raise DataError(f"{shown(table)} has no label")
+    classes = Classes.of(labels.values(), shown(table))
+    classes = classes if class_names is None or not labels else classes.named(class_names)
+    for key, entry in entries.items():
+        entry.label = classes.place[labels[key]]
+    has_groups = any(entry.group is not None for entry in entries.values())
+    if has_groups:
+        bad_rows += [BadRow(entry.named, "the group is missing") for entry in entries.values() if entry.group is None]
+        entries = {key: entry for key, entry in entries.items() if entry.group is not None}
+    kind = Kind("classification", classes.names, has_groups=has_groups, labels=classes.labels)
     return FolderSource(images, [table], list(entries.values()), bad_rows, kind)
 
 
-def _added(entries: dict[str, Entry], name: str, raw: _Raw) -> Entry:
-    entry = entries.get(name) or Entry(raw.where, name)
+def _added(entry: Entry, raw: _Raw) -> Entry:
     for key, value in (("split", raw.split), ("group", raw.group)):
-        text, before = None if value in (None, "") else str(value), getattr(entry, key)
+        text, before = _word(value, key), getattr(entry, key)
         if text and before and text != before:
-            raise ValueError(f"{key} {text} contradicts {key} {before} before")
+            raise ValueError(f"{key} {shown(text)} contradicts {key} {shown(before)} before")
         setattr(entry, key, before or text)
     return entry
 
 
-def _label(before: str | None, value: Any) -> str:
-    if isinstance(value, list):
-        raise ValueError("several labels for one image; multi-label data is not supported")
+def _word(value: Any, what: str) -> str | None:
+    """Return the name of a split or group, which may be a number."""
     if value in (None, ""):
-        raise ValueError("the label is missing")
-    if before is not None and before != str(value):
-        raise ValueError(f"label {value} contradicts label {before} before; multi-label data is not supported")
-    return str(value)
+        return None
+    if isinstance(value, int | float):
+        return str(value)
+    return checked_name(value, what)
 
 
-def _number(entries: dict[str, Entry], labels: dict[str, str], class_names: Path | None) -> tuple[str, ...]:
-    """Give every entry the number of its class, and return the names of the classes."""
-    found = sorted(set(labels.values()))
-    if all(label.isdecimal() for label in found):
-        own = tuple(str(number) for number in range(max(map(int, found), default=-1) + 1))
-    else:
-        own = tuple(found)
-    places = {label: number for number, label in enumerate(own)}
-    for name, entry in entries.items():
-        entry.label = places[str(int(labels[name])) if own[0] == "0" and labels[name].isdecimal() else labels[name]]
-    return read_class_names(class_names, own) if class_names else own
+def _label(before: str | None, value: Any) -> str:
+    label = label_text(value)
+    if before is not None and before != label:
+        raise ValueError(
+            f"label {shown(label)} contradicts label {shown(before)} before; multi-label data is not supported"
+        )
+    return label
 
 
-def _read(path: Path, columns: Columns) -> tuple[Iterator[_Raw], bool]:
-    """Return the rows of a table, and whether they have labels instead of captions."""
-    text = read_text(path)
+def _read(path: Path, columns: Columns) -> tuple[Iterator[_Raw], list[BadRow], bool]:
+    """Return the rows of a table, those that cannot be read, and whether there are labels instead of captions."""
     suffix = path.suffix.lower()
-    if suffix not in (".csv", ".json", ".jsonl"):
-        raise DataError(f"the caption file must be .csv, .json or .jsonl; got {path.name}")
-    rows, header = _from_csv(text) if suffix == ".csv" else _from_json(text, path, lines=suffix == ".jsonl")
+    if suffix not in _READERS:
+        raise DataError(f"the caption file must be {', '.join(_READERS)}; got {shown(path.name) or shown(path)}")
+    rows, bad_rows, header = _READERS[suffix](path, columns)
     names = _names(columns, header, path)
     if "image" not in names or not {"caption", "label"} & names.keys():
         usual = {what: ", ".join(USUAL[what]) for what in USUAL}
         raise DataError(
-            f"{path} needs an image column ({usual['image']}) and a caption column ({usual['caption']}) or a label "
-            f"column ({usual['label']}); got {', '.join(header) or 'nothing'}. Name them with --image-column, "
-            "--caption-column, --label-column"
+            f"{shown(path)} needs an image column ({usual['image']}) and a caption column ({usual['caption']}) or a "
+            f"label column ({usual['label']}); got {shown(', '.join(header))[:300] or 'nothing'}. Name them with "
+            "--image-column, --caption-column, --label-column"
         )
-    return (_raw(where, row, names) for where, row in rows), "caption" not in names
+    return (_raw(where, row, names) for where, row in rows), bad_rows, "caption" not in names
 
 
-_Rows = tuple[list[tuple[str, dict[str, Any]]], list[str]]
-"""Where each row stands and its cells by lower-case name; and all names."""
+_Rows = tuple[list[tuple[str, dict[str, Any]]], list[BadRow], list[str]]
+"""Where each row stands and its cells by lower-case name; those that cannot be read; and all names."""
 
 
 def _names(columns: Columns, header: Collection[str], path: Path) -> dict[str, tuple[str, ...]]:
@@ -147,7 +148,9 @@ def _names(columns: Columns, header: Collection[str], path: Path) -> dict[str, t
         wanted = tuple(part.strip().lower() for part in asked.split(",")) if asked else usual
         missing = [name for name in wanted if name not in header]
         if asked and missing:
-            raise DataError(f"{path} has no column {missing[0]}; it has {', '.join(header) or 'none'}")
+            raise DataError(
+                f"{shown(path)} has no column {shown(missing[0])}; it has {shown(', '.join(header))[:300] or 'none'}"
+            )
         if len(missing) < len(wanted):
             names[what] = wanted
     names.pop("caption" if columns.label else "label" if "caption" in names else "", None)
@@ -155,32 +158,79 @@ def _names(columns: Columns, header: Collection[str], path: Path) -> dict[str, t
 
 
 def _raw(where: str, row: dict[str, Any], names: dict[str, tuple[str, ...]]) -> _Raw:
-    cells = {what: [row[name] for name in names.get(what, ()) if row.get(name) not in (None, "")] for what in USUAL}
+    # The first column that a row has, not the first that is filled: another one may hold something else.
+    cells = {what: [row[name] for name in names.get(what, ()) if name in row] for what in USUAL}
     first = {what: found[0] if found else None for what, found in cells.items()}
     captions = first["caption"] if isinstance(first["caption"], list) else [first["caption"]]
-    group = ", ".join(map(str, cells["group"])) or None
+    groups = cells["group"]
+    group: Any = groups
+    if any(each in (None, "") for each in groups):
+        group = None
+    elif all(isinstance(each, str | int | float) for each in groups):
+        group = ", ".join(map(str, groups))
     return _Raw(where, first["image"], captions, first["label"], group, first["split"])
 
 
-def _from_csv(text: str) -> _Rows:
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    header = [name.strip().lower() for name in reader.fieldnames or []]
-    return [(f"line {reader.line_num}", dict(zip(header, row.values(), strict=False))) for row in reader], header
+def _from_delimited(path: Path, columns: Columns) -> _Rows:
+    table = read_delimited(
+        read_text(path, "caption file", DataError),
+        shown(path),
+        lambda header: sum(what in header for what in _looked_for(columns)),
+        lambda line: f"line {line}",
+    )
+    return list(table.rows), table.bad_rows, table.header
 
 
-def _from_json(text: str, path: Path, *, lines: bool) -> _Rows:
-    try:
-        content = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
+def _looked_for(columns: Columns) -> set[str]:
+    """Return the names of columns that are asked for, or usual."""
+    asked = [getattr(columns, what) for what in USUAL if getattr(columns, what)]
+    return {name for names in USUAL.values() for name in names} | {
+        part.strip().lower() for each in asked for part in each.split(",")
+    }
+
+
+def _from_json(path: Path, columns: Columns) -> _Rows:
+    content = read_json(path, "caption file", DataError, any_text=True)
     if isinstance(content, dict):
         content = [{"image": name, "captions": captions} for name, captions in content.items()]
     if not isinstance(content, list):
-        raise DataError(f"{path} must hold a list of objects, or one object of paths and captions")
-    for number, item in enumerate(content, start=1):
+        raise DataError(f"{shown(path)} must hold a list of objects, or one object of paths and captions")
+    return _objects(path, [(f"entry {number}", item) for number, item in enumerate(content, start=1)])
+
+
+def _from_json_lines(path: Path, columns: Columns) -> _Rows:
+    found, bad_rows = [], []
+    for number, line in enumerate(lines_of(read_text(path, "caption file", DataError)), start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append((f"line {number}", parse_json(line, "the line", DataError, any_text=True)))
+        except DataError as error:
+            bad_rows.append(BadRow(f"line {number}", str(error)))
+    if bad_rows and not found:
+        raise DataError(f"{shown(path)} is not JSON in lines: {bad_rows[0]}")
+    rows, others, header = _objects(path, found)
+    return rows, bad_rows + others, header
+
+
+def _objects(path: Path, content: list[tuple[str, Any]]) -> _Rows:
+    """Return objects as rows, their keys in lower case."""
+    rows, bad_rows = [], []
+    for where, item in content:
         if not isinstance(item, dict):
-            raise DataError(f"{path} entry {number} must be an object with image and caption; got {item!r}")
-    rows = [{name.lower(): value for name, value in item.items()} for item in content]
-    header = list(dict.fromkeys(name for row in rows for name in row))
-    return [(f"entry {number}", row) for number, row in enumerate(rows, 1)], header
+            got = shown(repr(item)[:60])
+            raise DataError(f"{shown(path)} {where} must be an object with image and caption; got {got}")
+        row = {name.lower(): value for name, value in item.items()}
+        if len(row) < len(item):
+            bad_rows.append(BadRow(where, "two of its keys differ in capital letters alone"))
+        else:
+            rows.append((where, row))
+    return rows, bad_rows, list(dict.fromkeys(name for _, row in rows for name in row))
+
+
+_READERS: dict[str, Callable[[Path, Columns], _Rows]] = {
+    ".csv": _from_delimited,
+    ".tsv": _from_delimited,
+    ".json": _from_json,
+    ".jsonl": _from_json_lines,
+}

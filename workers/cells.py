@@ -1,0 +1,102 @@
+"""Parquet that others wrote: whatever is wrong with a file is one message, and broken text concerns its cell alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headmask.errors import DataError
+from headmask.reading import check_file
+from headmask.shown import shown
+
+_BEYOND = (pa.ArrowNotImplementedError, pa.ArrowCapacityError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A cell that cannot be read."""
+
+    reason: str
+
+
+def cells(column: pa.Array) -> list[Any]:
+    """Return the values of a column; `Broken` where one holds text that is not UTF-8."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        return [_cell(column, place) for place in range(len(column))]
+    return values
+
+
+def _cell(column: pa.Array, place: int) -> Any:
+    try:
+        return column[place].as_py()
+    except UnicodeDecodeError as error:
+        return Broken(f"the text is not UTF-8 (byte 0x{error.object[error.start]:02x})")
+
+
+@contextmanager
+def reading_parquet(where: str | Path) -> Iterator[None]:
+    """Turn what pyarrow raises while it reads a file into one message: damaged only where it is.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeDecodeError) as error:
+        reason = shown(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300])
+        if isinstance(error, _BEYOND):
+            raise DataError(
+                f"{shown(where)} is more than pyarrow {pa.__version__} can read: {reason}. Write it again with smaller "
+                "row groups, or without the feature that is named"
+            ) from None
+        if isinstance(error, OSError) and error.errno:
+            raise DataError(f"cannot read {shown(where)}: {error.strerror or reason}") from None
+        raise DataError(f"{shown(where)} is damaged: {reason}") from None
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Return a Parquet file that is opened for reading.
+
+    Raises:
+        DataError: there is no such file, or it is not Parquet.
+    """
+    if not os.path.lexists(path):
+        raise DataError(f"there is no data file at {shown(path)}; make one with `headmask data build`")
+    check_file(path, "data file", DataError)
+    return parquet_of(openable(path), path)
+
+
+def openable(path: Path) -> str | IO[bytes]:
+    """Return what pyarrow opens: a path, or the file itself where the name is not UTF-8, which pyarrow insists on."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.open("rb")
+    return str(path)
+
+
+def parquet_of(source: Any, where: str | Path) -> pq.ParquetFile:
+    """Return a Parquet file of whatever pyarrow opens.
+
+    Raises:
+        DataError: it is not Parquet.
+    """
+    try:
+        return pq.ParquetFile(source)
+    except (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeDecodeError) as error:
+        reason = shown((str(error).splitlines() or [type(error).__name__])[0][:300])
+        raise DataError(f"{shown(where)} cannot be read as Parquet: {reason}") from None
+
+
+def first_broken(values: Iterable[Any]) -> tuple[int, Broken] | None:
+    """Return the first cell that cannot be read, with its place."""
+    return next(((place, value) for place, value in enumerate(values) if isinstance(value, Broken)), None)

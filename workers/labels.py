@@ -1,0 +1,140 @@
+"""Classes: those that the labels of a data set name, in an order that is the same for every source."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+from headmask.errors import DataError
+from headmask.reading import check_text
+from headmask.shown import shown
+from workers.prompts import read_names
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the data calls its classes and what prompts call them, in order of their numbers."""
+
+    labels: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, found: Iterable[str], where: str) -> Self:
+        """Return the classes of labels: those that are present, and no others.
+
+        Labels that are all numbers are ordered by number, others by text as torchvision orders folders.
+
+        Args:
+            found: labels, as `label_text` returns them.
+            where: names the data in errors.
+
+        Raises:
+            DataError: a number is written in two ways.
+        """
+        labels = sorted(set(found))
+        if all(map(_is_number, labels)):
+            labels.sort(key=_by_number)
+            for before, after in pairwise(labels):
+                if _by_number(before) == _by_number(after):
+                    raise DataError(f"{where}: labels {before} and {after} are one number; write it in one way")
+        return cls(tuple(labels), tuple(labels))
+
+    @classmethod
+    def numbered(cls, names: Iterable[str]) -> Self:
+        """Return the classes of a list of names, whose labels are places in it."""
+        listed = tuple(names)
+        return cls(tuple(map(str, range(len(listed)))), listed)
+
+    @cached_property
+    def place(self) -> Mapping[str, int]:
+        """The number of every class by its label."""
+        return {label: number for number, label in enumerate(self.labels)}
+
+    def named(self, file: Path) -> Classes:
+        """Return the classes with the names of a file.
+
+        A list has a name for every class, in their order; or, where labels are whole numbers from 0 on of which some
+        are absent, a name for every number. A JSON object has names by label.
+
+        Raises:
+            DataError: the file cannot be read, or its names do not fit.
+        """
+        content = read_names(file)
+        if isinstance(content, Mapping):
+            return self._renamed(content, file)
+        if len(content) == len(self.labels):
+            return Classes(self.labels, content)
+        if not self._are_places_in(content):
+            raise DataError(f"{shown(file)} has {len(content)} class names, the data has {self._described()}")
+        numbers = {int(label): label for label in self.labels}
+        return Classes(tuple(numbers.get(place, str(place)) for place in range(len(content))), content)
+
+    def _are_places_in(self, names: tuple[str, ...]) -> bool:
+        """Return whether labels can only be places in a longer list: a class 0 is there, and none beyond its end.
+
+        Without a class 0, counting may begin at 1, and names would be shifted by one.
+        """
+        if len(names) < len(self.labels) or not all(re.fullmatch("[0-9]+", label) for label in self.labels):
+            return False
+        return _by_number(self.labels[0])[1] == "" and _by_number(self.labels[-1]) < _by_number(str(len(names)))
+
+    def _described(self) -> str:
+        count = len(self.labels)
+        text = f"{count} class{'es' * (count != 1)}"
+        if count and all(map(_is_number, self.labels)):
+            text += f", numbered {self.labels[0]} to {self.labels[-1]}. Name them in a JSON object by label"
+            text += f', such as {{"{self.labels[0]}": "cat"}}'
+        return text
+
+    def _renamed(self, by_label: Mapping[str, str], file: Path) -> Classes:
+        wanted = {unicodedata.normalize("NFC", key).strip(): name for key, name in by_label.items()}
+        # Labels first: a label may be called like another one's class.
+        by = self.labels if set(self.labels) <= wanted.keys() or not set(self.names) <= wanted.keys() else self.names
+        missing = [key for key in by if key not in wanted]
+        if missing:
+            others = f", nor for {len(missing) - 1} others" if len(missing) > 1 else ""
+            raise DataError(f"{shown(file)} has no name for class '{shown(missing[0])}'{others}")
+        return Classes(self.labels, tuple(wanted[key] for key in by))
+
+
+def label_text(value: Any) -> str:
+    """Return a label as text: whole numbers in digits, texts in Unicode's composed form, without the blanks around.
+
+    Raises:
+        ValueError: it is missing, several, a negative number, or neither text nor a whole number.
+    """
+    if value is None or value == "":
+        raise ValueError("the label is missing")
+    if isinstance(value, list | tuple):
+        raise ValueError("several labels for one image; multi-label data is not supported")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"a label is a text or a whole number; got {shown(repr(value)[:60])}")
+    text = unicodedata.normalize("NFC", str(value)).strip()
+    if why := check_text(text):
+        raise ValueError(f"the label cannot be used: {why}")
+    if not text:
+        raise ValueError("the label is missing")
+    if re.fullmatch(r"-[0-9]+(\.0+)?", text):
+        raise ValueError(f"label {text} is negative, which usually marks images without a label; leave them out")
+    # What pandas writes once a column has a gap.
+    whole = re.fullmatch(r"([0-9]+)\.0+", text)
+    return whole[1] if whole else text
+
+
+def _is_number(label: str) -> bool:
+    return re.fullmatch(r"[0-9]+(\.[0-9]+)?", label) is not None
+
+
+def _by_number(label: str) -> tuple[int, str, str]:
+    """Return what orders numbers of any length."""
+    whole, _, rest = label.partition(".")
+    whole = whole.lstrip("0")
+    return len(whole), whole, rest.rstrip("0")

@@ -1,0 +1,100 @@
+"""Tables between commas, tabs or semicolons: every row is checked against its header, and lines are the file's."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from headmask.errors import DataError
+from headmask.shown import shown
+from workers.sources.base import BadRow
+
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
+
+
+@dataclass
+class Delimited:
+    """Rows by the lower-case names of their columns, each with where it stands, and those that do not fit."""
+
+    header: list[str]
+    rows: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    bad_rows: list[BadRow] = field(default_factory=list)
+
+
+def read_delimited(
+    text: str, where: str, score: Callable[[Collection[str]], int], place: Callable[[int], str]
+) -> Delimited:
+    """Return a table with a header.
+
+    Args:
+        text: of the file.
+        where: names it in errors.
+        score: how well a header fits, the more the better; it chooses among the separators.
+        place: names a line in errors.
+
+    Raises:
+        DataError: two columns have one name, or the header cannot be read.
+    """
+    separator, header = _header(text, where, score)
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise DataError(f"{where} has {header.count(twice[0])} columns called '{shown(twice[0])}'; rename all but one")
+    table = Delimited([name for name in header if name])
+    reader = _reader(text, separator)
+    next(reader)
+    while True:
+        before = reader.line_num
+        try:
+            row = next(reader)
+        except StopIteration:
+            return table
+        except csv.Error as error:
+            table.bad_rows.append(BadRow(_lines(place, before + 1, reader.line_num), _quoted(str(error))))
+            continue
+        line = place(before + 1)
+        if not row:
+            continue
+        if len(row) != len(header):
+            fields = f"{len(row)} field{'s' * (len(row) != 1)}"
+            reason = f"the row has {fields}, the header has {len(header)}"
+            if len(row) > len(header):
+                reason += f"; put a field with {SEPARATORS[separator]} in it between quotation marks"
+            table.bad_rows.append(BadRow(line, reason))
+        else:
+            table.rows.append((line, {name: cell for name, cell in zip(header, row, strict=True) if name}))
+
+
+def _header(text: str, where: str, score: Callable[[Collection[str]], int]) -> tuple[str, list[str]]:
+    """Return the separator that makes the most of the first row, and the names that it gives."""
+    found = []
+    for separator in SEPARATORS:
+        try:
+            names = [name.strip().lower() for name in next(_reader(text, separator), [])]
+        except csv.Error as error:
+            raise DataError(f"{where}: the header cannot be read: {_quoted(str(error))}") from None
+        found.append((score(names), len(names), separator, names))
+    # Commas first among equals.
+    best = max(found, key=lambda each: each[:2])
+    return best[2], best[3]
+
+
+def _reader(text: str, separator: str) -> Any:
+    csv.field_size_limit(sys.maxsize)
+    # Not the text itself: csv takes lines, and would be given single letters.
+    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+
+
+def _quoted(reason: str) -> str:
+    if "unexpected end" in reason:
+        return "a quotation mark is opened and not closed, so that all that follows is one field"
+    if "expected after" in reason:
+        return "a quotation mark is closed within a field; write it twice where it belongs to the text"
+    return reason
+
+
+def _lines(place: Callable[[int], str], first: int, last: int) -> str:
+    return place(first) if last <= first else f"{place(first)} to {last}"
