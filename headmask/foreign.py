@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from headmask.passwords import hidden
+
 MAX_REASON = 400
 _NOISE = re.compile(
     r"\(Background on this error at: .*|Traceback \(most recent call last\):|During handling of the above exception.*"
@@ -17,11 +19,12 @@ def reason_of(error: BaseException, limit: int = MAX_REASON) -> str:
 
     The first line of such a text is often a heading ("Error(s) in loading state_dict for CLIP:") and the reason comes
     after it. An exception that says nothing is named by its type, and so is one that says no more than a key.
+    Passwords are hidden in the addresses that it names.
     """
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""
-        return _cut(f"{error.strerror}{where}", limit)
-    text = _one_line(str(error))
+        return _cut(hidden(f"{error.strerror}{where}"), limit)
+    text = hidden(_one_line(str(error)))
     if not text and (inner := error.__cause__ or error.__context__) is not None:
         return reason_of(inner, limit)
     if not text or isinstance(error, LookupError | NotImplementedError | AssertionError):

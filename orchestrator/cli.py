@@ -28,8 +28,8 @@ from orchestrator.commands.data import (
 from orchestrator.commands.explain import explain
 from orchestrator.commands.masks import Model, Preprocess, Pretrained, evaluate, export
 from orchestrator.commands.report import report
-from orchestrator.commands.tools import Json, bench_app, models, print_json, schema, studies
-from orchestrator.commands.track import track_app
+from orchestrator.commands.tools import Json, bench_app, cut, finite, models, print_json, schema, studies
+from orchestrator.commands.track import TrackingUri, track_app
 from orchestrator.terminal import Terminal, patient
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ bench_app.command()(strategies)
 bench_app.command()(driver)
 app.add_typer(bench_app, name="bench")
 
-Out = Annotated[Path | None, typer.Option(help="Run folder: study, mask, results, pictures.")]
+Out = Annotated[str | None, typer.Option(metavar="PATH", help="Run folder: study, mask, results, pictures.")]
 Masks = Annotated[int | None, typer.Option(help="Budget: distinct masks to score on the search split.")]
 Seconds = Annotated[float | None, typer.Option(help="Budget: ends after the block in which these run out; 0 lifts it.")]
 ImageForwards = Annotated[int | None, typer.Option(help="Budget: plain forward passes of one image; 0 lifts it.")]
@@ -82,15 +82,17 @@ def demo(
 ) -> None:
     """Run the whole pipeline on the built-in model and data. No download."""
     from orchestrator.config import flags_of, read_config
-    from orchestrator.demo import DEMO_CHUNK, STORY, epilogue, unpack_demo
+    from orchestrator.demo import DEMO_CHUNK, STORY, DemoPaths, epilogue, unpack_demo
 
-    if not as_json:
-        Terminal().print(STORY)
-    paths = unpack_demo(out)
+    paths = DemoPaths.in_folder(out)
     options = {"out": out, "masks": masks, "pool": pool, "replicas": replicas, "fold": True}
     # A fixed chunk, where a search would measure one: everyone's demo is the same to the last digit.
     options |= {"model": f"local-dir:{paths.model}", "data": paths.data, "image_chunk": DEMO_CHUNK}
-    result = _run_search(read_config(None, flags_of(options)), as_json=as_json)
+    settings = read_config(None, flags_of(options))
+    if not as_json:
+        Terminal().print(STORY)
+    unpack_demo(out)
+    result = _run_search(settings, as_json=as_json)
     if not as_json:
         Terminal().print(epilogue(result, out))
 
@@ -162,7 +164,12 @@ def search(
     address: Address = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; the run folder's by default.")] = None,
     storage: Annotated[str | None, typer.Option(help="Journal file or database URL of the study.")] = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server or store.")] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            help="MLflow server or store; by default MLFLOW_TRACKING_URI, or mlflow.db beside the run folder."
+        ),
+    ] = None,
     experiment: Annotated[str | None, typer.Option(help="MLflow experiment.")] = None,
     fold: Annotated[
         bool | None, typer.Option("--fold", help="Fold a reliable mask into a model folder as well.")
@@ -176,7 +183,13 @@ def search(
     ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done and what it costs, and stop.")] = False,
     speed: Annotated[
-        float | None, typer.Option(min=1e-3, help="For --plan: images a second of a replica; measured here by default.")
+        float | None,
+        typer.Option(
+            min=1e-3,
+            max=1e9,
+            callback=finite,
+            help="For --plan: images a second of a replica; measured here by default.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -212,7 +225,7 @@ def resume(
     shards: Shards = None,
     mixed_devices: MixedDevices = None,
     address: Address = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server or store.")] = None,
+    tracking_uri: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
     """Continue a study exactly where it stopped, or further with a larger budget."""
@@ -320,7 +333,7 @@ def _limits(texts: list[str]) -> dict[str, float]:
         try:
             limits[name] = float(points)
         except ValueError:
-            raise HeadmaskError(f"--max-loss must be NAME=POINTS, such as coco=0.5; got {text!r}") from None
+            raise HeadmaskError(f"--max-loss must be NAME=POINTS, such as coco=0.5; got {cut(text)!r}") from None
     return limits
 
 
@@ -328,7 +341,7 @@ def _numbers(text: str, option: str) -> list[int]:
     try:
         return [int(part) for part in text.replace(",", " ").split()]
     except ValueError:
-        raise HeadmaskError(f"{option} must be numbers separated by commas; got {text!r}") from None
+        raise HeadmaskError(f"{option} must be numbers separated by commas; got {cut(text)!r}") from None
 
 
 if __name__ == "__main__":

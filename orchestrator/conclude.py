@@ -24,8 +24,6 @@ from orchestrator.track.tracking import Tracker
 from orchestrator.verdict import Verdict
 from orchestrator.versions import versions
 
-RUN_WAIT_S = 30.0
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -34,13 +32,15 @@ class Outcome:
     session: Session
     verdict: Verdict
     result: results.SearchResult
+    is_tracked: bool = True
+    """Whether MLflow has taken everything, but for what waits for a server that is away."""
     is_registered: bool = True
     """Whether the model is in MLflow's registry, where that was asked for and the mask is reliable."""
 
     @property
     def exit_code(self) -> int:
         """0, or 1 when something failed on the way."""
-        return 1 if self.result.num_failed or not self.is_registered else 0
+        return 0 if not self.result.num_failed and self.is_tracked and self.is_registered else 1
 
 
 def conclude(
@@ -80,7 +80,7 @@ def conclude(
     gates = results.gates_result(session, searched.gates)
     if gates is not None:
         write_gates(gates.shut, gates.losses, verdict.selected, folder / "gates.png")
-    run_id = tracker.wait_for_run(RUN_WAIT_S)
+    run_id = tracker.wait_for_run()
     mask = results.mask_file(session, verdict.recommended, verdict, study=store.name, run_id=run_id, gates=gates)
     mask.write(folder / "mask.json")
     if not verdict.is_reliable:
@@ -117,7 +117,7 @@ def conclude(
         guarded=results.guarded(session, verdict),
         surrogate=results.surrogate_result(surrogate),
         gates=gates,
-        test_looks=count_looks(config.storage, store, session.test_digests),
+        test_looks=count_looks(config.storage, store, session.test_digests, folder),
         pixels=results.PixelsResult(rule=config.search.pixels, data=session.remarks),
         mlflow_run_id=run_id,
         mask_file=str(folder / "mask.json"),

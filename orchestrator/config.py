@@ -5,15 +5,22 @@ Every mistake is reported at once, unknown keys with the nearest known name.
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from headmask.errors import ConfigError, HeadmaskError, did_you_mean
-from orchestrator.location import absolute, located, redacted
+from headmask.foreign import reason_of
+from headmask.passwords import redacted
+from headmask.reading import read_text
+from headmask.shown import shown
+from orchestrator.location import absolute, is_url, located
 from orchestrator.sections import (
     BudgetSection,
     DataSection,
@@ -33,7 +40,7 @@ class SearchConfig(Section):
     """Everything a search needs to know."""
 
     model: ModelSection
-    data: Annotated[tuple[DataSection, ...], Field(min_length=1)]
+    data: tuple[DataSection, ...]
     """One data set, or several that are searched on together."""
     output: OutputSection
     search: SearchSection = SearchSection()
@@ -43,6 +50,9 @@ class SearchConfig(Section):
     @field_validator("data", mode="before")
     @classmethod
     def _one_or_several(cls, data: Any) -> Any:
+        # Not by the length of the tuple: a mistake in the only data set would be one of the length, too.
+        if data == [] or data == ():
+            raise ValueError(_MISSING["data"])
         return [data] if isinstance(data, dict | DataSection) else data
 
     @model_validator(mode="after")
@@ -83,11 +93,12 @@ class SearchConfig(Section):
 
         Those of the model are so from when it is loaded: only then is it known what is a tag.
         """
+        uri = self.output.tracking_uri
         output = self.output.model_copy(
             update={
                 "folder": absolute(self.output.folder),
                 "storage": None if self.output.storage is None else located(self.output.storage),
-                "tracking_uri": None if self.output.tracking_uri is None else located(self.output.tracking_uri),
+                "tracking_uri": uri if uri is None or not is_url(uri) else located(uri),
             }
         )
         data = tuple(section.anywhere() for section in self.data)
@@ -125,12 +136,7 @@ def read_config(path: Path | None, flags: Mapping[str, Any]) -> SearchConfig:
     Raises:
         ConfigError: the file cannot be read, or has mistakes; all of them are listed.
     """
-    content: dict[str, Any] = {}
-    if path is not None:
-        try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"cannot read {path}: {error}") from None
+    content = {} if path is None else _read_toml(path)
     for key, value in flags.items():
         if value is not None:
             section, name = key.split(".")
@@ -141,9 +147,27 @@ def read_config(path: Path | None, flags: Mapping[str, Any]) -> SearchConfig:
     return parse_config(content, str(path) if path else "the search")
 
 
+def _read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file."""
+    text = read_text(path, "configuration file", ConfigError)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        reason = str(error)
+    except RecursionError:
+        reason = "its values are nested too deeply"
+    # Such as an integer of 5,000 digits, or a date that no calendar has.
+    except ValueError as error:
+        reason = "it holds a number with too many digits" if "limit" in str(error) else reason_of(error)
+    raise ConfigError(f"cannot read {path}: {reason}")
+
+
 def _set_data(content: dict[str, Any], name: str, value: Any) -> None:
     """Set a key of all data sets. Paths make as many data sets; limits of loss are by name of the data set."""
     sections = content.setdefault("data", {})
+    are_tables = isinstance(sections, list) and all(isinstance(section, dict) for section in sections)
+    if not isinstance(sections, dict) and not are_tables:
+        return  # Said by the validation, whatever a flag says.
     if name == "path":
         paths = [value] if isinstance(value, str | Path) else list(value)
         # One path leaves what else a file says of its one data set.
@@ -170,6 +194,8 @@ def _limit_losses(sections: list[dict[str, Any]], limits: Mapping[str, Any]) -> 
         by_name[name]["max_loss"] = points
 
 
+MAX_SHOWN = 60
+"""Characters of a wrong value in a message."""
 OPTIONS = {
     "model": "model.name",
     "pretrained": "model.pretrained",
@@ -244,6 +270,8 @@ def parse_config(content: Mapping[str, Any], source: str) -> SearchConfig:
     Raises:
         ConfigError: it has mistakes; all of them are listed.
     """
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{source} must hold the sections of a configuration; it holds {_received(content)}")
     try:
         return SearchConfig.model_validate(content)
     except (ValidationError, HeadmaskError) as error:
@@ -274,12 +302,43 @@ def _mistakes(error: ValidationError, *, several: bool = False) -> Iterator[str]
         elif item["type"] == "missing":
             text = _MISSING.get(key, "is required")
         else:
-            text = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+            text = _rule(item)
             # A rule over the whole configuration has no value of its own.
-            text += f", got {item['input']!r}" if item["loc"] and "got" not in text else ""
+            text += f", got {_received(item['input'])}" if item["loc"] and " got " not in text else ""
         if several and len(item["loc"]) > 1 and isinstance(item["loc"][1], int):
             key = key.replace("data", f"data[{item['loc'][1]}]", 1)
-        yield f"{key or 'data'}: {text}"
+        yield f"{shown(key) or 'data'}: {text}"
+
+
+def _rule(item: ErrorDetails) -> str:
+    """Return the rule that a value breaks, in words of TOML's."""
+    kind, is_section = item["type"], len(item["loc"]) == 1 or isinstance(item["loc"][-1], int)
+    if kind in ("model_type", "dict_type") or (kind == "tuple_type" and is_section):
+        name = item["loc"][0]
+        return f"must be a table, which begins with {f'[[{name}]] or ' * (name == 'data')}[{name}]"
+    if kind == "tuple_type":
+        return 'must be a list, such as [1, 2] or ["L1H2"]'
+    text = item["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
+    text = text.partition(", got a number")[0]
+    return re.sub(r"\b\d{5,}\b", lambda number: f"{int(number[0]):,}", text)
+
+
+def _received(value: Any) -> str:
+    """Return a value fit for a message: short, on one line, without a password."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        text = redacted(value)
+        return shown(repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."))
+    if isinstance(value, int) and abs(value) >= 10**MAX_SHOWN:
+        return f"a number of about {round(value.bit_length() * math.log10(2)):,} digits"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list | tuple):
+        listed = ", ".join(map(_received, value[:5]))
+        return f"[{listed}{', ...' * (len(value) > 5)}]"
+    text = "nothing" if value is None else str(value)
+    return shown(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
 
 
 _MISSING = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel
 from headmask.shown import counted
 from orchestrator.clusters import Clusters, doubt, in_words, too_few
+from orchestrator.ledger import Look, keep_looks, kept_looks, looks_at, most_looks, run_folder_of
 from orchestrator.outcomes import outcomes_of
 from orchestrator.progress import said_when_slow
 from orchestrator.remarks import ImageRemarks
@@ -48,6 +49,8 @@ class Evaluation:
     clusters: Clusters
     pixels: PixelRule
     images: ImageRemarks
+    test_looks: int | None = None
+    """With how many masks the test split was looked at by now; None for another split."""
 
     @property
     def remarks(self) -> list[str]:
@@ -99,6 +102,7 @@ class Evaluation:
             "p_value": self.evidence.p_value,
             "num_differing": self.evidence.num_differing,
             "clusters": self.clusters.model_dump(),
+            "test_looks": self.test_looks,
         }
 
 
@@ -137,15 +141,18 @@ def evaluate_masks(
     for note in loaded.notes:
         say(note)
     cropped = UInt8Preprocess(loaded.with_pixels(pixels or _rule(masks, contents)).preprocess)
-    name = split or ALL
+    name, is_test = split or ALL, split == "test"
     columns = [take_split(load_section(section, cropped, whole=split is None, say=say), name) for section in data]
+    looks = [_looked(path, content, columns) for path, content in zip(masks, contents, strict=True)] if is_test else []
     scores = _scores(loaded, cropped, contents, columns, threads, say)
     found = []
     for path, content, (before, after) in zip(masks, contents, scores, strict=True):
         row = []
         for section, each, *sides in zip(data, columns, before, after, strict=True):
             mix = objective_on(section, content.objective, each)
-            row.append(_evaluation(path, content, Path(section.path), each, mix, cropped.rule, *sides))
+            evaluation = _evaluation(path, content, Path(section.path), each, mix, cropped.rule, *sides)
+            count = most_looks(set().union(*looks), [each.digest]) if is_test else None
+            row.append(replace(evaluation, test_looks=count))
         found.append(row)
     return found
 
@@ -159,6 +166,20 @@ def _rule(paths: Sequence[Path], contents: Sequence[MaskFile]) -> PixelRule:
             f"masks of one table must be scored on the same pixels ({texts}); name the rule with --pixels"
         )
     return contents[0].pixels
+
+
+def _looked(path: Path, content: MaskFile, splits: Sequence[Split]) -> set[Look]:
+    """Keep that a mask looks at test splits, and return the looks that are known by now."""
+    folder = run_folder_of(path)
+    looks = looks_at(
+        [split.digest for split in splits],
+        content.mask,
+        model=content.model.weights_sha256,
+        tower=content.tower,
+        ablation=content.ablation,
+    )
+    keep_looks(looks, folder)
+    return kept_looks(folder)
 
 
 def objective_on(section: DataSection, wanted: str | None, split: Split) -> Mix:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Collection
+from pathlib import Path
 
-from headmask.errors import StudyError
+from headmask.errors import ConfigError, HeadmaskError, StudyError, did_you_mean
+from headmask.foreign import reason_of
+from headmask.passwords import redacted
+
+__all__ = ["SCHEMES", "check_database", "check_driver", "check_location", "is_url", "redacted", "scheme_of"]
 
 SCHEMES = {"sqlite": "", "postgresql": "postgresql", "mysql": "mysql"}
 """Database URLs that are understood, and the extra that each needs."""
+EXAMPLES = {
+    "sqlite": "sqlite:///studies.db",
+    "postgresql": "postgresql://me@host:5432/studies",
+    "mysql": "mysql+pymysql://me@host:3306/studies",
+    "mssql": "mssql+pyodbc://me@host/studies?driver=ODBC+Driver+18+for+SQL+Server",
+}
+MAX_PORT = 65_535
 
 
 def is_url(location: str) -> bool:
@@ -24,11 +38,18 @@ def check_location(location: str) -> str:
     """Return the scheme of a storage that is understood; empty for a journal file.
 
     Raises:
-        StudyError: it is a URL of a kind that is not understood.
+        StudyError: it can be neither a file nor a database; the message has no password.
     """
+    if not is_url(location):
+        _check_path(location)
+        return ""
     scheme = scheme_of(location)
-    if scheme and scheme not in SCHEMES:
-        raise StudyError(f"--storage must be a file or a URL of {', '.join(SCHEMES)}; got {redacted(location)}")
+    if scheme not in SCHEMES:
+        raise StudyError(
+            f"--storage must be a file or a URL of {', '.join(SCHEMES)}{did_you_mean(scheme, SCHEMES)}; "
+            f"got {redacted(location)}"
+        )
+    check_database(location, "--storage", StudyError)
     return scheme
 
 
@@ -46,10 +67,88 @@ def located(location: str) -> str:
     return f"{scheme}:///{absolute(path)}" if is_relative else location
 
 
-def redacted(location: str) -> str:
-    """Return a location fit for the screen: without a password."""
-    if not is_url(location):
-        return location
+def _check_path(location: str) -> None:
+    if not location.strip():
+        raise StudyError("--storage must be a file or a URL; got an empty text")
+    if found := re.match(r"(sqlite|postgres|postgresql|mysql|mariadb|mssql)(\+\w+)?:", location):
+        raise StudyError(
+            f"--storage looks like a URL, but :// must follow {found[0][:-1]}, such as "
+            f"{EXAMPLES.get(found[1], EXAMPLES['postgresql'])}; got {redacted(location)}"
+        )
+    try:
+        is_folder = Path(location).is_dir()
+    except ValueError:
+        raise StudyError(f"--storage must be a file or a URL; got {location!r}") from None
+    if is_folder:
+        raise StudyError(
+            f"--storage must be a file or a URL, and {location} is a folder; name a file in it, such as "
+            f"{Path(location) / 'study.journal'}"
+        )
+
+
+def check_database(location: str, what: str, error: type[HeadmaskError] = ConfigError) -> None:
+    """Check a database URL as far as that goes without opening it.
+
+    Args:
+        location: the URL, of a scheme that is known.
+        what: the option that it is the value of.
+        error: raised.
+
+    Raises:
+        HeadmaskError: it cannot be the URL of a database; the message says why, and has no password.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    scheme, shown = scheme_of(location), redacted(location)
+    way_out = f"such as {EXAMPLES[scheme]}; got {shown}"
+    try:
+        url = make_url(location)
+        url.get_dialect()
+    except ArgumentError as reason:
+        # One without a name is that of a URL that cannot be read.
+        driver = location.split("://")[0]
+        unknown = "Can't load plugin" in str(reason)
+        raise error(f"{what}: {f'there is no driver {driver}' if unknown else 'it is no URL'}; {way_out}") from None
+    except ValueError:
+        raise error(f"{what}: the port must be a number, {way_out}") from None
+    # A driver whose dialect is there but not importable is told apart by `check_driver`.
+    except ImportError:
+        return
+    if url.port is not None and not 0 < url.port <= MAX_PORT:
+        raise error(f"{what}: the port must be from 1 to {MAX_PORT:,}, {way_out}")
+    if scheme != "sqlite":
+        if url.database is None and scheme == "mysql":
+            raise error(f"{what}: the name of the database is missing, {way_out}")
+        return
+    if url.host is not None:
+        raise error(f"{what}: sqlite needs three slashes before a path and four before an absolute one, {way_out}")
+    if url.database in (None, "", ":memory:"):
+        raise error(f"{what}: sqlite needs a file, for what is in memory is lost, {way_out}")
+    if "\0" in location or Path(str(url.database)).is_dir():
+        raise error(f"{what}: sqlite needs a file, and this is none, {way_out}")
+
+
+def check_driver(location: str, what: str, extras: Collection[str] = tuple(filter(None, SCHEMES.values()))) -> None:
+    """Check that the driver of a database URL is installed.
+
+    Raises:
+        ConfigError: it is not; the message says how to install it.
+    """
     from sqlalchemy.engine import make_url
 
-    return make_url(location).render_as_string(hide_password=True)
+    scheme = scheme_of(location)
+    try:
+        make_url(location).get_dialect().import_dbapi()
+    except ImportError as error:
+        install = f"pip install 'headmask[{scheme}]'" if scheme in extras else f"install it: {reason_of(error)}"
+        raise ConfigError(f"{what}: {redacted(location)} needs a driver: {install}") from None
+
+
+def sqlite_file(location: str) -> Path | None:
+    """Return the file of an sqlite URL; None for other locations."""
+    if scheme_of(location) != "sqlite":
+        return None
+    from sqlalchemy.engine import make_url
+
+    return Path(make_url(location).database or "").resolve()

@@ -15,6 +15,7 @@ from orchestrator.gradients import GateGradients
 from orchestrator.location import redacted
 from orchestrator.session import Session, prepare
 from orchestrator.sharding import best_shards, embeddings_gib, exchanged_bytes, scan_of, typical_block
+from orchestrator.trackinguri import tracked_at
 from strategies import MaskSampler, ScanSampler, make_sampler
 from workers.pixels import Pixels
 from workers.replica import Payload, Replica
@@ -101,9 +102,7 @@ def make_plan(config: SearchConfig, speed: float | None = None) -> dict[str, Any
         "object_store_gib": round(payload_gib + surrogate_gib + (pixels_gib if config.pool.address else 0.0), 3),
         "run_folder": str(config.folder),
         "study": f"{config.study_name} in {redacted(config.storage)}",
-        "tracking": redacted(config.output.tracking_uri)
-        if config.output.tracking_uri
-        else str(config.folder.resolve().parent / "mlflow.db"),
+        "tracking": tracked_at(config.folder, config.output.tracking_uri)[1],
         "fingerprint": session.digest,
     }
 

@@ -208,7 +208,7 @@ class SearchResult(_Part):
     searched: dict[str, Any] = Field(
         default_factory=dict, description="all that decides the study; the budget does not"
     )
-    test_looks: int = Field(description="how often this test split was looked at, over all studies in the storage")
+    test_looks: int = Field(description="with how many masks this test split was looked at, as far as is known here")
     pixels: PixelsResult | None = Field(default=None, description="null in results of before there was a choice")
     mlflow_run_id: str | None
     mask_file: str

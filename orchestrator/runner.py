@@ -13,13 +13,13 @@ from typing import Any
 from headmask.errors import ConfigError, HeadmaskError, PixelsChangedError, StudyError
 from headmask.mask import HeadMask
 from headmask.maskfile import write_json
+from headmask.passwords import HIDDEN, redacted
 from orchestrator.conclude import Outcome, conclude
 from orchestrator.config import SearchConfig
 from orchestrator.gate import check_baseline
 from orchestrator.gradients import GateGradients
 from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.ledger import look_at_test
-from orchestrator.location import redacted
 from orchestrator.modelname import ModelName
 from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
@@ -34,6 +34,7 @@ from orchestrator.track.operations import Begin, Status
 from orchestrator.track.registering import check_foldable, register
 from orchestrator.track.tracked import BestCurve, track_session
 from orchestrator.track.tracking import Tracker
+from orchestrator.trackinguri import VARIABLE, beside, tracked_at, with_password
 from orchestrator.verdict import decide
 from orchestrator.versions import versions
 from strategies import make_sampler
@@ -51,6 +52,8 @@ def start(config: SearchConfig, display: Display) -> Outcome:
         Interrupted: stopped by a signal; the study can be resumed.
     """
     _check_unbegun(config)
+    uri, tracked = tracked_at(config.folder, config.output.tracking_uri)
+    config = _tracked(config, uri)
     display.say(_loading_sentence(config))
     session = prepare(config, display.say)
     if config.output.fold or config.output.register_as:
@@ -62,7 +65,7 @@ def start(config: SearchConfig, display: Display) -> Outcome:
         display.say(_settled_sentence(config, session))
         attrs = {"config": session.config.public(), "fingerprint": session.fingerprint, "versions": versions()}
         with StudyStore.create(config.storage, config.study_name, attrs) as store:
-            return _run(session, store, pool, display)
+            return _run(session, store, pool, display, tracked)
 
 
 def _check_unbegun(config: SearchConfig) -> None:
@@ -84,13 +87,17 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
         StudyError: there is no such study, another driver runs it, or its fingerprint differs.
         Interrupted: stopped by a signal; the study can be resumed.
     """
-    if "***" in config.storage:
+    if HIDDEN in config.storage:
         raise StudyError(
             f"the password of {config.storage} is not kept; resume with `headmask resume "
             f"{config.study_name} --storage URL`"
         )
-    if "***" in (config.output.tracking_uri or ""):
-        raise StudyError(f"the password of {config.output.tracking_uri} is not kept: resume with --tracking-uri URL")
+    config = _tracked(config, with_password(config.output.tracking_uri))
+    if HIDDEN in (config.output.tracking_uri or ""):
+        raise StudyError(
+            f"the password of {config.output.tracking_uri} is not kept: resume with --tracking-uri URL, or with the "
+            f"address in {VARIABLE}"
+        )
     with StudyStore.open(config.storage, config.study_name) as store:
         if store.attr(CHANGED):
             raise StudyError(
@@ -103,7 +110,12 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
         store.set_attr("config", session.config.public())
         with contextlib.closing(make_pool(session, display)) as pool:
             session = session.settled(pool.settle(session.wanted))
-            return _run(session, store, pool, display)
+            uri = config.output.tracking_uri
+            return _run(session, store, pool, display, beside(config.folder) if uri is None else redacted(uri))
+
+
+def _tracked(config: SearchConfig, uri: str | None) -> SearchConfig:
+    return config.model_copy(update={"output": config.output.model_copy(update={"tracking_uri": uri})})
 
 
 def _with_constants(config: SearchConfig, fingerprint: Mapping[str, Any]) -> SearchConfig:
@@ -146,14 +158,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> Outcome:
+def _run(session: Session, store: StudyStore, pool: Pool, display: Display, tracked: str) -> Outcome:
     config, clock = session.config, Clock(store)
     config.folder.mkdir(parents=True, exist_ok=True)
     write_json(config.folder / "config.json", config.public())
     begin = _tracking(config, store)
+    display.say(f"Tracked in MLflow at {tracked}")
     with (
         Tracker(
-            config.folder, begin, config.output.tracking_uri, lambda run_id: store.set_attr("mlflow_run_id", run_id)
+            config.folder,
+            begin,
+            config.output.tracking_uri,
+            on_run=lambda run_id: store.set_attr("mlflow_run_id", run_id),
+            say=display.say,
         ) as tracker,
         stop_signals() as stopping,  # After Ray, which installs handlers of its own.
     ):
@@ -169,7 +186,7 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
                 display.say("checking that the decoded pixels are as they were")
                 session.check_pixels()
                 pool.check_pixels()
-                look_at_test(store, session.test_digests, mask)
+                look_at_test(store, session.looks(mask), config.folder)
 
             verdict = decide(
                 session,
@@ -201,19 +218,25 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display) -> O
             clock.keep()
         curve.finish(searched)
         outcome = conclude(session, store, tracker, searched, verdict, prospects, surrogate, display, clock.seconds)
+    outcome = replace(outcome, is_tracked=not tracker.has_failed)
     if config.output.register_as is not None:
-        outcome = replace(outcome, is_registered=_registered(session, outcome.result, display))
+        registered = _registered(session, outcome.result, display, is_tracked=tracker.is_complete)
+        outcome = replace(outcome, is_registered=registered)
     display.say(f"Results are in {config.folder}; report.html there shows them")
     return outcome
 
 
-def _registered(session: Session, result: SearchResult, display: Display) -> bool:
+def _registered(session: Session, result: SearchResult, display: Display, *, is_tracked: bool) -> bool:
     """Register the model of a reliable mask, and return whether that, or nothing, was to be done and is done."""
     folder, name = session.config.folder, ModelName.parse(session.config.output.register_as or "")
     command = f"headmask track register {folder} --name {name}"
     if result.verdict != RELIABLE:
         display.say(f"Without a reliable improvement nothing is registered; to do it anyway: {command} --candidate")
         return True
+    if not is_tracked:
+        # That has been waited for already.
+        display.say(f"The model is not registered, because its run is not complete. Do it later with: {command}")
+        return False
     uri = session.config.output.tracking_uri
     try:
         display.say(register(folder, name, uri=uri, model=session.model, say=display.say).sentence)

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import numbers
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from headmask.errors import ConfigError
 from headmask.mask import Head
+from headmask.reading import check_text
 from orchestrator.budget import Budget
 from orchestrator.location import absolute, check_location
 from orchestrator.modelname import ModelName
+from orchestrator.trackinguri import check_tracking_uri
 from strategies import check_strategy
 from workers.prompts import IMAGENET, SIMPLE
 from workers.tasks import Mix
@@ -37,21 +50,60 @@ def _checked_guide(guide: str | None) -> str | None:
     return guide if guide == OBJECTIVE else _checked_mix(guide)
 
 
-PositiveInt = Annotated[int, Field(ge=1)]
+def _number(value: Any) -> Any:
+    """Return a number; a boolean is none, nor is a text that holds one."""
+    # NumPy's numbers are registered, its booleans are not.
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError("must be a number")
+    return value
+
+
+def _boolean(value: Any) -> Any:
+    # NumPy's booleans are none of Python's.
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        raise ValueError("must be true or false")
+    return bool(value)
+
+
+def _text(text: str) -> str:
+    """Return a text that can name something."""
+    if not text.strip():
+        raise ValueError("must not be empty")
+    if reason := check_text(text):
+        raise ValueError(reason)
+    return text
+
+
+Whole = Annotated[int, BeforeValidator(_number)]
+"""A whole number. Its range stands with the setting: `Annotated[Whole, Field(ge=..., le=...)]`."""
+Real = Annotated[float, BeforeValidator(_number)]
+"""A finite number."""
+Switch = Annotated[bool, BeforeValidator(_boolean)]
+Text = Annotated[str, AfterValidator(_text)]
+MAX_SEED = 2**63 - 1
+MAX_MASKS = 10_000_000
+"""In a study: their trials would fill a large machine's memory."""
+MAX_HEADS = 1_000_000
+MAX_THREADS = 1_024
+MAX_CHUNK = 65_536
+MAX_POOL = 100_000
+"""Replicas, however large the cluster is."""
+Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
+Threads = Annotated[Whole, Field(ge=1, le=MAX_THREADS)]
 
 
 class Section(BaseModel):
-    """Settings that belong together; unknown ones are refused."""
+    """Settings that belong together; unknown ones are refused, and so are numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
     """Which model is searched."""
 
-    name: str
+    name: Text
     """open_clip architecture, a configuration file of one, or `local-dir:` / `hf-hub:` with a folder or repository."""
-    pretrained: str | None = None
+    pretrained: Text | None = None
     """Tag or checkpoint file."""
     preprocess: str | None = None
     """How images are prepared: the tag whose way is meant, `openai`, or a JSON file; as the weights say by default."""
@@ -60,35 +112,35 @@ class ModelSection(Section):
 class DataSection(Section):
     """Which data it is searched on."""
 
-    path: str
+    path: Text
     """Parquet file, as `headmask data build` writes it."""
     name: Annotated[str, Field(pattern=r"^[\w. -]+$")] | None = None
     """What its metrics begin with where there are several data sets; the file's name without its ending by default."""
     task: Literal["retrieval", "classification", "matching"] | None = None
     """Found by the columns by default."""
-    objective: str | None = None
+    objective: Text | None = None
     """Metric or mix of metrics; the search's by default."""
-    guide: str | None = None
+    guide: Text | None = None
     """What masks are searched by here; the search's by default."""
-    max_loss: Annotated[float, Field(ge=0)] | None = None
+    max_loss: Annotated[Real, Field(ge=0, le=100)] | None = None
     """Points that the objective may lose here; the data set then limits the search instead of guiding it."""
-    image_column: str | None = None
+    image_column: Text | None = None
     """Name of the column; found by its usual names by default."""
-    caption_column: str | None = None
+    caption_column: Text | None = None
     """The same for captions."""
-    label_column: str | None = None
+    label_column: Text | None = None
     """The same for labels."""
-    group_column: str | None = None
+    group_column: Text | None = None
     """The same for groups, of which `worst_group` reports the worst."""
-    split_column: str | None = None
+    split_column: Text | None = None
     """The same for splits."""
-    draw_splits: bool = False
+    draw_splits: Switch = False
     """Draw the splits even where the file has a split column."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Of drawn splits."""
-    templates: str | None = None
+    templates: Text | None = None
     """`imagenet`, `simple` or a file; those that came with the data, or `imagenet`, by default."""
-    class_names: str | None = None
+    class_names: Text | None = None
     """File of class names; those of the data by default."""
 
     @field_validator("objective")
@@ -138,9 +190,9 @@ class SearchSection(Section):
 
     tower: Literal["image", "text"] = "image"
     """Whose heads are searched."""
-    objective: str | None = None
+    objective: Text | None = None
     """Metric, or mix such as 0.7*t2i_r1 + 0.3*i2t_r1; mean_recall, top1 or group_score by the task by default."""
-    guide: str | None = None
+    guide: Text | None = None
     """Metric or mix that masks are searched by, or `objective`; the objective decides on confirm.
 
     By default `probability` for metrics by ranks in retrieval, else the objective; it, too, for the worst of data sets.
@@ -153,35 +205,35 @@ class SearchSection(Section):
     """How images become RGB: `stock`, as open_clip's own preprocessing does; `composited`, upright and on white."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Of the search; `auto` is bfloat16 where the hardware computes in it. Finalists are always scored in float32."""
-    strategy: str = "mixture"
+    strategy: Text = "mixture"
     """How masks are proposed: `mixture`, `pairwise`, `genetic`, `gates` or `scan`; slower are `tpe` and `nsga2`."""
-    shortlist: PositiveInt | None = None
+    shortlist: Annotated[Whole, Field(ge=1, le=MAX_HEADS)] | None = None
     """Best heads of the scan that `tpe` and `nsga2` search among; 48 by default."""
-    gate_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gate_share: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """Part of the mixture's masks after the scan that come from gates, learned by back-propagation."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Of the strategy."""
-    block_size: PositiveInt = 32
+    block_size: Annotated[Whole, Field(ge=1, le=100_000)] = 32
     """Most masks that are proposed together."""
-    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    layers: tuple[Annotated[Whole, Field(ge=0, le=MAX_HEADS)], ...] | None = None
     """Layers whose heads may be ablated; all by default."""
-    protect: tuple[str, ...] = ()
+    protect: tuple[Text, ...] = ()
     """Heads that are never ablated, such as L11H3."""
-    max_heads: PositiveInt | None = None
+    max_heads: Annotated[Whole, Field(ge=1, le=MAX_HEADS)] | None = None
     """Most heads in a mask."""
-    image_chunk: PositiveInt | None = None
+    image_chunk: Annotated[Whole, Field(ge=1, le=MAX_CHUNK)] | None = None
     """Images (or texts) computed together; a constant of the study, measured when it is created by default."""
-    threads: PositiveInt = 1
+    threads: Threads = 1
     """CPU threads of one replica; a constant of the study."""
-    finalists: Annotated[int, Field(ge=1)] = 48
+    finalists: Annotated[Whole, Field(ge=1, le=100_000)] = 48
     """Best masks that are re-scored on the confirm split, besides the best ones of every smaller size."""
-    surrogate: bool = True
+    surrogate: Switch = True
     """Let strategies predict what masks score by how far embeddings move when single heads go."""
-    surrogate_gib: Annotated[float, Field(gt=0)] = 4.0
+    surrogate_gib: Annotated[Real, Field(gt=0, le=1_000_000)] = 4.0
     """Most memory that these displacements may take; a search that needs more goes without."""
-    random_masks: Annotated[int, Field(ge=0)] = 40
+    random_masks: Annotated[Whole, Field(ge=0, le=100_000)] = 40
     """Random masks of the selected one's size, scored on the confirm split for context."""
-    gate: bool = True
+    gate: Switch = True
     """Refuse a model whose baseline scores at chance level."""
 
     @field_validator("protect")
@@ -226,13 +278,13 @@ class BudgetSection(Section):
     No part of the fingerprint: a study goes on with another budget.
     """
 
-    masks: PositiveInt = 1000
+    masks: Annotated[Whole, Field(ge=1, le=MAX_MASKS)] = 1000
     """Distinct masks scored on the search split."""
-    seconds: Annotated[float, Field(gt=0)] | None = None
+    seconds: Annotated[Real, Field(gt=0, le=1e9)] | None = None
     """Of this run of the driver."""
-    image_forwards: PositiveInt | None = None
+    image_forwards: Annotated[Whole, Field(ge=1, le=10**15)] | None = None
     """Plain forward passes of one image (or text), as predicted for the masks that are searched."""
-    patience: PositiveInt | None = None
+    patience: Annotated[Whole, Field(ge=1, le=MAX_MASKS)] | None = None
     """Blocks in a row without a better mask."""
 
     @field_validator("seconds", "image_forwards", "patience", mode="before")
@@ -250,23 +302,29 @@ class PoolSection(Section):
 
     kind: Literal["ray", "inline"] = "ray"
     """On Ray, or in the process of the driver."""
-    replicas: PositiveInt | Literal["auto"] = "auto"
+    replicas: int | Literal["auto"] = "auto"
     """Number of Ray replicas; by default as many as there is room for, when nodes join or leave, too."""
-    gpus_per_replica: Annotated[float, Field(ge=0)] | None = None
+    gpus_per_replica: Annotated[Real, Field(ge=0, le=1_024)] | None = None
     """1, a part of 1 for several replicas on a GPU, or 0 for replicas on CPUs; 1 where there are GPUs by default."""
-    shards: PositiveInt | Literal["auto"] = "auto"
+    shards: int | Literal["auto"] = "auto"
     """Replicas that share the images out and score as one; by default what is predicted to cost less."""
-    mixed_devices: bool = False
+    mixed_devices: Switch = False
     """Let devices of different kinds score one study: the last bits of its scores then depend on who computed them."""
-    address: str | None = None
+    address: Text | None = None
     """Ray cluster to join; Ray starts on this machine by default."""
 
     @field_validator("replicas", "shards", mode="before")
     @classmethod
     def _number_or_auto(cls, count: Any) -> Any:
-        if count is None:
+        if count is None or count == "auto":
             return "auto"
-        return int(count) if isinstance(count, str) and count.isdecimal() else count
+        if isinstance(count, str) and re.fullmatch(r"[0-9]{1,9}", count):
+            count = int(count)
+        # Checked here, because a union would report every mistake twice.
+        is_whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
+        if not is_whole or not 1 <= count <= MAX_POOL:
+            raise ValueError(f"must be auto, or a whole number from 1 to {MAX_POOL:,}")
+        return int(count)
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
@@ -289,19 +347,19 @@ class PoolSection(Section):
 class OutputSection(Section):
     """Where results go."""
 
-    folder: str
+    folder: Text
     """Run folder."""
-    study: str | None = None
+    study: Text | None = None
     """Name of the study; the folder's name by default."""
-    storage: str | None = None
+    storage: Text | None = None
     """Journal file or database URL; `study.journal` in the folder by default."""
-    tracking_uri: str | None = None
-    """MLflow server or store; `mlflow.db` beside the folder by default."""
-    experiment: str = "headmask"
+    tracking_uri: Text | None = None
+    """MLflow server or store; by default that of `MLFLOW_TRACKING_URI`, or else `mlflow.db` beside the folder."""
+    experiment: Text = "headmask"
     """MLflow experiment."""
-    fold: bool = False
+    fold: Switch = False
     """Fold a reliable mask into `folded`, a model folder, at the end."""
-    register_as: str | None = None
+    register_as: Text | None = None
     """Name, or name@alias, under which the model of a reliable mask is registered in MLflow at the end."""
 
     @field_validator("storage")
@@ -310,6 +368,11 @@ class OutputSection(Section):
         if storage is not None:
             check_location(storage)
         return storage
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _is_address(cls, uri: str | None) -> str | None:
+        return uri if uri is None else check_tracking_uri(uri)
 
     @field_validator("register_as")
     @classmethod

@@ -22,6 +22,7 @@ from headmask.origin import is_tag
 from headmask.towers import TowerName, tower_of, view_of
 from headmask.views import TowerView
 from orchestrator.config import SearchConfig
+from orchestrator.ledger import Look, looks_at
 from orchestrator.location import absolute
 from orchestrator.objective import Goal, Objective
 from orchestrator.progress import said_when_slow
@@ -77,6 +78,12 @@ class Session:
     def test_digests(self) -> tuple[str, ...]:
         """Digests of the test splits of all data sets."""
         return tuple(split.digest for split in self.splits["test"])
+
+    def looks(self, mask: HeadMask) -> list[Look]:
+        """Return the looks that a mask takes at the test splits."""
+        search = self.config.search
+        weights = self.model.reference.weights_sha256
+        return looks_at(self.test_digests, mask, model=weights, tower=search.tower, ablation=search.ablation)
 
     @property
     def wanted(self) -> Wanted:

@@ -18,21 +18,25 @@ from pathlib import Path
 from typing import Any, Self
 
 import optuna
+from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from headmask.errors import StudyError
 from headmask.foreign import reason_of
 from headmask.mask import HeadGrid, HeadMask
+from headmask.passwords import hidden
 from orchestrator.driverlock import DriverLock, StorageAwayError, lock_driver
 from orchestrator.journal import Journal, truncate_torn_line
-from orchestrator.location import SCHEMES, check_location, is_url, redacted
+from orchestrator.location import SCHEMES, check_location, is_url, redacted, sqlite_file
 from strategies import distributions, mask_of, params_of
 
 GROUP = 64
 GROUP_S = 2.0
 FLUSH_S = 30.0
 """Seconds that closing waits for a storage that is away."""
+MAKING_S = 60.0
+"""Seconds that another process may take to make the tables of a database."""
 MOST_DELAY_S = 15.0
 """Most seconds between two attempts to write."""
 BEGUN = "config"
@@ -304,12 +308,25 @@ def open_storage(location: str, *, must_exist: bool = False) -> Iterator[BaseSto
 def _database(location: str) -> RDBStorage:
     scheme = check_location(location)
     try:
-        return RDBStorage(location, engine_kwargs={"pool_pre_ping": True})
+        with made_alone(location):
+            return RDBStorage(location, engine_kwargs={"pool_pre_ping": True})
     except ImportError:
         raise StudyError(f"{scheme} needs a driver: pip install 'headmask[{SCHEMES[scheme]}]'") from None
     # SQLAlchemy and each driver have their own exceptions for a database that is not there.
     except Exception as error:
-        raise StudyError(f"cannot open storage {redacted(location)}: {reason_of(error)}") from None
+        reason = hidden(reason_of(error), location)
+        raise StudyError(f"cannot open storage {redacted(location)}: {reason}") from None
+
+
+@contextmanager
+def made_alone(location: str) -> Iterator[None]:
+    """Let one process at a time make the tables of a new sqlite database: Optuna does it in steps, without a lock."""
+    path = sqlite_file(location)
+    if path is None or not path.parent.is_dir() or (path.is_file() and path.stat().st_size):
+        yield
+        return
+    with FileLock(path.with_name(f".{path.name}.lock"), timeout=MAKING_S):
+        yield
 
 
 def end_session(storage: BaseStorage) -> None:

@@ -15,6 +15,7 @@ from headmask.mask import HeadGrid, HeadMask
 from headmask.shown import counted
 from orchestrator.budget import STOPS
 from orchestrator.clusters import Clusters, doubt, in_words, too_few
+from orchestrator.ledger import looked
 from orchestrator.result import RELIABLE, Guarded, SearchResult
 from orchestrator.store import TrialRecord
 from orchestrator.terminal import Terminal
@@ -184,10 +185,7 @@ def sentences(result: SearchResult) -> list[str]:
         )
     lines += _size_sentences(result)
     if result.test_looks > 1:
-        lines.append(
-            f"This test split has been looked at {counted(result.test_looks, 'time')}; every look makes the next claim "
-            "weaker."
-        )
+        lines.append(looked(result.test_looks))
     lines += result.pixels.sentences if result.pixels else []
     if result.num_failed:
         lines.append(f"{counted(result.num_failed, 'mask')} could not be scored; trials.parquet says why.")

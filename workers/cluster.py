@@ -126,5 +126,10 @@ def describe(resources: dict[str, float]) -> str:
 
 def reason_of(error: Exception) -> str:
     """Return the last line that an error of Ray's says, which names the cause; without its general advice."""
+    if "AF_UNIX path length" in str(error):
+        return (
+            "the folder for its sockets has a path that is too long, as job systems such as SLURM give it in TMPDIR; "
+            "set RAY_TMPDIR to a short one, such as /tmp"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].split(" Some common causes")[0][:REASON] if lines else type(error).__name__

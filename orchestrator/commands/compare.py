@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from headmask.errors import HeadmaskError
 from orchestrator.commands.tools import Json
 from orchestrator.terminal import Terminal
+from orchestrator.trackinguri import OPTION, VARIABLE, check_tracking_uri
 
 TOP = 10
 
@@ -22,11 +24,13 @@ def compare(
     ] = None,
     storage: Annotated[str | None, typer.Option(help="Journal file or database URL that holds named studies.")] = None,
     tracking_uri: Annotated[
-        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server or store that holds named runs.")
+        str | None,
+        typer.Option(help="MLflow server or store that holds named runs; that of MLFLOW_TRACKING_URI by default."),
     ] = None,
     experiment: Annotated[str | None, typer.Option(help="Compare the searches of an MLflow experiment.")] = None,
     top: Annotated[
-        int | None, typer.Option(min=2, help=f"Of --experiment, those that gained most on confirm; {TOP} by default.")
+        int | None,
+        typer.Option(min=2, max=10_000, help=f"Of --experiment, those that gained most on confirm; {TOP} by default."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page as well.")] = None,
     as_json: Json = False,
@@ -35,13 +39,17 @@ def compare(
     from orchestrator.compare.comparison import compare as compared
     from orchestrator.compare.sources import Sources
 
-    _check(runs, experiment, top, tracking_uri)
+    if tracking_uri is not None:
+        check_tracking_uri(tracking_uri)
+    # What the variable says is checked only where it is needed.
+    uri, what = (tracking_uri, OPTION) if tracking_uri is not None else (os.environ.get(VARIABLE), VARIABLE)
+    _check(runs, experiment, top, uri)
     with ExitStack() as held:
         server = None
-        if tracking_uri is not None:
+        if uri:
             from orchestrator.compare.tracked import connected
 
-            server = held.enter_context(connected(tracking_uri))
+            server = held.enter_context(connected(uri, what))
         if experiment is not None and server is not None:
             found = compared(server.experiment(experiment, top or TOP), "best on confirm")
         else:
@@ -61,12 +69,14 @@ def compare(
         console.say(f"Page: {out}")
 
 
-def _check(runs: list[str] | None, experiment: str | None, top: int | None, tracking_uri: str | None) -> None:
+def _check(runs: list[str] | None, experiment: str | None, top: int | None, uri: str | None) -> None:
     if experiment is None and not runs:
         raise HeadmaskError("name what to compare: run folders, mask files, studies or runs; or an --experiment")
     if experiment is None and top is not None:
         raise HeadmaskError("--top chooses among the searches of an --experiment; without one, name what to compare")
     if experiment is not None and runs:
         raise HeadmaskError(f"--experiment chooses what is compared; leave {', '.join(runs)} out, or --experiment")
-    if experiment is not None and tracking_uri is None:
-        raise HeadmaskError("--experiment needs --tracking-uri URL, such as sqlite:///runs/mlflow.db")
+    if experiment is not None and not uri:
+        raise HeadmaskError(
+            "--experiment needs --tracking-uri URL, or MLFLOW_TRACKING_URI, such as sqlite:///runs/mlflow.db"
+        )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from headmask.shown import counted
-from orchestrator.commands.tools import Json, print_json
+from orchestrator.commands.tools import Json, finite, print_json
 from orchestrator.terminal import Terminal
 
 
@@ -16,10 +16,14 @@ def strategies(
     landscape: Annotated[list[str] | None, typer.Option(help="By name; all but random-144 by default.")] = None,
     contestant: Annotated[list[str] | None, typer.Option(help="By name; a choice of them by default.")] = None,
     full: Annotated[bool, typer.Option("--full", help="More seeds and masks: takes far longer.")] = False,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds on every landscape.")] = None,
-    first_seed: Annotated[int, typer.Option(min=0, help="The seeds are this one and those after it.")] = 0,
-    evaluations: Annotated[int | None, typer.Option(min=1, help="Distinct masks of every run.")] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time; one per core by default.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=10_000, help="Seeds on every landscape.")] = None,
+    first_seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="The seeds are this one and those after it.")
+    ] = 0,
+    evaluations: Annotated[int | None, typer.Option(min=1, max=10_000_000, help="Distinct masks of every run.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Runs at a time; one per core by default.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG of the median regret by number of masks.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -46,10 +50,12 @@ def strategies(
 
 
 def driver(
-    replicas: Annotated[int, typer.Option(min=1, help="Simulated replicas.")] = 64,
-    evaluation_ms: Annotated[float, typer.Option(min=0.0, help="What a mask takes one of them.")] = 50.0,
-    trials: Annotated[int, typer.Option(min=500, help="Masks of every run.")] = 10_000,
-    block_size: Annotated[int, typer.Option(min=1, help="Most masks in a block.")] = 1_024,
+    replicas: Annotated[int, typer.Option(min=1, max=100_000, help="Simulated replicas.")] = 64,
+    evaluation_ms: Annotated[
+        float, typer.Option(min=0.0, max=1e9, callback=finite, help="What a mask takes one of them.")
+    ] = 50.0,
+    trials: Annotated[int, typer.Option(min=500, max=10_000_000, help="Masks of every run.")] = 10_000,
+    block_size: Annotated[int, typer.Option(min=1, max=100_000, help="Most masks in a block.")] = 1_024,
     as_json: Json = False,
 ) -> None:
     """Time the driver with a journal, tracking and the default strategy; only the replicas are simulated."""

@@ -35,7 +35,7 @@ def explain(
     descriptions: Annotated[
         Path | None, typer.Option(help="Texts to describe heads by, one per line; a bundled list by default.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Most images shown for a head.")] = 8,
+    images: Annotated[int, typer.Option(min=1, max=1_000, help="Most images shown for a head.")] = 8,
     split: Split = None,
     objective: Objective = None,
     model: Model = None,

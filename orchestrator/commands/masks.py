@@ -24,6 +24,7 @@ from orchestrator.commands.data import (
 from orchestrator.commands.tools import Json, print_json
 from orchestrator.terminal import Terminal
 
+MAX_THREADS = 1_024
 Model = Annotated[
     str | None,
     typer.Option(help="open_clip architecture, its configuration NAME.json, local-dir:FOLDER, or hf-hub:ORG/REPO."),
@@ -38,7 +39,7 @@ Preprocess = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="search, confirm or test; the whole file by default.")]
 Objective = Annotated[str | None, typer.Option(help="Metric or mix; the mask's by default.")]
-Threads = Annotated[int, typer.Option(help="CPU threads.")]
+Threads = Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.")]
 LATENCY_S = 4.0
 """Seconds for which an export measures latency."""
 
@@ -86,6 +87,7 @@ def evaluate(
         alone = len(found) == 1
         print_json(found[0].as_json() if alone else {"evaluations": [each.as_json() for each in found]})
         return
+    from orchestrator.ledger import looked
     from orchestrator.tables import empty_mask_sentence, metrics_table, transfer_table
 
     if len(found) == 1:
@@ -97,6 +99,9 @@ def evaluate(
         console.say(text)
     for path in (row[0].mask_path for row in rows if not row[0].mask.heads):
         console.say(empty_mask_sentence(path))
+    looks = max((each.test_looks or 0 for each in found), default=0)
+    if looks:
+        console.say(looked(looks))
 
 
 def export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, Literal
 
 import typer
@@ -13,7 +14,22 @@ from orchestrator.terminal import Terminal
 
 bench_app = typer.Typer(help="Measure speed, as a ratio against a baseline in the same run.", no_args_is_help=True)
 
+MAX_SHOWN = 60
+"""Characters of a wrong value in a message."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value of an option; ranges let what is not a number pass."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("must be a finite number")
+    return value
+
+
+def cut(text: str) -> str:
+    """Return a text at a length that fits into a message."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def print_json(content: Any) -> None:
@@ -100,7 +116,7 @@ def schema(
 @bench_app.command()
 def engine(
     model: Annotated[str, typer.Option(help="open_clip architecture; its weights are random.")] = "ViT-B-32",
-    images: Annotated[int, typer.Option(min=3, help="Random images that every mask is computed on.")] = 16,
+    images: Annotated[int, typer.Option(min=3, max=100_000, help="Random images that every mask is computed on.")] = 16,
     workload: Annotated[
         Literal["scan", "population", "single"], typer.Option(help="All single heads, 256 bred masks, or one mask.")
     ] = "scan",
@@ -111,8 +127,10 @@ def engine(
         Literal["auto", "float32", "bfloat16", "float16"] | None,
         typer.Option(help="Of the plain way; the engine's by default."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Repetitions of both ways, alternating.")] = 3,
-    sample: Annotated[int, typer.Option(min=1, help="Masks that the plain way is timed on in a round.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Repetitions of both ways, alternating.")] = 3,
+    sample: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Masks that the plain way is timed on in a round.")
+    ] = 8,
     as_json: Json = False,
 ) -> None:
     """Time the scoring engine against one stock forward pass per mask."""

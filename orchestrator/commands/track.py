@@ -14,7 +14,11 @@ track_app = typer.Typer(help="What MLflow knows of a search: bring it up to date
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder of a search.")]
 TrackingUri = Annotated[
-    str | None, typer.Option(help="MLflow server or store; the search's own by default, another one gets everything.")
+    str | None,
+    typer.Option(
+        help="MLflow server or store; the search's own by default, whatever MLFLOW_TRACKING_URI says. Another one gets "
+        "everything."
+    ),
 ]
 
 

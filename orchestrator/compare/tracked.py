@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from headmask.errors import HeadmaskError, did_you_mean
-from headmask.foreign import reason_of
+from headmask.passwords import redacted
 from orchestrator.compare.entrant import Entrant, read_folder
-from orchestrator.location import redacted
+from orchestrator.location import sqlite_file
 from orchestrator.track.mlflowrun import make_client
+from orchestrator.track.refusal import reason_of, refusal_of
+from orchestrator.trackinguri import OPTION, check_tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
 
 FILES = ("result.json", "mask.json", "config.json", "trials.parquet", "queries.parquet")
 _PARENT = "mlflow.parentRunId"
-_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,29 @@ class Server:
     """A tracking server or store, with a folder for what is fetched from it."""
 
     uri: str
-    client: MlflowClient
     scratch: Path
+    what: str = OPTION
+    """What gave the address."""
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        """MLflow's client, made when it is needed: importing it takes seconds."""
+        path = sqlite_file(check_tracking_uri(self.uri, self.what))
+        if path is not None and not (path.is_file() and path.stat().st_size):
+            raise HeadmaskError(
+                f"there is no tracking store {redacted(self.uri)}; a search makes mlflow.db beside its run folder"
+            )
+        with self._asked():
+            return make_client(self.uri)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Turn what MLflow, SQLAlchemy, requests and drivers raise in the block into one message."""
+        try:
+            yield
+        except Exception as error:
+            reason = refusal_of(error) or reason_of(error, self.uri)
+            raise HeadmaskError(f"cannot read {redacted(self.uri)}: {reason}") from None
 
     def run(self, run_id: str) -> Entrant:
         """Return a tracked search.
@@ -40,10 +63,16 @@ class Server:
         """
         from mlflow.exceptions import MlflowException
 
-        try:
-            run = self.client.get_run(run_id)
-        except MlflowException as error:
-            raise HeadmaskError(f"there is no run {run_id} in {redacted(self.uri)}: {reason_of(error)}") from None
+        client = self._client
+        with self._asked():
+            try:
+                run = client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                run = None
+        if run is None:
+            raise HeadmaskError(f"there is no run {run_id} in {redacted(self.uri)}")
         if parent := run.data.tags.get(_PARENT):
             raise HeadmaskError(f"run {run_id} is one finalist of a search; name the search's run, {parent}")
         return self._fetched(run)
@@ -54,14 +83,17 @@ class Server:
         Raises:
             HeadmaskError: there is no such experiment, or it has fewer than two finished searches.
         """
-        found = self.client.get_experiment_by_name(name)
+        client = self._client
+        with self._asked():
+            found = client.get_experiment_by_name(name)
+            known = [] if found else [each.name for each in client.search_experiments()]
+            runs = list(self._runs(found.experiment_id)) if found else []
         if found is None:
-            known = [each.name for each in self.client.search_experiments()]
             raise HeadmaskError(
                 f"there is no experiment {name!r} in {redacted(self.uri)}{did_you_mean(name, known)}; "
                 f"it has {', '.join(known) or 'none'}"
             )
-        runs = [run for run in self._runs(found.experiment_id) if _confirm_gain(run) is not None]
+        runs = [run for run in runs if _confirm_gain(run) is not None]
         if len(runs) < 2:
             raise HeadmaskError(f"experiment {name!r} needs two finished searches to compare; it has {len(runs)}")
         best = sorted(runs, key=lambda run: -(_confirm_gain(run) or 0.0))[:top]
@@ -71,7 +103,7 @@ class Server:
         """Yield the searches of an experiment; their finalists are runs of their own, with a verdict of none."""
         token = None
         while True:
-            page = self.client.search_runs(
+            page = self._client.search_runs(
                 [experiment_id], "tags.`headmask.verdict` LIKE '%'", max_results=500, page_token=token
             )
             yield from page
@@ -79,22 +111,18 @@ class Server:
                 return
 
     def _fetched(self, run: Run) -> Entrant:
-        from mlflow.exceptions import MlflowException
-
-        run_id = run.info.run_id
-        held = {each.path for each in self.client.list_artifacts(run_id)}
+        run_id, client = run.info.run_id, self._client
+        folder = self.scratch / run_id
+        folder.mkdir(exist_ok=True)
+        with self._asked():
+            held = {each.path for each in client.list_artifacts(run_id)}
+            for name in FILES if "result.json" in held else ():
+                if name in held:
+                    client.download_artifacts(run_id, name, str(folder))
         if "result.json" not in held:
             raise HeadmaskError(
                 f"run {run_id} in {redacted(self.uri)} has no result.json: its search has not ended, or is none"
             )
-        folder = self.scratch / run_id
-        folder.mkdir(exist_ok=True)
-        try:
-            for name in FILES:
-                if name in held:
-                    self.client.download_artifacts(run_id, name, str(folder))
-        except (MlflowException, OSError) as error:
-            raise HeadmaskError(f"the files of run {run_id} cannot be fetched: {reason_of(error)}") from None
         return read_folder(folder, f"{run.info.run_name} ({run_id[:8]})", "tracked run")
 
 
@@ -105,13 +133,12 @@ def _confirm_gain(run: Run) -> float | None:
 
 
 @contextmanager
-def connected(uri: str) -> Iterator[Server]:
-    """Hold a connection to a tracking server, and a folder for what is fetched, until the end of the block.
+def connected(uri: str, what: str = OPTION) -> Iterator[Server]:
+    """Hold a tracking server, and a folder for what is fetched, until the end of the block.
 
-    Raises:
-        HeadmaskError: it is a database file that is not there.
+    Args:
+        uri: of the server; it is asked when it is needed.
+        what: the option or variable that gave it.
     """
-    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file():
-        raise HeadmaskError(f"there is no tracking store {uri}; a search makes mlflow.db beside its run folder")
     with TemporaryDirectory(prefix="headmask-compare-") as scratch:
-        yield Server(uri, make_client(uri), Path(scratch))
+        yield Server(uri, Path(scratch), what)

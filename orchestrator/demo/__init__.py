@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from orchestrator.result import SearchResult
@@ -43,6 +43,11 @@ class DemoPaths:
     descriptions: Path
     """Texts of the words that the model knows, for `headmask explain --descriptions`."""
 
+    @classmethod
+    def in_folder(cls, folder: Path) -> Self:
+        """Return where the files are, or will be, in a folder."""
+        return cls(folder / "model", folder / _DATA, folder / _DESCRIPTIONS)
+
 
 def epilogue(result: SearchResult, folder: Path) -> str:
     """Return what the demo found, in words that need no knowledge of metrics; empty without an improvement."""
@@ -55,20 +60,20 @@ def epilogue(result: SearchResult, folder: Path) -> str:
 
 def unpack_demo(folder: Path) -> DemoPaths:
     """Write the demo's model and data into a folder, and return where they are; files that are there stay."""
-    model = folder / "model"
+    paths = DemoPaths.in_folder(folder)
+    model = paths.model
     model.mkdir(parents=True, exist_ok=True)
     with as_file(files(__name__) / "assets") as assets:
-        for source, target in ((assets / _CONFIG, model / _CONFIG), (assets / _DATA, folder / _DATA)):
+        for source, target in ((assets / _CONFIG, model / _CONFIG), (assets / _DATA, paths.data)):
             if not target.exists():
                 shutil.copyfile(source, target)
         if not (model / _WEIGHTS).exists():
             temporary = model / f".{_WEIGHTS}.part"
             temporary.write_bytes(lzma.decompress((assets / f"{_WEIGHTS}.xz").read_bytes()))
             temporary.replace(model / _WEIGHTS)
-    descriptions = folder / _DESCRIPTIONS
-    if not descriptions.exists():
-        descriptions.write_text("\n".join(scene_descriptions()) + "\n", encoding="utf-8")
-    return DemoPaths(model, folder / _DATA, descriptions)
+    if not paths.descriptions.exists():
+        paths.descriptions.write_text("\n".join(scene_descriptions()) + "\n", encoding="utf-8")
+    return paths
 
 
 def scene_descriptions() -> list[str]:

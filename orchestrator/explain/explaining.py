@@ -19,6 +19,7 @@ from orchestrator.evaluate import objective_on
 from orchestrator.explain.explanation import FILE, DescribingText, ExplainedHead, Explanation
 from orchestrator.explain.harm import Case, explained_head, measure_harm
 from orchestrator.explain.subject import Subject, find_subject, read_descriptions
+from orchestrator.ledger import keep_looks, looks_at, run_folder_of
 from orchestrator.sections import DataSection
 from orchestrator.session import embedded_texts, load_section, make_payload
 from orchestrator.versions import versions
@@ -90,6 +91,10 @@ def explain_heads(
         say(note)
     cropped = UInt8Preprocess(subject.model.preprocess)
     chosen = take_split(load_section(data, cropped, whole=split is None, say=say), split or ALL)
+    if chosen.name == "test":
+        weights = subject.model.reference.weights_sha256
+        looks = looks_at([chosen.digest], subject.mask, model=weights, ablation=subject.ablation)
+        keep_looks(looks, run_folder_of(mask))
     objective = objective_on(data, subject.content.objective if subject.content else None, chosen)
     case = Case(subject, chosen, objective, guide=objective.guided(chosen.targets.guides))
     explained, no_texts = _explained(case, texts, out, num_images, threads, say) if subject.heads else ([], None)

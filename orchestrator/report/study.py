@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +14,7 @@ from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import MaskFile, ModelReference
 from orchestrator.config import SearchConfig
 from orchestrator.driverlock import is_driven
+from orchestrator.ledger import kept_looks, most_looks
 from orchestrator.location import redacted
 from orchestrator.objective import Goal, Objective
 from orchestrator.queries import Queries, read_queries
@@ -77,6 +79,7 @@ def _finished(config: SearchConfig) -> Study:
         result = SearchResult.model_validate_json((folder / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StudyError(f"{folder / 'result.json'} cannot be read: {_first_mistake(error)}") from None
+    result = result.model_copy(update={"test_looks": _looks_by_now(result, folder)})
     mask = MaskFile.read(folder / "mask.json")
     grid, missing = mask.head_grid, []
     try:
@@ -105,6 +108,14 @@ def _finished(config: SearchConfig) -> Study:
         selected=HeadMask.from_heads(grid, map(Head.parse, result.selected)),
         missing=missing,
     )
+
+
+def _looks_by_now(result: SearchResult, folder: Path) -> int:
+    """Return how often the test split was looked at, also after the search that the result is of."""
+    data = result.searched.get("data")
+    names = data if isinstance(data, dict) else {}
+    digests = [str(digest) for name, digest in names.items() if name == "test" or name.endswith("/test")]
+    return max(result.test_looks, most_looks(kept_looks(folder), digests))
 
 
 def _unfinished(config: SearchConfig) -> Study:

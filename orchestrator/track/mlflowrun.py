@@ -7,13 +7,15 @@ import json
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from headmask import foreign
-from orchestrator.location import scheme_of
+from orchestrator.location import scheme_of, sqlite_file
+from orchestrator.track.database import prepare_database
 from orchestrator.track.operations import (
     Artifact,
     Begin,
@@ -27,22 +29,17 @@ from orchestrator.track.operations import (
     Tags,
     TrackedSplit,
 )
+from orchestrator.track.refusal import NO_ANSWER, TrackingRefusedError, refusal_of
+from orchestrator.trackinguri import DATABASES, beside
 
 KEY_TAG = "headmask.key"
 WORDS_TAG = "headmask.words"
 SELECTED_TAG = "headmask.is_selected"
 SELECTED_NAME = "selected: "
 """What the name of the selected finalist's run begins with."""
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 MOST_METRICS = 1000
-REFUSALS = (
-    "BAD_REQUEST",
-    "ENDPOINT_NOT_FOUND",
-    "INVALID_PARAMETER_VALUE",
-    "NOT_IMPLEMENTED",
-    "RESOURCE_ALREADY_EXISTS",
-)
-"""MLflow's codes for what a server will not take, however often it is tried."""
+ANSWER_S = 5.0
+"""Seconds in which somebody must answer at an address."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,8 @@ class Server:
     uri: str
     artifact_location: str | None
     """For a store of our own; a server decides for itself."""
+    is_own: bool = False
+    """Whether it is the database beside run folders, which nobody named."""
 
 
 def server_of(folder: Path, uri: str | None) -> Server:
@@ -60,25 +59,22 @@ def server_of(folder: Path, uri: str | None) -> Server:
     A server says where artifacts go; those of a database go beside the folder, too.
     """
     parent = folder.resolve().parent
-    uri = uri or f"sqlite:///{parent / 'mlflow.db'}"
-    return Server(uri, (parent / "mlartifacts").as_uri() if scheme_of(uri) in DATABASES else None)
+    is_own = uri is None
+    uri = beside(folder) if uri is None else uri
+    return Server(uri, (parent / "mlartifacts").as_uri() if scheme_of(uri) in DATABASES else None, is_own)
 
 
-def is_refused(error: Exception) -> bool:
-    """Return whether trying again is of no use."""
-    return getattr(error, "error_code", None) in REFUSALS or isinstance(error, FileNotFoundError)
+def make_client(uri: str, *, is_own: bool = False) -> Any:
+    """Return MLflow's client, which gives up on a server that is away within seconds instead of minutes.
 
+    Args:
+        uri: of the server, or of a database; an sqlite file is made where there is none.
+        is_own: whether it is the database beside run folders.
 
-def reason_of(error: Exception) -> str:
-    """Return why something could not be sent, in a few words where nobody answered."""
-    text = foreign.reason_of(error)
-    if type(error).__module__.startswith("requests") or "Max retries exceeded" in text:
-        return "it did not answer"
-    return text
-
-
-def make_client(uri: str) -> Any:
-    """Return MLflow's client, which gives up on a server that is away within seconds instead of minutes."""
+    Raises:
+        TrackingRefusedError: the database cannot be used, however often it is tried.
+        OSError: nobody listens at the address now.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # It would print addresses among what a search says, and into its JSON.
@@ -88,15 +84,42 @@ def make_client(uri: str) -> Any:
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        # It logs a traceback for every try that fails; what fails is raised as well, and said once.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if (path := sqlite_file(uri)) is not None:
+        prepare_database(path, is_own=is_own)
+    else:
+        _check_answers(uri)
     return MlflowClient(tracking_uri=uri)
+
+
+def _check_answers(uri: str) -> None:
+    """Check that somebody answers at an address: MLflow and drivers of databases wait far longer for it.
+
+    Raises:
+        OSError: nobody does.
+    """
+    parts = urlsplit(uri)
+    try:
+        if parts.scheme in ("http", "https"):
+            import requests
+
+            # Through proxies, as MLflow does it; what it answers does not matter here.
+            requests.get(uri, timeout=ANSWER_S, stream=True, allow_redirects=False).close()
+        elif scheme_of(uri) in DATABASES and parts.hostname and parts.port:
+            socket.create_connection((parts.hostname, parts.port), timeout=ANSWER_S).close()
+    # Those of requests are OSErrors, too.
+    except OSError as error:
+        if refusal_of(error) is not None:
+            raise
+        raise ConnectionError(NO_ANSWER) from None
 
 
 class MlflowRun:
     """The parent run of one search, found by its key or made. Every method may raise what MLflow raises."""
 
     def __init__(self, server: Server, begin: Begin, folder: Path) -> None:
-        self.client = make_client(server.uri)
+        self.client = make_client(server.uri, is_own=server.is_own)
         self._folder = folder
         self.experiment_id = self._experiment_id(begin.experiment, server.artifact_location)
         found = self._search(f"tags.`{KEY_TAG}` = '{begin.key}'")
@@ -104,6 +127,11 @@ class MlflowRun:
 
     def _experiment_id(self, name: str, artifact_location: str | None) -> str:
         found = self.client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise TrackingRefusedError(
+                f"the experiment {name!r} was deleted: restore it with `mlflow experiments restore --experiment-id "
+                f"{found.experiment_id}`, or choose another --experiment"
+            )
         if found is not None:
             return str(found.experiment_id)
         # Without it, MLflow's pages take the runs for evaluations of language models.

@@ -29,9 +29,11 @@ from headmask.models import LoadedModel
 from orchestrator.location import redacted, scheme_of
 from orchestrator.modelname import ModelName
 from orchestrator.result import RELIABLE, SearchResult
-from orchestrator.track.mlflowrun import DATABASES, WORDS_TAG, make_client, reason_of
+from orchestrator.track.mlflowrun import WORDS_TAG, make_client
+from orchestrator.track.refusal import reason_of, refusal_of
 from orchestrator.track.tracked import description
 from orchestrator.track.tracking import sync
+from orchestrator.trackinguri import DATABASES, check_tracking_uri
 
 if TYPE_CHECKING:
     from orchestrator.session import Session
@@ -106,9 +108,12 @@ def register(
         say: told what takes long.
 
     Raises:
+        ConfigError: `uri` is no address.
         StudyError: there is no result, no reliable improvement, or the server does not answer.
         AblationError: the mask cannot be folded into weights.
     """
+    if uri is not None:
+        check_tracking_uri(uri)
     result = _read_result(folder)
     if result.verdict != RELIABLE and not candidate:
         raise StudyError(
@@ -128,7 +133,8 @@ def register(
             version = _send(client, synced.run_id, folder / FOLDER, name, mask, result)
     # MLflow, SQLAlchemy and requests each have their own exceptions.
     except Exception as error:
-        raise StudyError(f"cannot register {name.name} at {where}: {reason_of(error)}") from None
+        reason = refusal_of(error) or reason_of(error, synced.target)
+        raise StudyError(f"cannot register {name.name} at {where}: {reason}") from None
     return Registered(name.name, version, name.alias, name.uri, where, synced.run_id, list(mask.heads), difference)
 
 

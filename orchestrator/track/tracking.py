@@ -16,15 +16,24 @@ from pathlib import Path
 from typing import Any, Self
 
 from headmask.errors import StudyError
-from orchestrator.location import redacted
-from orchestrator.track.mlflowrun import MlflowRun, Server, is_refused, reason_of, server_of
+from headmask.passwords import HIDDEN, redacted
+from orchestrator.location import scheme_of
+from orchestrator.track.mlflowrun import MlflowRun, Server, server_of
 from orchestrator.track.operations import Begin, Metrics, Operation, Sent, Status
+from orchestrator.track.refusal import NO_ANSWER, is_full, is_refused, reason_of, refusal_of
 from orchestrator.track.spool import NAME, Spool
+from orchestrator.trackinguri import check_tracking_uri, with_password
 
 _log = logging.getLogger(__name__)
 
 CLOSE_S = 60.0
-"""Seconds that the end of a search waits for the tracking server."""
+"""Seconds that the end of a search waits for a tracking server that takes what is left."""
+SILENT_S = 10.0
+"""Seconds that it waits for one that does not; a database file is never away, only slow."""
+RUN_S = 4.0
+"""Seconds that it waits for the name of the run, if the server has not told it before."""
+FILE_S = 30.0
+"""The same where a database file is made: that takes its time, and nobody can be away."""
 CLOSING_DELAY_S = 1.0
 """Seconds between two attempts then."""
 AT_ONCE = 100
@@ -59,6 +68,7 @@ class Sender:
             self._send(group)
         # MLflow, SQLAlchemy and requests each have their own exceptions for a store that is away.
         except Exception as error:
+            # What a broken database does not take is kept: it will be taken when the database is repaired.
             if not is_refused(error):
                 raise
             self.refused.append(f"{group[0].kind}: {reason_of(error)}")
@@ -81,20 +91,36 @@ class Tracker:
         begin: how the search is tracked.
         uri: of the server, with its password; None for the database beside the run folder.
         on_run: told the id of the run, once there is one.
+        say: told when nothing can be sent for the first time, and that everything is sent again after that.
     """
 
-    def __init__(self, folder: Path, begin: Begin, uri: str | None, on_run: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        begin: Begin,
+        uri: str | None,
+        on_run: Callable[[str], None],
+        say: Callable[[str], None] = _log.warning,
+    ) -> None:
         self._server = server_of(folder, uri)
-        self._begin, self._on_run = begin, on_run
+        self._begin, self._on_run, self._say = begin, on_run, say
         self._spool = Spool(folder)
         self._spool.append(begin)
         self.run_id: str | None = None
         self.is_complete = False
         """Whether everything was sent; known once it is closed."""
+        self.has_failed = False
+        """Whether something was not sent for another reason than a server that is away; known once it is closed."""
         self._opened, self._news, self._closing = threading.Event(), threading.Event(), threading.Event()
+        self._ended = threading.Event()
+        self._last_sent = time.monotonic()
         self._deadline = float("inf")
         """When a server that is away is given up."""
-        self._why = ""
+        self._why = NO_ANSWER
+        self._is_away = False
+        self._is_full = False
+        self._refusal: str | None = None
+        """Why nothing will be taken until somebody repairs something."""
         self._refused: list[str] = []
         self.log(Status(status="RUNNING"))
         self._thread = threading.Thread(target=self._work_and_close, name="headmask-tracking", daemon=True)
@@ -105,17 +131,26 @@ class Tracker:
         self._spool.append(operation)
         self._news.set()
 
-    def wait_for_run(self, timeout_s: float) -> str | None:
+    def wait_for_run(self, timeout_s: float | None = None) -> str | None:
         """Return the id of the run, waiting for the server a while; None if it stays away."""
+        if timeout_s is None:
+            timeout_s = FILE_S if self._is_file else RUN_S
         self._opened.wait(timeout_s)
         return self.run_id
 
     def close(self) -> bool:
-        """Wait for what is left, and return whether everything was sent."""
-        self._deadline = time.monotonic() + CLOSE_S
+        """Wait for what is left as long as it is taken, and return whether everything was sent."""
+        started, silent_s = time.monotonic(), CLOSE_S if self._is_file else SILENT_S
+        self._last_sent = max(self._last_sent, started)
+        self._deadline = started + silent_s
         self._closing.set()
         self._news.set()
-        self._thread.join(CLOSE_S)
+        while not self._ended.wait(0.05):
+            self._deadline = self._last_sent + silent_s
+            if time.monotonic() > min(self._deadline, started + CLOSE_S):
+                self._deadline = 0.0
+                break
+        self.has_failed = bool(self._refusal or self._refused) or (self._is_full and not self.is_complete)
         return self.is_complete
 
     def __enter__(self) -> Self:
@@ -127,18 +162,27 @@ class Tracker:
             _log.warning(
                 "tracking at %s is incomplete: %s. The rest waits in %s; send it with: headmask track sync %s%s",
                 where,
-                self._why or "it did not answer",
+                self._refusal or self._why,
                 self._spool.path,
                 self._spool.folder,
-                " --tracking-uri URL" if "***" in where else "",
+                " --tracking-uri URL" if HIDDEN in where else "",
             )
         if self._refused:
             _log.warning("%s would not take %d entries; %s", where, len(self._refused), self._refused[0])
 
+    @property
+    def _is_file(self) -> bool:
+        """Whether runs are kept in a database file here, which may be made just now, and not at a server."""
+        return scheme_of(self._server.uri) == "sqlite" and not self._is_away
+
     def _work_and_close(self) -> None:
         """Give the file free in the end, which may come later than that of the search: an answer may be waited for."""
-        with self._spool:
-            self._work()
+        try:
+            with self._spool:
+                self._work()
+        finally:
+            self._opened.set()
+            self._ended.set()
 
     def _work(self) -> None:
         sender = self._retry(lambda: Sender(self._spool, self._server, self._begin))
@@ -162,15 +206,36 @@ class Tracker:
         delay_s = 1.0
         while True:
             try:
-                return action()
+                done = action()
+                self._last_sent, self._is_full = time.monotonic(), False
+                if self._is_away:
+                    self._is_away = False
+                    self._say("The tracking server is back.")
+                return done
             except Exception as error:
-                _log.debug("tracking: %s", error)
-                self._why = reason_of(error)
+                self._refusal = refusal_of(error)
+                self._why, self._is_full = reason_of(error, self._server.uri), is_full(error)
+                _log.debug("tracking: %s", self._why)
+                if self._refusal is not None:
+                    self._say(
+                        f"Nothing is tracked at {redacted(self._server.uri)}: {self._refusal}. The search goes on; "
+                        f"what is to be tracked is kept in {self._spool.path}"
+                    )
+                    return None
+                self._say_away()
                 if time.monotonic() > self._deadline:
                     return None
                 if self._closing.wait(delay_s):
                     time.sleep(CLOSING_DELAY_S)
                 delay_s = min(2 * delay_s, 30.0)
+
+    def _say_away(self) -> None:
+        if not self._is_away and not self._closing.is_set():
+            self._say(
+                f"Cannot track at {redacted(self._server.uri)} now: {self._why}. The search goes on; what is to be "
+                f"tracked is kept in {self._spool.path}, and sent as soon as possible"
+            )
+        self._is_away = True
 
 
 @dataclass(frozen=True)
@@ -208,16 +273,19 @@ def sync(folder: Path, uri: str | None = None) -> Synced:
         uri: of the server; the search's own by default. Another server gets everything.
 
     Raises:
+        ConfigError: `uri` is no address.
         StudyError: nothing was tracked there, a search is still writing, or the server does not answer.
     """
+    if uri is not None:
+        check_tracking_uri(uri)
     if not (folder / NAME).is_file():
         raise StudyError(f"there is no {NAME} in {folder}: name the run folder of a search")
     with Spool(folder) as spool:
         begin = spool.begin
         if begin is None:
             raise StudyError(f"{spool.path} holds nothing: the search ended before it began; resume it")
-        server = server_of(folder, uri or begin.uri)
-        if "***" in server.uri:
+        server = server_of(folder, uri or with_password(begin.uri))
+        if HIDDEN in server.uri:
             raise StudyError(f"the password of {server.uri} is not kept: pass --tracking-uri URL")
         _end_killed(spool)
         sent: dict[str, int] = {}
@@ -227,8 +295,11 @@ def sync(folder: Path, uri: str | None = None) -> Synced:
                 for operation in sender.send_next():
                     sent[operation.kind] = sent.get(operation.kind, 0) + 1
         except Exception as error:
+            refusal = refusal_of(error)
+            what_next = "then call this again" if refusal else "try again later"
             raise StudyError(
-                f"cannot send to {redacted(server.uri)}: {reason_of(error)}. What was sent stays sent; try again later"
+                f"cannot send to {redacted(server.uri)}: {refusal or reason_of(error, server.uri)}. What was sent "
+                f"stays sent; {what_next}"
             ) from None
     return Synced(server.uri, sender.run.run_id, sent, tuple(sender.refused))
 

@@ -1,9 +1,13 @@
 """Every mistake of a configuration is reported at once, with the rule, the value and the way out."""
 
+import re
+
+import numpy as np
 import pytest
 
 from headmask.errors import ConfigError
-from orchestrator.config import parse_config, read_config
+from orchestrator.config import SearchConfig, parse_config, read_config
+from orchestrator.sections import DataSection
 
 FLAGS = {"model.name": "ViT-B-32", "data.path": "d.parquet", "output.folder": "runs/x"}
 
@@ -48,7 +52,7 @@ def test_what_is_missing_is_named_by_its_flag():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[model", "cannot read .*search.toml: "), (None, r"cannot read .*search.toml: .*No such file")],
+    [("[model", "cannot read .*search.toml: "), (None, r"there is no configuration file at .*search.toml")],
 )
 def test_files_that_are_no_toml_are_refused(tmp_path, content, message):
     path = tmp_path / "search.toml"
@@ -74,3 +78,54 @@ def test_the_study_is_named_after_the_folder():
     assert read_config(None, FLAGS).study_name == "x"
     assert read_config(None, {**FLAGS, "output.study": "mine"}).study_name == "mine"
     assert read_config(None, FLAGS).storage == "runs/x/study.journal"
+
+
+NUMBERS = [
+    f"{section}.{name}"
+    for section, field in SearchConfig.model_fields.items()
+    for name, setting in (DataSection if section == "data" else field.annotation).model_fields.items()
+    if re.search(r"\bint\b|\bfloat\b|Whole|Real", f"{setting.annotation} {setting.metadata}") and name != "protect"
+]
+
+
+def test_the_settings_with_numbers_are_found():
+    assert {"data.split_seed", "budget.seconds", "pool.replicas", "search.threads", "data.max_loss"} <= set(NUMBERS)
+    assert len(NUMBERS) >= 20
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize(
+    "value",
+    [True, float("inf"), float("-inf"), float("nan"), -1, 10**5000, "1e3"],
+    ids=["boolean", "infinity", "-infinity", "nan", "-1", "5,000 digits", "text"],
+)
+def test_no_number_is_a_boolean_a_text_infinite_or_out_of_its_range(key, value):
+    if key == "search.layers":
+        value = [value]
+    with pytest.raises(ConfigError) as caught:
+        read_config(None, {**FLAGS, key: value})
+    message = str(caught.value)
+    assert message.startswith(f"the search has 1 mistake:\n  {key}: must be ")
+    assert len(message) < 250
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = read_config(
+        None,
+        {
+            **FLAGS,
+            "budget.masks": np.int64(7),
+            "search.layers": list(np.arange(2)),
+            "search.gate_share": np.float32(0.5),
+        },
+    )
+    assert (config.budget.masks, config.search.layers, config.search.gate_share) == (7, (0, 1), 0.5)
+
+
+@pytest.mark.parametrize("content", ["3", '"x"', "[3]", '["a", "b"]'])
+def test_data_that_is_no_table_is_said_whatever_flags_stand_beside(tmp_path, content):
+    path = tmp_path / "search.toml"
+    path.write_text(f"data = {content}")
+    for key, value in (("split_seed", 3), ("max_loss", {"d": 1.0}), ("max_loss", 1.0), ("task", "retrieval")):
+        with pytest.raises(ConfigError, match=r"data(\[\d\])?: must be a table"):
+            read_config(path, {"model.name": "m", "output.folder": "o", f"data.{key}": value})

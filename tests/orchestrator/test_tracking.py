@@ -1,21 +1,32 @@
 """Tracking in the background, with servers that are away, refuse, come back or are replaced by others."""
 
+import contextlib
 import logging
 import os
+import re
 import shutil
+import socket
+import sqlite3
 import threading
+import time
+from multiprocessing import get_context
 
 import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
+from sqlalchemy import create_engine
 
-from headmask.errors import StudyError
+from headmask.errors import ConfigError, StudyError
 from orchestrator.track import tracking
 from orchestrator.track.mlflowrun import KEY_TAG, MlflowRun, server_of
 from orchestrator.track.operations import Artifact, Begin, Child, Deselect, Inputs, Metrics, Params, Status, Tags
+from orchestrator.track.refusal import refusal_of
 from orchestrator.track.spool import NAME, Spool
 from orchestrator.track.tracking import Tracker, sync
+from orchestrator.trackinguri import VARIABLE, tracked_at, with_password
 
 BEGIN = Begin(key="k1", experiment="e", run_name="first")
 COUNTS = {"params": 1, "tags": 1, "inputs": 1, "metrics": 3, "child": 2, "deselect": 1, "status": 1, "artifact": 1}
@@ -276,7 +287,7 @@ def test_a_search_that_ends_without_its_server_says_how_to_send_the_rest(folder,
     monkeypatch.setattr(tracking, "CLOSE_S", 0.5)
     with caplog.at_level(logging.WARNING), Tracker(folder, BEGIN, None, str) as tracker:
         tracker.log(Status(status="FINISHED"))
-    assert "is incomplete: Connection refused. The rest waits in " in caplog.text
+    assert "is incomplete: it did not answer. The rest waits in " in caplog.text
     assert f"send it with: headmask track sync {folder}" in caplog.text
     tracker._thread.join(5)
     away.set()
@@ -287,3 +298,177 @@ def test_a_server_decides_where_its_artifacts_go(tmp_path):
     assert server_of(tmp_path / "a", "http://host:5000").artifact_location is None
     own = server_of(tmp_path / "a", f"sqlite:///{tmp_path}/other.db")
     assert own.artifact_location == (tmp_path / "mlartifacts").as_uri()
+
+
+# --- where, and what no waiting mends ---
+
+
+def test_first_searches_at_once_make_one_database(tmp_path):
+    """Each in a process of its own, none with a database to begin with."""
+    folders = [tmp_path / "runs" / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    with get_context("spawn").Pool(3) as pool:
+        assert pool.map(_tracked, folders) == [True] * 3
+    runs = everything(database(folders[0]))
+    assert [run["name"] for run in runs] == ["a", "b", "c"]
+    assert {run["status"] for run in runs} == {"FINISHED"}
+    assert not list(folders[0].parent.glob("*.tmp"))
+
+
+def _tracked(folder):
+    begin = BEGIN.model_copy(update={"key": folder.name, "run_name": folder.name})
+    with Tracker(folder, begin, None, str) as tracker:
+        tracker.log(Status(status="FINISHED"))
+        tracker.wait_for_run(120)
+    return tracker.is_complete
+
+
+def damaged(path):
+    path.write_bytes(b"this is no database\n" * 500)
+
+
+def half_made(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE alembic_version")
+        connection.commit()
+
+
+def of_the_future(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'f00ba4'")
+        connection.commit()
+
+
+def deleted(path):
+    client = MlflowClient(tracking_uri=f"sqlite:///{path}")
+    client.delete_experiment(client.create_experiment("e"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "repair"),
+    [
+        (damaged, r"is not a database of MLflow \(file is not a database\): move it away"),
+        (half_made, r"is not a database of MLflow \(it holds a part of MLflow's tables.*: move it away"),
+        (of_the_future, r"was made by a newer version of MLflow .*: install that"),
+        (deleted, r"the experiment 'e' was deleted: restore it with `mlflow experiments restore --experiment-id"),
+    ],
+)
+def test_what_no_waiting_mends_is_said_at_once_with_its_repair(folder, spoil, repair, caplog):
+    path = folder.parent / "mlflow.db"
+    spoil(path)
+    os.utime(path, (1, 1))
+    said, started = [], time.monotonic()
+    with caplog.at_level(logging.WARNING), Tracker(folder, BEGIN, None, str, said.append) as tracker:
+        tracker.log(Status(status="FINISHED"))
+        assert tracker.wait_for_run(60) is None
+        ended = time.monotonic()
+    assert time.monotonic() - ended < 3
+    assert ended - started < 50
+    assert re.search(f"Nothing is tracked at .*{repair}", said[0])
+    assert tracker.has_failed
+    assert re.search(f"is incomplete: .*{repair}.* headmask track sync", caplog.text)
+    with pytest.raises(StudyError, match=repair):
+        sync(folder)
+
+
+def test_a_repaired_database_gets_everything(folder, empty_mlflow):
+    path = folder.parent / "mlflow.db"
+    damaged(path)
+    os.utime(path, (1, 1))
+    spooled(folder)
+    with pytest.raises(StudyError, match="move it away"):
+        sync(folder)
+    shutil.copyfile(empty_mlflow, path)
+    assert sync(folder).sent == COUNTS
+
+
+def test_our_database_of_an_older_version_is_brought_up_to_date(folder):
+    from mlflow.store.db.utils import _get_alembic_config
+
+    path = folder.parent / "mlflow.db"
+    before = ScriptDirectory.from_config(_get_alembic_config("")).get_revision("head").down_revision
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        configuration = _get_alembic_config(f"sqlite:///{path}")
+        configuration.attributes["connection"] = connection
+        command.downgrade(configuration, before)
+    engine.dispose()
+    os.utime(path, (1, 1))
+    spooled(folder)
+    with pytest.raises(
+        StudyError, match=f"was made by an older version of MLflow .*mlflow db upgrade sqlite:///{path}"
+    ):
+        sync(folder, f"sqlite:///{path}")
+    assert sync(folder).sent == COUNTS
+    assert (folder.parent / f"mlflow.db.{before}").is_file()
+
+
+@pytest.fixture
+def silent():
+    """An address at which something listens and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://me:s3cret@127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_server_that_never_answers_costs_15_seconds_and_is_said_at_the_start(folder, silent, caplog):
+    said = []
+    with caplog.at_level(logging.WARNING), Tracker(folder, BEGIN, silent, str, said.append) as tracker:
+        for _ in range(150):
+            if said:
+                break
+            time.sleep(0.1)
+        assert re.match(r"Cannot track at http://me:\*\*\*@127.* now: it did not answer\. The search goes on", said[0])
+        started = time.monotonic()
+        assert tracker.wait_for_run() is None
+    assert time.monotonic() - started < 15
+    assert not tracker.has_failed
+    assert "s3cret" not in caplog.text + "".join(said)
+
+
+def test_a_new_search_is_tracked_by_one_rule(tmp_path, monkeypatch):
+    folder, own = tmp_path / "runs" / "a", f"sqlite:///{tmp_path}/runs/mlflow.db"
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert tracked_at(folder, None) == (None, f"{own} (beside the run folder)")
+    monkeypatch.setenv(VARIABLE, "http://me:s3cret@host:5000")
+    assert tracked_at(folder, None) == ("http://me:s3cret@host:5000", f"http://me:***@host:5000 (by {VARIABLE})")
+    assert tracked_at(folder, "http://other") == ("http://other", "http://other")
+    monkeypatch.setenv(VARIABLE, "")
+    assert tracked_at(folder, None)[0] is None
+    monkeypatch.setenv(VARIABLE, "mlruns")
+    with pytest.raises(ConfigError, match=f"{VARIABLE} must be the address of an MLflow server or database"):
+        tracked_at(folder, None)
+    assert tracked_at(folder, "http://other")[0] == "http://other"
+
+
+def test_a_search_that_exists_stays_where_it_is_tracked(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "http://me:s3cret@host")
+    assert with_password(None) is None
+    assert with_password("http://elsewhere") == "http://elsewhere"
+    assert with_password("http://me:***@host") == "http://me:s3cret@host"
+    assert with_password("http://you:***@host") == "http://you:***@host"
+
+
+def test_a_folder_that_no_database_can_be_in_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"because a \? or % in a folder's name means something else in a URL"):
+        tracked_at(tmp_path / "what?" / "a", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_refused"),
+    [
+        ('FATAL: password authentication failed for user "me"', True),
+        ('FATAL: database "x" does not exist', True),
+        ("API request to endpoint failed with error code 401 != 200", True),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", True),
+        ("attempt to write a readonly database", True),
+        ("database is locked", False),
+        ("database or disk is full", False),
+        ("Max retries exceeded with url: /api", False),
+        ("server closed the connection unexpectedly", False),
+        ("FATAL: the database system is starting up", False),
+        ("API request failed with error code 503 != 200", False),
+    ],
+)
+def test_refusals_are_told_from_outages(text, is_refused):
+    assert (refusal_of(MlflowException(text)) is not None) == is_refused

@@ -1,0 +1,90 @@
+"""What a tracking server will never take, told from one that is away: waiting helps only with the second."""
+
+from __future__ import annotations
+
+import re
+
+from headmask import foreign
+from headmask.errors import StudyError
+from headmask.passwords import hidden
+
+NO_ANSWER = "it did not answer"
+REFUSALS = (
+    "BAD_REQUEST",
+    "ENDPOINT_NOT_FOUND",
+    "INVALID_PARAMETER_VALUE",
+    "NOT_IMPLEMENTED",
+    "RESOURCE_ALREADY_EXISTS",
+)
+"""MLflow's codes for an entry that a server will not take, however often it is tried; others may be taken."""
+REPAIRS = (
+    (
+        r"must be in the 'active' state",
+        "its run or experiment was deleted: restore it, or let `headmask track sync` make another run",
+    ),
+    (
+        r"out-of-date database schema|Can't locate revision",
+        "the database was made by another version of MLflow: use that one, or `mlflow db upgrade URI` after a backup",
+    ),
+    (
+        r"file is not a database|malformed|no such (table|column)|duplicate column"
+        r"|(table|relation|column) \S+ (already exists|does not exist)",
+        "the database is damaged: move it away, and a new one is made; `headmask track sync` fills it",
+    ),
+    (
+        r"readonly database|unable to open database file|Permission denied",
+        "the file may not be written: change its mode",
+    ),
+    (
+        r"password authentication failed|no password supplied|Access denied|no pg_hba\.conf entry"
+        r"|role \S+ does not exist|UNAUTHENTICATED|PERMISSION_DENIED|error code 40[13]\b|not authenticated",
+        "it refuses this user: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD for PostgreSQL",
+    ),
+    (r"database \S+ does not exist|Unknown database", "make the database first"),
+    (r"CERTIFICATE_VERIFY_FAILED|SSLError|WRONG_VERSION_NUMBER", "its certificate is not accepted: see its address"),
+    (
+        r"error code 404\b|ENDPOINT_NOT_FOUND|No API found|not in a valid JSON format",
+        "what answers there is not an MLflow server: see its address",
+    ),
+)
+"""What errors say of a server or database that no waiting mends, and what to do about it."""
+
+
+class TrackingRefusedError(StudyError):
+    """A tracking server or database will not take a search, until somebody repairs it."""
+
+
+def refusal_of(error: BaseException) -> str | None:
+    """Return why nothing can be tracked until somebody repairs something, and how; None for what may pass by itself."""
+    if isinstance(error, TrackingRefusedError):
+        return str(error)
+    if isinstance(error, ImportError):
+        return f"a driver is missing ({foreign.reason_of(error)}): install it"
+    text = f"{getattr(error, 'error_code', '')} {error}"
+    for pattern, repair in REPAIRS:
+        if re.search(pattern, text):
+            return f"{reason_of(error)}; {repair}"
+    return None
+
+
+def is_refused(error: Exception) -> bool:
+    """Return whether trying to send an entry again is of no use, while others may be taken."""
+    code = getattr(error, "error_code", None)
+    # An old server lacks single endpoints; what else keeps it from taking anything is no fault of the entry's.
+    if code != "ENDPOINT_NOT_FOUND" and refusal_of(error) is not None:
+        return False
+    return code in REFUSALS or isinstance(error, FileNotFoundError)
+
+
+def is_full(error: Exception) -> bool:
+    """Return whether a disk is full, here or at the server."""
+    return "disk is full" in str(error) or "No space left" in str(error)
+
+
+def reason_of(error: BaseException, *locations: str | None) -> str:
+    """Return why something could not be sent, without passwords, in a few words where nobody answered."""
+    text = foreign.reason_of(error)
+    nobody = ("Max retries exceeded", "timeout exception", "Connection refused", "Connection aborted", "timed out")
+    if type(error).__module__.startswith("requests") or any(each in text for each in nobody):
+        return NO_ANSWER
+    return hidden(text, *locations)
