@@ -45,7 +45,7 @@ def read_delimited(
         raise DataError(f"{where} has {header.count(twice[0])} columns called '{shown(twice[0])}'; rename all but one")
     table = Delimited([name for name in header if name])
     reader = _reader(text, separator)
-    next(reader)
+    next(reader, None)
     while True:
         before = reader.line_num
         try:

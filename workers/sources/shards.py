@@ -42,7 +42,10 @@ class ShardSource(Source):
         place = shown(self._files[0].path)
         roots = [Path(self._files[0].path).parent, Path(self._files[0].path).parent.parent]
         kind = _content(roots, "dataset_type.txt")
-        first = next(_samples(self._files[0]), _Sample("")).parts
+        sample = next(_samples(self._files[0]), _Sample(""))
+        first = sample.parts
+        if sample.problems and not first:
+            raise DataError(f"{place}: {'; '.join(sample.problems)}")
         if kind == ["multilabel"] or ".npy" in first:
             raise DataError(f"{place} has several labels per image; multi-label data is not supported")
         if kind == ["retrieval"] or (".cls" not in first and ".txt" in first):
