@@ -18,12 +18,19 @@ import torch
 
 from benchmarks.record import save
 from benchmarks.validity.bench import Bench, processes
-from benchmarks.validity.measures import measure_null, measure_planted, measure_random, measure_shuffled
+from benchmarks.validity.measures import (
+    measure_clusters,
+    measure_null,
+    measure_planted,
+    measure_random,
+    measure_shuffled,
+)
 from orchestrator.bench import hardware
 from orchestrator.demo import unpack_demo
 
 PARTS = {
     "null": (measure_null, 1000),
+    "clusters": (measure_clusters, 1000),
     "shuffled": (measure_shuffled, 20),
     "planted": (measure_planted, 50),
     "random": (measure_random, 8),

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from benchmarks.validity import control, differences, null, planted, shuffled
+from benchmarks.validity import clusters, control, differences, null, planted, shuffled
 from benchmarks.validity.bench import Bench
 from benchmarks.validity.differences import Differences
 from benchmarks.validity.null import Draw, Sizes
 from benchmarks.validity.searches import Workload
 from benchmarks.validity.shares import most_by_chance, share
+from strategies.paired import MAX_P_VALUE, MIN_CLUSTERS, MIN_DIFFERING
 
 MASKS = 200
 """Budget of a search."""
@@ -30,6 +31,7 @@ SMALL_MASKS = 120
 DRAWS_IN_JOB = 50
 WRONG_WAYS = (null.reported_on_confirm, null.reported_on_search)
 WRONG_DRAWS = 200
+LINKED_DRAWS = 400
 SEEDS = {"planted": 1000, "shuffled": 2000, "random": 3000, "null": 4000}
 """First data seed of each part."""
 
@@ -67,6 +69,62 @@ def _null_row(
 def _count_claims(_: Path, *arguments: Any) -> int:
     """Return what `null.count_claims` returns, which needs no folder."""
     return null.count_claims(*arguments)
+
+
+def measure_clusters(bench: Bench, draws: int) -> dict[str, Any]:
+    """Return how often few clusters claim what is not there, and what rules of linking images make of shared captions.
+
+    It passes if the product claims no more than chance allows where losses are no larger than gains, and in every world.
+    """
+    kinds = [(kind, "of one size", count) for kind in clusters.DIFFERENCES for count in clusters.COUNTS]
+    kinds += [("normally distributed", sizes, count) for sizes in list(clusters.SIZES)[1:] for count in (41, 401)]
+    counted = bench.each("few clusters", _count_few, [(*kind, range(draws)) for kind in kinds])
+    few = [
+        {
+            "differences": kind,
+            "sizes": sizes,
+            "clusters": count,
+            **{
+                name: share(number, draws) for name, number in zip(("above", "would_claim", "claims"), row, strict=True)
+            },
+        }
+        for (kind, sizes, count), row in zip(kinds, counted, strict=True)
+    ]
+    num_linked = min(draws, LINKED_DRAWS)
+    jobs = [(world, range(num_linked)) for world in clusters.WORLDS]
+    linked = [
+        {
+            "world": world,
+            "rule": rule,
+            "above": share(found.above, num_linked),
+            "claims": share(found.claimed, num_linked),
+            "clusters": found.clusters,
+            "width_points": 100 * found.width,
+        }
+        for (world, _), row in zip(jobs, bench.each("linked images", _count_linked, jobs), strict=True)
+        for rule, found in row.items()
+    ]
+    fair = [row for row in few if not row["differences"].startswith("losses")]
+    ours = [row for row in linked if row["rule"] == "product"]
+    return {
+        "min_clusters": MIN_CLUSTERS,
+        "min_differing": MIN_DIFFERING,
+        "max_p_value": MAX_P_VALUE,
+        "bootstrap_draws": [clusters.DRAWS, clusters.LINKED_DRAWS],
+        "passed": all(row["claims"]["count"] <= most_by_chance(row["claims"]["of"]) for row in (*fair, *ours)),
+        "few": few,
+        "linked": linked,
+    }
+
+
+def _count_few(_: Path, *arguments: Any) -> tuple[int, int, int]:
+    """Return what `clusters.count_few` returns, which needs no folder."""
+    return clusters.count_few(*arguments)
+
+
+def _count_linked(_: Path, *arguments: Any) -> dict[str, clusters.Linked]:
+    """Return what `clusters.count_linked` returns, which needs no folder."""
+    return clusters.count_linked(*arguments)
 
 
 def measure_shuffled(bench: Bench, searches: int) -> dict[str, Any]:
