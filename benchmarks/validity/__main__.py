@@ -30,7 +30,7 @@ from orchestrator.demo import unpack_demo
 
 PARTS = {
     "null": (measure_null, 1000),
-    "clusters": (measure_clusters, 1000),
+    "clusters": (measure_clusters, 500),
     "shuffled": (measure_shuffled, 20),
     "planted": (measure_planted, 50),
     "random": (measure_random, 8),

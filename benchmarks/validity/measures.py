@@ -31,7 +31,9 @@ SMALL_MASKS = 120
 DRAWS_IN_JOB = 50
 WRONG_WAYS = (null.reported_on_confirm, null.reported_on_search)
 WRONG_DRAWS = 200
-LINKED_DRAWS = 400
+LINKED_DRAWS = 200
+CLAIMED = ("above", "would_claim", "claims")
+"""Intervals above zero; improvements that would be claimed of any number of clusters; those that are claimed."""
 SEEDS = {"planted": 1000, "shuffled": 2000, "random": 3000, "null": 4000}
 """First data seed of each part."""
 
@@ -74,7 +76,7 @@ def _count_claims(_: Path, *arguments: Any) -> int:
 def measure_clusters(bench: Bench, draws: int) -> dict[str, Any]:
     """Return how often few clusters claim what is not there, and what rules of linking images make of shared captions.
 
-    It passes if the product claims no more than chance allows where losses are no larger than gains, and in every world.
+    It passes if the product claims no more than chance allows where losses are like gains, and in every world.
     """
     kinds = [(kind, "of one size", count) for kind in clusters.DIFFERENCES for count in clusters.COUNTS]
     kinds += [("normally distributed", sizes, count) for sizes in list(clusters.SIZES)[1:] for count in (41, 401)]

@@ -89,12 +89,15 @@ def evaluate(
         return
     from orchestrator.ledger import looked
     from orchestrator.tables import empty_mask_sentence, metrics_table, transfer_table
+    from strategies.paired import MIN_CLUSTERS
 
     if len(found) == 1:
         console.print(metrics_table(found[0].title, found[0].baseline, found[0].masked))
         console.say(found[0].sentence)
     else:
         console.print(transfer_table(rows))
+        for line in dict.fromkeys(each.too_few for each in found if each.too_few):
+            console.say(f"{line}; an interval needs at least {MIN_CLUSTERS}.")
     for text in dict.fromkeys(text for each in found for text in each.remarks):
         console.say(text)
     for path in (row[0].mask_path for row in rows if not row[0].mask.heads):
