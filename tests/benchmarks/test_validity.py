@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from benchmarks.validity import control, differences, null, planted, shuffled
+from benchmarks.validity import clusters, control, differences, null, planted, shuffled
 from benchmarks.validity.control import random_masks
 from benchmarks.validity.differences import Differences
 from benchmarks.validity.null import Sizes
@@ -69,6 +69,22 @@ def test_a_flipped_scene_loses_what_it_gained_under_every_mask(stored):
     assert stored.values(ones_C, part) == pytest.approx(
         [stored.outcomes(index, ones_C, part).objective() for index in range(len(stored.masks))]
     )
+
+
+def test_few_clusters_claim_nothing_and_intervals_alone_would():
+    above, would, claimed = clusters.count_few("normally distributed", "of one size", 5, range(200))
+    assert above > most_by_chance(200)
+    assert would == claimed == 0
+
+
+def test_every_rule_links_what_its_name_says():
+    found = clusters.count_linked("own captions, and one that all share", range(2))
+    assert {rule: each.clusters for rule, each in found.items()} == {
+        "none": 200, "any caption": 1, "a caption that 5 at most share": 200, "all captions": 200, "product": 200,
+    }  # fmt: skip
+    assert found["any caption"].width == 0
+    found = clusters.count_linked("5 views of each thing, with its caption", range(1))
+    assert found["product"].clusters == found["all captions"].clusters == 40
 
 
 def test_more_than_the_99_percent_point_is_too_much():
