@@ -131,12 +131,14 @@ def export(
     loaded = load_for(content, model, pretrained, preprocess)
     latency_s = LATENCY_S if latency else 0.0
     proof = export_and_prove(loaded, content, out, prune=prune, latency_s=latency_s, overwrite=overwrite)
+    console = Terminal(stderr=as_json)
+    for note in loaded.notes:
+        console.say(note)
     if as_json:
         print_json({"checkpoint": str(out), "pruned": prune, **asdict(proof)})
         return
     from orchestrator.tables import empty_mask_sentence, footprint_table
 
-    console = Terminal()
     console.say(
         f"{out}: {counted(len(content.heads), 'head')} {'pruned' if prune else 'folded away'}. Loaded by "
         f"{'headmask' if prune else 'stock open_clip'}, its embeddings differ from the masked model's by at most "
