@@ -21,7 +21,7 @@ from torch import nn
 from headmask import pruning
 from headmask.card import model_card
 from headmask.checkpoints import PIXELS_KEY, PREPROCESS_KEY
-from headmask.errors import AblationError, MaskFileError
+from headmask.errors import AblationError, MaskFileError, ModelError
 from headmask.folding import fold, probe_images
 from headmask.footprint import Footprints, compare
 from headmask.images import STOCK
@@ -31,6 +31,7 @@ from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, build, model_config, quiet_open_clip, tokenizer_of
 from headmask.origin import SCHEMES, is_config_file
 from headmask.preprocessing import Preprocessing
+from headmask.reading import read_json
 
 SMALL_MODEL = 20_000_000
 """Parameters below which the tighter tolerance of the proof holds."""
@@ -187,10 +188,13 @@ def _how_to_load(model: LoadedModel, target: Path, *, prune: bool) -> str:
         return f'open_clip.create_model("local-dir:{target}")'
     if name.startswith(SCHEMES):
         return f'open_clip.load_checkpoint(open_clip.create_model("{name}", load_weights=False), "{target}")'
-    if is_config_file(name):
-        return f'headmask.load_model("{name}", "{target}")'
     changes = model.preprocessing.changes()
     forced = f", force_preprocess_cfg={changes}" if changes else ""
+    if is_config_file(name):
+        if "model_cfg" in read_json(name, "model configuration", ModelError):  # Which open_clip takes in folders alone.
+            return f'headmask.load_model("{name}", "{target}")'
+        stock = f'open_clip.create_model("{Path(name).stem}", pretrained="{target}"{forced})'
+        return f'open_clip.add_model_config("{name}"); {stock}'
     return f'open_clip.create_model("{name}", pretrained="{target}"{forced})'
 
 

@@ -138,12 +138,12 @@ def evaluate_masks(
     loaded = load_for(contents[0], model, pretrained, preprocess)
     for content in contents:
         content.check_model(loaded.reference)
-    for note in loaded.notes:
-        say(note)
     cropped = UInt8Preprocess(loaded.with_pixels(pixels or _rule(masks, contents)).preprocess)
     name, is_test = split or ALL, split == "test"
     columns = [take_split(load_section(section, cropped, whole=split is None, say=say), name) for section in data]
     looks = [_looked(path, content, columns) for path, content in zip(masks, contents, strict=True)] if is_test else []
+    for note in loaded.notes:
+        say(note)
     scores = _scores(loaded, cropped, contents, columns, threads, say)
     found = []
     for path, content, (before, after) in zip(masks, contents, scores, strict=True):

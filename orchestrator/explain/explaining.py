@@ -87,14 +87,14 @@ def explain_heads(
     _check_folder(out, overwrite=overwrite)
     texts = read_descriptions(descriptions)
     subject = find_subject(mask, heads, model, pretrained, pixels, preprocess)
-    for note in subject.model.notes:
-        say(note)
     cropped = UInt8Preprocess(subject.model.preprocess)
     chosen = take_split(load_section(data, cropped, whole=split is None, say=say), split or ALL)
     if chosen.name == "test":
         weights = subject.model.reference.weights_sha256
         looks = looks_at([chosen.digest], subject.mask, model=weights, ablation=subject.ablation)
         keep_looks(looks, run_folder_of(mask))
+    for note in subject.model.notes:
+        say(note)
     objective = objective_on(data, subject.content.objective if subject.content else None, chosen)
     case = Case(subject, chosen, objective, guide=objective.guided(chosen.targets.guides))
     explained, no_texts = _explained(case, texts, out, num_images, threads, say) if subject.heads else ([], None)

@@ -140,7 +140,9 @@ def test_an_export_in_one_file_carries_its_preprocessing_along(tmp_path, custom)
     again = load_model(custom[0], str(out))
     assert again.preprocessing == loaded.preprocessing
     assert "as the weights say" in again.notes[-1]
-    assert eval(proof.how_to_load).preprocessing == loaded.preprocessing
+    register, create = proof.how_to_load.split("; ")
+    exec(register)
+    assert Preprocessing.of(eval(create).visual.preprocess_cfg) == loaded.preprocessing
     with safe_open(out, framework="pt") as file:
         assert json.loads(file.metadata()["preprocess_cfg"])["interpolation"] == "bilinear"
 
