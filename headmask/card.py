@@ -144,6 +144,8 @@ def _verdict(mask: MaskFile) -> str:
     figures = f"{_text(mask.objective)} by {_points(test, mask.objective)} points on the test split"
     if test.interval is not None:
         figures += ", 95 % interval {:+.2f} to {:+.2f}".format(*(100 * end for end in test.interval))
+    elif mask.verdict is not None:
+        figures += ", without a 95 % interval: too few independent groups of images"
     if test.p_value is not None:
         figures += f", p = {test.p_value:.4f}"
     verdict = f"**{mask.verdict.capitalize()}**: ablating" if mask.verdict else "Ablating"

@@ -83,6 +83,10 @@ def test_the_card_claims_nothing_that_was_not_measured():
     assert "whether this mask helps is not known" in card(scores={}, verdict=None, data=())
     assert "found no reliable improvement, so nothing is ablated" in card(heads=(), verdict="no reliable improvement")
     assert "**No reliable improvement**: ablating these" in card(verdict="no reliable improvement")
+    few = SplitScores(baseline={"mean_recall": 0.5}, selected={"mean_recall": 0.52})
+    assert "on the test split, without a 95 % interval: too few independent groups of images." in card(
+        verdict="no reliable improvement", scores={"test": few}
+    )
 
 
 def test_a_model_of_the_hub_is_named_as_the_base():
