@@ -12,26 +12,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import secrets
 import shutil
-import sqlite3
 import stat
-import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from headmask.errors import OutputError
+from headmask.kinds import FolderKind, Kind
 
-SOFTWARE = "headmask"
-"""What pictures and pages name as the software that made them."""
-PARQUET_KEY = "headmask.kind"
-"""The key of a Parquet file's metadata under which its kind stands."""
 _SCRATCH = ".headmask-"
 _REASONS = {
     errno.ENOSPC: "the disk is full: free space there, or choose another place",
@@ -45,26 +37,6 @@ _REASONS = {
 }
 
 Paths = Iterable[str | os.PathLike[str] | None]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of file that headmask writes."""
-
-    name: str
-    """With its article, such as `a mask file`."""
-    is_ours: Callable[[Path], bool]
-    """Tells by content whether headmask wrote a file of this kind. May raise OSError or ValueError for "no"."""
-
-
-@dataclass(frozen=True)
-class FolderKind:
-    """A kind of folder that headmask writes and replaces as a whole."""
-
-    name: str
-    """With its article, such as `a model folder`."""
-    foreign: Callable[[Path], list[str]]
-    """Returns the names in a folder that headmask did not write."""
 
 
 def check_output(
@@ -261,7 +233,7 @@ def _check_file(given: Path, target: Path, kind: Kind, *, overwrite: bool) -> No
         raise OutputError(f"{given} is {_what(target)}, where {kind.name} would be written; choose another name")
     if not target.stat().st_size:
         return
-    if not _is_ours(kind, target):
+    if not kind.made(target):
         raise OutputError(
             f"{given} exists and is not {kind.name} that headmask wrote, so it is not replaced; choose another name"
         )
@@ -269,14 +241,6 @@ def _check_file(given: Path, target: Path, kind: Kind, *, overwrite: bool) -> No
         raise OutputError(f"{given} exists; choose another name or pass --overwrite")
     if not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(given))
-
-
-def _is_ours(kind: Kind, path: Path) -> bool:
-    try:
-        return kind.is_ours(path)
-    # A file that cannot be read is not ours; damaged content has many errors, nesting too deep among them.
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error, sqlite3.Error):
-        return False
 
 
 def _check_folder(given: Path, target: Path, kind: FolderKind, *, overwrite: bool) -> None:
@@ -441,111 +405,3 @@ def _what(path: Path) -> str:
         stat.S_IFSOCK: "a socket",
     }
     return kinds.get(stat.S_IFMT(mode), "a device")
-
-
-# What files say of themselves.
-
-
-def json_of(path: Path) -> Any:
-    """Return a JSON file's value.
-
-    Raises:
-        ValueError: it is not JSON.
-    """
-    return json.loads(path.read_bytes())
-
-
-def has_format(*formats: str) -> Callable[[Path], bool]:
-    """Return what tells JSON objects whose `format` is one of some; a name before the slash stands for all versions."""
-    names = {name.partition("/")[0] for name in formats}
-    return lambda path: str(json_of(path)["format"]).partition("/")[0] in names
-
-
-def has_keys(*keys: str) -> Callable[[Path], bool]:
-    """Return what tells JSON objects that have some keys."""
-    return lambda path: set(keys) <= json_of(path).keys()
-
-
-def begins_with(start: bytes) -> Callable[[Path], bool]:
-    """Return what tells files by their first bytes."""
-
-    def is_ours(path: Path) -> bool:
-        with path.open("rb") as file:
-            return file.read(len(start)) == start
-
-    return is_ours
-
-
-def _is_own_png(path: Path) -> bool:
-    """Return whether a PNG names headmask in its text chunk `Software`."""
-    with path.open("rb") as file:
-        if file.read(8) != b"\x89PNG\r\n\x1a\n":
-            return False
-        while header := file.read(8):
-            length, name = struct.unpack(">I4s", header)
-            if name in (b"tEXt", b"iTXt") and length < 1 << 16:
-                content = file.read(length)
-                if content.startswith(f"Software\0{SOFTWARE}".encode()):
-                    return True
-                file.seek(4, os.SEEK_CUR)
-            else:
-                file.seek(length + 4, os.SEEK_CUR)
-    return False
-
-
-def _is_own_page(path: Path) -> bool:
-    """Return whether an HTML page names headmask as its generator, in its head."""
-    with path.open("rb") as file:
-        start = file.read(1 << 14)
-    head = start[: start.find(b"<body")] if b"<body" in start else start
-    return start.lstrip()[:9].lower() == b"<!doctype" and f'<meta name="generator" content="{SOFTWARE}'.encode() in head
-
-
-def parquet_metadata(kind: str) -> dict[str, str]:
-    """Return what a Parquet file of headmask says of itself in its metadata."""
-    return {PARQUET_KEY: kind}
-
-
-def has_parquet_kind(kind: str) -> Callable[[Path], bool]:
-    """Return what tells Parquet files with the metadata of `parquet_metadata`."""
-    # A key and its value in Thrift's compact protocol: both are strings, the fields 1 and 2 of a struct.
-    key, value = PARQUET_KEY.encode(), kind.encode()
-    entry = bytes([0x18, len(key)]) + key + bytes([0x18, len(value)]) + value + b"\0"
-
-    def is_ours(path: Path) -> bool:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            if size < 12:
-                return False
-            file.seek(size - 8)
-            length, magic = struct.unpack("<I4s", file.read(8))
-            if magic != b"PAR1" or length > size - 8:
-                return False
-            file.seek(size - 8 - length)
-            return entry in file.read(length)
-
-    return is_ours
-
-
-def safetensors_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file.
-
-    Raises:
-        ValueError: it is no such file.
-    """
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > min(path.stat().st_size, 1 << 27):
-            raise ValueError("no safetensors file")
-        found: dict[str, str] = json.loads(file.read(length)).get("__metadata__", {})
-    return found
-
-
-def _is_own_checkpoint(path: Path) -> bool:
-    return "headmask" in safetensors_metadata(path)
-
-
-PAGE = Kind("a page", _is_own_page)
-PICTURE = Kind("a picture", _is_own_png)
-MASK_FILE = Kind("a mask file", has_format("headmask/1"))
-CHECKPOINT = Kind("a checkpoint", _is_own_checkpoint)

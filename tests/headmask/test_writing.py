@@ -14,12 +14,8 @@ from pathlib import Path
 import pytest
 
 from headmask.errors import OutputError
+from headmask.kinds import CHECKPOINT, MASK_FILE, PAGE, PICTURE, FolderKind
 from headmask.writing import (
-    CHECKPOINT,
-    MASK_FILE,
-    PAGE,
-    PICTURE,
-    FolderKind,
     check_output,
     check_outputs,
     check_run_folder,

@@ -1,0 +1,211 @@
+"""The kinds of files and folders that headmask writes, each told by its content: names prove nothing.
+
+Pictures and pages name the software that made them, Parquet files and checkpoints have metadata, JSON files a format.
+Standard library only, so that a path can be checked before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SOFTWARE = "headmask"
+"""What pictures and pages name as the software that made them."""
+PARQUET_KEY = "headmask.kind"
+"""The key of a Parquet file's metadata under which its kind stands."""
+BESIDE = "headmask.files"
+"""The key of a checkpoint's metadata under which the other files of its folder stand, with spaces between."""
+CONFIG, WEIGHTS, MASK, CARD = "open_clip_config.json", "open_clip_model.safetensors", "mask.json", "README.md"
+"""The files of an exported folder."""
+PICTURE_METADATA = {"Software": SOFTWARE}
+"""The text chunks of a picture, for matplotlib and Pillow."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file that headmask writes."""
+
+    name: str
+    """With its article, such as `a mask file`."""
+    is_ours: Callable[[Path], bool]
+    """Tells by content whether headmask wrote a file of this kind; may raise whatever comes of damaged content."""
+
+    def made(self, path: Path) -> bool:
+        """Return whether headmask wrote a file of this kind; a file that cannot be read is none."""
+        try:
+            return self.is_ours(path)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return False
+        except (struct.error, sqlite3.Error):
+            return False
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder that headmask writes and replaces as a whole."""
+
+    name: str
+    """With its article, such as `a model folder`."""
+    foreign: Callable[[Path], list[str]]
+    """Returns the names in a folder that headmask did not write."""
+
+
+def json_of(path: Path) -> Any:
+    """Return a JSON file's value.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    return json.loads(path.read_bytes())
+
+
+def has_format(name: str) -> Callable[[Path], bool]:
+    """Return what tells JSON objects whose `format` is one of some versions, such as `headmask/1` of `headmask`."""
+    return lambda path: str(json_of(path)["format"]).partition("/")[0] == name
+
+
+def has_keys(*keys: str) -> Callable[[Path], bool]:
+    """Return what tells JSON objects that have some keys."""
+    return lambda path: set(keys) <= json_of(path).keys()
+
+
+def begins_with(start: bytes) -> Callable[[Path], bool]:
+    """Return what tells files by their first bytes."""
+
+    def is_ours(path: Path) -> bool:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+
+    return is_ours
+
+
+def _is_own_png(path: Path) -> bool:
+    """Return whether a PNG names headmask in its text chunk `Software`."""
+    with path.open("rb") as file:
+        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+            return False
+        while header := file.read(8):
+            length, name = struct.unpack(">I4s", header)
+            if name in (b"tEXt", b"iTXt") and length < 1 << 16:
+                content = file.read(length)
+                if content.startswith(f"Software\0{SOFTWARE}".encode()):
+                    return True
+                file.seek(4, os.SEEK_CUR)
+            else:
+                file.seek(length + 4, os.SEEK_CUR)
+    return False
+
+
+def _is_own_page(path: Path) -> bool:
+    """Return whether an HTML page names headmask as its generator, in its head."""
+    with path.open("rb") as file:
+        start = file.read(1 << 14)
+    head = start[: start.find(b"<body")] if b"<body" in start else start
+    return start.lstrip()[:9].lower() == b"<!doctype" and f'<meta name="generator" content="{SOFTWARE}'.encode() in head
+
+
+def parquet_metadata(kind: str) -> dict[str, str]:
+    """Return what a Parquet file of headmask says of itself in its metadata."""
+    return {PARQUET_KEY: kind}
+
+
+def has_parquet_kind(kind: str) -> Callable[[Path], bool]:
+    """Return what tells Parquet files with the metadata of `parquet_metadata`."""
+    # A key and its value in Thrift's compact protocol: both are strings, the fields 1 and 2 of a struct.
+    key, value = PARQUET_KEY.encode(), kind.encode()
+    entry = bytes([0x18, len(key)]) + key + bytes([0x18, len(value)]) + value + b"\0"
+
+    def is_ours(path: Path) -> bool:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size < 12:
+                return False
+            file.seek(size - 8)
+            length, magic = struct.unpack("<I4s", file.read(8))
+            if magic != b"PAR1" or length > size - 8:
+                return False
+            file.seek(size - 8 - length)
+            return entry in file.read(length)
+
+    return is_ours
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > min(path.stat().st_size, 1 << 27):
+            raise ValueError("no safetensors file")
+        found: dict[str, str] = json.loads(file.read(length)).get("__metadata__", {})
+    return found
+
+
+def _is_own_checkpoint(path: Path) -> bool:
+    return "headmask" in safetensors_metadata(path)
+
+
+def _is_journal(path: Path) -> bool:
+    """Return whether a file begins with a line of an Optuna journal."""
+    with path.open("rb") as file:
+        line = file.readline(1 << 24)
+    return {"op_code", "worker_id"} <= json.loads(line).keys()
+
+
+def _is_spool(path: Path) -> bool:
+    """Return whether a file begins with a line of tracked operations."""
+    with path.open("rb") as file:
+        line = file.readline(1 << 24)
+    return "kind" in json.loads(line)
+
+
+def _is_study_database(path: Path) -> bool:
+    """Return whether a file is an SQLite database that holds Optuna's tables, or none yet."""
+    if not begins_with(b"SQLite format 3\0")(path):
+        return False
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return not names or {"studies", "trials"} <= names
+
+
+def _foreign_to_model(folder: Path) -> list[str]:
+    """Return what is in a folder beside an exported model; all of it where there is none."""
+    names = sorted(each.name for each in folder.iterdir())
+    if not CHECKPOINT.made(folder / WEIGHTS):
+        return names
+    own = {WEIGHTS, *safetensors_metadata(folder / WEIGHTS).get(BESIDE, "").split()}
+    own |= {MASK} if MASK_FILE.made(folder / MASK) else set()
+    own |= {CONFIG} if Kind(CONFIG, has_keys("model_cfg", "preprocess_cfg")).made(folder / CONFIG) else set()
+    own |= {CARD} if Kind(CARD, _is_card).made(folder / CARD) else set()
+    return [name for name in names if name not in own or not (folder / name).is_file()]
+
+
+def _is_card(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8")
+    return text.startswith("---\n") and "\n- headmask\n" in text.split("\n---\n")[0]
+
+
+PAGE = Kind("a page", _is_own_page)
+PICTURE = Kind("a picture", _is_own_png)
+MASK_FILE = Kind("a mask file", has_format("headmask"))
+RESULT = Kind("a search's result", has_format("headmask-result"))
+EXPLANATION = Kind("an explanation", has_format("headmask-explain"))
+RUN_CONFIG = Kind("a search's configuration", has_keys("model", "data", "output", "search", "budget", "pool"))
+CHECKPOINT = Kind("a checkpoint", _is_own_checkpoint)
+DATA_SET = Kind("a data set", has_parquet_kind("data set"))
+TRIALS = Kind("a search's table of trials", has_parquet_kind("trials"))
+QUERIES = Kind("a search's table of queries", has_parquet_kind("queries"))
+JOURNAL = Kind("a journal of studies", _is_journal)
+STUDY_DATABASE = Kind("a database of studies", _is_study_database)
+SPOOL = Kind("a list of what is tracked", _is_spool)
+MODEL_FOLDER = FolderKind("a model folder", _foreign_to_model)
