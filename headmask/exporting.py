@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import open_clip
 import torch
 import torch.nn.functional as F  # noqa: N812
 from open_clip.tokenizer import HFTokenizer
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -25,18 +26,19 @@ from headmask.errors import AblationError, MaskFileError, ModelError
 from headmask.folding import fold, probe_images
 from headmask.footprint import Footprints, compare
 from headmask.images import STOCK
+from headmask.kinds import BESIDE, CARD, CHECKPOINT, CONFIG, MASK, MODEL_FOLDER, WEIGHTS
 from headmask.live import ablate
-from headmask.masked import CONFIG, MASK, PRUNED, WEIGHTS, load_pruned
+from headmask.masked import FOLDED, PRUNED, load_pruned
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, build, model_config, quiet_open_clip, tokenizer_of
 from headmask.origin import SCHEMES, is_config_file
 from headmask.preprocessing import Preprocessing
 from headmask.reading import read_json
+from headmask.writing import check_output, scratch_folder, written, written_folder
 
 SMALL_MODEL = 20_000_000
 """Parameters below which the tighter tolerance of the proof holds."""
 NUM_PROBES = 4
-CARD = "README.md"
 _TEXTS = ("a photo of a dog", "two red circles left of a blue square", "night", "Children build a castle of sand.")
 
 
@@ -74,69 +76,93 @@ def export(
             `open_clip.create_model("local-dir:FOLDER")` loads.
         prune: take the heads out instead of folding them; always a folder, which `headmask.load_pruned` loads.
         latency_s: about how many seconds are spent on measuring latency; 0 for none.
-        overwrite: replace what is there.
+        overwrite: replace an export that is there; whatever else is there stays, and is an error.
 
     Raises:
-        MaskFileError: the mask was made for other weights, or `out` exists.
+        MaskFileError: the mask was made for other weights, or a pruned model is to be a file.
+        OutputError: something is at `out` that may not be replaced, or nothing can be written there.
         AblationError: the ablation cannot be folded or pruned, or what was written is not equal; nothing is kept then.
     """
     mask.check_model(model.reference)
-    target = Path(out)
-    is_file = target.suffix == ".safetensors"
-    _check_target(target, is_file=is_file, prune=prune, overwrite=overwrite)
+    check_target(out, prune=prune, overwrite=overwrite, inputs=model.reference.paths)
     if prune and not mask.heads:
         raise AblationError("this mask ablates nothing, so there is nothing to prune")
     changed = pruning.prune(model.clip, mask) if prune else fold(model.clip, mask)
-    with _scratch_folder(target) as scratch:
-        checkpoint = scratch / (target.name if is_file else WEIGHTS)
-        _write(model, mask, changed, checkpoint, PRUNED if prune else {"format": "pt"})
-        del changed
-        loaded = load_pruned(scratch).clip if prune else _stock_load(model, checkpoint, is_file=is_file)
-        if not is_file:
-            _check_tokenizer(model, scratch)
-        max_difference, tolerance = _prove(model, mask, loaded)
-        inputs = probe_images(model.clip, 1) if mask.tower == "image" else model.tokenizer(list(_TEXTS[:1]))
-        footprints = compare(model.clip, loaded, inputs, mask.tower, seconds=latency_s)
-        how_to_load = _how_to_load(model, target, prune=prune)
-        proof = ExportProof(max_difference, tolerance, NUM_PROBES, how_to_load, footprints)
-        if is_file:
-            checkpoint.replace(target)
-        else:
-            (scratch / CARD).write_text(model_card(mask, proof, prune=prune), encoding="utf-8")
-            shutil.rmtree(target, ignore_errors=True)
-            scratch.rename(target)
+    target = Path(out)
+    if _is_file(target):
+        with written(target, CHECKPOINT) as scratch, scratch_folder(target) as folder:
+            proof = _write_and_prove(model, mask, changed, folder / target.name, target, latency_s=latency_s)
+            (folder / target.name).replace(scratch)
+    else:
+        with written_folder(target, MODEL_FOLDER) as folder:
+            proof = _write_and_prove(model, mask, changed, folder / WEIGHTS, target, prune=prune, latency_s=latency_s)
+            (folder / CARD).write_text(model_card(mask, proof, prune=prune), encoding="utf-8")
     return proof
 
 
-def _check_target(target: Path, *, is_file: bool, prune: bool, overwrite: bool) -> None:
-    """Refuse to replace anything unasked, and anything but a checkpoint when asked."""
+def check_target(
+    out: str | os.PathLike[str],
+    *,
+    prune: bool = False,
+    overwrite: bool = False,
+    inputs: Iterable[str | Path | None] = (),
+) -> None:
+    """Check that an export may be written, before anything is loaded for it.
+
+    Raises:
+        MaskFileError: a pruned model is a folder, and the name is that of a file.
+        OutputError: something is there that may not be replaced, or nothing can be written there.
+    """
+    is_file = _is_file(Path(out))
     if prune and is_file:
-        raise MaskFileError(f"a pruned model is a folder; choose a name that does not end in {target.suffix}")
-    if not target.exists():
-        return
-    if not overwrite:
-        raise MaskFileError(f"{target} exists; choose another name or pass --overwrite")
-    if not (target.is_file() if is_file else (target / CONFIG).is_file()):
-        raise MaskFileError(f"{target} is no {'file' if is_file else 'model folder'}; choose another name")
+        raise MaskFileError(f"a pruned model is a folder; choose a name that does not end in {Path(out).suffix}")
+    check_output(out, CHECKPOINT if is_file else MODEL_FOLDER, inputs=inputs, overwrite=overwrite)
 
 
-@contextmanager
-def _scratch_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside the target; what a dead export left there goes, and so does what this one leaves."""
-    scratch = target.with_name(f".{target.name}.part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def _is_file(target: Path) -> bool:
+    return target.suffix == ".safetensors"
+
+
+def _write_and_prove(
+    model: LoadedModel,
+    mask: MaskFile,
+    changed: nn.Module,
+    checkpoint: Path,
+    target: Path,
+    *,
+    prune: bool = False,
+    latency_s: float,
+) -> ExportProof:
+    """Write everything but the card where it is not in its place yet, and return the proof that it is right."""
+    is_file = _is_file(target)
+    _write(model, mask, changed, checkpoint, PRUNED if prune else FOLDED)
+    del changed
+    loaded = load_pruned(checkpoint.parent).clip if prune else _stock_load(model, checkpoint, is_file=is_file)
+    if not is_file:
+        _check_tokenizer(model, checkpoint.parent)
+    max_difference, tolerance = _prove(model, mask, loaded)
+    inputs = probe_images(model.clip, 1) if mask.tower == "image" else model.tokenizer(list(_TEXTS[:1]))
+    footprints = compare(model.clip, loaded, inputs, mask.tower, seconds=latency_s)
+    how_to_load = _how_to_load(model, target, prune=prune)
+    return ExportProof(max_difference, tolerance, NUM_PROBES, how_to_load, footprints)
 
 
 def _write(model: LoadedModel, mask: MaskFile, changed: nn.Module, checkpoint: Path, metadata: dict[str, str]) -> None:
     """Write the weights, and beside them what a folder needs to be loaded."""
+    folder = checkpoint.parent
+    if isinstance(model.tokenizer, HFTokenizer):
+        # A folder's tokenizer is looked for in the folder.
+        model.tokenizer.save_pretrained(folder)
+    beside = " ".join(sorted(each.name for each in folder.iterdir()))
     tensors = {key: tensor.contiguous().clone() for key, tensor in changed.state_dict().items()}
     carried = {PREPROCESS_KEY: model.preprocessing.model_dump_json(), PIXELS_KEY: mask.pixels}
-    save_file(tensors, checkpoint, metadata=metadata | carried)
+    if beside:
+        carried[BESIDE] = beside
+    try:
+        save_file(tensors, checkpoint, metadata=metadata | carried)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else 0, str(error)) from None
     config: dict[str, Any] = {
         "model_cfg": model_config(model.reference.name),
         "preprocess_cfg": model.clip.visual.preprocess_cfg,
@@ -144,13 +170,10 @@ def _write(model: LoadedModel, mask: MaskFile, changed: nn.Module, checkpoint: P
     if mask.pixels != STOCK:
         # Read by `headmask.load_model`; open_clip leaves keys that it does not know.
         config["headmask"] = {"pixels": mask.pixels}
-    (checkpoint.parent / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     # Safetensors lets nobody but the user read what it writes; other files are as the umask says.
-    shutil.copymode(checkpoint.parent / CONFIG, checkpoint)
-    mask.write(checkpoint.parent / MASK)
-    if isinstance(model.tokenizer, HFTokenizer):
-        # A folder's tokenizer is looked for in the folder.
-        model.tokenizer.save_pretrained(checkpoint.parent)
+    shutil.copymode(folder / CONFIG, checkpoint)
+    mask.write(folder / MASK)
 
 
 def _check_tokenizer(model: LoadedModel, folder: Path) -> None:

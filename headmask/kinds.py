@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sqlite3
 import struct
 from collections.abc import Callable
@@ -26,6 +27,19 @@ CONFIG, WEIGHTS, MASK, CARD = "open_clip_config.json", "open_clip_model.safetens
 """The files of an exported folder."""
 PICTURE_METADATA = {"Software": SOFTWARE}
 """The text chunks of a picture, for matplotlib and Pillow."""
+
+
+_PACKAGED = {
+    "MLmodel",
+    "artifacts",
+    "conda.yaml",
+    "input_example.json",
+    "python_env.yaml",
+    "requirements.txt",
+    "served.py",
+    "serving_input_example.json",
+}
+"""What MLflow writes into the folder of a model."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,14 @@ class FolderKind:
     name: str
     """With its article, such as `a model folder`."""
     foreign: Callable[[Path], list[str]]
-    """Returns the names in a folder that headmask did not write."""
+    """Returns the names in a folder that headmask did not write; may raise whatever comes of damaged content."""
+
+    def others(self, folder: Path) -> list[str]:
+        """Return the names in a folder that headmask did not write; all where that cannot be told."""
+        try:
+            return sorted(self.foreign(folder))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return sorted(each.name for each in folder.iterdir())
 
 
 def json_of(path: Path) -> Any:
@@ -74,16 +95,6 @@ def has_format(name: str) -> Callable[[Path], bool]:
 def has_keys(*keys: str) -> Callable[[Path], bool]:
     """Return what tells JSON objects that have some keys."""
     return lambda path: set(keys) <= json_of(path).keys()
-
-
-def begins_with(start: bytes) -> Callable[[Path], bool]:
-    """Return what tells files by their first bytes."""
-
-    def is_ours(path: Path) -> bool:
-        with path.open("rb") as file:
-            return file.read(len(start)) == start
-
-    return is_ours
 
 
 def _is_own_png(path: Path) -> bool:
@@ -159,23 +170,40 @@ def _is_journal(path: Path) -> bool:
     """Return whether a file begins with a line of an Optuna journal."""
     with path.open("rb") as file:
         line = file.readline(1 << 24)
-    return {"op_code", "worker_id"} <= json.loads(line).keys()
+    if not line.endswith(b"\n"):  # Its writer was killed in the middle of the first line.
+        return line.startswith(b'{"op_code"'[: len(line)])
+    return set(json.loads(line)) >= {"op_code", "worker_id"}
 
 
 def _is_spool(path: Path) -> bool:
     """Return whether a file begins with a line of tracked operations."""
     with path.open("rb") as file:
         line = file.readline(1 << 24)
-    return "kind" in json.loads(line)
+    if not line.endswith(b"\n"):
+        return line.startswith(b'{"time_ms"'[: len(line)])
+    return set(json.loads(line)) >= {"time_ms", "kind"}
 
 
 def _is_study_database(path: Path) -> bool:
-    """Return whether a file is an SQLite database that holds Optuna's tables, or none yet."""
-    if not begins_with(b"SQLite format 3\0")(path):
-        return False
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    return not names or {"studies", "trials"} <= names
+    """Return whether a file is an SQLite database that holds no tables but Optuna's."""
+    names = tables_of(path)
+    return names is None or all(name.startswith(("stud", "trial", "version_info", "alembic")) for name in names)
+
+
+def tables_of(path: Path) -> set[str] | None:
+    """Return the names of the tables of an SQLite database, without changing it; None where another process holds it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    with path.open("rb") as file:
+        if file.read(16) != b"SQLite format 3\0":
+            raise ValueError("no SQLite database")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.OperationalError:
+        return None
 
 
 def _foreign_to_model(folder: Path) -> list[str]:
@@ -190,9 +218,31 @@ def _foreign_to_model(folder: Path) -> list[str]:
     return [name for name in names if name not in own or not (folder / name).is_file()]
 
 
+def _foreign_to_package(folder: Path) -> list[str]:
+    """Return what is in a folder beside a model packaged for MLflow; all of it where there is none."""
+    names = sorted(each.name for each in folder.iterdir())
+    if "headmask.verdict:" not in (folder / "MLmodel").read_text(encoding="utf-8"):
+        return names
+    models = folder / "artifacts" / "model"
+    inside = [f"artifacts/{each.name}" for each in (folder / "artifacts").iterdir() if each != models]
+    inside += [f"artifacts/model/{name}" for name in _foreign_to_model(models)]
+    return [*(name for name in names if name not in _PACKAGED), *inside]
+
+
+def _foreign_to_explanation(folder: Path) -> list[str]:
+    """Return what is in a folder beside an explanation and its pictures."""
+
+    def is_own(path: Path) -> bool:
+        if path.name == "explain.json":
+            return EXPLANATION.made(path)
+        return re.fullmatch(r"L\d+H\d+\.png", path.name) is not None and PICTURE.made(path)
+
+    return [each.name for each in folder.iterdir() if not is_own(each)]
+
+
 def _is_card(path: Path) -> bool:
     text = path.read_text(encoding="utf-8")
-    return text.startswith("---\n") and "\n- headmask\n" in text.split("\n---\n")[0]
+    return text.startswith("---\n") and "- headmask" in text.split("\n---\n")[0].splitlines()
 
 
 PAGE = Kind("a page", _is_own_page)
@@ -209,3 +259,5 @@ JOURNAL = Kind("a journal of studies", _is_journal)
 STUDY_DATABASE = Kind("a database of studies", _is_study_database)
 SPOOL = Kind("a list of what is tracked", _is_spool)
 MODEL_FOLDER = FolderKind("a model folder", _foreign_to_model)
+EXPLANATION_FOLDER = FolderKind("an explanation", _foreign_to_explanation)
+PACKAGE = FolderKind("a registered model", _foreign_to_package)

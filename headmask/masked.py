@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from headmask.errors import AblationError, ModelError
 from headmask.folding import fold
 from headmask.foreign import reason_of
+from headmask.kinds import MASK, WEIGHTS
 from headmask.live import ablate_for_good
 from headmask.maskfile import MaskFile, ModelReference
 from headmask.models import (
@@ -29,8 +30,8 @@ from headmask.preprocessing import Preprocessing
 from headmask.pruning import take_out
 from headmask.shown import shown
 
-CONFIG, WEIGHTS, MASK = "open_clip_config.json", "open_clip_model.safetensors", "mask.json"
-"""The files of an exported folder."""
+FOLDED = {"format": "pt", "headmask": "folded"}
+"""What the weights of a folded model say of themselves."""
 PRUNED = {"format": "pt", "headmask": "pruned"}
 """What the weights of a pruned model say of themselves."""
 

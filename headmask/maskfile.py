@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from headmask.errors import MaskFileError
+from headmask.kinds import MASK_FILE, Kind
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.preprocessing import Preprocessing
 from headmask.reading import parse_model, read_json
 from headmask.shown import shown
+from headmask.writing import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,11 @@ class ModelReference(_Part):
     """Digest of the weights as loaded; see `headmask.models.weights_digest`."""
     preprocess: Preprocessing | None = None
     """How images were prepared for it; None in files that are older than this field."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where its files may lie, if they are files: the folder or architecture, and the checkpoint."""
+        return tuple(filter(None, (self.name.removeprefix("local-dir:"), self.pretrained)))
 
     def __str__(self) -> str:
         return self.name if self.pretrained is None else f"{self.name} ({self.pretrained})"
@@ -191,13 +197,18 @@ class MaskFile(_Part):
         return parse_model(content, cls, where, MaskFileError)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the file, atomically."""
-        write_json(path, self.model_dump(mode="json"))
+        """Write the file, atomically; a mask file that is there is replaced.
+
+        Raises:
+            OutputError: something else is there, or nothing can be written there.
+        """
+        write_json(path, self.model_dump(mode="json"), MASK_FILE)
 
 
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write a value as indented JSON, so that a reader sees the old file or the new one, never a part."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(target)
+def write_json(path: str | os.PathLike[str], content: Any, kind: Kind) -> None:
+    """Write a value as indented JSON, so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        OutputError: something else is there, or nothing can be written there.
+    """
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n", kind)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from headmask.errors import OutputError
 from headmask.kinds import FolderKind, Kind
+from headmask.shown import shown
 
 _SCRATCH = ".headmask-"
 _REASONS = {
@@ -128,6 +129,18 @@ def written_folder(
             scratch.rename(target)
 
 
+@contextmanager
+def scratch_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty folder beside a path, on its disk, which is gone at the end.
+
+    Raises:
+        OutputError: it cannot be made there.
+    """
+    given = Path(path)
+    with _one_message(given), _scratch(_followed(given), is_folder=True) as (_, scratch):
+        yield scratch
+
+
 def write_text(
     path: str | os.PathLike[str], text: str, kind: Kind, *, inputs: Paths = (), overwrite: bool = True
 ) -> None:
@@ -170,9 +183,9 @@ def check_run_folder(path: str | os.PathLike[str], is_run: Callable[[Path], bool
         here = Path.cwd()
         is_above = target == here or target in here.parents
         if target == target.parent or (is_above and any(target.iterdir()) and not is_run(target)):
-            raise OutputError(f"results need a folder of their own; got {str(folder)!r}, which holds other files")
+            raise OutputError(f"results need a folder of their own; got '{shown(folder)}', which holds other files")
         if target.exists() and not target.is_dir():
-            raise OutputError(f"{folder} is {_what(target)}, where a folder is needed; choose another name")
+            raise OutputError(f"{shown(folder)} is {_what(target)}, where a folder is needed; choose another name")
         _check_parent(target / "any")
 
 
@@ -182,7 +195,7 @@ def reason_of(error: OSError, path: str | os.PathLike[str]) -> str:
     if number is None and "No space left on device" in str(error):
         number = errno.ENOSPC
     reason = _REASONS.get(number or 0) or error.strerror or str(error)
-    return f"cannot write {os.fspath(path)}: {reason}"
+    return f"cannot write {shown(os.fspath(path))}: {reason}"
 
 
 @contextmanager
@@ -227,18 +240,19 @@ def _followed(path: Path) -> Path:
 def _check_file(given: Path, target: Path, kind: Kind, *, overwrite: bool) -> None:
     if not target.exists():
         if not target.name:
-            raise OutputError(f"cannot write {given}: it names no file")
+            raise OutputError(f"cannot write {shown(given)}: it names no file")
         return
     if not target.is_file():
-        raise OutputError(f"{given} is {_what(target)}, where {kind.name} would be written; choose another name")
+        raise OutputError(f"{shown(given)} is {_what(target)}, where {kind.name} would be written; choose another name")
     if not target.stat().st_size:
         return
     if not kind.made(target):
         raise OutputError(
-            f"{given} exists and is not {kind.name} that headmask wrote, so it is not replaced; choose another name"
+            f"{shown(given)} exists and is not {kind.name} that headmask wrote, so it is not replaced; "
+            "choose another name"
         )
     if not overwrite:
-        raise OutputError(f"{given} exists; choose another name or pass --overwrite")
+        raise OutputError(f"{shown(given)} exists; choose another name or pass --overwrite")
     if not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(given))
 
@@ -247,22 +261,23 @@ def _check_folder(given: Path, target: Path, kind: FolderKind, *, overwrite: boo
     here = Path.cwd()
     if target == target.parent or target == here or target in here.parents:
         raise OutputError(
-            f"{kind.name} replaces its folder as a whole; got {str(given)!r}, which is the working folder or above it"
+            f"{kind.name} replaces its whole folder; got '{shown(given)}', which is the working folder or above it; "
+            "choose another name"
         )
     if not target.exists():
         return
     if not target.is_dir():
-        raise OutputError(f"{given} is {_what(target)}, where {kind.name} would be written; choose another name")
+        raise OutputError(f"{shown(given)} is {_what(target)}, where {kind.name} would be written; choose another name")
     if not any(target.iterdir()):
         return
-    if foreign := sorted(kind.foreign(target)):
-        listed = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+    if foreign := kind.others(target):
+        listed = ", ".join(map(shown, foreign[:5])) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
         raise OutputError(
-            f"{given} holds what is not of {kind.name} that headmask wrote, so it is not replaced: {listed}; "
+            f"{shown(given)} holds what is not of {kind.name} that headmask wrote, so it is not replaced: {listed}; "
             "choose another name"
         )
     if not overwrite:
-        raise OutputError(f"{given} exists; choose another name or pass --overwrite")
+        raise OutputError(f"{shown(given)} exists; choose another name or pass --overwrite")
 
 
 def _check_no_input(given: Path, target: Path, inputs: Paths) -> None:
@@ -271,7 +286,9 @@ def _check_no_input(given: Path, target: Path, inputs: Paths) -> None:
         return
     for each in inputs:
         if each is not None and _is_read(target, each):
-            raise OutputError(f"{given} is read by the same command ({os.fspath(each)}); choose another name")
+            raise OutputError(
+                f"{shown(given)} is read by the same command ({shown(os.fspath(each))}); choose another name"
+            )
 
 
 def _is_read(target: Path, source: str | os.PathLike[str]) -> bool:
@@ -332,11 +349,16 @@ def _make_held(scratch: Path, *, is_folder: bool) -> int:
         os.close(held)
 
 
-def _stem(target: Path) -> str:
-    """Return how the names of scratch files of a target begin; names that are long already are cut."""
-    name = os.fsencode(target.name)
+def hidden_beside(path: Path, ending: str) -> Path:
+    """Return a hidden place beside a path, by its name; a name that is long already is shortened."""
+    name = os.fsencode(path.name)
     short = os.fsdecode(name) if len(name) < 200 else f"{zlib.crc32(name):08x}"
-    return f".{short}{_SCRATCH}"
+    return path.with_name(f".{short}{ending}")
+
+
+def _stem(target: Path) -> str:
+    """Return how the names of scratch files of a target begin."""
+    return hidden_beside(target, _SCRATCH).name
 
 
 def _remove_left(target: Path) -> None:

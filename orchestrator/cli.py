@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from headmask.errors import HeadmaskError, PoolError
+from headmask.writing import check_run_folder
 from orchestrator.border import EXIT_INTERRUPTED, ended
 from orchestrator.commands.compare import compare
 from orchestrator.commands.contest import driver, strategies
@@ -82,13 +83,16 @@ def demo(
 ) -> None:
     """Run the whole pipeline on the built-in model and data. No download."""
     from orchestrator.config import flags_of, read_config
-    from orchestrator.demo import DEMO_CHUNK, STORY, DemoPaths, epilogue, unpack_demo
+    from orchestrator.demo import DEMO_CHUNK, STORY, DemoPaths, check_demo, epilogue, unpack_demo
+    from orchestrator.outputs import is_run
 
     paths = DemoPaths.in_folder(out)
     options = {"out": out, "masks": masks, "pool": pool, "replicas": replicas, "fold": True}
     # A fixed chunk, where a search would measure one: everyone's demo is the same to the last digit.
     options |= {"model": f"local-dir:{paths.model}", "data": paths.data, "image_chunk": DEMO_CHUNK}
     settings = read_config(None, flags_of(options))
+    check_run_folder(out, is_run)
+    check_demo(out)
     if not as_json:
         Terminal().print(STORY)
     unpack_demo(out)

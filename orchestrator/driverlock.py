@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +16,8 @@ from sqlalchemy.pool import NullPool
 
 from headmask.errors import StudyError
 from headmask.foreign import reason_of
-from orchestrator.location import scheme_of
+from headmask.writing import made_folder
+from orchestrator.location import file_of, scheme_of
 
 PATIENCE_S = 1.0
 """Seconds that a lock may be held by others before it counts as taken."""
@@ -60,7 +63,9 @@ def lock_driver(location: str, name: str) -> DriverLock:
     scheme = scheme_of(location)
     if scheme in ("postgresql", "mysql"):
         return _DatabaseLock(location, scheme, name)
-    lock = _FileLock(_lock_path(location, scheme, name))
+    path = _lock_path(location, name)
+    with made_folder(path.parent):
+        lock = _FileLock(path)
     try:
         # Whoever lists the studies of a storage holds it for a moment.
         lock.file.acquire(timeout=PATIENCE_S)
@@ -80,19 +85,24 @@ def is_driven(location: str, name: str) -> bool:
         with contextlib.closing(_connected(location, scheme)) as connection:
             query = IS_HELD_POSTGRESQL if scheme == "postgresql" else "SELECT IS_USED_LOCK(:name) IS NOT NULL"
             return bool(connection.execute(text(query), _names(name)).scalar())
-    path = _lock_path(location, scheme, name)
-    if not path.exists():
-        return False
     try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
+        descriptor = os.open(_lock_path(location, name), os.O_RDONLY)
+    except OSError:
+        return False
+    # Looking at it takes no right to write, and does not keep a driver that begins now from taking it.
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
-def _lock_path(location: str, scheme: str, name: str) -> Path:
-    path = Path(location.split("///", 1)[1] if scheme == "sqlite" else location)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _lock_path(location: str, name: str) -> Path:
+    path = file_of(location) or Path(location)
     return path.with_name(f"{path.name}.{_key(name):016x}.driver")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headmask.errors import ConfigError, HeadmaskError, StudyError, did_you_mean
 from headmask.foreign import reason_of
+from headmask.kinds import JOURNAL, STUDY_DATABASE, Kind
 from headmask.passwords import redacted
 
 __all__ = ["SCHEMES", "check_database", "check_driver", "check_location", "is_url", "redacted", "scheme_of"]
@@ -32,6 +33,16 @@ def is_url(location: str) -> bool:
 def scheme_of(location: str) -> str:
     """Return a URL's scheme without its driver, such as `postgresql`; empty for a file's path."""
     return location.split("://")[0].split("+")[0] if is_url(location) else ""
+
+
+def file_of(location: str) -> Path | None:
+    """Return the file of a journal or of an SQLite database; None for a database that a server keeps."""
+    return sqlite_file(location) if is_url(location) else Path(location)
+
+
+def kind_of(location: str) -> Kind:
+    """Return what the file of a location holds."""
+    return STUDY_DATABASE if is_url(location) else JOURNAL
 
 
 def check_location(location: str) -> str:

@@ -8,7 +8,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from headmask.kinds import PICTURE, PICTURE_METADATA
 from headmask.mask import Head, HeadGrid, HeadMask
+from headmask.writing import written
 from orchestrator.pareto import Point, front, knee, savings
 from orchestrator.store import TrialRecord
 
@@ -60,7 +62,7 @@ def write_heat_map(
         f"change of {objective} when one head is ablated\nsearch split; dots: selected mask", fontsize="medium"
     )
     draw_deltas(axes, deltas_LH, selected.heads)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def draw_deltas(axes: Any, deltas_LH: np.ndarray, selected: Sequence[Head]) -> None:
@@ -108,7 +110,7 @@ def write_gates(
     axes.set_title("probability of gates to be shut\ndots: selected mask", fontsize="medium")
     _dots(axes, selected.heads)
     right.colorbar(image, ax=axes)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def _dots(axes: Any, marked: Sequence[Head]) -> None:
@@ -159,7 +161,7 @@ def write_pareto(
         top = axes.secondary_xaxis("top", functions=(lambda heads_X: heads_X * scale, lambda saved_X: saved_X / scale))
         top.set_xlabel("multiply-adds of the tower that pruning them spares, in %")
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def _draw_search(axes: Any, changes: Mapping[HeadMask, float]) -> None:
@@ -235,4 +237,13 @@ def write_curves(
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path | IO[bytes]) -> None:
+    """Write a figure as a PNG that names its maker."""
+    if isinstance(path, Path):
+        with written(path, PICTURE) as scratch:
+            figure.savefig(scratch, format="png", dpi=120, metadata=PICTURE_METADATA)
+    else:
+        figure.savefig(path, format="png", dpi=120, metadata=PICTURE_METADATA)

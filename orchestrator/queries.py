@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
+from headmask.kinds import QUERIES, parquet_metadata
+from headmask.writing import written
 from orchestrator.outcomes import outcomes_of
 from strategies.paired import Outcomes
 from workers.classification import ClassificationTargets
@@ -71,9 +73,9 @@ def write_queries(session: Session, verdict: Verdict, path: Path) -> None:
         for place, (goal, split) in enumerate(zip(session.objective.goals, session.splits[name], strict=True)):
             ranks = [_ranks(side, place) for side in sides]
             tables += [_table(goal.data, split, kind, ranks) for kind in ranks[0] if not kind.endswith(PROBABILITY)]
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.concat_tables(tables), temporary)
-    temporary.replace(path)
+    table = pa.concat_tables(tables).replace_schema_metadata(parquet_metadata("queries"))
+    with written(path, QUERIES) as scratch:
+        pq.write_table(table, scratch)
 
 
 def _ranks(score: MaskScore, place: int) -> Ranks:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from headmask.kinds import RESULT
 from headmask.mask import HeadMask
 from headmask.maskfile import DataReference, Grid, MaskFile, SplitReference, SplitScores, write_json
 from orchestrator import pareto
@@ -216,7 +217,7 @@ class SearchResult(_Part):
 
     def write(self, path: Path) -> None:
         """Write the result as JSON, atomically."""
-        write_json(path, self.model_dump(mode="json"))
+        write_json(path, self.model_dump(mode="json"), RESULT)
 
 
 def split_results(session: Session, verdict: Verdict) -> Splits:

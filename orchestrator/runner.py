@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from headmask.errors import ConfigError, HeadmaskError, PixelsChangedError, StudyError
+from headmask.kinds import RUN_CONFIG
 from headmask.mask import HeadMask
 from headmask.maskfile import write_json
 from headmask.passwords import HIDDEN, redacted
@@ -21,6 +22,7 @@ from orchestrator.gradients import GateGradients
 from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.ledger import look_at_test
 from orchestrator.modelname import ModelName
+from orchestrator.outputs import check_run
 from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
 from orchestrator.result import RELIABLE, SearchResult
@@ -51,6 +53,7 @@ def start(config: SearchConfig, display: Display) -> Outcome:
         HeadmaskError: bad input, or the study exists.
         Interrupted: stopped by a signal; the study can be resumed.
     """
+    check_run(config)
     _check_unbegun(config)
     uri, tracked = tracked_at(config.folder, config.output.tracking_uri)
     config = _tracked(config, uri)
@@ -98,6 +101,7 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
             f"the password of {config.output.tracking_uri} is not kept: resume with --tracking-uri URL, or with the "
             f"address in {VARIABLE}"
         )
+    check_run(config)
     with StudyStore.open(config.storage, config.study_name) as store:
         if store.attr(CHANGED):
             raise StudyError(
@@ -161,7 +165,7 @@ def _short(value: Any) -> str:
 def _run(session: Session, store: StudyStore, pool: Pool, display: Display, tracked: str) -> Outcome:
     config, clock = session.config, Clock(store)
     config.folder.mkdir(parents=True, exist_ok=True)
-    write_json(config.folder / "config.json", config.public())
+    write_json(config.folder / "config.json", config.public(), RUN_CONFIG)
     begin = _tracking(config, store)
     display.say(f"Tracked in MLflow at {tracked}")
     with (

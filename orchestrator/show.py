@@ -12,10 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from rich.table import Table
 
 from headmask.errors import DataError
 from headmask.images import STOCK, by_rule, quiet_pillow
+from headmask.kinds import PICTURE, PICTURE_METADATA
+from headmask.writing import written
 from orchestrator.clusters import LARGE_SHARE, Clusters
 from strategies.paired import MIN_CLUSTERS
 from workers.ahead import ahead
@@ -355,11 +358,21 @@ def draw_sheet(found: Findings, out: Path) -> Path:
         shown = textwrap.wrap(" ".join(text[:300].split()), 32)[:TEXT_LINES]
         for place, words in enumerate(shown):
             draw.text((x, y + THUMBNAIL + 2 + place * line), words, fill="black", font=font)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.part")
-    sheet.save(temporary, "PNG")
-    temporary.replace(out)
+    save_picture(sheet, out, inputs=[found.path])
     return out
+
+
+def save_picture(image: Image.Image, out: Path, *, inputs: Sequence[Path] = ()) -> None:
+    """Write an image as a PNG that names its maker.
+
+    Raises:
+        OutputError: something else is there, or nothing can be written there.
+    """
+    about = PngInfo()
+    for key, value in PICTURE_METADATA.items():
+        about.add_text(key, value)
+    with written(out, PICTURE, inputs=inputs) as scratch:
+        image.save(scratch, "PNG", pnginfo=about)
 
 
 def text_font(text: str, size: int) -> Any:

@@ -24,11 +24,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from headmask.errors import StudyError
 from headmask.foreign import reason_of
+from headmask.kinds import tables_of
 from headmask.mask import HeadGrid, HeadMask
 from headmask.passwords import hidden
+from headmask.reading import check_file
+from headmask.shown import shown
+from headmask.writing import check_output, made_folder
 from orchestrator.driverlock import DriverLock, StorageAwayError, lock_driver
 from orchestrator.journal import Journal, truncate_torn_line
-from orchestrator.location import SCHEMES, check_location, is_url, redacted, sqlite_file
+from orchestrator.location import SCHEMES, check_location, file_of, is_url, kind_of, redacted, sqlite_file
 from strategies import distributions, mask_of, params_of
 
 GROUP = 64
@@ -132,8 +136,11 @@ class StudyStore:
 
         Raises:
             StudyError: a study of that name has begun, another driver begins it, or the storage cannot be opened.
+            OutputError: the file of the storage holds something else, or cannot be written.
         """
         with ExitStack() as held:
+            if path := file_of(location):
+                check_output(path, kind_of(location))
             lock = lock_driver(location, name)
             held.callback(lock.release)
             if not is_url(location):
@@ -155,6 +162,9 @@ class StudyStore:
             StudyError: no such study, another driver runs it, or the storage cannot be opened.
         """
         with ExitStack() as held:
+            if path := file_of(location):
+                check_storage_file(location, path)
+                check_output(path, kind_of(location))
             lock = lock_driver(location, name)
             held.callback(lock.release)
             if not is_url(location):
@@ -286,16 +296,25 @@ def exists(location: str, name: str) -> StudyError:
 def open_storage(location: str, *, must_exist: bool = False) -> Iterator[BaseStorage]:
     """Hold the Optuna storage at a location open until the end of the block.
 
+    Args:
+        location: a journal file's path, or a database URL.
+        must_exist: for reading: what is not there is an error, and is not made.
+
     Raises:
         StudyError: the URL is of another kind, its driver is missing, or the storage cannot be reached.
+        OutputError: the file of a new storage cannot be made, or holds something else.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    check_location(location)
+    path = file_of(location)
+    if path is not None and must_exist:
+        check_storage_file(location, path)
+    elif path is not None:
+        check_output(path, kind_of(location))
+        with made_folder(path.parent):
+            pass
     if not is_url(location):
-        path = Path(location)
-        if must_exist and not path.is_file():
-            raise StudyError(f"there is no study at {path}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield Journal(path)
+        yield Journal(Path(location))
         return
     storage = _database(location)
     try:
@@ -303,6 +322,23 @@ def open_storage(location: str, *, must_exist: bool = False) -> Iterator[BaseSto
     finally:
         end_session(storage)
         storage.engine.dispose()
+
+
+def check_storage_file(location: str, path: Path) -> None:
+    """Check that the file of a storage is there and holds studies, without changing it.
+
+    Raises:
+        StudyError: it is not there, or is something else.
+    """
+    check_file(path, "study", StudyError)
+    kind, is_other = kind_of(location), False
+    if not path.stat().st_size:
+        raise StudyError(f"there is no study in {shown(path)}, which is empty")
+    if kind.made(path) and is_url(location):
+        tables = tables_of(path)
+        is_other = tables is not None and "studies" not in tables
+    if is_other or not kind.made(path):
+        raise StudyError(f"{shown(path)} is not {kind.name}; name the file that a search was given by --storage")
 
 
 def _database(location: str) -> RDBStorage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -11,7 +10,7 @@ from optuna.study import StudySummary
 from rich.table import Table
 
 from orchestrator.driverlock import is_driven
-from orchestrator.location import is_url
+from orchestrator.location import file_of
 from orchestrator.store import BEGUN, has_begun, open_storage
 
 State = Literal["not begun", "running", "stopped", "finished"]
@@ -54,14 +53,15 @@ def list_studies(location: str) -> list[StudyInfo]:
 
 
 def begun_studies(location: str) -> list[str]:
-    """Return the names of the studies in a storage that have begun; none where there is no journal file.
+    """Return the names of the studies in a storage that have begun; none where its file is not there yet.
 
     Raises:
         StudyError: the storage cannot be reached.
     """
-    if not is_url(location) and not Path(location).is_file():
+    path = file_of(location)
+    if path is not None and not (path.exists() and path.stat().st_size):
         return []
-    with open_storage(location) as storage:
+    with open_storage(location, must_exist=True) as storage:
         summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
     return [summary.study_name for summary in summaries if has_begun(summary.user_attrs, summary.n_trials)]
 

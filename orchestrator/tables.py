@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from headmask.errors import DataError
+from headmask.kinds import TRIALS, parquet_metadata
 from headmask.mask import HeadGrid, HeadMask
 from headmask.shown import counted
+from headmask.writing import written
 from orchestrator.budget import STOPS
 from orchestrator.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.ledger import looked
@@ -47,9 +49,9 @@ def write_trials(records: Sequence[TrialRecord], path: Path) -> None:
     }
     for metric in metrics:
         columns[metric] = pa.array([record.metrics.get(metric) for record in records], pa.float64())
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.table(columns), temporary)
-    temporary.replace(path)
+    table = pa.table(columns).replace_schema_metadata(parquet_metadata("trials"))
+    with written(path, TRIALS) as scratch:
+        pq.write_table(table, scratch)
 
 
 def read_trials(path: Path, grid: HeadGrid) -> list[TrialRecord]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,8 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from headmask.errors import DataError
+from headmask.errors import DataError, HeadmaskError, OutputError
 from headmask.images import check_image, quiet_pillow
+from headmask.kinds import DATA_SET
+from headmask.shown import shown
+from headmask.writing import check_output, hidden_beside, made_folder, reason_of, written
 from workers.ahead import ahead
 from workers.dataset import Row, groups_of, table_of
 from workers.duplicates import Duplicates, Placed, Settled, settle
@@ -86,6 +91,7 @@ def build(
     on_bad_row: Literal["fail", "skip"] = "fail",
     duplicates: Duplicates = "fail",
     overwrite: bool = False,
+    inputs: Iterable[str | Path | None] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BuildReport:
     """Write a Parquet data set of a source, and return what went into it.
@@ -96,36 +102,70 @@ def build(
         splits: which of the source's splits become search, confirm and test; by their usual names when None.
         on_bad_row: whether an unreadable image or a row without image or caption stops the build, or is left out.
         duplicates: what is done about images that are in several splits by their pixels; see `settle`.
-        overwrite: replace `out` where it exists.
+        overwrite: replace `out` where it is a data set that was built.
+        inputs: files that the source reads, which `out` must not be.
         on_progress: called with images done, and in all where that is known, else 0.
 
     Raises:
         DataError: bad input; with `on_bad_row="fail"` every bad row is named. Nothing is written then.
+        OutputError: something is at `out` that may not be replaced, or nothing can be written there.
     """
-    if out.exists() and not overwrite:
-        raise DataError(f"{out} exists; choose another name or pass --overwrite")
+    check_output(out, DATA_SET, inputs=inputs, overwrite=overwrite)
     chosen = (splits or SplitMap()).fitted(source.split_names)
-    work = out.with_name(f".{out.name}.build")
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        with FileLock(work / "lock", timeout=0), quiet_pillow():
-            takes_digests = not chosen.is_open and duplicates != "keep"
-            parts = _resumed(work, _identity(source, chosen, takes_digests))
-            num_resumed = sum(part.num_items for part in parts)
-            for part in _parts(source, chosen, work, parts, on_progress, takes_digests):
-                parts.append(part)
-            report = _join(source, parts, out, on_bad_row, duplicates, num_resumed)
-            shutil.rmtree(work)
-    except DataError:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    except Timeout:
-        raise DataError(f"another build is writing {out}") from None
-    except OSError as error:
-        raise DataError(
-            f"cannot write {out} ({error.strerror or error}); what is done is kept, mend that and go on"
-        ) from None
+    with _work_folder(out, is_remote=source.is_remote) as work, quiet_pillow():
+        takes_digests = not chosen.is_open and duplicates != "keep"
+        parts = _resumed(work, _identity(source, chosen, takes_digests))
+        num_resumed = sum(part.num_items for part in parts)
+        for part in _parts(source, chosen, work, parts, on_progress, takes_digests):
+            parts.append(part)
+        report = _join(source, parts, out, on_bad_row, duplicates, num_resumed)
+        shutil.rmtree(work)
     return report
+
+
+@contextmanager
+def _work_folder(out: Path, *, is_remote: bool) -> Iterator[Path]:
+    """Hold the folder of parts. It stays, with what is done, where the build was stopped or may succeed later.
+
+    Bad input takes it away, unless it comes from elsewhere: that may be there again.
+    """
+    work = hidden_beside(Path(os.path.realpath(out)), ".build")
+    if work.exists() and not (work / "identity").is_file() and any(each.name != "lock" for each in work.iterdir()):
+        raise OutputError(f"{shown(work)} is where a build keeps what it has done, and holds other files; move them")
+    with made_folder(work):
+        try:
+            with FileLock(work / "lock", timeout=0):
+                yield from _kept(work, out, is_remote=is_remote)
+        except Timeout:
+            raise DataError(f"another build is writing {shown(out)}") from None
+
+
+def _kept(work: Path, out: Path, *, is_remote: bool) -> Iterator[Path]:
+    """Yield the folder of parts, and take it away where nobody will go on with it."""
+    try:
+        yield work
+    except OSError as error:
+        done = _clear(work)
+        raise OutputError(
+            reason_of(error, out) + (f". What is done is kept in {shown(work)}" if done else "")
+        ) from None
+    except OutputError:
+        _clear(work)
+        raise
+    except HeadmaskError:
+        _clear(work) if is_remote else shutil.rmtree(work, ignore_errors=True)
+        raise
+    except BaseException:
+        _clear(work)
+        raise
+
+
+def _clear(work: Path) -> bool:
+    """Remove the folder of parts if there are none, and return whether there are some."""
+    if any(work.glob("*.parquet")):
+        return True
+    shutil.rmtree(work, ignore_errors=True)
+    return False
 
 
 def _identity(source: Source, splits: SplitMap, takes_digests: bool) -> str:
@@ -230,15 +270,16 @@ def _join(
     """Join parts into the data set, or raise with every bad row."""
     bad_rows = [row for part in parts for row in part.bad_rows]
     if bad_rows and on_bad_row == "fail":
+        for part in parts:
+            part.path.unlink()
         raise DataError(_listing(bad_rows))
     whole = _whole_pairs(parts) if source.kind.task == "matching" else None
     settled = settle(_placed(parts), duplicates)
-    temporary = out.with_name(f".{out.name}.part")
     num_images, num_captions, splits, classes = 0, 0, dict[str, int](), set[int]()
     unnamed = source.num_unnamed
     schema = source.kind.schema(source.aside.ignored)
-    try:
-        with pq.ParquetWriter(temporary, schema, compression="none") as writer:
+    with written(out, DATA_SET) as scratch:
+        with pq.ParquetWriter(scratch, schema, compression="none") as writer:
             for table in _tables(parts, settled):
                 table = table.replace_schema_metadata(schema.metadata)
                 if whole is not None:
@@ -252,10 +293,9 @@ def _join(
                 for split in table.column("split").to_pylist():
                     splits[split] = splits.get(split, 0) + 1
         if not num_images:
+            for part in parts:
+                part.path.unlink()
             raise DataError("the source has no usable image" + "".join(f"\n  {row}" for row in bad_rows[:_MOST_LISTED]))
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
     splits.pop(None, None)  # type: ignore[call-overload]
     return BuildReport(
         out,

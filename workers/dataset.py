@@ -17,8 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headmask.errors import DataError
+from headmask.kinds import DATA_SET, parquet_metadata
 from headmask.reading import check_text
 from headmask.shown import shown
+from headmask.writing import written
 from workers.cells import Broken, cells, first_broken, open_parquet, reading_parquet
 from workers.columns import COLUMNS, Columns, Own, check_labels, check_type, label_names, no_column
 from workers.inside import read_inside
@@ -91,7 +93,7 @@ class Kind:
             columns["pair"] = pa.int64(), {"dtype": "int64", "_type": "Value"}
         columns["split"] = pa.string(), string
         features = {name: feature for name, (_, feature) in columns.items()}
-        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        metadata = {"huggingface": json.dumps({"info": {"features": features}}), **parquet_metadata("data set")}
         own = Own(
             templates=self.templates,
             labels=() if self.labels == self.class_names else self.labels,
@@ -104,18 +106,12 @@ class Kind:
 
 def write_dataset(path: Path, rows: Iterable[Row], kind: Kind | None = None) -> int:
     """Write rows in groups of 100, and return how many there were. The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
     schema = (kind or Kind()).schema()
     count = 0
-    try:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for group in groups_of(rows):
-                writer.write_table(table_of(group, schema))
-                count += len(group)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written(path, DATA_SET) as scratch, pq.ParquetWriter(scratch, schema) as writer:
+        for group in groups_of(rows):
+            writer.write_table(table_of(group, schema))
+            count += len(group)
     return count
 
 

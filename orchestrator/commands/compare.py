@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from headmask.errors import HeadmaskError
+from headmask.kinds import PAGE
+from headmask.writing import check_output
 from orchestrator.commands.tools import Json
 from orchestrator.terminal import Terminal
 from orchestrator.trackinguri import OPTION, VARIABLE, check_tracking_uri
@@ -44,6 +46,8 @@ def compare(
     # What the variable says is checked only where it is needed.
     uri, what = (tracking_uri, OPTION) if tracking_uri is not None else (os.environ.get(VARIABLE), VARIABLE)
     _check(runs, experiment, top, uri)
+    if out is not None:
+        check_output(out, PAGE, inputs=runs or ())
     with ExitStack() as held:
         server = None
         if uri:

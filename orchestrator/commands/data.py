@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -90,6 +92,8 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Make a Parquet data set of what you have on disk. Killed, it goes on where it was when called again."""
+    from headmask.kinds import DATA_SET
+    from headmask.writing import check_output
     from orchestrator.progress import counting
     from orchestrator.terminal import Terminal
     from workers.build import build as build_dataset
@@ -98,6 +102,8 @@ def build(
 
     columns = Columns(image_column, caption_column, label_column, group_column, split=split_column)
     names = None if class_names is None else Path(class_names)
+    inputs = [images, *(captions or []), names, *_files_of(files or [])]
+    check_output(out, DATA_SET, inputs=inputs, overwrite=overwrite)
     opened = _source(source, images, captions or [], files or [], columns, names)
     console = Terminal(stderr=as_json)
     with counting(console, "images") as on_progress:
@@ -108,6 +114,7 @@ def build(
             on_bad_row=on_bad_row,
             duplicates=duplicates,
             overwrite=overwrite,
+            inputs=inputs,
             on_progress=on_progress,
         )
     if as_json:
@@ -134,6 +141,12 @@ def build(
         lines.append(f"There is no {' and no '.join(missing)} split: a search needs --draw-splits, or --splits here.")
     for line in lines:
         console.say(line)
+
+
+def _files_of(patterns: list[str]) -> list[str]:
+    """Return the files on this machine that paths, globs and folders name, and the folders."""
+    found = [path for pattern in patterns if "://" not in pattern for path in glob.glob(pattern, recursive=True)]
+    return found + [str(path) for each in found if os.path.isdir(each) for path in Path(each).rglob("*.parquet")]
 
 
 def _source(
@@ -193,6 +206,8 @@ def show(
 ) -> None:
     """Say what is in a data set and what is wrong with it, and draw a few samples."""
     from headmask.images import STOCK
+    from headmask.kinds import PICTURE
+    from headmask.writing import check_output
     from orchestrator.config import parse_data
     from orchestrator.progress import counting
     from orchestrator.sections import DataSection
@@ -201,10 +216,13 @@ def show(
 
     given = {name: value for name, value in locals().items() if name in DataSection.model_fields}
     (section,) = parse_data([{"path": str(file), **given}])
+    sheet = None if no_sheet else sheet or file.with_name(f"{file.stem}.samples.png")
+    if sheet is not None:
+        check_output(sheet, PICTURE, inputs=[file])
     console = Terminal(stderr=as_json)
     with counting(console, "images") as on_progress:
         found = look_at(file, section.reading(), model=model, pixels=pixels or STOCK, on_progress=on_progress)
-    drawn = None if no_sheet else draw_sheet(found, sheet or file.with_name(f"{file.stem}.samples.png"))
+    drawn = None if sheet is None else draw_sheet(found, sheet)
     if as_json:
         print_json({**found.as_json(), "contact_sheet": None if drawn is None else str(drawn)})
         return

@@ -123,11 +123,14 @@ def export(
     """Fold a mask into a plain checkpoint, or prune its heads, and prove that what loads is the masked model."""
     from dataclasses import asdict
 
+    from headmask.exporting import check_target
     from headmask.exporting import export as export_and_prove
     from headmask.masked import load_for
     from headmask.maskfile import MaskFile
 
     content = MaskFile.read(mask)
+    given = content.model.model_copy(update={"name": model or content.model.name, "pretrained": pretrained})
+    check_target(out, prune=prune, overwrite=overwrite, inputs=[mask, *content.model.paths, *given.paths])
     loaded = load_for(content, model, pretrained, preprocess)
     latency_s = LATENCY_S if latency else 0.0
     proof = export_and_prove(loaded, content, out, prune=prune, latency_s=latency_s, overwrite=overwrite)

@@ -18,11 +18,14 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one HTML page on a study: what was searched, what came of it, and how sure that is."""
+    from headmask.kinds import PAGE
+    from headmask.writing import check_output
     from orchestrator.report.page import FILE, write_report
     from orchestrator.stored import stored_config
 
     config = stored_config(study, storage)
     path = out or config.folder / FILE
+    check_output(path, PAGE)
     write_report(config, path)
     if as_json:
         print_json({"report": str(path)})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import lzma
-import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from headmask.kinds import Kind
+from headmask.writing import check_outputs, written
 
 if TYPE_CHECKING:
     from orchestrator.result import SearchResult
@@ -58,22 +61,45 @@ def epilogue(result: SearchResult, folder: Path) -> str:
     return _EPILOGUE.format(before=before, after=after, images=test.num_images, folder=folder)
 
 
+def check_demo(folder: Path) -> None:
+    """Check that the demo's files can be written into a folder, or are there already.
+
+    Raises:
+        OutputError: other files are there under their names, or nothing can be written there.
+    """
+    check_outputs({path: kind for path, (kind, _) in _contents(folder).items()})
+
+
 def unpack_demo(folder: Path) -> DemoPaths:
-    """Write the demo's model and data into a folder, and return where they are; files that are there stay."""
-    paths = DemoPaths.in_folder(folder)
-    model = paths.model
-    model.mkdir(parents=True, exist_ok=True)
-    with as_file(files(__name__) / "assets") as assets:
-        for source, target in ((assets / _CONFIG, model / _CONFIG), (assets / _DATA, paths.data)):
-            if not target.exists():
-                shutil.copyfile(source, target)
-        if not (model / _WEIGHTS).exists():
-            temporary = model / f".{_WEIGHTS}.part"
-            temporary.write_bytes(lzma.decompress((assets / f"{_WEIGHTS}.xz").read_bytes()))
-            temporary.replace(model / _WEIGHTS)
-    if not paths.descriptions.exists():
-        paths.descriptions.write_text("\n".join(scene_descriptions()) + "\n", encoding="utf-8")
-    return paths
+    """Write the demo's model and data into a folder, and return where they are; those that are there stay.
+
+    Raises:
+        OutputError: other files are there under their names, or nothing can be written there.
+    """
+    for path, (kind, content) in _contents(folder).items():
+        if not kind.made(path):
+            with written(path, kind) as scratch:
+                scratch.write_bytes(content())
+    return DemoPaths.in_folder(folder)
+
+
+def _contents(folder: Path) -> dict[Path, tuple[Kind, Callable[[], bytes]]]:
+    """Return by path what the demo's files are, and what makes their content."""
+
+    def asset(name: str) -> bytes:
+        return files(__name__).joinpath("assets", name).read_bytes()
+
+    contents: dict[Path, Callable[[], bytes]] = {
+        folder / "model" / _CONFIG: lambda: asset(_CONFIG),
+        folder / "model" / _WEIGHTS: lambda: lzma.decompress(asset(f"{_WEIGHTS}.xz")),
+        folder / _DATA: lambda: asset(_DATA),
+        folder / _DESCRIPTIONS: lambda: "".join(f"{text}\n" for text in scene_descriptions()).encode(),
+    }
+
+    def kind_of(content: Callable[[], bytes]) -> Kind:
+        return Kind("the demo's own file", lambda path: path.read_bytes() == content())
+
+    return {path: (kind_of(content), content) for path, content in contents.items()}
 
 
 def scene_descriptions() -> list[str]:

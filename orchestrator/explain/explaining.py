@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from headmask.attribution import attention_maps, prove_contributions
-from headmask.errors import HeadmaskError, ModelError
+from headmask.errors import ModelError
+from headmask.kinds import EXPLANATION, EXPLANATION_FOLDER
 from headmask.mask import Head, HeadMask
 from headmask.maskfile import Grid, write_json
 from headmask.shown import counted
+from headmask.writing import check_output, written_folder
 from orchestrator.evaluate import objective_on
 from orchestrator.explain.explanation import FILE, DescribingText, ExplainedHead, Explanation
 from orchestrator.explain.harm import Case, explained_head, measure_harm
@@ -41,7 +42,6 @@ _MASKS_AT_ONCE = 32
 """Masks whose embeddings of all images are in memory together."""
 _CHUNK = 16
 """Images whose contributions are computed together: where pooling reads all tokens, every head's are held for each."""
-_PICTURE = re.compile(r"L\d+H\d+\.png")
 
 Say = Callable[[str], None]
 
@@ -83,8 +83,11 @@ def explain_heads(
 
     Raises:
         HeadmaskError: the mask, the model, the heads or the data are not as they must be.
+        OutputError: something is at `out` that may not be replaced, or nothing can be written there.
     """
-    _check_folder(out, overwrite=overwrite)
+    check_output(
+        out, EXPLANATION_FOLDER, inputs=_inputs(data, mask, model, pretrained, descriptions), overwrite=overwrite
+    )
     texts = read_descriptions(descriptions)
     subject = find_subject(mask, heads, model, pretrained, pixels, preprocess)
     cropped = UInt8Preprocess(subject.model.preprocess)
@@ -97,30 +100,40 @@ def explain_heads(
         say(note)
     objective = objective_on(data, subject.content.objective if subject.content else None, chosen)
     case = Case(subject, chosen, objective, guide=objective.guided(chosen.targets.guides))
-    explained, no_texts = _explained(case, texts, out, num_images, threads, say) if subject.heads else ([], None)
-    found = Explanation(
-        model=subject.model.reference,
-        grid=Grid(layers=subject.mask.grid.layers, heads=subject.mask.grid.heads),
-        ablation=subject.ablation,
-        mask=list(map(str, subject.mask.heads)),
-        mask_file=None if mask is None else str(mask),
-        data=data.path,
-        split=chosen.name,
-        task=chosen.targets.task,
-        num_images=len(chosen.pixels),
-        objective=str(objective),
-        guide=str(case.guide),
-        descriptions=BUNDLED if descriptions is None else str(descriptions),
-        num_descriptions=len(texts),
-        no_texts=no_texts,
-        heads=explained,
-        versions=versions(),
-    )
-    if not explained:
-        _clear_folder(out)
-    # Last, so that a folder with it is whole.
-    write_json(out / FILE, found.model_dump(mode="json"))
+    with written_folder(out, EXPLANATION_FOLDER, overwrite=overwrite) as scratch:
+        explained, no_texts = (
+            _explained(case, texts, scratch, num_images, threads, say) if subject.heads else ([], None)
+        )
+        found = Explanation(
+            model=subject.model.reference,
+            grid=Grid(layers=subject.mask.grid.layers, heads=subject.mask.grid.heads),
+            ablation=subject.ablation,
+            mask=list(map(str, subject.mask.heads)),
+            mask_file=None if mask is None else str(mask),
+            data=data.path,
+            split=chosen.name,
+            task=chosen.targets.task,
+            num_images=len(chosen.pixels),
+            objective=str(objective),
+            guide=str(case.guide),
+            descriptions=BUNDLED if descriptions is None else str(descriptions),
+            num_descriptions=len(texts),
+            no_texts=no_texts,
+            heads=explained,
+            versions=versions(),
+        )
+        write_json(scratch / FILE, found.model_dump(mode="json"), EXPLANATION)
     return found
+
+
+def _inputs(data: DataSection, *paths: str | Path | None) -> list[str | Path | None]:
+    """Return the files and folders that may be read."""
+    return [
+        data.path,
+        data.class_names,
+        data.templates,
+        *(each and str(each).removeprefix("local-dir:") for each in paths),
+    ]
 
 
 def _explained(
@@ -137,33 +150,12 @@ def _explained(
     scores = _scores(replica, split.name, subject)
     say(f"Describing the direct contribution of {count} by {counted(len(texts), 'text')}")
     described, no_texts = _described(engine, subject, texts, threads, say)
-    _clear_folder(out)
     explained = []
     for head, (size, of_head) in zip(subject.heads, described, strict=True):
         harm = measure_harm(case, scores, head, num_images)
         maps_NYX = _maps(engine, head, harm.worst)
         explained.append(explained_head(case, harm, maps_NYX, size, of_head, out))
     return explained, no_texts
-
-
-def _check_folder(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds something else, and to replace an explanation unasked."""
-    if out.is_file():
-        raise HeadmaskError(f"{out} is a file; --out names a folder")
-    if (out / FILE).exists():
-        if not overwrite:
-            raise HeadmaskError(f"{out} holds an explanation; choose another folder or pass --overwrite")
-    elif out.is_dir() and any(not _PICTURE.fullmatch(path.name) for path in out.iterdir()):
-        raise HeadmaskError(f"{out} holds other files; choose a folder of its own, such as {out / 'explain'}")
-
-
-def _clear_folder(out: Path) -> None:
-    """Make the folder, and take out what an explanation before has left."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / FILE).unlink(missing_ok=True)
-    for path in out.iterdir():
-        if _PICTURE.fullmatch(path.name):
-            path.unlink()
 
 
 def _described(

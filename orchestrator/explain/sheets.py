@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from orchestrator.show import text_font
+from orchestrator.show import save_picture, text_font
 
 # Y by X patches
 
@@ -53,7 +53,7 @@ def draw_attention(title: str, cells: Sequence[Cell], out: Path) -> None:
             shown = [*shown[: TEXT_LINES - 1], f"{shown[TEXT_LINES - 1][:-1]}…"]
         for place, words in enumerate([*shown, cell.note]):
             draw.text((x, y + SIDE + 3 + place * LINE), words, fill="black", font=font)
-    sheet.save(out, "PNG")
+    save_picture(sheet, out)
 
 
 def _under_map(image: Image.Image, map_YX: NDArray[np.float32]) -> Image.Image:

@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from headmask.kinds import PAGE
+from headmask.writing import write_text
+
 if TYPE_CHECKING:
     from jinja2 import Environment
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -99,11 +102,12 @@ def render(template: str, **context: Any) -> str:
 
 
 def write_page(html: str, path: Path) -> None:
-    """Write a page; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(path)
+    """Write a page; the file appears whole or not at all.
+
+    Raises:
+        OutputError: something else is there, or nothing can be written there.
+    """
+    write_text(path, html, PAGE)
 
 
 @cache

@@ -36,7 +36,7 @@ def write_report(config: SearchConfig, path: Path) -> None:
 
     Raises:
         HeadmaskError: the study cannot be read.
-        OSError: the page cannot be written.
+        OutputError: the page cannot be written, or something else is at its place.
     """
     write_page(report_html(read_study(config)), path)
 

@@ -22,10 +22,12 @@ from pydantic import ValidationError
 from headmask import compositing, export, fold
 from headmask.errors import AblationError, ConfigError, StudyError
 from headmask.images import COMPOSITED
+from headmask.kinds import PACKAGE
 from headmask.mask import HeadMask
 from headmask.masked import load_for
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel
+from headmask.writing import check_output, scratch_folder, written_folder
 from orchestrator.location import redacted, scheme_of
 from orchestrator.modelname import ModelName
 from orchestrator.result import RELIABLE, SearchResult
@@ -121,6 +123,7 @@ def register(
             "--candidate registers the selected mask all the same"
         )
     mask = MaskFile.read(folder / ("mask.json" if result.verdict == RELIABLE else "candidate.json"))
+    check_output(folder / FOLDER, PACKAGE)
     # A server that is away is said before anything is folded.
     synced = sync(folder, uri)
     say("Folding the mask into the model to be registered")
@@ -167,9 +170,10 @@ def package(model: LoadedModel, mask: MaskFile, result: SearchResult, target: Pa
 
     Raises:
         AblationError: the mask cannot be folded into weights.
+        OutputError: something else is at `target`, or nothing can be written there.
     """
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-        checkpoint, written = Path(scratch, "model"), Path(scratch, "package")
+    with scratch_folder(target) as scratch, written_folder(target, PACKAGE) as written:
+        checkpoint = scratch / "model"
         proof = export(model, mask, checkpoint)
         with warnings.catch_warnings():
             # MLflow warns of type hints of its own.
@@ -186,8 +190,6 @@ def package(model: LoadedModel, mask: MaskFile, result: SearchResult, target: Pa
                 pip_requirements=requirements(checkpoint),
                 metadata={**_facts(mask, result), "max_difference": proof.max_difference},
             )
-        shutil.rmtree(target, ignore_errors=True)
-        written.rename(target)
     return proof.max_difference
 
 

@@ -1,6 +1,8 @@
 """Exports: what is written loads as the masked model, and what does not is never kept."""
 
 import json
+import shutil
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -10,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import headmask
-from headmask.errors import AblationError, MaskFileError, ModelError
+from headmask.errors import AblationError, MaskFileError, ModelError, OutputError
 from headmask.exporting import export
 from headmask.folding import probe_images
 from headmask.live import ablate, calibrate_means
@@ -86,16 +88,17 @@ def test_a_mask_of_other_weights_is_refused(loaded, tmp_path):
 
 
 def test_an_existing_target_is_kept(loaded, tmp_path):
-    (tmp_path / "folded").mkdir()
-    with pytest.raises(MaskFileError, match="exists; choose another name or pass --overwrite"):
-        export(loaded, mask_file(loaded), tmp_path / "folded")
+    for name in ("folded", "folded.safetensors"):
+        export(loaded, mask_file(loaded), tmp_path / name)
+        with pytest.raises(OutputError, match=f"{name} exists; choose another name or pass --overwrite"):
+            export(loaded, mask_file(loaded), tmp_path / name)
 
 
 def test_only_a_checkpoint_is_replaced(loaded, tmp_path):
     """`--overwrite` with the name of some other folder must not cost that folder."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
-    with pytest.raises(MaskFileError, match="photos is no model folder; choose another name"):
+    with pytest.raises(OutputError, match=r"photos holds what is not of a model folder that .*: a.jpg; choose another"):
         export(loaded, mask_file(loaded), tmp_path / "photos", overwrite=True)
     for _ in range(2):
         export(loaded, mask_file(loaded), tmp_path / "folded", overwrite=True)
@@ -103,10 +106,40 @@ def test_only_a_checkpoint_is_replaced(loaded, tmp_path):
     assert (tmp_path / "photos" / "a.jpg").exists()
 
 
+def test_a_folder_with_a_thesis_beside_the_model_is_kept(loaded, tmp_path):
+    out = tmp_path / "folded"
+    export(loaded, mask_file(loaded), out)
+    (out / "thesis.tex").write_text("years")
+    with pytest.raises(OutputError, match=r"folded holds what is not of a model folder .*: thesis.tex; choose another"):
+        export(loaded, mask_file(loaded), out, overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == sorted([*FILES, "thesis.tex"])
+
+
+def test_a_model_that_headmask_did_not_write_is_kept(loaded, tmp_path):
+    """A model of the hub has the same names, also with a mask file beside it; so has any checkpoint."""
+    theirs = Path(shutil.copytree(loaded.reference.paths[0], tmp_path / "theirs"))
+    mask_file(loaded).write(theirs / "mask.json")
+    before = {path.name: path.read_bytes() for path in theirs.iterdir()}
+    with pytest.raises(OutputError, match=r"theirs holds what is not of a model folder .*: mask.json, open_clip"):
+        export(loaded, mask_file(loaded), theirs, overwrite=True)
+    with pytest.raises(OutputError, match=r"model.safetensors exists and is not a checkpoint that headmask wrote"):
+        export(loaded, mask_file(loaded), theirs / "open_clip_model.safetensors", overwrite=True)
+    assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before
+
+
+def test_the_model_itself_is_never_replaced(loaded, tmp_path):
+    out = tmp_path / "folded"
+    export(loaded, mask_file(loaded), out)
+    again = load_model(f"local-dir:{out}")
+    with pytest.raises(OutputError, match="folded is read by the same command"):
+        export(again, mask_file(again), out, overwrite=True)
+
+
 def test_what_a_dead_export_left_is_cleared_away(loaded, tmp_path):
-    (tmp_path / ".folded.part").mkdir()
-    (tmp_path / ".folded.part" / "junk").touch()
+    (tmp_path / ".folded.headmask-0badcafe").mkdir()
+    (tmp_path / ".folded.headmask-0badcafe" / "junk").touch()
     export(loaded, mask_file(loaded), tmp_path / "folded")
+    assert [path.name for path in tmp_path.iterdir()] == ["folded"]
     assert sorted(path.name for path in (tmp_path / "folded").iterdir()) == FILES
 
 

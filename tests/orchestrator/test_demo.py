@@ -13,7 +13,8 @@ import open_clip
 import pytest
 from PIL import Image
 
-from orchestrator.demo import scenes, train, unpack_demo
+from headmask.errors import OutputError
+from orchestrator.demo import check_demo, scenes, train, unpack_demo
 from orchestrator.demo.scenes import KINDS, SPLIT_SIZES, downstream_rows, draw_scene, render, unique_scenes
 from tests.orchestrator.studies import outcome, trials
 from workers.dataset import Dataset
@@ -62,9 +63,22 @@ def test_the_descriptions_are_in_the_words_of_the_captions(shipped):
 
 
 def test_unpacking_again_keeps_what_is_there(shipped):
-    (shipped.model / "open_clip_config.json").write_text("changed")
+    before = [each.stat().st_mtime_ns for each in shipped.model.iterdir()]
     assert unpack_demo(shipped.model.parent) == shipped
-    assert (shipped.model / "open_clip_config.json").read_text() == "changed"
+    assert [each.stat().st_mtime_ns for each in shipped.model.iterdir()] == before
+
+
+def test_demo_does_not_run_on_what_others_put_there(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "open_clip_config.json").write_text("changed")
+    (tmp_path / "scenes.parquet").write_text("my own scenes")
+    for refused in (check_demo, unpack_demo):
+        with pytest.raises(OutputError, match=r"open_clip_config.json exists and is not the demo's own file"):
+            refused(tmp_path)
+    with pytest.raises(OutputError, match=r"scenes.parquet exists and is not the demo's own file"):
+        check_demo(tmp_path)
+    assert (tmp_path / "model" / "open_clip_config.json").read_text() == "changed"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["model", "scenes.parquet"]
 
 
 @pytest.mark.parametrize(("cue", "low", "high"), [(0.0, 0.12, 0.22), (0.95, 0.93, 0.98)])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -206,8 +207,8 @@ def test_the_command_prints_a_table_or_json(tiny_files, mask, tmp_path, headmask
     assert "probability is " in out
     code, _, err = headmask(*arguments)
     assert (code, err.count("\n")) == (2, 1)
-    assert "holds an explanation; choose another folder or pass --overwrite" in err
-    (tmp_path / "out" / "L1H1.png").write_bytes(b"of another mask")
+    assert "out exists; choose another name or pass --overwrite" in err
+    shutil.copyfile(tmp_path / "out" / "L0H2.png", tmp_path / "out" / "L1H1.png")  # Of another mask.
     code, out, _ = headmask(*arguments, "--overwrite", "--json")
     assert code == 0
     assert json.loads(out)["format"] == "headmask-explain/1"
@@ -251,7 +252,7 @@ def test_heads_are_ablated_as_the_mask_says(tiny_files, tmp_path):
         (["--mask", "{mask}", "--model", "{other}"], "this mask was made for local-dir:"),
         (["--mask", "{mask}", "--descriptions", "none.txt"], "descriptions are lines of a text file; got 'none.txt'"),
         (["--mask", "{mask}", "--split", "train"], "split must be one of search, confirm, test, all; got 'train'"),
-        (["--mask", "{mask}", "--out", "{model}"], "holds other files; choose a folder of its own, such as"),
+        (["--mask", "{mask}", "--out", "{model}"], "holds what is not of an explanation that headmask wrote"),
         (["--mask", "{text}"], "explain shows what heads of image towers do to images"),
         (["--mask", "{mean}", "--heads", "L1H1"], "and has none of L1H1: only its own heads can be explained"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headmask.errors import DataError
+from headmask.errors import DataError, OutputError
 from workers.build import build as build_dataset
 from workers.dataset import Dataset
 from workers.sources import FolderSource
@@ -119,7 +119,7 @@ def test_caption_files_that_do_not_fit_are_refused(photos, name, text, message):
 
 def test_an_existing_file_is_kept_unless_told_otherwise(photos):
     build(photos, GOOD)
-    with pytest.raises(DataError, match="exists; choose another name or pass --overwrite"):
+    with pytest.raises(OutputError, match="exists; choose another name or pass --overwrite"):
         build(photos, GOOD)
     assert build(photos, GOOD, overwrite=True).num_images == 3
 

@@ -73,6 +73,11 @@ class Source(ABC):
         return None
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the images come from elsewhere, so that what cannot be read may be there again later."""
+        return False
+
+    @property
     def num_unnamed(self) -> int:
         """Image files that lie there but that no annotation names."""
         return 0

@@ -85,6 +85,11 @@ class ParquetSource(Source):
                 )
 
     @property
+    def is_remote(self) -> bool:
+        """Whether a file is not on this machine."""
+        return any(file.folder is None for file in self._files)
+
+    @property
     def total(self) -> int:
         """Number of rows."""
         return self._total

@@ -62,6 +62,11 @@ class ShardSource(Source):
             raise DataError(f"{place} needs .txt or .cls beside every image; its first sample has {endings}")
         self.split_names = frozenset(split for file in self._files if (split := split_of(file.path)) is not None)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a file is not on this machine."""
+        return any(file.folder is None for file in self._files)
+
     def identity(self) -> list[Any]:
         """Return the shards' places, sizes and times."""
         return [[file.path, *file.stamp] for file in self._files]
