@@ -32,6 +32,7 @@ PICTURE_METADATA = {"Software": SOFTWARE}
 _PACKAGED = {
     "MLmodel",
     "artifacts",
+    "code",
     "conda.yaml",
     "input_example.json",
     "python_env.yaml",
