@@ -73,7 +73,11 @@ def is_plain(image: Image.Image) -> bool:
 
 
 def orientation(image: Image.Image) -> int | None:
-    """Return the EXIF orientation of an image, 2 to 8 where it is to be turned; None where there is none to be read."""
+    """Return the EXIF orientation of an image, 2 to 8 where it is to be turned; None where there is none to be read.
+
+    The pixels are read first: a PNG may have its EXIF data behind them, and what breaks there is no matter of EXIF.
+    """
+    image.load()
     try:
         found = image.getexif().get(_ORIENTATION)
     # Pillow's reader raises anything on broken EXIF, which viewers ignore.

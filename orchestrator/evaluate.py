@@ -138,7 +138,7 @@ def evaluate_masks(
     loaded = load_for(contents[0], model, pretrained, preprocess)
     for content in contents:
         content.check_model(loaded.reference)
-    cropped = UInt8Preprocess(loaded.with_pixels(pixels or _rule(masks, contents)).preprocess)
+    cropped = UInt8Preprocess(loaded.with_pixels(_rule(masks, contents) if pixels is None else pixels).preprocess)
     name, is_test = split or ALL, split == "test"
     columns = [take_split(load_section(section, cropped, whole=split is None, say=say), name) for section in data]
     looks = [_looked(path, content, columns) for path, content in zip(masks, contents, strict=True)] if is_test else []

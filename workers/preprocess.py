@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from headmask.compositing import composited, is_plain
 from headmask.errors import DataError, ModelError
@@ -150,8 +150,11 @@ def _or_problem(step: Callable[[Image.Image], T], image: Image.Image) -> tuple[T
     """Return what a step makes of an image, or why it makes nothing."""
     try:
         return step(image), ""
+    except OSError:
+        # The file is broken, whatever the step.
+        raise
     # Pillow and torchvision raise many kinds for modes that they do not convert or resize.
-    except (ValueError, TypeError, OSError, KeyError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, ImageCms.PyCMSError) as error:
         return None, str(error) or type(error).__name__
 
 

@@ -221,7 +221,9 @@ def show(
         check_output(sheet, PICTURE, inputs=[file])
     console = Terminal(stderr=as_json)
     with counting(console, "images") as on_progress:
-        found = look_at(file, section.reading(), model=model, pixels=pixels or STOCK, on_progress=on_progress)
+        found = look_at(
+            file, section.reading(), model=model, pixels=STOCK if pixels is None else pixels, on_progress=on_progress
+        )
     drawn = None if sheet is None else draw_sheet(found, sheet)
     if as_json:
         print_json({**found.as_json(), "contact_sheet": None if drawn is None else str(drawn)})

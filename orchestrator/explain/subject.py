@@ -81,7 +81,8 @@ def find_subject(
                 f"{mask} ablates heads to their means and has none of {', '.join(missing)}: only its own heads can be "
                 "explained"
             )
-    loaded = loaded.with_pixels(pixels or (content.pixels if content else STOCK))
+    own = content.pixels if content else STOCK
+    loaded = loaded.with_pixels(own if pixels is None else pixels)
     return Subject(loaded, chosen, whole, content)
 
 

@@ -65,6 +65,17 @@ def test_files_that_show_the_same_have_one_digest_but_another_source_where_they_
     assert icons[0].digest != icons[1].digest
 
 
+def test_a_png_with_broken_pixels_is_not_taken_for_a_black_one():
+    content = encoded(scene(1))
+    place = content.index(b"IDAT") + 12
+    broken = content[:place] + bytes(20) + content[place + 20 :]
+    for transform in (STOCK, COMPOSITED):
+        with pytest.raises(DataError, match="row 3: cannot be read as an image"):
+            look(broken, "row 3", UInt8Preprocess(transform))
+    with pytest.raises(DataError, match="row 3: cannot be read as an image"):
+        look(encoded(scene(1).quantize(16), "GIF")[:120], "row 3", UInt8Preprocess(STOCK))
+
+
 def test_constant_and_clipped_images_are_told():
     preprocess = UInt8Preprocess(STOCK)
     assert look(ODD["cut_out"](1), "x", preprocess).constant
