@@ -16,6 +16,7 @@ from mlflow.data import get_source
 from PIL import Image
 
 import headmask
+from headmask.home import cache_folder
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from orchestrator import conclude, runner
@@ -188,16 +189,24 @@ def test_failed_masks_end_with_exit_code_1(tiny_config, monkeypatch):
 
 def test_looks_at_a_test_split_are_counted_over_a_storage(tiny_config, tmp_path):
     url = f"sqlite:///{tmp_path / 'studies.db'}"
-    looks = []
-    for seed in (1, 2, 3):
-        config = tiny_config(f"s{seed}", output__storage=url, search__seed=seed, budget__masks=16)
-        looks.append(start(config).result.test_looks)
+    looks, heads = [], []
+    for number in (1, 2, 3):
+        # Every one without the heads that were selected before, so that none selects the same mask.
+        config = tiny_config(f"s{number}", output__storage=url, search__protect=tuple(heads), budget__masks=16)
+        outcome = start(config)
+        heads += map(str, outcome.verdict.selected.heads)
+        looks.append(outcome.result.test_looks)
     assert looks == [1, 2, 3]
     outcome = resume(config)
     assert outcome.result.test_looks == 3
     with StudyStore.open(url, "s3") as store:
-        assert count_looks(url, store, ["another split"]) == 0
-        assert count_looks("sqlite:////no/such/folder/x.db", store, outcome.session.test_digests) == 1
+        assert count_looks(url, store, ["another split"], config.folder) == 0
+        away = "sqlite:////no/such/folder/x.db"
+        assert count_looks(away, store, outcome.session.test_digests, config.folder) == 3
+        (config.folder.parent / "test-looks.jsonl").unlink()
+        (cache_folder() / "test-looks.jsonl").unlink()
+        assert count_looks(away, store, outcome.session.test_digests, config.folder) == 1
+        assert count_looks(url, store, outcome.session.test_digests, config.folder) == 3
     assert "looked at 3 times; every look makes the next claim weaker." in "".join(sentences(outcome.result))
 
 
