@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from orchestrator.ledger import count_looks
 from orchestrator.progress import Quiet
 from orchestrator.result import SearchResult
 from orchestrator.store import StudyStore
+from orchestrator.stored import stored_config
 from orchestrator.tables import sentences
 from orchestrator.track import mlflowrun, tracking
 from orchestrator.verdict import Verdict
@@ -211,6 +214,29 @@ def test_looks_at_a_test_split_are_counted_over_a_storage(tiny_config, tmp_path)
 
 
 # --- MLflow ---
+
+
+def test_a_search_whose_tracking_is_refused_finishes_and_says_so(tiny_config):
+    config = tiny_config(budget__masks=13, search__strategy="scan")
+    database = config.folder.parent / "mlflow.db"
+    database.write_bytes(b"this is no database\n" * 500)
+    os.utime(database, (1, 1))
+    outcome = start(config)
+    assert (outcome.exit_code, outcome.result.mlflow_run_id) == (1, None)
+    assert (config.folder / "result.json").is_file()
+
+
+def test_a_search_is_tracked_where_the_environment_says(tiny_config, empty_mlflow, tmp_path, monkeypatch):
+    shutil.copyfile(empty_mlflow, tmp_path / "team.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'team.db'}")
+    config = tiny_config(budget__masks=13, search__strategy="scan")
+    run_id = start(config).result.mlflow_run_id
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'team.db'}")
+    assert client.get_run(run_id).info.status == "FINISHED"
+    # Where it goes on, whatever the environment says then.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    resumed = stored_config(str(config.folder), None)
+    assert resumed.output.tracking_uri == f"sqlite:///{tmp_path / 'team.db'}"
 
 
 def client(runs):
