@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from headmask.errors import ReplicasLostError
+from headmask.errors import PixelsGoneError, ReplicasLostError
 from workers import fleet as fleet_module
 from workers.cluster import Resources, need_of, room_for
 from workers.fleet import Birth, Fleet, Member
@@ -41,6 +41,7 @@ class FakeRay:
     def __init__(self, **cpus):
         self.cpus = dict(cpus)
         self.devices, self.broken, self.silent, self.dead = {}, set(), set(), set()
+        self.hopeless = {}
         self.hosts = {}
         self.selectors = []
 
@@ -67,7 +68,7 @@ class FakeRay:
         if node is None:
             return Reference(is_ready=False)
         failure = "RuntimeError: no such device" if node in self.broken else None
-        return Reference(Birth(node, self.devices.get(node, "cpu"), failure))
+        return Reference(Birth(node, self.devices.get(node, "cpu"), failure, self.hopeless.get(node)))
 
     def sign(self, actor):
         node = self.hosts.get(id(actor))
@@ -111,6 +112,15 @@ def test_there_is_a_replica_for_all_that_there_is_room_for(clock):
     fleet = fleet_on(FakeRay(a=2, b=1))
     assert nodes_of(fleet) == ["a", "a", "b"]
     assert fleet.status == "3 replicas"
+
+
+def test_a_replica_that_finds_no_pixels_ends_the_pool_instead_of_being_replaced_for_ever(clock):
+    ray = FakeRay(a=1)
+    fleet = fleet_on(ray, count=1)
+    ray.hopeless["a"] = PixelsGoneError("the pixel cache is not on this host")
+    fleet.lose(fleet.members[0], "killed")
+    with pytest.raises(PixelsGoneError, match="the pixel cache is not on this host"):
+        fleet.wait_for(1, 60)
 
 
 def test_replicas_join_when_a_node_does(clock):
