@@ -20,11 +20,14 @@ from headmask.shown import shown
 
 def readable(name: str) -> str:
     """Return the name of a file as text that can be stored: one that is not UTF-8 is taken for Latin-1."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return name.encode("utf-8", "surrogateescape").decode("latin-1")
-    return name
+    for errors in ("strict", "surrogateescape"):
+        try:
+            content = name.encode("utf-8", errors)
+        except UnicodeEncodeError:
+            continue
+        return name if errors == "strict" else content.decode("latin-1")
+    # No file has such a name.
+    return name.encode("utf-8", "replace").decode()
 
 
 def name_key(name: str) -> str:

@@ -93,6 +93,7 @@ def build(
 ) -> None:
     """Make a Parquet data set of what you have on disk. Killed, it goes on where it was when called again."""
     from headmask.kinds import DATA_SET
+    from headmask.shown import counted
     from headmask.writing import check_output
     from orchestrator.progress import counting
     from orchestrator.terminal import Terminal
@@ -130,9 +131,10 @@ def build(
     lines += list(report.duplicates)
     if report.num_unnamed:
         lines.append(f"no caption or label, left out: {report.num_unnamed} image files in {images}")
-    for what, counts in (("ignored", report.ignored), ("left aside", report.skipped)):
-        if counts:
-            lines.append(f"{what}: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    if report.ignored:
+        lines.append("ignored: " + ", ".join(f"{count} {ending}" for ending, count in sorted(report.ignored.items())))
+    if report.skipped:
+        lines.append("left aside: " + ", ".join(counted(count, what) for what, count in sorted(report.skipped.items())))
     if report.empty_classes:
         listed = ", ".join(report.empty_classes[:MOST_LISTED]) + " ..." * (len(report.empty_classes) > MOST_LISTED)
         lines.append(f"classes without an image, which are names to choose from all the same: {listed}")

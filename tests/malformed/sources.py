@@ -451,6 +451,18 @@ CASES = [
         make=photos(c_dot_json={"images": [{"filename": "a.png", "filepath": 3, "sentences": []}]}),
     ),
     Case(
+        "Karpathy with half of a surrogate pair as folder",
+        of("karpathy", "c.json"),
+        "filepath is a text; got",
+        make=photos(c_dot_json={"images": [{"filename": "a.png", "filepath": "\ud800", "sentences": [{"raw": "x"}]}]}),
+    ),
+    Case(
+        "Flickr30k with a blank in its header",
+        of("flickr30k", "c.txt"),
+        "c.txt line 1 must be `image,caption`; got ima ge, caption",
+        make=photos(c_dot_txt="ima ge,caption\na.png,x\n"),
+    ),
+    Case(
         "Karpathy with null sentences",
         of("karpathy", "c.json"),
         "sentences are a list of objects; got None",

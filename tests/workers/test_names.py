@@ -50,7 +50,7 @@ def test_links_to_folders_and_images_are_followed_and_circles_counted(tmp_path):
     report = build(imagefolder(root), tmp_path / "out.parquet")
     dataset = Dataset(report.path)
     assert dataset.labels() == ([0, 0, 1], ("cat", "dog"))
-    assert report.skipped == {"links that lead in a circle": 2}
+    assert report.skipped == {"circular link": 2}
     names = [cell["path"] for cell in dataset.rows("image", [0, 1, 2]).values()]
     assert names == ["cat/a.jpg", "cat/more/c.jpg", "dog/b.jpg"]
 
@@ -124,7 +124,7 @@ def test_all_that_pillow_reads_is_an_image_and_the_rest_is_counted(tmp_path):
     report = build(imagefolder(tmp_path / "root"), tmp_path / "out.parquet")
     assert report.num_images == 6
     assert report.ignored == {".txt": 2, ".mp4": 1, ".csv": 1, "without ending": 1}
-    assert report.skipped == {"hidden files": 2}
+    assert report.skipped == {"hidden file": 2}
     assert Dataset(report.path).own.ignored == report.ignored
 
 
@@ -137,7 +137,7 @@ def test_archives_with_dots_in_names_and_files_of_macos(tmp_path):
     report = build(ShardSource([str(tmp_path / "0.tar")]), tmp_path / "out.parquet")
     assert Dataset(report.path).captions() == [("./s.0001",), ("./s.0002",)]
     assert report.ignored == {".seg.png": 2}
-    assert report.skipped == {"hidden files": 4}
+    assert report.skipped == {"hidden file": 4}
 
 
 def avif(seed):

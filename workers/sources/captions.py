@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from headmask.errors import DataError
-from headmask.reading import lines_of, read_json, read_text
+from headmask.reading import check_text, lines_of, read_json, read_text
 from headmask.shown import shown
 from workers.inside import readable
 from workers.prompts import read_lines
@@ -122,7 +122,7 @@ def karpathy(images: Path, files: Sequence[Path]) -> FolderSource:
                 entries.bad(f"{where} ({shown(name)})", "the image is there twice")
             elif not isinstance(sentences, list) or not all(isinstance(each, dict) for each in sentences):
                 entries.bad(where, f"its sentences are a list of objects; got {shown(repr(sentences)[:60])}")
-            elif not isinstance(folder, str | None):
+            elif not isinstance(folder, str | None) or (folder and check_text(folder)):
                 entries.bad(where, f"its filepath is a text; got {shown(repr(folder)[:60])}")
             else:
                 places = [f"{folder}/{name}"] if folder else []
@@ -187,6 +187,8 @@ def _add_commas(entries: _Entries, file: Path, text: str) -> None:
     table = read_delimited(
         text, shown(file), lambda header: int(header == ["image", "caption"]), lambda line: _line(file, line)
     )
+    if table.header != ["image", "caption"]:
+        raise DataError(f"{_line(file, 1)} must be `image,caption`; got {shown(', '.join(table.header)[:60])}")
     entries.bad_rows += table.bad_rows
     for where, row in table.rows:
         entries.add(where, row["image"], [row["caption"]])

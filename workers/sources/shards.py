@@ -179,7 +179,7 @@ def _samples(file: RemoteFile) -> Iterator[_Sample]:
             if member.isdir():
                 continue
             if any(is_hidden(part) for part in name.split("/") if part.strip(".")):
-                skipped.append("hidden files")
+                skipped.append("hidden file")
                 continue
             folder, slash, base = name.rpartition("/")
             stem, dot, ending = base.rpartition(".")

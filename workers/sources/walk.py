@@ -51,7 +51,7 @@ class Aside:
     ignored: Counter[str] = field(default_factory=Counter)
     """Files that are not of the kind that is looked for, by ending."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """Everything else, in words."""
+    """Everything else, in words for one of it."""
 
 
 Identity = tuple[int, int]
@@ -77,9 +77,9 @@ def folders_in(folder: Path, aside: Aside, above: frozenset[Identity] = frozense
         if not os.path.isdir(entry):
             continue
         if is_hidden(entry.name):
-            aside.skipped["hidden folders"] += 1
+            aside.skipped["hidden folder"] += 1
         elif identity_of(Path(entry)) in above:
-            aside.skipped["links that lead in a circle"] += 1
+            aside.skipped["circular link"] += 1
         else:
             found.append(Path(entry))
     return found
@@ -91,11 +91,11 @@ def files_below(folder: Path, aside: Aside, above: frozenset[Identity] = frozens
     for entry in _listed(folder):
         path = Path(entry)
         if is_hidden(entry.name):
-            aside.skipped["hidden files"] += 1
+            aside.skipped["hidden file"] += 1
         elif not os.path.isdir(path):
             yield path
         elif identity_of(path) in inside:
-            aside.skipped["links that lead in a circle"] += 1
+            aside.skipped["circular link"] += 1
         else:
             yield from files_below(path, aside, inside)
 
