@@ -155,7 +155,7 @@ def count_looks(location: str, store: StudyStore, split_digests: Sequence[str], 
         folder: of the run.
     """
     try:
-        with open_storage(location) as storage:
+        with open_storage(location, must_exist=True) as storage:
             summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
         others = [summary.user_attrs for summary in summaries if summary.study_name != store.name]
     # Every storage has its own exceptions for being away.

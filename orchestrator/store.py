@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,7 @@ GROUP = 64
 GROUP_S = 2.0
 FLUSH_S = 30.0
 """Seconds that closing waits for a storage that is away."""
+MADE_BY_ANOTHER = re.compile(r"already exists|duplicate key|Duplicate entry|UNIQUE constraint")
 MAKING_S = 60.0
 """Seconds that another process may take to make the tables of a database."""
 MOST_DELAY_S = 15.0
@@ -345,13 +347,26 @@ def _database(location: str) -> RDBStorage:
     scheme = check_location(location)
     try:
         with made_alone(location):
-            return RDBStorage(location, engine_kwargs={"pool_pre_ping": True})
+            return _opened(location)
     except ImportError:
         raise StudyError(f"{scheme} needs a driver: pip install 'headmask[{SCHEMES[scheme]}]'") from None
     # SQLAlchemy and each driver have their own exceptions for a database that is not there.
     except Exception as error:
         reason = hidden(reason_of(error), location)
         raise StudyError(f"cannot open storage {redacted(location)}: {reason}") from None
+
+
+def _opened(location: str) -> RDBStorage:
+    """Return a database, opened again where another process makes its tables at the same time."""
+    for delay_s in (0.2, 0.5, 1.0):
+        try:
+            return RDBStorage(location, engine_kwargs={"pool_pre_ping": True})
+        # Every driver has its own exceptions for what is there already.
+        except Exception as error:
+            if not MADE_BY_ANOTHER.search(str(error)):
+                raise
+            time.sleep(delay_s)
+    return RDBStorage(location, engine_kwargs={"pool_pre_ping": True})
 
 
 @contextmanager

@@ -150,6 +150,9 @@ class Tracker:
             if time.monotonic() > min(self._deadline, started + CLOSE_S):
                 self._deadline = 0.0
                 break
+        else:
+            # It gives the file free.
+            self._thread.join(1.0)
         self.has_failed = bool(self._refusal or self._refused) or (self._is_full and not self.is_complete)
         return self.is_complete
 
@@ -177,12 +180,14 @@ class Tracker:
 
     def _work_and_close(self) -> None:
         """Give the file free in the end, which may come later than that of the search: an answer may be waited for."""
-        try:
-            with self._spool:
+        with self._spool:
+            try:
                 self._work()
-        finally:
-            self._opened.set()
-            self._ended.set()
+            finally:
+                self._opened.set()
+                self._ended.set()
+                # A search goes on writing to the file when nothing more is sent.
+                self._closing.wait()
 
     def _work(self) -> None:
         sender = self._retry(lambda: Sender(self._spool, self._server, self._begin))

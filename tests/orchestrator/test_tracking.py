@@ -362,6 +362,7 @@ def test_what_no_waiting_mends_is_said_at_once_with_its_repair(folder, spoil, re
     with caplog.at_level(logging.WARNING), Tracker(folder, BEGIN, None, str, said.append) as tracker:
         tracker.log(Status(status="FINISHED"))
         assert tracker.wait_for_run(60) is None
+        tracker.log(Tags(tags={"a": "logged after the refusal"}))
         ended = time.monotonic()
     assert time.monotonic() - ended < 3
     assert ended - started < 50
