@@ -28,6 +28,7 @@ from orchestrator.commands.data import (
 )
 from orchestrator.commands.explain import explain
 from orchestrator.commands.masks import Model, Preprocess, Pretrained, evaluate, export
+from orchestrator.commands.paths import path_of
 from orchestrator.commands.report import report
 from orchestrator.commands.tools import Json, bench_app, cut, finite, models, print_json, schema, studies
 from orchestrator.commands.track import TrackingUri, track_app
@@ -75,7 +76,7 @@ Address = Annotated[str | None, typer.Option(help="Ray cluster to join; Ray star
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(parser=path_of, help="Run folder.")] = Path("runs/demo"),
     masks: Annotated[int, typer.Option(help="Masks to score.")] = 400,
     pool: PoolKind = None,
     replicas: Replicas = None,
@@ -103,7 +104,10 @@ def demo(
 
 @app.command()
 def search(
-    config: Annotated[Path | None, typer.Argument(help="TOML file; flags override it.", show_default=False)] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(parser=path_of, help="TOML file; flags override it.", show_default=False),
+    ] = None,
     model: Model = None,
     pretrained: Pretrained = None,
     preprocess: Preprocess = None,

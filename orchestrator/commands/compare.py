@@ -12,6 +12,7 @@ import typer
 from headmask.errors import HeadmaskError
 from headmask.kinds import PAGE
 from headmask.writing import check_output
+from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json
 from orchestrator.terminal import Terminal
 from orchestrator.trackinguri import OPTION, VARIABLE, check_tracking_uri
@@ -34,7 +35,9 @@ def compare(
         int | None,
         typer.Option(min=2, max=10_000, help=f"Of --experiment, those that gained most on confirm; {TOP} by default."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page as well.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path_of, help="Write one self-contained HTML page as well.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare masks: scores with paired intervals, shared heads, settings that differ, and which one to ship."""

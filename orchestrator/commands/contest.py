@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from headmask.shown import counted
+from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, finite, print_json
 from orchestrator.terminal import Terminal
 
@@ -24,7 +25,9 @@ def strategies(
     processes: Annotated[
         int | None, typer.Option(min=1, max=10_000, help="Runs at a time; one per core by default.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG of the median regret by number of masks.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(parser=path_of, help="PNG of the median regret by number of masks.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare our strategies with others, at equal numbers of distinct masks."""

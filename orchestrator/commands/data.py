@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, print_json
 
 if TYPE_CHECKING:
@@ -63,12 +64,15 @@ def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 @data_app.command()
 def build(
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    out: Annotated[Path, typer.Option(parser=path_of, help="Parquet file to write.")],
     source: Annotated[SourceName, typer.Option("--from", help="Layout of what you have.")] = "folder",
-    images: Annotated[Path | None, typer.Option(help="Folder of images.")] = None,
+    images: Annotated[Path | None, typer.Option(parser=path_of, help="Folder of images.")] = None,
     captions: Annotated[
         list[Path] | None,
-        typer.Option(help="File of captions or labels; for coco-cn and flickr30k-cna, the folder of captions."),
+        typer.Option(
+            parser=path_of,
+            help="File of captions or labels; for coco-cn and flickr30k-cna, the folder of captions.",
+        ),
     ] = None,
     files: Annotated[
         list[str] | None,
@@ -188,9 +192,10 @@ def _source(
 
 @data_app.command()
 def show(
-    file: Annotated[Path, typer.Argument(help="Parquet file of a data set.")],
+    file: Annotated[Path, typer.Argument(parser=path_of, help="Parquet file of a data set.")],
     sheet: Annotated[
-        Path | None, typer.Option(help="Contact sheet of a few samples; FILE.samples.png by default.")
+        Path | None,
+        typer.Option(parser=path_of, help="Contact sheet of a few samples; FILE.samples.png by default."),
     ] = None,
     no_sheet: Annotated[bool, typer.Option("--no-sheet", help="Draw no contact sheet.")] = False,
     model: Annotated[

@@ -21,19 +21,21 @@ from orchestrator.commands.data import (
     reading_options,
 )
 from orchestrator.commands.masks import Model, Objective, Preprocess, Pretrained, Split, Threads
+from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json
 from orchestrator.terminal import Terminal
 
 
 def explain(
     data: Annotated[str, typer.Option(help="Parquet file of `headmask data build`.")],
-    out: Annotated[Path, typer.Option(help="Folder for explain.json and a picture per head.")],
-    mask: Annotated[Path | None, typer.Option(help="Mask file, as a search writes it.")] = None,
+    out: Annotated[Path, typer.Option(parser=path_of, help="Folder for explain.json and a picture per head.")],
+    mask: Annotated[Path | None, typer.Option(parser=path_of, help="Mask file, as a search writes it.")] = None,
     heads: Annotated[
         str | None, typer.Option(help="Heads to explain, such as L3H7,L5H0; those of the mask by default.")
     ] = None,
     descriptions: Annotated[
-        Path | None, typer.Option(help="Texts to describe heads by, one per line; a bundled list by default.")
+        Path | None,
+        typer.Option(parser=path_of, help="Texts to describe heads by, one per line; a bundled list by default."),
     ] = None,
     images: Annotated[int, typer.Option(min=1, max=1_000, help="Most images shown for a head.")] = 8,
     split: Split = None,

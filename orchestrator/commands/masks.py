@@ -21,6 +21,7 @@ from orchestrator.commands.data import (
     Templates,
     reading_options,
 )
+from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, print_json
 from orchestrator.terminal import Terminal
 
@@ -45,7 +46,10 @@ LATENCY_S = 4.0
 
 
 def evaluate(
-    mask: Annotated[list[Path], typer.Option(help="Mask file, as a search writes it; several make a table.")],
+    mask: Annotated[
+        list[Path],
+        typer.Option(parser=path_of, help="Mask file, as a search writes it; several make a table."),
+    ],
     data: Annotated[list[str], typer.Option(help="Parquet file of `headmask data build`; several make a table.")],
     split: Split = None,
     objective: Objective = None,
@@ -108,8 +112,14 @@ def evaluate(
 
 
 def export(
-    mask: Annotated[Path, typer.Option(help="Mask file, as a search writes it.")],
-    out: Annotated[Path, typer.Option(help="NAME.safetensors for a checkpoint file, another name for a model folder.")],
+    mask: Annotated[Path, typer.Option(parser=path_of, help="Mask file, as a search writes it.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=path_of,
+            help="NAME.safetensors for a checkpoint file, another name for a model folder.",
+        ),
+    ],
     prune: Annotated[
         bool, typer.Option("--prune", help="Take the heads out; headmask.load_pruned loads the folder.")
     ] = False,

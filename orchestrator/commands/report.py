@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, print_json
 from orchestrator.terminal import Terminal
 
@@ -14,7 +15,10 @@ from orchestrator.terminal import Terminal
 def report(
     study: Annotated[str, typer.Argument(help="Run folder; or the name of a study, with --storage.")],
     storage: Annotated[str | None, typer.Option(help="Journal file or database URL that holds the study.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The page; report.html in the run folder by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=path_of, help="The page; report.html in the run folder by default."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write one HTML page on a study: what was searched, what came of it, and how sure that is."""

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, print_json
 from orchestrator.terminal import Terminal
 
 track_app = typer.Typer(help="What MLflow knows of a search: bring it up to date, register the model.")
 
-RunFolder = Annotated[Path, typer.Argument(help="Run folder of a search.")]
+RunFolder = Annotated[Path, typer.Argument(parser=path_of, help="Run folder of a search.")]
 TrackingUri = Annotated[
     str | None,
     typer.Option(

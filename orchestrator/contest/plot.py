@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headmask.kinds import PICTURE, PICTURE_METADATA
+from headmask.writing import written
 from orchestrator.contest.contest import Run
 from orchestrator.contest.contestants import SURROGATE
 from orchestrator.contest.summary import regret
@@ -43,8 +45,8 @@ def write_plot(runs: Sequence[Run], path: Path) -> None:
         _dress(axes, f"{landscape}, {len(next(iter(groups.values())))} seeds")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=120)
+    with written(path, PICTURE) as scratch:
+        figure.savefig(scratch, format="png", dpi=120, metadata=PICTURE_METADATA)
 
 
 def _curve(runs: Sequence[Run]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
