@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from headmask.errors import HeadmaskError, PoolError
+from headmask.errors import HeadmaskError, PoolError, ReplicasLostError
+from headmask.foreign import reason_of
 from headmask.writing import check_run_folder
 from orchestrator.border import EXIT_INTERRUPTED, ended
+from orchestrator.commandline import way_on
 from orchestrator.commands.compare import compare
 from orchestrator.commands.contest import driver, strategies
 from orchestrator.commands.data import (
@@ -89,7 +91,7 @@ def demo(
 
     paths = DemoPaths.in_folder(out)
     options = {"out": out, "masks": masks, "pool": pool, "replicas": replicas, "fold": True}
-    # A fixed chunk, where a search would measure one: everyone's demo is the same to the last digit.
+    # A fixed chunk, where a search would choose one by the device: everyone's demo is the same to the last digit.
     options |= {"model": f"local-dir:{paths.model}", "data": paths.data, "image_chunk": DEMO_CHUNK}
     settings = read_config(None, flags_of(options))
     check_run_folder(out, is_run)
@@ -151,7 +153,9 @@ def search(
     ] = None,
     surrogate_gib: Annotated[float | None, typer.Option(help="Most memory for that; 4 by default.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of one replica; a constant of the study.")] = None,
-    image_chunk: Annotated[int | None, typer.Option(help="Images computed together; measured by default.")] = None,
+    image_chunk: Annotated[
+        str | None, typer.Option(metavar="N|measure", help="Images computed together; by device and model by default.")
+    ] = None,
     task: Task = None,
     templates: Templates = None,
     class_names: ClassNames = None,
@@ -297,11 +301,15 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
         display.stop()
         console.say(f"Interrupted{_how_to_go_on(config)}")
         sys.exit(EXIT_INTERRUPTED)
+    except ReplicasLostError as error:
+        raise ReplicasLostError(f"{error}{_how_to_go_on(config)}") from None
     except PoolError as error:
-        raise type(error)(f"{error}{_how_to_go_on(config)}") from None
+        # Before the first mask, it is the input that has to be changed.
+        is_begun = not resuming and (config.folder / "config.json").exists()
+        raise PoolError(f"{error}{_how_to_go_on(config) if is_begun else ''}") from None
     except OSError as error:
         # A full disk, a folder that may not be written.
-        raise HeadmaskError(f"{error}{_how_to_go_on(config)}") from None
+        raise HeadmaskError(f"{reason_of(error)}{_how_to_go_on(config)}") from None
     finally:
         display.stop()
     if as_json:
@@ -318,7 +326,7 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
 def _how_to_go_on(config: SearchConfig) -> str:
     """Return the end of a sentence about a search that ended early."""
     if (config.folder / "config.json").exists():
-        return f". What was scored is saved; continue with: headmask resume {config.folder}"
+        return f". What was scored is saved; continue with: {way_on(config)}"
     return ". No mask was scored yet; start it again by the same command"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from headmask.exporting import export
 from headmask.mask import HeadMask
 from orchestrator import result as results
+from orchestrator.commandline import report_command
 from orchestrator.config import SearchConfig
 from orchestrator.ledger import count_looks
 from orchestrator.location import redacted
@@ -122,7 +123,7 @@ def conclude(
         mlflow_run_id=run_id,
         mask_file=str(folder / "mask.json"),
         versions=versions(),
-    )
+    ).sealed()
     if config.output.fold and verdict.is_reliable:
         display.say("Folding the mask into a plain checkpoint")
         proof = export(session.model, mask, folder / "folded", overwrite=True)
@@ -145,5 +146,5 @@ def _report(config: SearchConfig, display: Display) -> None:
     except Exception as error:
         display.say(
             f"The report could not be written ({error or type(error).__name__}); everything else is there. "
-            f"`headmask report {config.folder}` tries again"
+            f"`{report_command(config.folder)}` tries again"
         )

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from headmask.errors import ConfigError, HeadmaskError, did_you_mean
 from headmask.foreign import reason_of
+from headmask.images import COMPOSITED
 from headmask.passwords import redacted
 from headmask.reading import read_text
 from headmask.shown import shown
@@ -279,6 +280,18 @@ def parse_config(content: Mapping[str, Any], source: str) -> SearchConfig:
         mistakes = list(_mistakes(error, several=several)) if isinstance(error, ValidationError) else [str(error)]
         count = f"{len(mistakes)} mistake{'s' * (len(mistakes) > 1)}"
         raise ConfigError("\n  ".join([f"{source} has {count}:", *mistakes])) from None
+
+
+def parse_stored(content: Mapping[str, Any], source: str) -> SearchConfig:
+    """Return a stored configuration; one that names no pixel rule is from before there was a choice.
+
+    Raises:
+        ConfigError: it has mistakes; all of them are listed.
+    """
+    search = content.get("search")
+    if isinstance(search, Mapping) and "pixels" not in search:
+        content = {**content, "search": {**search, "pixels": COMPOSITED}}
+    return parse_config(content, source)
 
 
 def parse_data(sections: Sequence[Mapping[str, Any]]) -> tuple[DataSection, ...]:

@@ -7,11 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pydantic import ValidationError
-
-from headmask.errors import StudyError
 from headmask.maskfile import MaskFile
 from orchestrator.result import SearchResult
+from orchestrator.runfolder import read_parquet, read_result
 from orchestrator.tables import sentences, split_rows
 
 if TYPE_CHECKING:
@@ -34,16 +32,10 @@ class SearchRun(SearchResult):
         """Return the finished search of a run folder, wherever the folder is now.
 
         Raises:
-            StudyError: there is none, or its search has not finished.
+            StudyError: there is none, its search has not finished, or its result is damaged.
         """
         path = Path(folder)
-        try:
-            found = cls.model_validate_json((path / "result.json").read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise StudyError(f"{path} holds no finished search: {error}") from None
-        except ValidationError as error:
-            raise StudyError(f"{path / 'result.json'} is malformed: {error.errors()[0]['msg']}") from None
-        return found.model_copy(update={"mask_file": str(path / "mask.json")})
+        return read_result(path, cls).model_copy(update={"mask_file": str(path / "mask.json")})
 
     @property
     def folder(self) -> Path:
@@ -57,10 +49,13 @@ class SearchRun(SearchResult):
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """Every scored mask, one row each: its text and words, value, metrics, strategy, seconds."""
-        import pandas as pd
+        """Every scored mask, one row each: its text and words, value, metrics, strategy, seconds.
 
-        return pd.read_parquet(self.folder / "trials.parquet")
+        Raises:
+            DataError: `trials.parquet` is missing or damaged.
+        """
+        frame: pd.DataFrame = read_parquet(self.folder / "trials.parquet").to_pandas()
+        return frame
 
     def plot(self) -> Figure:
         """Return a figure: what each head does alone, selected heads marked; and quality against size."""

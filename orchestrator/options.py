@@ -58,7 +58,7 @@ class ScanOptions(PoolOptions, total=False):
     layers: Sequence[int]
     protect: Sequence[str]
     threads: int
-    image_chunk: int
+    image_chunk: int | Literal["measure"]
     gate: bool
 
 

@@ -63,7 +63,7 @@ def make_plan(config: SearchConfig, speed: float | None = None) -> dict[str, Any
         + 2 * sizes["test"]
     )
     payload_gib, pixels_gib = (size / _GIB for size in payload_bytes(session.payload))
-    node_bytes = session.cost.numbers_per_node * (search.image_chunk or 1) * DTYPES[search.precision].itemsize
+    node_bytes = session.cost.numbers_per_node * session.chunk * DTYPES[search.precision].itemsize
     nodes_gib = session.grid.layers * node_bytes / _GIB
     surrogate_gib = session.surrogate_bytes / _GIB if session.uses_surrogate else 0.0
     pool = config.pool

@@ -12,7 +12,7 @@ from headmask.kinds import PICTURE, PICTURE_METADATA
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.writing import written
 from orchestrator.pareto import Point, front, knee, savings
-from orchestrator.store import TrialRecord
+from orchestrator.records import TrialRecord
 
 
 def scan_deltas(

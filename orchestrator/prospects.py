@@ -9,10 +9,10 @@ import numpy as np
 
 from headmask.mask import HeadMask
 from orchestrator.pareto import front
+from orchestrator.records import TrialRecord
 from orchestrator.result import Prospects
 from orchestrator.search import score_all
 from orchestrator.session import Session
-from orchestrator.store import TrialRecord
 from orchestrator.verdict import improved_outcomes
 from strategies.paired import paired_standard_error
 from workers.messages import Stage

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from headmask.errors import DataError
+from headmask.errors import DataError, HeadmaskError
+from headmask.foreign import reason_of
 from headmask.kinds import QUERIES, parquet_metadata
+from headmask.shown import shown
 from headmask.writing import written
 from orchestrator.outcomes import outcomes_of
+from orchestrator.runfolder import read_parquet
 from strategies.paired import Outcomes
 from workers.classification import ClassificationTargets
 from workers.matching import MatchingTargets
@@ -75,7 +78,7 @@ def write_queries(session: Session, verdict: Verdict, path: Path) -> None:
             tables += [_table(goal.data, split, kind, ranks) for kind in ranks[0] if not kind.endswith(PROBABILITY)]
     table = pa.concat_tables(tables).replace_schema_metadata(parquet_metadata("queries"))
     with written(path, QUERIES) as scratch:
-        pq.write_table(table, scratch)
+        pq.write_table(table, scratch, write_page_checksum=True)
 
 
 def _ranks(score: MaskScore, place: int) -> Ranks:
@@ -171,17 +174,30 @@ def read_queries(path: Path) -> list[Queries]:
     Raises:
         DataError: the file is missing or is none.
     """
-    return [_queries(part) for part in _parts(_read(path, _SCHEMA.names))]
+    table = _read(path, _SCHEMA.names)
+    try:
+        return [_queries(part) for part in _parts(table)]
+    except (HeadmaskError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
+        raise _no_queries(path, reason_of(error)) from None
 
 
 def _read(path: Path, columns: list[str], as_codes: Sequence[str] = ()) -> pa.Table:
-    try:
-        file = pq.ParquetFile(path, read_dictionary=as_codes)
-        if missing := [name for name in _SCHEMA.names if name not in file.schema_arrow.names]:
-            raise DataError(f"{path} is no queries.parquet of a search: it lacks {', '.join(missing)}")
-        return file.read(columns).unify_dictionaries()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} cannot be read as queries.parquet: {error}") from None
+    table = read_parquet(path, columns, tuple(as_codes))
+    types = {
+        name: pa.dictionary(pa.int32(), pa.string()) if name in as_codes else _SCHEMA.field(name).type
+        for name in columns
+    }
+    if wrong := [name for name in columns if table.schema.field(name).type != types[name]]:
+        raise _no_queries(path, f"{', '.join(wrong)} is of another type")
+    if not len(table):
+        raise _no_queries(path, "it has no rows")
+    if unknown := set(pc.unique(table["task"]).to_pylist()) - set(get_args(TaskName)) if "task" in columns else set():
+        raise _no_queries(path, f"there is no task {', '.join(map(str, unknown))}")
+    return table.unify_dictionaries()
+
+
+def _no_queries(path: Path, why: str) -> DataError:
+    return DataError(f"{shown(path)} is no queries.parquet of a search: {why}")
 
 
 def _parts(table: pa.Table) -> Iterator[pa.Table]:

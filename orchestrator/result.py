@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headmask.kinds import RESULT
-from headmask.mask import HeadMask
+from headmask.mask import Head, HeadMask
 from headmask.maskfile import DataReference, Grid, MaskFile, SplitReference, SplitScores, write_json
 from orchestrator import pareto
 from orchestrator.budget import StopReason
 from orchestrator.clusters import Clusters
+from orchestrator.integrity import checksum
+from orchestrator.objective import Objective
 from orchestrator.pareto import Point
 from orchestrator.remarks import ImageRemarks
 from orchestrator.versions import versions
 
 if TYPE_CHECKING:
+    from orchestrator.records import TrialRecord
     from orchestrator.session import Session
-    from orchestrator.store import TrialRecord
     from orchestrator.surrogate import Surrogate
     from orchestrator.verdict import Verdict
     from strategies import Gates
@@ -214,10 +216,34 @@ class SearchResult(_Part):
     mlflow_run_id: str | None
     mask_file: str
     versions: dict[str, str]
+    checksum: str = Field(default="", description="of all the rest; empty in files of older versions")
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        for name, split in self.splits:
+            for side in (split.baseline, split.selected, split.delta):
+                if self.objective not in side:
+                    raise ValueError(f"splits.{name} has no {self.objective}, which is the objective")
+        for head in (*self.selected, *self.recommended):
+            Head.parse(head)
+        Objective.parse(self.objective)
+        return self
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether nothing has changed since it was written; older versions left nothing to tell it by."""
+        return self.checksum in ("", self._checksum())
+
+    def _checksum(self) -> str:
+        return checksum(self.model_dump(mode="json", exclude={"checksum"}))
+
+    def sealed(self) -> Self:
+        """Return the result with its checksum."""
+        return self.model_copy(update={"checksum": self._checksum()})
 
     def write(self, path: Path) -> None:
-        """Write the result as JSON, atomically."""
-        write_json(path, self.model_dump(mode="json"), RESULT)
+        """Write the result as JSON with its checksum, atomically."""
+        write_json(path, self.sealed().model_dump(mode="json"), RESULT)
 
 
 def split_results(session: Session, verdict: Verdict) -> Splits:

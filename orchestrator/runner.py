@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from headmask.kinds import RUN_CONFIG
 from headmask.mask import HeadMask
 from headmask.maskfile import write_json
 from headmask.passwords import HIDDEN, redacted
+from headmask.shown import shown
+from orchestrator.border import EXIT_TRY_AGAIN
+from orchestrator.commandline import command_line, resume_command, way_on
 from orchestrator.conclude import Outcome, conclude
 from orchestrator.config import SearchConfig
 from orchestrator.gate import check_baseline
@@ -23,9 +27,11 @@ from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.ledger import look_at_test
 from orchestrator.modelname import ModelName
 from orchestrator.outputs import check_run
+from orchestrator.place import RunPlace, held
 from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
 from orchestrator.result import RELIABLE, SearchResult
+from orchestrator.runfolder import CONFIG
 from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare
 from orchestrator.sharding import best_shards
@@ -57,6 +63,7 @@ def start(config: SearchConfig, display: Display) -> Outcome:
     _check_unbegun(config)
     uri, tracked = tracked_at(config.folder, config.output.tracking_uri)
     config = _tracked(config, uri)
+    _check_pool(config)
     display.say(_loading_sentence(config))
     session = prepare(config, display.say)
     if config.output.fold or config.output.register_as:
@@ -76,7 +83,7 @@ def _check_unbegun(config: SearchConfig) -> None:
     begun = begun_studies(config.storage)
     if begun and config.output.storage is None:
         raise StudyError(
-            f"{config.folder} holds a study already: resume it with `headmask resume {config.folder}`, "
+            f"{shown(config.folder)} holds a study already: resume it with `{resume_command(config.folder)}`, "
             "or choose another --out"
         )
     if config.study_name in begun:
@@ -92,8 +99,8 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
     """
     if HIDDEN in config.storage:
         raise StudyError(
-            f"the password of {config.storage} is not kept; resume with `headmask resume "
-            f"{config.study_name} --storage URL`"
+            f"the password of {config.storage} is not kept; resume with "
+            f"`{command_line('headmask', 'resume', config.study_name, '--storage', 'URL')}`"
         )
     config = _tracked(config, with_password(config.output.tracking_uri))
     if HIDDEN in (config.output.tracking_uri or ""):
@@ -102,6 +109,7 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
             f"address in {VARIABLE}"
         )
     check_run(config)
+    _check_pool(config)
     with StudyStore.open(config.storage, config.study_name) as store:
         if store.attr(CHANGED):
             raise StudyError(
@@ -123,9 +131,12 @@ def _tracked(config: SearchConfig, uri: str | None) -> SearchConfig:
 
 
 def _with_constants(config: SearchConfig, fingerprint: Mapping[str, Any]) -> SearchConfig:
-    """Return a configuration in which what it leaves to be measured is what the study has measured."""
+    """Return a configuration in which what it leaves open is what the study has settled."""
     known = {key: fingerprint[key] for key in ("precision", "image_chunk") if key in fingerprint}
-    open_keys = {"precision": config.search.precision == "auto", "image_chunk": config.search.image_chunk is None}
+    open_keys = {
+        "precision": config.search.precision == "auto",
+        "image_chunk": not isinstance(config.search.image_chunk, int),
+    }
     update = {key: value for key, value in known.items() if open_keys[key]}
     return config.model_copy(update={"search": config.search.model_copy(update=update)})
 
@@ -139,7 +150,7 @@ def _settled_sentence(config: SearchConfig, session: Session) -> str:
     what = "images" if search.tower == "image" else "captions"
     why = [
         *(["the fastest precision of this hardware"] if config.search.precision == "auto" else []),
-        *(["measured"] if config.search.image_chunk is None else []),
+        *(["measured"] if config.search.image_chunk == "measure" else []),
     ]
     return f"Searching in {search.precision}, {search.image_chunk} {what} at a time" + (
         f" ({', '.join(why)})" if why else ""
@@ -165,7 +176,7 @@ def _short(value: Any) -> str:
 def _run(session: Session, store: StudyStore, pool: Pool, display: Display, tracked: str) -> Outcome:
     config, clock = session.config, Clock(store)
     config.folder.mkdir(parents=True, exist_ok=True)
-    write_json(config.folder / "config.json", config.public(), RUN_CONFIG)
+    write_json(config.folder / CONFIG, config.public(), RUN_CONFIG)
     begin = _tracking(config, store)
     display.say(f"Tracked in MLflow at {tracked}")
     with (
@@ -177,16 +188,19 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display, trac
             say=display.say,
         ) as tracker,
         stop_signals() as stopping,  # After Ray, which installs handlers of its own.
+        held(config.folder) as place,
     ):
         track_session(tracker, session)
+
         try:
             if not config.pool.mixed_devices:
                 _check_device(store, pool)
             surrogate = make_surrogate(session, pool, display.say, stopping.is_set)
             curve = BestCurve(tracker)
-            searched = _search(session, store, pool, surrogate, curve, display, stopping, clock)
+            searched = _search(session, store, pool, surrogate, curve, display, stopping, clock, place)
 
             def before_test(mask: HeadMask) -> None:
+                place.check()
                 display.say("checking that the decoded pixels are as they were")
                 session.check_pixels()
                 pool.check_pixels()
@@ -220,6 +234,7 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display, trac
             raise
         finally:
             clock.keep()
+        place.check()
         curve.finish(searched)
         outcome = conclude(session, store, tracker, searched, verdict, prospects, surrogate, display, clock.seconds)
     outcome = replace(outcome, is_tracked=not tracker.has_failed)
@@ -233,7 +248,7 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display, trac
 def _registered(session: Session, result: SearchResult, display: Display, *, is_tracked: bool) -> bool:
     """Register the model of a reliable mask, and return whether that, or nothing, was to be done and is done."""
     folder, name = session.config.folder, ModelName.parse(session.config.output.register_as or "")
-    command = f"headmask track register {folder} --name {name}"
+    command = command_line("headmask", "track", "register", folder, "--name", str(name))
     if result.verdict != RELIABLE:
         display.say(f"Without a reliable improvement nothing is registered; to do it anyway: {command} --candidate")
         return True
@@ -272,6 +287,7 @@ def _search(
     display: Display,
     stopping: StopFlag,
     clock: Clock,
+    place: RunPlace,
 ) -> Progress:
     """Return how far the search got when its budget was spent."""
     config = session.config
@@ -292,6 +308,7 @@ def _search(
         display.update(progress, pool.status)
         curve.update(progress)
         clock.keep_now_and_then()
+        place.check()
 
     search = Search(
         sampler,
@@ -360,7 +377,31 @@ def make_pool(session: Session, display: Display) -> Pool:
         steps=session.cost.steps,
         address=pool.address,
         say=display.say,
+        on_stuck=lambda reason: _end(session.config, reason),
     )
+
+
+def _end(config: SearchConfig, reason: str) -> None:
+    """End the process in the middle of a call of Ray's: what was scored has been written by now."""
+    is_begun = (config.folder / CONFIG).exists()
+    way = f"What was scored is saved; continue with: {way_on(config)}" if is_begun else "Start it again later"
+    os.write(2, f"headmask: {reason}. {way}\n".encode(errors="backslashreplace"))
+    os._exit(EXIT_TRY_AGAIN)
+
+
+def _check_pool(config: SearchConfig) -> None:
+    """Refuse replicas that cannot be had, before anything is loaded for them."""
+    pool = config.pool
+    if pool.kind == "ray":
+        from workers.cluster import check_pool
+
+        check_pool(
+            pool.address,
+            None if pool.replicas == "auto" else pool.replicas,
+            config.search.threads,
+            pool.gpus_per_replica,
+            None if pool.shards == "auto" else pool.shards,
+        )
 
 
 def _check_device(store: StudyStore, pool: Pool) -> None:

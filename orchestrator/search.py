@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.budget import Budget, StopReason, blocks_without_gain
-from orchestrator.store import StudyStore, TrialRecord
+from orchestrator.records import TrialRecord
+from orchestrator.store import StudyStore
 from strategies import MaskSampler
 from workers.messages import Stage
 from workers.pool import MaskPool, Pool, Result

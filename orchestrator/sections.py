@@ -221,8 +221,11 @@ class SearchSection(Section):
     """Heads that are never ablated, such as L11H3."""
     max_heads: Annotated[Whole, Field(ge=1, le=MAX_HEADS)] | None = None
     """Most heads in a mask."""
-    image_chunk: Annotated[Whole, Field(ge=1, le=MAX_CHUNK)] | None = None
-    """Images (or texts) computed together; a constant of the study, measured when it is created by default."""
+    image_chunk: Annotated[Whole, Field(ge=1, le=MAX_CHUNK)] | Literal["measure"] | None = None
+    """Images (or texts) computed together; a constant of the study, chosen by device and model by default.
+
+    `measure` takes the fastest on this machine at this moment, which may be another number each time.
+    """
     threads: Threads = 1
     """CPU threads of one replica; a constant of the study."""
     finalists: Annotated[Whole, Field(ge=1, le=100_000)] = 48
@@ -235,6 +238,11 @@ class SearchSection(Section):
     """Random masks of the selected one's size, scored on the confirm split for context."""
     gate: Switch = True
     """Refuse a model whose baseline scores at chance level."""
+
+    @field_validator("image_chunk", mode="before")
+    @classmethod
+    def _number_or_measure(cls, chunk: Any) -> Any:
+        return int(chunk) if isinstance(chunk, str) and chunk.isascii() and chunk.isdecimal() else chunk
 
     @field_validator("protect")
     @classmethod

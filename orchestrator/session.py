@@ -26,9 +26,9 @@ from orchestrator.ledger import Look, looks_at
 from orchestrator.location import absolute
 from orchestrator.objective import Goal, Objective
 from orchestrator.progress import said_when_slow
+from orchestrator.records import TrialRecord
 from orchestrator.remarks import ImageRemarks
 from orchestrator.sections import OBJECTIVE, DataSection, ModelSection
-from orchestrator.store import TrialRecord
 from strategies import REVISION as STRATEGIES_REVISION
 from strategies import Limits, ScanSampler
 from workers.constants import Constants
@@ -123,6 +123,12 @@ class Session:
             update={"precision": constants.precision, "image_chunk": constants.chunk}
         )
         return replace(self, config=self.config.model_copy(update={"search": search}), constants=constants)
+
+    @property
+    def chunk(self) -> int:
+        """Inputs computed together; 1 until that is settled."""
+        chunk = self.config.search.image_chunk
+        return chunk if isinstance(chunk, int) else 1
 
     @property
     def search_stage(self) -> Stage:

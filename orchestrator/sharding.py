@@ -79,7 +79,7 @@ def _slowest(session: Session, masks: Sequence[HeadMask], num_groups: int) -> fl
 
 def _most_of(session: Session, num_images: int, shards: int) -> int:
     """Return the images of the largest shard."""
-    block = block_of(num_images, session.config.search.image_chunk or 1)
+    block = block_of(num_images, session.chunk)
     parts = [part_of(num_images, block, index, shards) for index in range(shards)]
     return max(len(range(num_images)[part]) for part in parts)
 

@@ -14,14 +14,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import optuna
 from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from headmask.errors import StudyError
 from headmask.foreign import reason_of
@@ -31,10 +30,13 @@ from headmask.passwords import hidden
 from headmask.reading import check_file
 from headmask.shown import shown
 from headmask.writing import check_output, made_folder
+from orchestrator.commandline import command_line
+from orchestrator.config import SearchConfig, parse_stored
 from orchestrator.driverlock import DriverLock, StorageAwayError, lock_driver
+from orchestrator.integrity import checked_attrs, with_sums
 from orchestrator.journal import Journal, truncate_torn_line
 from orchestrator.location import SCHEMES, check_location, file_of, is_url, kind_of, redacted, sqlite_file
-from strategies import distributions, mask_of, params_of
+from orchestrator.records import TrialRecord, read_records
 
 GROUP = 64
 GROUP_S = 2.0
@@ -59,54 +61,6 @@ class _Attr:
     value: Any
 
 
-@dataclass(frozen=True)
-class TrialRecord:
-    """One scored mask of a study."""
-
-    proposal: int
-    """Which proposal of the study this was; the trial's number in the storage is only the order of arrival."""
-    mask: HeadMask
-    value: float | None
-    """What masks are searched by, on the search split; None for a failure."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    strategy: str = ""
-    seconds: float = 0.0
-    failure: str | None = None
-    device: str = ""
-
-    def to_trial(self) -> FrozenTrial:
-        """Return the record as a finished Optuna trial."""
-        attrs = {
-            "proposal": self.proposal,
-            "strategy": self.strategy,
-            "seconds": round(self.seconds, 6),
-            "metrics": self.metrics,
-            "device": self.device,
-        }
-        return create_trial(
-            state=TrialState.COMPLETE if self.failure is None else TrialState.FAIL,
-            value=self.value,
-            params=params_of(self.mask),
-            distributions=dict(distributions(self.mask.grid)),
-            user_attrs=attrs if self.failure is None else {**attrs, "failure": self.failure},
-        )
-
-    @classmethod
-    def from_trial(cls, trial: FrozenTrial, grid: HeadGrid) -> TrialRecord:
-        """Return the record of a finished Optuna trial."""
-        attrs = trial.user_attrs
-        return cls(
-            proposal=attrs["proposal"],
-            mask=mask_of(trial.params, grid),
-            value=trial.value if trial.state is TrialState.COMPLETE else None,
-            metrics=attrs.get("metrics", {}),
-            strategy=attrs.get("strategy", ""),
-            seconds=attrs.get("seconds", 0.0),
-            failure=attrs.get("failure"),
-            device=attrs.get("device", ""),
-        )
-
-
 class StudyStore:
     """One study in a storage, held by one driver. Use as a context manager: leaving it flushes and unlocks.
 
@@ -117,7 +71,7 @@ class StudyStore:
         self.study, self._storage = study, storage
         self.name = study.study_name
         self._lock, self._held = lock, held
-        self._attrs = dict(study.user_attrs)
+        self._attrs = checked_attrs(study.user_attrs, f"study {self.name!r}")
         self._lost: StudyError | None = None
         """Why nothing more can be written: another driver has taken the study."""
         self._again = False
@@ -153,7 +107,8 @@ class StudyStore:
             if has_begun(study.user_attrs, len(study.get_trials(deepcopy=False))):
                 raise exists(location, name)
             for key in sorted(attrs, key=lambda key: key == BEGUN):
-                study.set_user_attr(key, attrs[key])
+                for written, value in with_sums(study.user_attrs, key, attrs[key]).items():
+                    study.set_user_attr(written, value)
             return cls(study, storage, lock, held.pop_all())
 
     @classmethod
@@ -180,13 +135,17 @@ class StudyStore:
 
     def set_attr(self, key: str, value: Any) -> None:
         """Write a study attribute, after the results that were appended before it."""
-        self._attrs[key] = value
-        self._queue.put(_Attr(key, value))
+        for written, content in with_sums(self._attrs, key, value).items():
+            self._attrs[written] = content
+            self._queue.put(_Attr(written, content))
 
     def records(self, grid: HeadGrid) -> dict[HeadMask, TrialRecord]:
-        """Return all stored results by mask."""
-        trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        records = (TrialRecord.from_trial(trial, grid) for trial in trials if "proposal" in trial.user_attrs)
+        """Return all stored results by mask.
+
+        Raises:
+            StudyError: one is not what was written.
+        """
+        records = read_records(self._attrs, self.study.get_trials(deepcopy=False), grid=grid)
         return {record.mask: record for record in records}
 
     def append(self, record: TrialRecord) -> None:
@@ -289,7 +248,7 @@ def has_begun(attrs: Mapping[str, Any], num_trials: int) -> bool:
 def exists(location: str, name: str) -> StudyError:
     """Return the error that a study cannot be created, because there is one."""
     return StudyError(
-        f"study {name!r} exists in {redacted(location)}: resume it with `headmask resume`, "
+        f"study {name!r} exists in {shown(redacted(location))}: resume it with `headmask resume`, "
         "or choose another --out or --study"
     )
 
@@ -398,3 +357,43 @@ def load_study(storage: BaseStorage, location: str, name: str) -> optuna.Study:
         names = optuna.get_all_study_names(storage)
         listed = f"it has {', '.join(sorted(names)[:10])}" if names else "it has none"
         raise StudyError(f"there is no study {name!r} in {redacted(location)}: {listed}") from None
+
+
+_NEEDED = frozenset(("model", "grid", "objective", "guide", "task"))
+"""What is read of a fingerprint without the model and the data."""
+
+
+@dataclass(frozen=True)
+class StoredStudy:
+    """What a storage holds of a study, as it was written."""
+
+    attrs: dict[str, Any]
+    config: SearchConfig
+    records: list[TrialRecord]
+    """In order of proposal."""
+
+
+def read_stored(location: str, name: str) -> StoredStudy:
+    """Return what a storage holds of a study that headmask made; a driver is not disturbed.
+
+    Raises:
+        StudyError: there is no such study, it was not made by headmask, has not begun, or is damaged.
+    """
+    with open_storage(location, must_exist=True) as storage:
+        study = load_study(storage, location, name)
+        attrs = checked_attrs(study.user_attrs, f"study {name!r} in {shown(redacted(location))}")
+        trials = study.get_trials(deepcopy=False)
+    if not isinstance(attrs.get(BEGUN), dict) or not isinstance(attrs.get("fingerprint"), dict):
+        raise not_ours(location, name, attrs, len(trials))
+    if missing := sorted(_NEEDED - attrs["fingerprint"].keys()):
+        raise StudyError(f"study {name!r} is damaged: its fingerprint has no {', '.join(missing)}")
+    return StoredStudy(attrs, parse_stored(attrs[BEGUN], f"study {name}"), read_records(attrs, trials))
+
+
+def not_ours(location: str, name: str, attrs: Mapping[str, Any], num_trials: int) -> StudyError:
+    """Return the error that a study is not one that can be read or gone on with."""
+    where = f"study {name!r} in {shown(redacted(location))}"
+    if has_begun(attrs, num_trials):
+        return StudyError(f"{where} was not made by headmask, or is damaged")
+    command = command_line("headmask", "search", "--storage", redacted(location), "--study", name)
+    return StudyError(f"{where} has not begun: start it with `{command}`")

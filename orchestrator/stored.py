@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from headmask.errors import StudyError
-from headmask.images import COMPOSITED
-from orchestrator.config import SearchConfig, parse_config
+from headmask.shown import shown
+from orchestrator.commandline import command_line
+from orchestrator.config import SearchConfig, parse_config, parse_stored
+from orchestrator.integrity import checked_attrs
 from orchestrator.location import redacted
-from orchestrator.store import BEGUN, has_begun, load_study, open_storage
+from orchestrator.runfolder import CONFIG, read_config_file
+from orchestrator.store import BEGUN, load_study, not_ours, open_storage
 from orchestrator.studies import begun_studies
 
 
@@ -24,7 +26,7 @@ def stored_config(study: str, storage: str | None, flags: Mapping[str, Any] | No
         flags: dotted keys such as `budget.masks`, if any; None values are left out.
 
     Raises:
-        StudyError: there is no such study.
+        StudyError: there is no such study, or it is damaged.
         ConfigError: a flag's value is not as it must be.
     """
     content = _stored_config(study, storage).model_dump()
@@ -45,34 +47,23 @@ def _stored_config(study: str, storage: str | None) -> SearchConfig:
 
 
 def _config_of_folder(folder: Path) -> SearchConfig:
-    pointer, journal = folder / "config.json", folder / "study.journal"
-    if pointer.is_file():
-        return _parsed(json.loads(pointer.read_text(encoding="utf-8")), str(pointer))
+    pointer, journal = folder / CONFIG, folder / "study.journal"
+    if pointer.exists():
+        return read_config_file(folder)
     # A driver that is killed right after it began its study leaves the journal alone.
     for name in begun_studies(str(journal)):
         return _config_of_study(str(journal), name)
     if journal.is_file():
-        raise StudyError(f"the study in {folder} has not begun: start it with `headmask search --out {folder}`")
-    raise StudyError(f"there is no run folder at {folder}: name one, or a study with --storage URL")
-
-
-def _parsed(content: Mapping[str, Any], source: str) -> SearchConfig:
-    """Return a stored configuration; one that names no pixel rule is from before there was a choice."""
-    search = content.get("search")
-    if isinstance(search, Mapping) and "pixels" not in search:
-        content = {**content, "search": {**search, "pixels": COMPOSITED}}
-    return parse_config(content, source)
+        command = command_line("headmask", "search", "--out", folder)
+        raise StudyError(f"the study in {shown(folder)} has not begun: start it with `{command}`")
+    raise StudyError(f"there is no run folder at {shown(folder)}: name one, or a study with --storage URL")
 
 
 def _config_of_study(storage: str, name: str) -> SearchConfig:
     with open_storage(storage, must_exist=True) as opened:
         study = load_study(opened, storage, name)
-        attrs, num_trials = study.user_attrs, len(study.get_trials(deepcopy=False))
-    if BEGUN in attrs:
-        return _parsed(attrs[BEGUN], f"study {name}")
-    if has_begun(attrs, num_trials):
-        raise StudyError(f"study {name!r} in {redacted(storage)} was not made by headmask")
-    raise StudyError(
-        f"study {name!r} in {redacted(storage)} has not begun: "
-        f"start it with `headmask search --storage URL --study {name}`"
-    )
+        attrs = checked_attrs(study.user_attrs, f"study {name!r} in {shown(redacted(storage))}")
+        num_trials = len(study.get_trials(deepcopy=False))
+    if not isinstance(attrs.get(BEGUN), dict):
+        raise not_ours(storage, name, attrs, num_trials)
+    return parse_stored(attrs[BEGUN], f"study {name}")

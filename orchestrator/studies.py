@@ -9,8 +9,11 @@ import optuna
 from optuna.study import StudySummary
 from rich.table import Table
 
+from headmask.errors import StudyError
+from headmask.shown import shown
 from orchestrator.driverlock import is_driven
-from orchestrator.location import file_of
+from orchestrator.integrity import checked_attrs
+from orchestrator.location import file_of, redacted
 from orchestrator.store import BEGUN, has_begun, open_storage
 
 State = Literal["not begun", "running", "stopped", "finished"]
@@ -44,7 +47,7 @@ def list_studies(location: str) -> list[StudyInfo]:
         location: journal file or database URL.
 
     Raises:
-        StudyError: there is none, or it cannot be reached.
+        StudyError: there is none, it cannot be reached, or a study in it is damaged.
     """
     with open_storage(location, must_exist=True) as storage:
         summaries = optuna.get_all_study_summaries(storage)
@@ -67,23 +70,31 @@ def begun_studies(location: str) -> list[str]:
 
 
 def _info(location: str, summary: StudySummary) -> StudyInfo:
-    attrs: dict[str, Any] = summary.user_attrs
+    where = f"study {summary.study_name!r} in {shown(redacted(location))}"
+    attrs = checked_attrs(summary.user_attrs, where)
     is_running = is_driven(location, summary.study_name)
     if BEGUN not in attrs:
         return StudyInfo(summary.study_name, "running" if is_running else "not begun")
+    try:
+        return _described(summary, attrs, is_running=is_running)
+    except (LookupError, TypeError, AttributeError, ValueError):
+        raise StudyError(f"{where} is damaged: its configuration is none. Bring the storage back from a copy") from None
+
+
+def _described(summary: StudySummary, attrs: dict[str, Any], *, is_running: bool) -> StudyInfo:
     config = attrs[BEGUN]
     state: State = "finished" if attrs.get("finished", -1) >= summary.n_trials else "stopped"
     return StudyInfo(
         name=summary.study_name,
         state="running" if is_running else state,
         masks=summary.n_trials,
-        budget=config["budget"]["masks"],
+        budget=int(config["budget"]["masks"]),
         best=None if summary.best_trial is None else summary.best_trial.value,
         selected=attrs.get("selected", {}).get("mask"),
         model=" ".join(filter(None, (config["model"]["name"], config["model"]["pretrained"]))),
-        data=[section["path"] for section in config["data"]],
-        strategy=config["search"]["strategy"],
-        folder=config["output"]["folder"],
+        data=[str(section["path"]) for section in config["data"]],
+        strategy=str(config["search"]["strategy"]),
+        folder=str(config["output"]["folder"]),
     )
 
 

@@ -10,16 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from headmask.errors import DataError
+from headmask.errors import DataError, HeadmaskError
+from headmask.foreign import reason_of
 from headmask.kinds import TRIALS, parquet_metadata
 from headmask.mask import HeadGrid, HeadMask
-from headmask.shown import counted
+from headmask.shown import counted, shown
 from headmask.writing import written
 from orchestrator.budget import STOPS
 from orchestrator.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.ledger import looked
+from orchestrator.records import TrialRecord
 from orchestrator.result import RELIABLE, Guarded, SearchResult
-from orchestrator.store import TrialRecord
+from orchestrator.runfolder import read_parquet
 from orchestrator.terminal import Terminal
 from strategies.paired import Evidence
 
@@ -51,20 +53,20 @@ def write_trials(records: Sequence[TrialRecord], path: Path) -> None:
         columns[metric] = pa.array([record.metrics.get(metric) for record in records], pa.float64())
     table = pa.table(columns).replace_schema_metadata(parquet_metadata("trials"))
     with written(path, TRIALS) as scratch:
-        pq.write_table(table, scratch)
+        pq.write_table(table, scratch, write_page_checksum=True)
 
 
 def read_trials(path: Path, grid: HeadGrid) -> list[TrialRecord]:
     """Return what `write_trials` wrote.
 
     Raises:
-        DataError: the file is missing or is none.
+        DataError: the file is missing, is none, or is damaged.
     """
+    rows = read_parquet(path).to_pylist()
     try:
-        rows = pq.read_table(path).to_pylist()
         return [_record(row, grid) for row in rows]
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise DataError(f"{path} cannot be read as trials.parquet: {error}") from None
+    except (HeadmaskError, LookupError, TypeError, ValueError) as error:
+        raise DataError(f"{shown(path)} is no trials.parquet of a search: {reason_of(error)}") from None
 
 
 _FIELDS = ("proposal", "value", "strategy", "seconds", "failure", "device")

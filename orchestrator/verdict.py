@@ -18,9 +18,9 @@ from headmask.mask import HeadMask
 from headmask.shown import counted
 from orchestrator.objective import Goal
 from orchestrator.outcomes import outcomes_of
+from orchestrator.records import TrialRecord
 from orchestrator.search import score_all
 from orchestrator.session import Session
-from orchestrator.store import TrialRecord
 from strategies.paired import Evidence, Outcomes, evidence, paired_standard_error
 from strategies.selection import finalists, matched_random_masks, select
 from workers.messages import MaskScore, Stage

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from headmask.errors import PoolError
-from headmask.shown import counted
+from headmask.errors import PoolError, ReplicasLostError
+from headmask.shown import counted, shown
+from workers.watch import Watch, watch
 
 REASON = 400
 """Characters of an error that are shown at most."""
 CONNECT_S = 10.0
 """Seconds that a cluster may take to answer at its address."""
+JOIN_S = 60.0
+"""Seconds that Ray may take to join a cluster that answers."""
+_HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]")
 
 
 Node = Mapping[str, Any]
@@ -34,11 +42,16 @@ class Resources:
         return f"{self.cpus} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
 
 
-def connect(address: str | None) -> tuple[Any, bool]:
-    """Return the ray module, connected, and whether this process started the cluster.
+def connect(address: str | None, on_stuck: Callable[[str], None] | None = None) -> tuple[Any, bool, Watch]:
+    """Return the ray module, connected, whether this process started the cluster, and a watch over it.
+
+    Args:
+        address: of a cluster to join; None starts Ray on this machine.
+        on_stuck: see `Watch`; called, too, when Ray keeps trying to join a cluster.
 
     Raises:
-        PoolError: Ray cannot be started or joined.
+        PoolError: the address is none, or what listens there is no cluster.
+        ReplicasLostError: Ray cannot be started, or the cluster cannot be joined.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -49,31 +62,144 @@ def connect(address: str | None) -> tuple[Any, bool]:
     import ray
 
     if ray.is_initialized():
-        return ray, False
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "headmask"}
+        return ray, False, watch(ray, False, on_stuck)
+    _silence(ray)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "namespace": "headmask"}
     try:
         if address is None:
             ray.init(address="local", include_dashboard=False, **options)
         else:
-            _check_answers(address)
-            ray.init(address=address, **options)
+            check_address(address)
+            check_answers(address)
+            with _given_up(address, on_stuck):
+                ray.init(address=address, **options)
+    except PoolError:
+        raise
     # Ray raises ConnectionError, ValueError, RuntimeError and its own kinds for an address that it cannot join.
     except Exception as error:
-        raise PoolError(
-            f"cannot {'start Ray' if address is None else f'join Ray at {address}'}: {reason_of(error)}"
-        ) from None
-    return ray, address is None
+        what = "start Ray" if address is None else f"join Ray at {shown(address)}"
+        raise ReplicasLostError(f"cannot {what}: {reason_of(error)}") from None
+    return ray, address is None, watch(ray, address is None, on_stuck)
 
 
-def _check_answers(address: str) -> None:
-    """Refuse an address at which nothing listens: Ray itself waits for many minutes there.
+def _silence(ray: Any) -> None:
+    """Keep Ray from printing what its control plane publishes, such as twenty lines of the log of one that died."""
+    # Not an option of Ray's; `log_to_driver` is for what workers print.
+    with contextlib.suppress(AttributeError):
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
+
+
+@contextmanager
+def _given_up(address: str, on_stuck: Callable[[str], None] | None) -> Iterator[None]:
+    """End the process where Ray tries to join for too long: it does so for many minutes, and then ends it itself."""
+    key = "RAY_BACKEND_LOG_LEVEL"
+    before = os.environ.get(key)
+    os.environ[key] = before or "error"
+    why = f"cannot join Ray at {shown(address)}: no cluster answers there within {JOIN_S:.0f} s"
+    timer = threading.Timer(JOIN_S, on_stuck or (lambda _: None), [why])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if before is None:
+            del os.environ[key]
+
+
+def check_address(address: str) -> None:
+    """Check that an address can be one of a cluster.
 
     Raises:
-        OSError: no connection within a few seconds.
+        PoolError: it cannot.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    is_port = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 1 << 16
+    is_host = _HOST.fullmatch(host) is not None
+    if address != "auto" and not (colon and is_port and is_host):
+        raise PoolError(
+            f"the address of a Ray cluster must be auto, HOST:PORT, or ray://HOST:PORT with the port of its client "
+            f"server; got {shown(repr(address))}"
+        )
+
+
+def check_answers(address: str) -> None:
+    """Check that something of Ray's listens at an address: Ray itself tries for many minutes.
+
+    Raises:
+        PoolError: there is no such host, or something else listens there.
+        ReplicasLostError: nothing listens there.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as connection:
+            is_rpc = os.environ.get("RAY_USE_TLS", "0") != "0" or _speaks_http2(connection)
+    except socket.gaierror as error:
+        raise PoolError(
+            f"cannot join Ray at {shown(address)}: {error.strerror or reason_of(error)}. Check the name"
+        ) from None
+    except OSError as error:
+        raise ReplicasLostError(
+            f"cannot join Ray at {shown(address)}: {error.strerror or reason_of(error)}. "
+            "Check the address, or wait for the cluster"
+        ) from None
+    if not is_rpc:
+        raise PoolError(f"cannot join Ray at {shown(address)}: what listens there is no Ray cluster. Check the port")
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Return whether a server answers as those of gRPC do: by a frame of settings."""
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+    answer = b""
+    try:
+        while len(answer) < 9 and (more := connection.recv(9 - len(answer))):
+            answer += more
+    except OSError:
+        return False
+    return len(answer) == 9 and answer[3] == 4
+
+
+def local_nodes() -> list[Node]:
+    """Return this machine as the node that Ray will see, or the nodes of a cluster that is joined already."""
+    import ray
+
+    if ray.is_initialized():
+        found: list[Node] = ray.nodes()
+        return found
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+    from ray._private.utils import get_num_cpus
+
+    manager = get_accelerator_manager_for_resource("GPU")
+    gpus, visible = manager.get_current_node_num_accelerators(), manager.get_current_process_visible_accelerator_ids()
+    count = gpus if visible is None else min(gpus, len(visible))
+    return [{"Alive": True, "Resources": {"CPU": get_num_cpus(), "GPU": count}}]
+
+
+def check_pool(
+    address: str | None, replicas: int | None, threads: int, gpus_per_replica: float | None, shards: int | None
+) -> None:
+    """Check, before anything is loaded, that replicas can be had as asked: here, or where a cluster is said to be.
+
+    Args:
+        address: of a cluster to join; None for this machine.
+        replicas: how many; None for as many as there is room for.
+        threads: CPU threads of one.
+        gpus_per_replica: see `RayPool`.
+        shards: of a group; None for what is predicted to pay.
+
+    Raises:
+        PoolError: they cannot.
+        ReplicasLostError: the cluster does not answer.
+    """
+    if address is not None:
+        check_address(address)
+        check_answers(address)
+        return
+    nodes = local_nodes()
+    need = need_of(nodes, threads, gpus_per_replica)
+    check_room(need, room_for(nodes, need), max(replicas or 1, shards or 1))
 
 
 def need_of(nodes: Sequence[Node], threads: int, gpus_per_replica: float | None = None) -> Resources:
@@ -109,8 +235,8 @@ def check_room(need: Resources, room: int, replicas: int | None) -> None:
     """
     if room < 1:
         raise PoolError(
-            f"no replica can be placed: each needs {need}, and no node has as much. Use fewer --threads"
-            + (" or --gpus-per-replica" if need.gpus else "")
+            f"no replica can be placed: each needs {need}, and no node has as much. Use "
+            + ("--gpus-per-replica 0, or machines with GPUs" if need.gpus else "fewer --threads")
         )
     if replicas is not None and replicas > room:
         raise PoolError(

@@ -1,4 +1,4 @@
-"""What is found out once, when a study is created, on the kind of device that it runs on: its constants."""
+"""What is settled once, when a study is created, for the kind of device that it runs on: its constants."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ Precision = Literal["float32", "bfloat16", "float16"]
 AnyPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 
 CHUNKS = {"cpu": (8, 16, 32, 64), "cuda": (32, 64, 128, 256, 512)}
+FULL = {"cpu": 1 << 20, "cuda": 1 << 23}
+"""Numbers between two layers that fill a device: chunk x tokens x width."""
+MEMORY_SHARE, NUMBERS_PER_TOKEN = 0.25, 16
+"""Part of a device's memory that a chunk's nodes may take, and what a node keeps for each number between layers."""
 USUAL_CHUNK = 32
 """Inputs computed together where nothing is measured: outside a search, and when its means are taken."""
 WORTH = 0.03
@@ -61,6 +65,26 @@ def _computes_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def chosen_chunk(engine: Engine) -> int:
+    """Return the inputs to be computed together, by kind of device and shape of the tower: the same at every start.
+
+    It is the candidate nearest to what fills the device, within its memory and the inputs that there are.
+    """
+    view = engine.view
+    with torch.inference_mode():
+        x_BTD = view.embed(engine.inputs.take(slice(0, 1))).x_BTD
+    numbers = x_BTD[0].numel()
+    wanted, most = FULL[view.device.type] / numbers, len(engine.inputs)
+    if view.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(view.device).total_memory
+        per_input = numbers * NUMBERS_PER_TOKEN * view.grid.layers * x_BTD.element_size()
+        most = min(most, int(MEMORY_SHARE * memory / per_input))
+    fitting = [size for size in CHUNKS[view.device.type] if size <= most]
+    if not fitting:
+        return max(1, min(most, CHUNKS[view.device.type][0]))
+    return min(fitting, key=lambda size: max(size / wanted, wanted / size))
 
 
 def measured_chunk(engine: Engine, candidates: Sequence[int] | None = None) -> int:

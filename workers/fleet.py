@@ -31,6 +31,8 @@ ROOM_S = 5.0
 """Seconds between two looks at what the cluster has room for."""
 BACK_OFF_S, MOST_BACK_OFF_S = 0.5, 30.0
 """Pause before the next start, once more replicas than the pool has did not come up; doubled by every further one."""
+MAX_PENDING = 1000
+"""Replicas that start, or wait for room, at a time: enough for an autoscaler, and no burden to a control plane."""
 MAX_LOSSES, GIVE_UP_S = 12, 1800.0
 """Losses in a row, for each of the pool's replicas, and seconds without a finished batch, after which it gives up."""
 BAD_NODE, BAD_NODE_S = 3, 600.0
@@ -75,6 +77,7 @@ class Fleet:
         size: how many times a replica of this fleet needs that: more than once if it is a group of them.
         mixed: whether replicas on devices of different kinds may work together.
         on_birth: told of every replica that came up.
+        check: raises when the cluster cannot work any more.
     """
 
     def __init__(
@@ -87,9 +90,10 @@ class Fleet:
         size: int = 1,
         mixed: bool = False,
         on_birth: Callable[[Member], None] = lambda member: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._ray, self._start, self._need, self._count = ray, start, need, count
-        self._size, self._mixed, self._on_birth = size, mixed, on_birth
+        self._size, self._mixed, self._on_birth, self._check = size, mixed, on_birth, check
         self.members: list[Member] = []
         """Those that are up."""
         self.pending: list[Member] = []
@@ -138,7 +142,7 @@ class Fleet:
         silent = self._silent(now)
         for member, reason in silent:
             self.lose(member, reason)
-        missing = self.wanted - len(self.members) - len(self.pending)
+        missing = min(self.wanted - len(self.members), MAX_PENDING) - len(self.pending)
         if self._size > 1:
             # One after the other: groups that each hold a part of what they need would wait for each other.
             missing = min(missing, 1 - len(self.pending))
@@ -309,6 +313,7 @@ class Fleet:
                 tell_at = now + TELL_S
                 say(f"waiting for the first replica, {(deadline - now) / 60:.0f} minutes more at most: {self._lack}")
             self._ray.wait([member.birth for member in self.pending], timeout=min(1.0, deadline - now))
+            self._check()
             self.refresh()
 
     @property

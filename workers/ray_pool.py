@@ -6,6 +6,7 @@ mask, and the replica is replaced. A mask that costs three replicas while it is 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,6 +49,8 @@ class RayPool:
         steps: predicted cost of masks; see `BatchQueue`.
         address: of a cluster to join, such as `auto` or `ray://host:10001`; None starts Ray on this machine.
         say: told what is waited for.
+        on_stuck: called with the reason, on a thread, when a call of Ray's goes on although Ray has died; it ends the
+            process, as Ray would a minute later without a word of ours.
         replica_class: what the actors hold; anything with the methods of `Replica`.
 
     Raises:
@@ -67,9 +70,10 @@ class RayPool:
         steps: Steps | None = None,
         address: str | None = None,
         say: Callable[[str], None] = lambda text: None,
+        on_stuck: Callable[[str], None] | None = None,
         replica_class: type = Replica,
     ) -> None:
-        self._ray, self._owns_ray = connect(address)
+        self._ray, self._owns_ray, self._watch = connect(address, on_stuck)
         self._queue = BatchQueue(steps)
         self._constants: Constants | None = None
         self._displacements: Any = None
@@ -85,11 +89,12 @@ class RayPool:
         """To be collected next."""
         self._fleet: Fleet | None = None
         try:
-            need = need_of(self._ray.nodes(), threads, gpus_per_replica)
-            room = room_for(self._ray.nodes(), need)
-            if address is None:
-                check_room(need, room, max(replicas or 1, shards if isinstance(shards, int) else 1))
-            packed = self._ray.put(payload.packed(None if address is None else self._ray.put))
+            with self._answering():
+                need = need_of(self._ray.nodes(), threads, gpus_per_replica)
+                room = room_for(self._ray.nodes(), need)
+                if address is None:
+                    check_room(need, room, max(replicas or 1, shards if isinstance(shards, int) else 1))
+                packed = self._ray.put(payload.packed(None if address is None else self._ray.put))
             device = "cuda" if need.gpus else "cpu"
             self.shards = shards if isinstance(shards, int) else shards(replicas or max(1, room), device)
             start = starter(
@@ -97,10 +102,18 @@ class RayPool:
             )
             count = None if replicas is None else max(1, replicas // self.shards)
             self._fleet = Fleet(
-                self._ray, start, need, count, size=self.shards, mixed=mixed_devices, on_birth=self._brief
+                self._ray,
+                start,
+                need,
+                count,
+                size=self.shards,
+                mixed=mixed_devices,
+                on_birth=self._brief,
+                check=self._watch.check,
             )
             self._meters = Meters()
-            self._fleet.wait_for(1, HERE_S if address is None else START_S, say)
+            with self._answering():
+                self._fleet.wait_for(1, HERE_S if address is None else START_S, say)
         except BaseException:
             self.close()
             raise
@@ -133,10 +146,14 @@ class RayPool:
             HeadmaskError: a replica found bad input, or too little memory.
             ReplicasLostError: they cannot be measured.
         """
+        with self._answering():
+            return self._settled(wanted)
+
+    def _settled(self, wanted: Wanted) -> Constants:
         for tries_left in reversed(range(STRIKES)):
             member = self.fleet.members[0]
             try:
-                constants: Constants = self._ray.get(member.call("settle", wanted))
+                constants: Constants = self._awaited(member.call("settle", wanted))
                 break
             except self._ray.exceptions.RayError as error:
                 if isinstance(cause := getattr(error, "cause", None), HeadmaskError):
@@ -153,13 +170,21 @@ class RayPool:
                 each.call("adopt", constants)
         return constants
 
+    def _awaited(self, reference: Any) -> Any:
+        """Return a result, however long it takes, as long as Ray lives."""
+        while not self._ray.wait([reference], timeout=1.0)[0]:
+            self._watch.check()
+        self._watch.check()
+        return self._ray.get(reference)
+
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
         """Let all replicas predict by the displacements of every data set on the search split."""
-        held = self._ray.put(displacements)
-        # In a list, a reference travels as one.
-        self._displacements = held if self.shards == 1 else [held]
-        for member in self.fleet.members:
-            member.call("adopt_displacements", self._displacements)
+        with self._answering():
+            held = self._ray.put(displacements)
+            # In a list, a reference travels as one.
+            self._displacements = held if self.shards == 1 else [held]
+            for member in self.fleet.members:
+                member.call("adopt_displacements", self._displacements)
 
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks for scoring."""
@@ -223,12 +248,17 @@ class RayPool:
 
     def close(self) -> None:
         """Stop the replicas, and Ray where this pool started it; queued masks are forgotten."""
-        if self._fleet is not None:
-            self._fleet.stop()
         self._running, self._queue = {}, BatchQueue()
         self._urgent.clear()
-        if self._owns_ray:
-            self._ray.shutdown()
+        try:
+            with contextlib.suppress(ReplicasLostError), self._answering():
+                if self._fleet is not None:
+                    self._fleet.stop()
+        finally:
+            self._watch.close()
+            # A cluster that has died is left, too: another search on it would fail.
+            if self._owns_ray or self._watch.reason is not None:
+                self._ray.shutdown()
 
     def _brief(self, member: Member) -> None:
         """Tell a replica what was settled while it came up; one that knows it already loses nothing."""
@@ -244,9 +274,11 @@ class RayPool:
     @contextmanager
     def _answering(self) -> Iterator[None]:
         try:
-            yield
+            with self._watch.call():
+                yield
         # What a replica raises is dealt with where it is asked; the rest is the cluster's.
         except (self._ray.exceptions.RayError, ConnectionError) as error:
+            self._watch.check()
             raise ReplicasLostError(f"the Ray cluster does not answer: {reason_of(error)}") from None
 
     def _advance(self, timeout_s: float) -> None:
@@ -258,6 +290,7 @@ class RayPool:
             return
         births = [member.birth for member in self.fleet.pending]
         ready, _ = self._ray.wait([*self._running, *births], timeout=timeout_s)
+        self._watch.check()
         if self._running:
             more, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
             for reference in dict.fromkeys([*ready, *more]):
@@ -302,6 +335,7 @@ class RayPool:
 
     def _finish(self, reference: Any) -> None:
         running = self._running[reference]
+        self._watch.check()
         try:
             found = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,15 @@ from headmask.errors import ModelError
 from headmask.mask import BoolArray, HeadGrid, HeadMask, stack
 from headmask.towers import TowerName, grid_of
 from headmask.views import TowerView
-from workers.constants import USUAL_CHUNK, AnyPrecision, Constants, Precision, measured_chunk, resolved_precision
+from workers.constants import (
+    USUAL_CHUNK,
+    AnyPrecision,
+    Constants,
+    Precision,
+    chosen_chunk,
+    measured_chunk,
+    resolved_precision,
+)
 from workers.displacement import Displacements, Predictor
 from workers.engine import Engine
 from workers.gates import GateLoss
@@ -96,11 +104,11 @@ class Payload:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a configuration says of the constants of a study; the rest is measured."""
+    """What a configuration says of the constants of a study; the rest follows from device and tower."""
 
     precision: AnyPrecision = "float32"
-    chunk: int | None = None
-    """Inputs computed together; None measures."""
+    chunk: int | Literal["measure"] | None = None
+    """Inputs computed together; None chooses them by device and tower."""
     baseline: bool = False
     """Whether the search split's baseline is a constant, because losses against it are limited."""
 
@@ -167,8 +175,10 @@ class Replica:
         """Return the constants of a study but for the means, which take a pass over the search split."""
         torch.set_num_threads(self.payload.settings.threads)
         precision = resolved_precision(wanted.precision, torch.device(self.device))
-        chunk = wanted.chunk or measured_chunk(self.engine("search", precision, chunk=1))
-        return Constants(precision, chunk)
+        if isinstance(wanted.chunk, int):
+            return Constants(precision, wanted.chunk)
+        engine = self.engine("search", precision, chunk=1)
+        return Constants(precision, measured_chunk(engine) if wanted.chunk == "measure" else chosen_chunk(engine))
 
     def means(self) -> NDArray[np.float32]:
         """Return the heads' mean outputs (L, H, d) over the search split of the first data set."""

@@ -11,10 +11,10 @@ import numpy as np
 from benchmarks.validity.searches import Workload, outcomes, searched, write_scenes
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.progress import Quiet
+from orchestrator.records import TrialRecord
 from orchestrator.runner import make_pool
 from orchestrator.search import score_all
 from orchestrator.session import Session
-from orchestrator.store import TrialRecord
 from orchestrator.verdict import Verdict, decide
 from strategies.paired import paired_interval
 

@@ -85,6 +85,7 @@ def studies(
     """List the studies of a storage with state and progress, also while they run."""
     from dataclasses import asdict
 
+    from orchestrator.commandline import command_line
     from orchestrator.location import redacted
     from orchestrator.studies import list_studies, studies_table
 
@@ -98,7 +99,7 @@ def studies(
         return
     console.print(studies_table(found))
     if any(each.state == "stopped" for each in found):
-        console.say(f"Continue one with: headmask resume NAME --storage {redacted(storage)}")
+        console.say(f"Continue one with: {command_line('headmask', 'resume', 'NAME', '--storage', redacted(storage))}")
 
 
 def schema(

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError
-
-from headmask.errors import StudyError
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import MaskFile
+from orchestrator.commandline import resume_command
 from orchestrator.config import flat_settings
 from orchestrator.objective import Goal, Objective
+from orchestrator.records import grid_of, selected_mask
 from orchestrator.result import RELIABLE, SearchResult
+from orchestrator.runfolder import CONFIG, read_config_file, read_result
 
 if TYPE_CHECKING:
-    from orchestrator.store import TrialRecord
+    from orchestrator.records import TrialRecord
+    from orchestrator.store import StoredStudy
 
 _SPLITS = ("search", "confirm", "test")
 Kind = Literal["run folder", "study", "tracked run", "mask file"]
@@ -85,7 +85,7 @@ def read_folder(folder: Path, name: str, kind: Kind = "run folder") -> Entrant:
     Raises:
         HeadmaskError: the folder has no result, or it cannot be read.
     """
-    result, mask = _read_result(folder / "result.json"), MaskFile.read(folder / "mask.json")
+    result, mask = read_result(folder, SearchResult), MaskFile.read(folder / "mask.json")
     queries = folder / "queries.parquet"
     has_queries, trials = queries.is_file(), folder / "trials.parquet"
     return Entrant(
@@ -101,12 +101,12 @@ def read_folder(folder: Path, name: str, kind: Kind = "run folder") -> Entrant:
         p_value=result.splits.test.p_value,
         is_reliable=result.verdict == RELIABLE,
         result=result,
-        settings=_settings(folder / "config.json"),
+        settings=_settings(folder),
         queries=queries if has_queries else None,
         trials=trials if trials.is_file() else (),
         lacks=""
         if has_queries
-        else "has no queries.parquet, so no paired intervals; `headmask resume` on the run folder writes it",
+        else f"has no queries.parquet, so no paired intervals; `{resume_command(folder)}` writes it",
     )
 
 
@@ -139,23 +139,21 @@ def read_mask_file(path: Path, name: str) -> Entrant:
 _EVAL = "`headmask eval --mask ONE --mask OTHER --data DATA` scores several masks on one data set, paired"
 
 
-def read_trials_alone(name: str, attrs: Mapping[str, Any], records: Sequence[TrialRecord], way_out: str) -> Entrant:
+def read_trials_alone(name: str, stored: StoredStudy, way_out: str) -> Entrant:
     """Return what a study says whose run folder is not at hand: its settings, its trials, and its selected mask."""
-    about: dict[str, Any] = attrs["fingerprint"]
-    layers, heads = map(int, about["grid"].split("x"))
-    grid, selected = HeadGrid(layers, heads), attrs.get("selected")
-    mask = None if selected is None else HeadMask(grid, tuple(selected["words"]))
-    model, objective = attrs["config"]["model"], objective_of(about)
+    about: dict[str, Any] = stored.attrs["fingerprint"]
+    grid = grid_of(about)
+    mask, model, objective = selected_mask(stored.attrs, grid), stored.config.model, objective_of(about)
     return Entrant(
         name=name,
         kind="study",
         about={**about, "objective": objective},
         grid=grid,
         mask=mask,
-        model=model["name"] if model["pretrained"] is None else f"{model['name']} ({model['pretrained']})",
+        model=model.name if model.pretrained is None else f"{model.name} ({model.pretrained})",
         objective=objective,
-        settings=flat_settings(attrs["config"]),
-        trials=records,
+        settings=flat_settings(stored.config.public()),
+        trials=stored.records,
         lacks=("has selected no mask yet" if mask is None else "keeps no confirm and test scores") + f"; {way_out}",
     )
 
@@ -181,22 +179,10 @@ def _about(mask: MaskFile) -> dict[str, Any]:
     return {key: value for key, value in known.items() if value}
 
 
-def _read_result(path: Path) -> SearchResult:
-    try:
-        return SearchResult.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise StudyError(
-            f"{path.parent} has no result.json: it is no run folder, or its search has not ended; "
-            f"`headmask resume {path.parent}` ends it"
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise StudyError(f"{path} is no result of a search: {where}: {first['msg']}") from None
+def _settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run folder, flat; none where it has no configuration.
 
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        return flat_settings(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+    Raises:
+        HeadmaskError: there is one, and it cannot be read.
+    """
+    return flat_settings(read_config_file(folder).public()) if (folder / CONFIG).exists() else {}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import optuna
 
-from headmask.errors import HeadmaskError, StudyError, did_you_mean
-from headmask.mask import HeadGrid
+from headmask.errors import HeadmaskError, did_you_mean
+from orchestrator.commandline import command_line, resume_command
 from orchestrator.compare.entrant import Entrant, read_folder, read_mask_file, read_trials_alone
 from orchestrator.compare.tracked import Server
 from orchestrator.location import redacted
-from orchestrator.store import TrialRecord, load_study, open_storage
+from orchestrator.store import open_storage, read_stored
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -63,36 +63,26 @@ class Sources:
             studies = optuna.get_all_study_names(storage)
         if not studies:
             return read_folder(folder, name)
-        return _trials_alone(name, str(journal), studies[0], f"`headmask resume {folder}` goes on")
+        return _trials_alone(name, str(journal), studies[0], f"`{resume_command(folder)}` goes on")
 
     def _study(self, name: str, storage: str) -> Entrant:
         """Return a study: by its run folder or its tracked run, where they are at hand."""
-        with open_storage(storage, must_exist=True) as opened:
-            attrs = load_study(opened, storage, name).user_attrs
-        if "fingerprint" not in attrs:
-            raise StudyError(f"study {name!r} in {redacted(storage)} was not made by headmask")
-        folder = Path(attrs["config"]["output"]["folder"])
+        stored = read_stored(storage, name)
+        attrs, folder = stored.attrs, stored.config.folder
         if (folder / "result.json").is_file():
             entrant = read_folder(folder, name, "study")
             if entrant.result is not None and entrant.result.study == name and entrant.matches(attrs["fingerprint"]):
                 return entrant
         if self.server is not None and attrs.get("mlflow_run_id") and "selected" in attrs:
             return self.server.run(attrs["mlflow_run_id"])
-        way_out = f"`headmask resume {name} --storage {redacted(storage)} --out FOLDER` writes its run folder"
+        command = command_line("headmask", "resume", name, "--storage", redacted(storage), "--out", "FOLDER")
+        way_out = f"`{command}` writes its run folder"
         return _trials_alone(name, storage, name, way_out)
 
 
 def _trials_alone(name: str, location: str, study_name: str, way_out: str) -> Entrant:
-    with open_storage(location, must_exist=True) as storage:
-        study = load_study(storage, location, study_name)
-        attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
-    if "fingerprint" not in attrs:
-        raise StudyError(f"study {study_name!r} in {redacted(location)} was not made by headmask")
-    layers, heads = map(int, attrs["fingerprint"]["grid"].split("x"))
-    records = [
-        TrialRecord.from_trial(each, HeadGrid(layers, heads)) for each in trials if "proposal" in each.user_attrs
-    ]
-    return read_trials_alone(name, attrs, sorted(records, key=lambda each: each.proposal), way_out)
+    stored = read_stored(location, study_name)
+    return read_trials_alone(name, stored, way_out)
 
 
 def _near(path: Path) -> str:

@@ -14,9 +14,9 @@ from headmask.shown import counted
 from orchestrator import plots
 from orchestrator.pages import Figure, figure
 from orchestrator.pareto import Point, front, knee, savings
+from orchestrator.records import TrialRecord
 from orchestrator.report.study import Study
 from orchestrator.result import GatesResult, SearchResult
-from orchestrator.store import TrialRecord
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure

@@ -13,9 +13,13 @@ from typing import Any
 
 from PIL import Image
 
+from headmask.errors import StudyError
+from headmask.foreign import reason_of
 from headmask.mask import HeadMask
+from headmask.reading import read_model
 from orchestrator.budget import STOPS
 from orchestrator.config import SearchConfig
+from orchestrator.explain.explanation import Explanation
 from orchestrator.pages import data_uri, render, write_page
 from orchestrator.progress import duration
 from orchestrator.queries import Queries
@@ -121,11 +125,12 @@ def _explained(study: Study) -> tuple[dict[str, Any] | None, list[str]]:
     if not path.is_file():
         return None, []
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_model(path, Explanation, "explanation", StudyError).model_dump(mode="json")
         for head in content["heads"]:
             head["uri"] = None if head["picture"] is None else _as_webp(path.parent / Path(head["picture"]).name)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return None, [f"{path} cannot be read ({error}), so what the heads do is not shown."]
+    # Pillow raises what a damaged picture makes it stumble over.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return None, [f"What the heads do is not shown: {reason_of(error)}."]
     return content, []
 
 

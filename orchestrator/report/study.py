@@ -7,19 +7,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from headmask.errors import DataError, StudyError
+from headmask.errors import StudyError
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import MaskFile, ModelReference
+from orchestrator.commandline import command_line, resume_command
 from orchestrator.config import SearchConfig
 from orchestrator.driverlock import is_driven
 from orchestrator.ledger import kept_looks, most_looks
-from orchestrator.location import redacted
 from orchestrator.objective import Goal, Objective
 from orchestrator.queries import Queries, read_queries
+from orchestrator.records import TrialRecord, grid_of, selected_mask
 from orchestrator.result import SearchResult
-from orchestrator.store import TrialRecord, load_study, open_storage
+from orchestrator.runfolder import read_result
+from orchestrator.store import read_stored
 from orchestrator.tables import read_trials
 
 
@@ -75,24 +75,23 @@ def read_study(config: SearchConfig) -> Study:
 
 def _finished(config: SearchConfig) -> Study:
     folder = config.folder
-    try:
-        result = SearchResult.model_validate_json((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{folder / 'result.json'} cannot be read: {_first_mistake(error)}") from None
+    result, mask = read_result(folder, SearchResult), MaskFile.read(folder / "mask.json")
     result = result.model_copy(update={"test_looks": _looks_by_now(result, folder)})
-    mask = MaskFile.read(folder / "mask.json")
     grid, missing = mask.head_grid, []
-    try:
-        records = read_trials(folder / "trials.parquet", grid)
-    except DataError as error:
-        records, missing = [], [f"{error}: no scan and no curves."]
+    records: list[TrialRecord] = []
+    if (trials := folder / "trials.parquet").exists():
+        records = read_trials(trials, grid)
+    else:
+        missing.append(
+            f"This run folder has no trials.parquet: no scan and no curves. `{resume_command(folder)}` writes it."
+        )
     queries: list[Queries] = []
-    try:
-        queries = read_queries(folder / "queries.parquet")
-    except DataError:
+    if (changed := folder / "queries.parquet").exists():
+        queries = read_queries(changed)
+    else:
         missing.append(
             "This run folder has no queries.parquet, so the queries that changed are not shown. "
-            "`headmask resume` on it writes that file."
+            f"`{resume_command(folder)}` writes that file."
         )
     guarded = [Goal.parse(_prefixed(each.data, each.objective), each.max_loss) for each in result.guarded]
     return Study(
@@ -124,18 +123,12 @@ def _unfinished(config: SearchConfig) -> Study:
     if "***" in config.storage:
         raise StudyError(
             f"{config.folder} has no result yet, and the password of {config.storage} is not kept: "
-            f"`headmask report {config.study_name} --storage URL` reads the study itself"
+            f"`{command_line('headmask', 'report', config.study_name, '--storage', 'URL')}` reads the study itself"
         )
-    with open_storage(config.storage, must_exist=True) as storage:
-        study = load_study(storage, config.storage, config.study_name)
-        attrs, trials = study.user_attrs, study.get_trials(deepcopy=False)
-    if "fingerprint" not in attrs:
-        raise StudyError(f"study {config.study_name!r} in {redacted(config.storage)} was not made by headmask")
-    about: dict[str, Any] = attrs["fingerprint"]
-    layers, heads = map(int, about["grid"].split("x"))
-    grid = HeadGrid(layers, heads)
-    records = [TrialRecord.from_trial(trial, grid) for trial in trials if "proposal" in trial.user_attrs]
-    selected = attrs.get("selected")
+    stored = read_stored(config.storage, config.study_name)
+    about: dict[str, Any] = stored.attrs["fingerprint"]
+    grid = grid_of(about)
+    selected = selected_mask(stored.attrs, grid)
     return Study(
         config=config,
         model=ModelReference(name=config.model.name, pretrained=config.model.pretrained, weights_sha256=about["model"]),
@@ -143,10 +136,10 @@ def _unfinished(config: SearchConfig) -> Study:
         objective=_objective(about),
         guide=_joined(about["guide"]),
         fingerprint=digest_of(about),
-        records=sorted(records, key=lambda record: record.proposal),
+        records=stored.records,
         result=None,
         queries=[],
-        selected=None if selected is None else HeadMask(grid, tuple(selected["words"])),
+        selected=selected,
         missing=[_why_unfinished(config, finished=selected is not None)],
         is_running=is_driven(config.storage, config.study_name),
     )
@@ -177,10 +170,3 @@ def _why_unfinished(config: SearchConfig, *, finished: bool) -> str:
 
 def _prefixed(data: str, mix: str) -> str:
     return f"{data}/{mix}"
-
-
-def _first_mistake(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']} (was it written by another version?)"
-    return str(error)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from pydantic import ValidationError
 
 from headmask import compositing, export, fold
 from headmask.errors import AblationError, ConfigError, StudyError
@@ -31,6 +30,7 @@ from headmask.writing import check_output, scratch_folder, written_folder
 from orchestrator.location import redacted, scheme_of
 from orchestrator.modelname import ModelName
 from orchestrator.result import RELIABLE, SearchResult
+from orchestrator.runfolder import read_result
 from orchestrator.track.mlflowrun import WORDS_TAG, make_client
 from orchestrator.track.refusal import reason_of, refusal_of
 from orchestrator.track.tracked import description
@@ -116,7 +116,7 @@ def register(
     """
     if uri is not None:
         check_tracking_uri(uri)
-    result = _read_result(folder)
+    result = read_result(folder, SearchResult)
     if result.verdict != RELIABLE and not candidate:
         raise StudyError(
             f"{folder} shows {result.verdict}, so its mask.json is the model as it is; "
@@ -139,15 +139,6 @@ def register(
         reason = refusal_of(error) or reason_of(error, synced.target)
         raise StudyError(f"cannot register {name.name} at {where}: {reason}") from None
     return Registered(name.name, version, name.alias, name.uri, where, synced.run_id, list(mask.heads), difference)
-
-
-def _read_result(folder: Path) -> SearchResult:
-    try:
-        return SearchResult.model_validate_json((folder / "result.json").read_text(encoding="utf-8"))
-    except OSError:
-        raise StudyError(f"there is no result.json in {folder}: name the run folder of a finished search") from None
-    except ValidationError:
-        raise StudyError(f"{folder / 'result.json'} is of another version of headmask; resume the search") from None
 
 
 @contextmanager

@@ -62,7 +62,8 @@ class Spool:
     def _read(self) -> None:
         content = self.path.read_bytes()
         # A driver that was killed in the middle of a line leaves its beginning.
-        os.ftruncate(self._file, whole := content.rfind(b"\n") + 1)
+        if (whole := content.rfind(b"\n") + 1) < len(content):
+            os.ftruncate(self._file, whole)
         for number, text in enumerate(content[:whole].splitlines(), 1):
             try:
                 self._keep(LINE.validate_json(text))

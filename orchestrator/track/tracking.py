@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from headmask.errors import StudyError
 from headmask.passwords import HIDDEN, redacted
+from orchestrator.commandline import command_line
 from orchestrator.location import scheme_of
 from orchestrator.track.mlflowrun import MlflowRun, Server, server_of
 from orchestrator.track.operations import Begin, Metrics, Operation, Sent, Status
@@ -163,11 +164,11 @@ class Tracker:
         where = redacted(self._server.uri)
         if not self.close():
             _log.warning(
-                "tracking at %s is incomplete: %s. The rest waits in %s; send it with: headmask track sync %s%s",
+                "tracking at %s is incomplete: %s. The rest waits in %s; send it with: %s%s",
                 where,
                 self._refusal or self._why,
                 self._spool.path,
-                self._spool.folder,
+                command_line("headmask", "track", "sync", self._spool.folder),
                 " --tracking-uri URL" if HIDDEN in where else "",
             )
         if self._refused:

@@ -10,7 +10,7 @@ from orchestrator import runner
 from orchestrator.progress import Quiet
 
 CLOCKS = ("seconds",)
-NAMES = ("seconds", "study", "storage", "mlflow_run_id", "mask_file", "test_looks")
+NAMES = ("checksum", "seconds", "study", "storage", "mlflow_run_id", "mask_file", "test_looks")
 
 
 def start(config):

@@ -222,12 +222,17 @@ def test_the_heads_of_the_text_tower_can_be_searched(headmask, search_flags, run
     assert load_pruned(runs / "pruned").clip
 
 
-def test_a_measured_chunk_and_precision_are_said_and_kept(headmask, search_flags, runs):
-    code, out, _ = headmask(*search_flags[: search_flags.index("--image-chunk")], "--precision", "auto")
+def test_a_chosen_chunk_and_precision_are_said_and_kept_and_planned(headmask, search_flags, runs):
+    flags = [*search_flags[: search_flags.index("--image-chunk")], "--precision", "auto"]
+    code, out, _ = headmask(*flags, "--plan", "--speed", "100", "--json")
+    planned = json.loads(out)
+    code, out, _ = headmask(*flags)
     assert code == 0
     said = re.search(
-        r"Searching in (\w+), (\d+) images at a time \(the fastest precision .*, measured\)", " ".join(out.split())
+        r"Searching in (\w+), (\d+) images at a time \(the fastest precision of this hardware\)", " ".join(out.split())
     )
+    assert (planned["precision"], str(planned["image_chunk"])) == said.groups()
+    assert planned["fingerprint"] == json.loads((runs / "first" / "result.json").read_text())["fingerprint"]
     kept = json.loads((runs / "first" / "config.json").read_text())["search"]
     assert (kept["precision"], str(kept["image_chunk"])) == said.groups()
     code, _, err = headmask("resume", runs / "first", "--masks", "20")

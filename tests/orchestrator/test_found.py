@@ -113,7 +113,7 @@ def test_a_figure_without_a_gain_is_drawn(run):
 
 
 def test_what_is_no_finished_search_is_refused(tmp_path):
-    with pytest.raises(StudyError, match="holds no finished search"):
+    with pytest.raises(StudyError, match=r"has no result\.json"):
         SearchRun.read(tmp_path)
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(StudyError, match=r"result\.json is malformed"):

@@ -7,7 +7,7 @@ import pytest
 
 from headmask.mask import HeadMask
 from orchestrator.prospects import SEARCH, expected_gain, growth, look_ahead
-from orchestrator.store import TrialRecord
+from orchestrator.records import TrialRecord
 from orchestrator.verdict import improved_outcomes
 from strategies.paired import paired_interval
 from tests.orchestrator.test_verdict import EMPTY, GOOD, GRID, LUCKY, SINGLE

@@ -70,7 +70,7 @@ def test_every_data_set_has_its_queries(tiny_config, tiny_files, task_files):
 
 def test_another_file_is_refused(tmp_path):
     path = tmp_path / "queries.parquet"
-    with pytest.raises(DataError, match=f"{re.escape(str(path))} cannot be read as queries.parquet"):
+    with pytest.raises(DataError, match=f"there is no queries.parquet at {re.escape(str(path))}"):
         read_queries(path)
     pq.write_table(pa.table({"data": ["x"]}), path)
     with pytest.raises(DataError, match=r"is no queries\.parquet of a search: it lacks split, task"):

@@ -17,9 +17,10 @@ def sized(num_images):
     split = SimpleNamespace(
         embedding_shape=(num_images, 768), inputs=range(num_images), targets=RetrievalTargets(np.arange(num_images))
     )
-    search = SimpleNamespace(tower="image", image_chunk=256, block_size=32)
+    search = SimpleNamespace(tower="image", block_size=32)
     return SimpleNamespace(
         config=SimpleNamespace(search=search),
+        chunk=256,
         payload=SimpleNamespace(splits={"search": {"": split}}),
         cost=VIT_L_14,
         grid=GRID,

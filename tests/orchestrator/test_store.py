@@ -17,7 +17,8 @@ from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator import store as store_module
 from orchestrator.location import redacted
-from orchestrator.store import BEGUN, StudyStore, TrialRecord, open_storage
+from orchestrator.records import TrialRecord
+from orchestrator.store import BEGUN, StudyStore, open_storage
 from strategies import mask_of
 
 GRID = HeadGrid(3, 4)

@@ -5,7 +5,7 @@ import pytest
 
 from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.store import TrialRecord
+from orchestrator.records import TrialRecord
 from orchestrator.verdict import CONFIRM, TEST, decide
 from workers.messages import MaskScore
 from workers.pool import Result

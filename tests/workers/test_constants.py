@@ -5,7 +5,7 @@ import torch
 
 from headmask.errors import ConfigError
 from workers import constants
-from workers.constants import resolved_precision
+from workers.constants import chosen_chunk, resolved_precision
 from workers.replica import Replica, Wanted
 
 CPU = torch.device("cpu")
@@ -32,9 +32,21 @@ def test_a_replica_settles_what_is_left_open(tiny_session, monkeypatch):
     replica = Replica(tiny_session.payload)
     settled = replica.settle(Wanted("bfloat16"))
     assert settled.precision == "bfloat16"
-    assert settled.chunk in (4, 8)
+    assert settled.chunk == 8
     assert settled.means_LHd is None
     assert replica.settle(Wanted("float32", 5)).chunk == 5
+    assert replica.settle(Wanted("float32", "measure")).chunk in (4, 8)
+
+
+def test_the_chunk_follows_from_device_and_tower_alone(tiny_session, monkeypatch):
+    engine = Replica(tiny_session.payload).engine("search", "float32", chunk=1)
+    monkeypatch.setattr(constants, "_seconds_per_input", lambda *_: pytest.fail("nothing is timed"))
+    # 17 tokens of width 32, 24 images.
+    for full, expected in ((1 << 20, 16), (17 * 32 * 11, 8), (17 * 32 * 12, 16), (1, 8)):
+        monkeypatch.setitem(constants.FULL, "cpu", full)
+        assert chosen_chunk(engine) == expected
+    monkeypatch.setitem(constants.CHUNKS, "cpu", (64, 128))
+    assert chosen_chunk(engine) == 24
 
 
 def test_a_replica_without_constants_scores_nothing(tiny_session):

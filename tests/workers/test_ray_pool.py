@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import socket
+import threading
 import time
 
 import pytest
@@ -21,6 +23,7 @@ from tests.workers.fakes import (
     UnbornReplica,
 )
 from workers import fleet, ray_pool
+from workers.cluster import check_address, check_answers
 from workers.displacement import Displacements, displacement
 from workers.messages import Stage
 from workers.pool import InlinePool
@@ -264,8 +267,37 @@ def test_an_address_at_which_nothing_listens_is_refused_at_once(monkeypatch):
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address in ("127.0.0.1:9", "ray://127.0.0.1:9"):
-        with pytest.raises(PoolError, match=f"cannot join Ray at {address}: .*Connection refused"):
+        with pytest.raises(ReplicasLostError, match=f"cannot join Ray at {address}: Connection refused"):
             RayPool(FakePayload(), address=address)
+
+
+def test_an_address_at_which_something_else_listens_is_refused_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.7\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(PoolError, match=f"cannot join Ray at {address}: what listens there is no Ray cluster"):
+            check_answers(address)
+
+
+def test_a_control_plane_answers_as_one(local_ray):
+    check_answers(local_ray.get_runtime_context().gcs_address)
+
+
+@pytest.mark.parametrize("address", ["", "localhost", "localhost:abc", "ray://", "a b:1", "h:70000", "http://h:8265"])
+def test_an_address_that_is_none_is_refused(address):
+    with pytest.raises(PoolError, match="must be auto, HOST:PORT, or ray://HOST:PORT"):
+        check_address(address)
+
+
+def test_addresses_are_accepted():
+    for address in ("auto", "localhost:6379", "10.0.0.1:6379", "ray://head.cluster.local:10001", "[::1]:6379"):
+        check_address(address)
 
 
 def test_ray_gives_the_same_scores_as_the_inline_pool(make_pool, tiny_session):
