@@ -487,7 +487,7 @@ CASES = [
     Case(
         "a journal that is a folder",
         STUDIES,
-        r"journal of studies run/study.journal is a folder",
+        r"study run/study.journal is a folder",
         make=lambda cwd: (cwd / NAME / "study.journal").mkdir(parents=True),
     ),
     Case(
@@ -496,11 +496,11 @@ CASES = [
         r"study.journal is a named pipe",
         make=lambda cwd: ((cwd / NAME).mkdir(), os.mkfifo(cwd / NAME / "study.journal")),
     ),
-    Case("no journal", STUDIES, r"there is no journal of studies at run/study.journal"),
+    Case("no journal", STUDIES, r"there is no study at run/study.journal"),
     Case(
         "a picture as a journal",
         ["studies", "--storage", "x.png"],
-        r"line 1 of x.png is not JSON",
+        r"x.png is not a",
         make=lambda cwd: (cwd / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99) + b"\n"),
     ),
     # tracking
