@@ -15,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from headmask.ablation import check_ablation
+from headmask.errors import ConfigError
 from headmask.images import STOCK
 from headmask.mask import HeadGrid, HeadMask
 from headmask.models import OPENAI, LoadedModel, load_model
 from headmask.origin import is_tag
+from headmask.shown import counted
 from headmask.towers import TowerName, tower_of, view_of
 from headmask.views import TowerView
 from orchestrator.config import SearchConfig
@@ -271,6 +273,7 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     data = {
         name: load_section(section, preprocess, say=say, may_draw=True) for name, section in config.data_sets.items()
     }
+    _check_clipped(config, data)
     objective = make_objective(config, data)
     guide = make_guide(config, data, objective)
     splits = {name: tuple(parts[name] for parts in data.values()) for name in SPLITS}
@@ -294,6 +297,25 @@ def _with_model(config: SearchConfig, model: LoadedModel) -> SearchConfig:
         wanted = absolute(wanted)
     section = ModelSection(name=reference.name, pretrained=reference.pretrained, preprocess=wanted)
     return config.model_copy(update={"model": section})
+
+
+def _check_clipped(config: SearchConfig, data: Mapping[str, Mapping[str, Split]]) -> None:
+    """Refuse to choose for the user where stock open_clip would make images white or black.
+
+    Raises:
+        ConfigError: images have values of more than 8 bits, and no pixel rule is given.
+    """
+    if "pixels" in config.search.model_fields_set:
+        return
+    for name, splits in data.items():
+        if num_clipped := sum(len(split.remarks.clipped) for split in splits.values()):
+            have = "has" if num_clipped == 1 else "have"
+            raise ConfigError(
+                f"{counted(num_clipped, 'image')} of {name} {have} values of more than 8 bits, which stock open_clip "
+                "cuts off at 255, so that it sees them white or black. Save them with 8 bits; or say with --pixels "
+                "composited that they are scaled, here and wherever the model is used; or with --pixels stock that "
+                "they are scored as they are"
+            )
 
 
 def load_section(

@@ -126,7 +126,7 @@ def test_a_study_says_how_many_images_depend_on_the_rule_and_is_another_under_th
         def say(self, text):
             said.append(text)
 
-    stock = runner.start(tiny_config("odd", odd_files, budget__masks=8), Display())
+    stock = runner.start(tiny_config("odd", odd_files, budget__masks=8, search__pixels="stock"), Display())
     composited = start(tiny_config("odd2", odd_files, budget__masks=8, search__pixels="composited"))
     total = sum(SPLITS.values())
     assert stock.result.pixels.rule == "stock"
@@ -139,6 +139,12 @@ def test_a_study_says_how_many_images_depend_on_the_rule_and_is_another_under_th
     assert stock.result.fingerprint != composited.result.fingerprint
     assert composited.result.pixels.data["odd"].num_clipped == 0
     assert stock.result.pixels.data["odd"].num_clipped > 0
+
+
+def test_values_that_stock_cuts_off_are_not_scored_unasked(tiny_config, odd_files):
+    message = r"images of odd have values of more than 8 bits, .* --pixels composited .* --pixels stock"
+    with pytest.raises(ConfigError, match=message):
+        start(tiny_config("odd", odd_files, budget__masks=8))
 
 
 def test_ordinary_images_make_one_study_under_both_rules(tiny_config, tiny_files, tmp_path):
