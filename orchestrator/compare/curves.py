@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
+from headmask.foreign import reason_of
+from headmask.shown import shown
 from orchestrator.compare.content import CurvePoint
 from orchestrator.compare.entrant import Entrant
 from orchestrator.objective import Objective
+from orchestrator.runfolder import read_parquet
 
 # T trials, in order of proposal
 
@@ -57,8 +58,8 @@ def _read(trials: Path | Sequence[Any], metrics: Sequence[str]) -> dict[str, NDA
         columns |= {name: [each.metrics.get(name) for each in trials] for name in metrics}
         return {name: np.array(column, dtype=np.float64) for name, column in columns.items()}
     wanted = ["value", "seconds", *dict.fromkeys(metrics)]
+    table = read_parquet(trials, wanted)
     try:
-        table = pq.ParquetFile(trials).read(wanted)
         return {name: table[name].to_numpy().astype(np.float64) for name in wanted}
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise DataError(f"{trials} cannot be read as the trials of a search: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{shown(trials)} is no trials.parquet of a search: {reason_of(error)}") from None

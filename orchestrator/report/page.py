@@ -16,10 +16,10 @@ from PIL import Image
 from headmask.errors import StudyError
 from headmask.foreign import reason_of
 from headmask.mask import HeadMask
-from headmask.reading import read_model
+from headmask.reading import read_json
+from headmask.shown import shown
 from orchestrator.budget import STOPS
 from orchestrator.config import SearchConfig
-from orchestrator.explain.explanation import Explanation
 from orchestrator.pages import data_uri, render, write_page
 from orchestrator.progress import duration
 from orchestrator.queries import Queries
@@ -125,12 +125,12 @@ def _explained(study: Study) -> tuple[dict[str, Any] | None, list[str]]:
     if not path.is_file():
         return None, []
     try:
-        content = read_model(path, Explanation, "explanation", StudyError).model_dump(mode="json")
+        content = read_json(path, "explanation", StudyError)
         for head in content["heads"]:
             head["uri"] = None if head["picture"] is None else _as_webp(path.parent / Path(head["picture"]).name)
     # Pillow raises what a damaged picture makes it stumble over.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return None, [f"What the heads do is not shown: {reason_of(error)}."]
+    except (OSError, ValueError, LookupError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
+        return None, [f"{shown(path)} cannot be read ({reason_of(error)}), so what the heads do is not shown."]
     return content, []
 
 

@@ -4,10 +4,13 @@ import json
 import subprocess
 import sys
 
+import optuna
 import pyarrow.parquet as pq
 
 from orchestrator import runner
+from orchestrator.integrity import with_sums
 from orchestrator.progress import Quiet
+from orchestrator.store import open_storage
 
 CLOCKS = ("seconds",)
 NAMES = ("checksum", "seconds", "study", "storage", "mlflow_run_id", "mask_file", "test_looks")
@@ -33,6 +36,16 @@ def outcome(folder):
     if result["surrogate"]:
         del result["surrogate"]["num_screened"]
     return {key: value for key, value in result.items() if key not in NAMES}
+
+
+def move_folder(journal, name, folder):
+    """Let a study name another run folder, as one that was searched there does."""
+    with open_storage(str(journal)) as storage:
+        study = optuna.load_study(study_name=name, storage=storage)
+        config = study.user_attrs["config"]
+        config["output"]["folder"] = str(folder)
+        for key, value in with_sums(study.user_attrs, "config", config).items():
+            study.set_user_attr(key, value)
 
 
 def killed(runs):

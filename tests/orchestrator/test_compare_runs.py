@@ -22,7 +22,7 @@ from orchestrator.outcomes import outcomes_of
 from orchestrator.queries import read_queries
 from strategies.paired import paired_standard_error
 from strategies.selection import as_good
-from tests.orchestrator.studies import start
+from tests.orchestrator.studies import move_folder, start
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,9 @@ def test_as_good_as_the_best_is_what_it_is_in_a_search(left):
 
 def test_comparing_runs_imports_nothing_heavy(left):
     program = (
-        "import sys; from orchestrator.cli import main; main();"
-        "print({'torch', 'ray', 'mlflow', 'matplotlib', 'scipy.stats'} & {*sys.modules})"
+        "import atexit, sys; from orchestrator.cli import main;"
+        "atexit.register(lambda: print({'torch', 'ray', 'mlflow', 'matplotlib', 'scipy.stats'} & {*sys.modules}));"
+        "main()"
     )
     command = [sys.executable, "-c", program, "compare", str(left / "one"), str(left / "seed")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -235,8 +236,7 @@ def test_a_study_stands_for_its_run_folder(left):
 def test_a_study_without_its_run_folder_has_settings_heads_and_a_curve(left, tmp_path):
     shutil.copytree(left / "one", tmp_path / "kept")
     journal = tmp_path / "kept" / "study.journal"
-    text = journal.read_text().replace(str(left / "one"), str(tmp_path / "gone"))
-    journal.write_text(text)
+    move_folder(journal, "one", tmp_path / "gone")
     found = compared(left / "seed", "one", storage=str(journal))
     whole, alone = by_name(compared(left / "one", left / "seed"))["one"], by_name(found)["one"]
     assert (alone.kind, alone.rank, alone.test) == ("study", None, None)
@@ -341,13 +341,13 @@ def test_files_that_are_not_a_runs_are_refused(left, tmp_path):
         (folder / name).write_text(content)
         return folder
 
-    with pytest.raises(StudyError, match=r"result.json is no result of a search: verdict: Field required"):
+    with pytest.raises(StudyError, match=r"result.json is malformed:\n  verdict: Field required"):
         compared(left / "one", broken("result.json", "{}"))
     with pytest.raises(MaskFileError, match=r"mask.json is not JSON"):
         compared(left / "one", broken("mask.json", "{"))
     with pytest.raises(DataError, match=r"queries.parquet cannot be read as queries.parquet"):
         compared(left / "one", broken("queries.parquet", "none"))
-    with pytest.raises(DataError, match=r"trials.parquet cannot be read as the trials of a search"):
+    with pytest.raises(DataError, match=r"trials.parquet cannot be read as trials.parquet"):
         compared(left / "one", broken("trials.parquet", "none"))
     mixed = tmp_path / "mixed"
     shutil.copytree(left / "one", mixed)
