@@ -53,16 +53,16 @@ def connect(address: str | None, on_stuck: Callable[[str], None] | None = None) 
         PoolError: the address is none, or what listens there is no cluster.
         ReplicasLostError: Ray cannot be started, or the cluster cannot be joined.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray = _imported()
+    if ray.is_initialized():
+        return ray, False, watch(ray, False, on_stuck)
     if address is None and "RAY_AUTH_MODE" not in os.environ:
         # A token of this run's own: a saved one would silently turn authentication on for other clusters here.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    import ray
-
-    if ray.is_initialized():
-        return ray, False, watch(ray, False, on_stuck)
+        # Ray reads its settings when it is imported, which may have happened long ago; this is how it reads them again.
+        ray._raylet.Config.initialize("")
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
     _silence(ray)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "namespace": "headmask"}
     try:
@@ -80,6 +80,15 @@ def connect(address: str | None, on_stuck: Callable[[str], None] | None = None) 
         what = "start Ray" if address is None else f"join Ray at {shown(address)}"
         raise ReplicasLostError(f"cannot {what}: {reason_of(error)}") from None
     return ray, address is None, watch(ray, address is None, on_stuck)
+
+
+def _imported() -> Any:
+    """Return the ray module, with what it reads of the environment as it is imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    return ray
 
 
 def _silence(ray: Any) -> None:
@@ -163,8 +172,7 @@ def _speaks_http2(connection: socket.socket) -> bool:
 
 def local_nodes() -> list[Node]:
     """Return this machine as the node that Ray will see, or the nodes of a cluster that is joined already."""
-    import ray
-
+    ray = _imported()
     if ray.is_initialized():
         found: list[Node] = ray.nodes()
         return found

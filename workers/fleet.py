@@ -305,18 +305,27 @@ class Fleet:
                 raise ReplicasLostError(f"the first replica did not start: {self.reason}")
             now = time.monotonic()
             if now >= deadline:
-                raise ReplicasLostError(
-                    f"no replica started within {timeout_s:.0f} s: {self._lack}. "
-                    "Free resources, or ask for fewer --threads"
-                )
+                lack, advice = self._lack()
+                raise ReplicasLostError(f"no replica started within {timeout_s:.0f} s: {lack}. {advice}")
             if now >= tell_at:
                 tell_at = now + TELL_S
-                say(f"waiting for the first replica, {(deadline - now) / 60:.0f} minutes more at most: {self._lack}")
+                lack, _ = self._lack()
+                say(f"waiting for the first replica, {(deadline - now) / 60:.0f} minutes more at most: {lack}")
             self._ray.wait([member.birth for member in self.pending], timeout=min(1.0, deadline - now))
             self._check()
             self.refresh()
 
-    @property
-    def _lack(self) -> str:
-        free = describe(self._ray.available_resources())
-        return f"{self.wanted * self._size} wanted, each needs {self._need}, the cluster has {free} free"
+    def _lack(self) -> tuple[str, str]:
+        """Return what is waited for, replicas that start or room for them, and what would help."""
+        free, total = self._ray.available_resources(), self._ray.cluster_resources()
+        wanted, kind = self.wanted * self._size, "GPU" if self._need.gpus else "CPU"
+        taken = (total.get(kind, 0) - free.get(kind, 0)) / (self._need.gpus or self._need.cpus)
+        # What others hold cannot be told from what replicas hold that start, unless it is all theirs.
+        is_ours = taken <= (len(self.members) + len(self.pending)) * self._size
+        starting = max(0, round(taken) - len(self.members) * self._size) if is_ours else 0
+        parts = [f"{wanted} wanted", f"each needs {self._need}"] + [f"{starting} starting"] * (starting > 0)
+        if starting and starting + len(self.members) * self._size >= wanted:
+            return ", ".join(parts), "Other programs may slow them down, or fill the memory; ask for fewer --replicas"
+        return ", ".join([*parts, f"the cluster has {describe(free)} free"]), (
+            "Free resources, or ask for fewer --threads"
+        )

@@ -162,7 +162,8 @@ class RayPool:
                     raise ReplicasLostError(f"the first replica could not be measured: {reason_of(error)}") from None
                 if not tries_left:
                     raise ReplicasLostError(f"replicas die while they are measured: {reason_of(error)}") from None
-                self.fleet.lose(member, reason_of(error))
+                if member in self.fleet.members:
+                    self.fleet.lose(member, reason_of(error))
                 self.fleet.wait_for(1, UNKNOWN_S)
         self._constants = constants
         for each in self.fleet.members:
@@ -171,9 +172,11 @@ class RayPool:
         return constants
 
     def _awaited(self, reference: Any) -> Any:
-        """Return a result, however long it takes, as long as Ray lives."""
+        """Return a result, however long it takes, as long as Ray lives and the replica gives signs of life."""
         while not self._ray.wait([reference], timeout=1.0)[0]:
             self._watch.check()
+            for member, reason in self.fleet.refresh():
+                self._do_again(member, reason)
         self._watch.check()
         return self._ray.get(reference)
 
@@ -237,14 +240,16 @@ class RayPool:
 
         Raises:
             PixelsChangedError: those of one are not.
+            ReplicasLostError: Ray has died.
         """
-        for reference in [member.call("check_pixels") for member in self.fleet.members]:
-            try:
-                self._ray.get(reference)
-            except self._ray.exceptions.RayError as error:
-                if isinstance(cause := getattr(error, "cause", None), HeadmaskError):
-                    raise cause from None
-                # A replica that is lost meanwhile is replaced by one that checks what it maps.
+        with self._answering():
+            for reference in [member.call("check_pixels") for member in self.fleet.members]:
+                try:
+                    self._awaited(reference)
+                except self._ray.exceptions.RayError as error:
+                    if isinstance(cause := getattr(error, "cause", None), HeadmaskError):
+                        raise cause from None
+                    # A replica that is lost meanwhile is replaced by one that checks what it maps.
 
     def close(self) -> None:
         """Stop the replicas, and Ray where this pool started it; queued masks are forgotten."""

@@ -11,7 +11,7 @@ from orchestrator.compare.curves import best_so_far
 from orchestrator.compare.entrant import Entrant
 from orchestrator.compare.panel import SPLITS, Panel, Ranked, draw
 from orchestrator.compare.recommend import recommend
-from orchestrator.compare.relation import Relation, relate, sentences
+from orchestrator.compare.relation import Relation, relate, sentences, share_test
 from orchestrator.objective import Objective
 from orchestrator.queries import read_queries
 from strategies.paired import MIN_CLUSTERS, holm
@@ -118,7 +118,8 @@ class _Compared:
         places, reference = range(len(self.runs)), self.letters[self.reference]
         own = {place: p_value for place in places if (p_value := self.runs[place].p_value) is not None}
         against = self._reference_p_values()
-        adjusted = _adjusted(own), _adjusted(against)
+        together = {place: [each for each in own if share_test(self.runs[place], self.runs[each])] for place in own}
+        adjusted = {place: _adjusted(own, together[place])[place] for place in own}, _adjusted(against, list(against))
         figures = [
             self._run(place).model_copy(
                 update={
@@ -258,5 +259,6 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return found
 
 
-def _adjusted(p_values: Mapping[int, float]) -> dict[int, float]:
-    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
+def _adjusted(p_values: Mapping[int, float], places: Sequence[int]) -> dict[int, float]:
+    """Return the p-values at some places, adjusted for being several, by place."""
+    return dict(zip(places, holm([p_values[place] for place in places]), strict=True))

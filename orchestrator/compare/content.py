@@ -56,11 +56,13 @@ class RunFigures(_Part):
     is_reliable: bool | None = Field(description="whether it improves reliably on test, as its search said")
     interval: Interval | None = Field(description="of the objective's change on test against nothing ablated")
     p_value: float | None = Field(description="of that change, as its search said")
-    p_adjusted: float | None = Field(description="the same, adjusted by Holm over the runs compared")
+    p_adjusted: float | None = Field(description="the same, adjusted by Holm over the runs with the same test split")
     reference_p_value: float | None = Field(
         description="of the objective's difference on test to the reference: two-sided sign-flip permutation test"
     )
-    reference_p_adjusted: float | None = Field(description="the same, adjusted by Holm over the runs compared")
+    reference_p_adjusted: float | None = Field(
+        description="the same, adjusted by Holm over the runs with the same test split"
+    )
     best_interval: Interval | None = Field(
         description="two-sided 95 % interval of the objective's difference on confirm to the run ranked first among "
         "those that improve reliably; null where it was not computed"

@@ -83,8 +83,8 @@ def _doubts(chosen: RunFigures, reliable: Sequence[RunFigures]) -> list[str]:
         )
     if chosen.p_adjusted is not None and chosen.p_adjusted > SURE:
         doubts.append(
-            f"Adjusted for the runs compared, that is no longer significant (Holm, p = {chosen.p_adjusted:.4f}): "
-            "confirm it on new data before you rely on it."
+            f"Adjusted for the runs on this test split, that is no longer significant (Holm, "
+            f"p = {chosen.p_adjusted:.4f}): confirm it on new data before you rely on it."
         )
     unpaired = [run.letter for run in reliable[1:] if run.is_as_good is None]
     if unpaired:

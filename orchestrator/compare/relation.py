@@ -77,6 +77,18 @@ def relate(reference: Entrant, entrant: Entrant) -> Relation:
     return Relation(scores, not {"model", "grid", "tower"} & keys, tuple(words))
 
 
+def share_test(one: Entrant, other: Entrant) -> bool:
+    """Return whether two were tested on the same data, or on several data sets of which one is the same.
+
+    Where the digests of one are not known, the score of the empty mask tells, as far as it can.
+    """
+    if one is other:
+        return True
+    if one.digests and other.digests:
+        return not set(one.digests["test"]).isdisjoint(other.digests["test"])
+    return _same_baseline(one, other, "test")
+
+
 def sentences(letters: Sequence[str], relations: Sequence[Relation], reference: int) -> list[str]:
     """Return every warning once, with the letters of those that it is about.
 

@@ -72,13 +72,16 @@ class Driver:
         while self.is_running and time.monotonic() < end:
             time.sleep(0.05)
 
-    def replicas(self) -> list[psutil.Process]:
-        """Return the processes of its replicas."""
+    def children(self) -> list[psutil.Process]:
+        """Return all processes that it has started, and those that they have."""
         try:
-            children = psutil.Process(self.process.pid).children(recursive=True)
+            return psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
-        return [child for child in children if is_replica(child)]
+
+    def replicas(self) -> list[psutil.Process]:
+        """Return the processes of its replicas."""
+        return [child for child in self.children() if is_replica(child)]
 
 
 def is_replica(process: psutil.Process) -> bool:

@@ -24,6 +24,8 @@ from tests.postgres import Postgres
 
 Scenario = Callable[[Arena], str]
 SCENARIOS: dict[str, Scenario] = {}
+LEFT_S = 20.0
+"""Seconds that processes of Ray's may outlive their driver."""
 
 
 def scenario(function: Scenario) -> Scenario:
@@ -108,6 +110,43 @@ def nodes_lost_and_added(arena: Arena) -> str:
             os.environ.pop(name, None)
     arena.check("nodes")
     return "a raylet lost and another one added"
+
+
+# --- Ray itself ---
+
+
+def _ray_killed(arena: Arena, name: str, program: str) -> str:
+    """Kill a process of Ray's own: the driver says so and how to go on, nothing of Ray's stays, and nothing is lost."""
+    driver = arena.search(name)
+    driver.wait_until_said("masks,")
+    driver.sleep(arena.rng.uniform(0, 0.3) * arena.seconds)
+    children = driver.children()
+    (victim,) = [child for child in children if child.name() == program]
+    victim.kill()
+    died_at = time.monotonic()
+    arena.finish(driver, code=75)
+    ended_s = time.monotonic() - died_at
+    _, _, said = driver.said.rpartition("headmask: ")
+    if "has died. What was scored is saved; continue with: headmask resume" not in said or "Traceback" in driver.said:
+        raise NotSurvived(f"no way out was said:\n{driver.said[-3000:]}")
+    _, alive = psutil.wait_procs(children, timeout=LEFT_S)
+    if alive:
+        raise NotSurvived(f"{LEFT_S:.0f} s later there still run {', '.join(each.name() for each in alive)}")
+    arena.finish(arena.resume(name))
+    arena.check(name)
+    return f"a killed {program}: exit code 75 after {ended_s:.0f} s"
+
+
+@scenario
+def control_plane_killed(arena: Arena) -> str:
+    """SIGKILL Ray's control plane, which the driver has started."""
+    return _ray_killed(arena, "control_plane_killed", "gcs_server")
+
+
+@scenario
+def raylet_killed(arena: Arena) -> str:
+    """SIGKILL the raylet of the driver's machine."""
+    return _ray_killed(arena, "raylet_killed", "raylet")
 
 
 # --- masks ---

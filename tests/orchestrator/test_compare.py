@@ -134,6 +134,33 @@ def test_p_values_are_adjusted_over_the_runs_compared():
     assert [each.p_adjusted for each in found.runs] == pytest.approx([0.03, 0.06, 0.06])
 
 
+def test_p_values_are_not_adjusted_for_runs_on_other_data():
+    other = {"data": {"search": "s2", "confirm": "c2", "test": "t2"}}
+    runs = [
+        entrant("a", 0.9, p_value=0.01),
+        entrant("b", 0.8, p_value=0.04),
+        entrant("other data", p_value=0.03, about=other),
+    ]
+    found = {each.name: each.p_adjusted for each in compare(runs).runs}
+    assert found == pytest.approx({"a": 0.02, "b": 0.04, "other data": 0.03})
+
+
+def test_p_values_are_adjusted_for_other_models_and_mixes_that_share_a_test_split():
+    mixed = {"data": {"one/test": "t", "two/test": "t2", "one/confirm": "c", "two/confirm": "c2"}}
+    runs = [
+        entrant("a", p_value=0.01),
+        entrant("model", p_value=0.04, about={"model": "v"}),
+        entrant("mixed", p_value=0.03, about=mixed),
+    ]
+    found = {each.name: each.p_adjusted for each in compare(runs).runs}
+    assert found == pytest.approx({"a": 0.03, "model": 0.06, "mixed": 0.06})
+
+
+def test_without_digests_the_same_baseline_makes_the_same_data():
+    runs = [entrant("a", p_value=0.01), entrant("b", p_value=0.03, about={"data": {}})]
+    assert [each.p_adjusted for each in compare(runs).runs] == pytest.approx([0.02, 0.03])
+
+
 def test_ranks_are_by_confirm_and_of_equal_ones_by_fewer_heads():
     runs = [entrant("a", 0.6, "L0H1,L1H1"), entrant("b", 0.7), entrant("c", 0.6)]
     found = compare(runs)

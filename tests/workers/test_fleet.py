@@ -48,8 +48,11 @@ class FakeRay:
     def nodes(self):
         return [{"Alive": True, "Resources": {"CPU": count}} for count in self.cpus.values()]
 
+    def cluster_resources(self):
+        return {"CPU": sum(self.cpus.values())}
+
     def available_resources(self):
-        return {"CPU": 0}
+        return {"CPU": sum(self.cpus.values()) - len(self.hosts)}
 
     def start(self, options):
         selector = options.get("label_selector", {}).get(fleet_module.NODE_LABEL, "")
@@ -162,6 +165,29 @@ def test_while_the_first_one_is_waited_for_every_minute_says_what_is_lacking(clo
         fleet.wait_for(1, 180, said.append)
     assert said == [f"waiting for the first replica, {left} minutes more at most: {lack}" for left in (2, 1)]
     assert fleet.num_lost == 0
+
+
+@pytest.mark.parametrize(
+    ("cpus", "by_others", "lack"),
+    [
+        (2, 0, "2 wanted, each needs 1 CPU, 2 starting. Other programs may slow them down, or fill the memory; ask"),
+        (1, 0, "2 wanted, each needs 1 CPU, 1 starting, the cluster has 0 CPU and 0 GPU free. Free resources, or"),
+        (3, 3, "2 wanted, each needs 1 CPU, the cluster has 0 CPU and 0 GPU free. Free resources, or ask for fewer"),
+    ],
+)
+def test_replicas_that_merely_start_are_not_a_lack_of_room(clock, monkeypatch, cpus, by_others, lack):
+    ray = FakeRay(a=cpus)
+    ray.hosts |= dict.fromkeys(range(by_others), "a")
+    monkeypatch.setattr(ray, "birth", lambda actor: Reference(is_ready=False))
+    fleet = Fleet(ray, ray.start, CPU, 2)
+
+    def ticking(references, timeout=None, num_returns=1):
+        clock.s += timeout or 0
+        return [], references
+
+    monkeypatch.setattr(ray, "wait", ticking)
+    with pytest.raises(ReplicasLostError, match=re.escape(f"no replica started within 60 s: {lack}")):
+        fleet.wait_for(1, 60)
 
 
 def test_a_node_that_is_gone_is_not_waited_for(clock):
