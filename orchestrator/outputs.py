@@ -19,12 +19,15 @@ from headmask.kinds import (
     TRIALS,
     FolderKind,
     Kind,
+    json_of,
 )
 from headmask.maskfile import ModelReference
 from headmask.writing import check_outputs, check_run_folder
 from orchestrator.config import SearchConfig
 from orchestrator.location import file_of, kind_of
 
+OLDER = "older"
+"""Where a run folder keeps what an older version wrote."""
 _FILES: dict[str, Kind] = {
     "config.json": RUN_CONFIG,
     "tracking.jsonl": SPOOL,
@@ -56,7 +59,29 @@ def check_run(config: SearchConfig) -> None:
         outputs[folder / "folded"] = MODEL_FOLDER
     if config.output.register_as:
         outputs[folder / "registered"] = PACKAGE
+    for name in _older(folder):
+        outputs.pop(folder / name, None)
     check_outputs(outputs, inputs=_inputs(config))
+
+
+def set_aside_older(folder: Path) -> list[str]:
+    """Move what an older version wrote into a run folder, and did not sign, into `older` there, and return its names.
+
+    Today's files say that headmask made them, and nothing else is replaced.
+    """
+    names = _older(folder)
+    for name in names:
+        (folder / OLDER).mkdir(exist_ok=True)
+        (folder / name).rename(folder / OLDER / name)
+    return names
+
+
+def _older(folder: Path) -> list[str]:
+    """Return what an older version wrote into a run folder: its configuration has no pixel rule, its files no mark."""
+    if not RUN_CONFIG.made(folder / "config.json") or "pixels" in json_of(folder / "config.json")["search"]:
+        return []
+    names = [name for name, kind in _FILES.items() if (folder / name).is_file() and not kind.made(folder / name)]
+    return [*names, "folded"] if (folder / "folded").is_dir() and MODEL_FOLDER.others(folder / "folded") else names
 
 
 def is_run(folder: Path) -> bool:

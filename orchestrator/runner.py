@@ -26,7 +26,7 @@ from orchestrator.gradients import GateGradients
 from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.ledger import look_at_test
 from orchestrator.modelname import ModelName
-from orchestrator.outputs import check_run
+from orchestrator.outputs import OLDER, check_run, set_aside_older
 from orchestrator.place import RunPlace, held
 from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
@@ -119,6 +119,8 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
         display.say(_loading_sentence(config))
         session = prepare(_with_constants(config, store.attr("fingerprint") or {}), display.say)
         _check_fingerprint(store, session)
+        if older := set_aside_older(config.folder):
+            display.say(f"What an older version wrote is in {config.folder / OLDER} now: {', '.join(older)}")
         store.set_attr("config", session.config.public())
         with contextlib.closing(make_pool(session, display)) as pool:
             session = session.settled(pool.settle(session.wanted))
@@ -159,6 +161,8 @@ def _settled_sentence(config: SearchConfig, session: Session) -> str:
 
 def _check_fingerprint(store: StudyStore, session: Session) -> None:
     before, now = store.attr("fingerprint") or {}, session.fingerprint
+    if _plain(before.get("preprocess")) == _plain(now["preprocess"]):
+        before = {**before, "preprocess": now["preprocess"]}
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         lines = "\n".join(f"  {key}: {_short(before.get(key))} -> {_short(now.get(key))}" for key in changed)
@@ -166,6 +170,11 @@ def _check_fingerprint(store: StudyStore, session: Session) -> None:
             f"study {store.name!r} cannot go on, because what it searches has changed:\n{lines}\n"
             "Bring back what it was, or start another study with --out"
         )
+
+
+def _plain(preprocess: Any) -> str:
+    """Return a preprocessing's description without what only tells where its numbers were read from: [ or (."""
+    return str(preprocess).translate(str.maketrans("[]", "()"))
 
 
 def _short(value: Any) -> str:
