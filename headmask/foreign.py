@@ -18,7 +18,7 @@ def reason_of(error: BaseException, limit: int = MAX_REASON) -> str:
     """Return why another library refused something: what its exception says, as one line of `limit` letters at most.
 
     The first line of such a text is often a heading ("Error(s) in loading state_dict for CLIP:") and the reason comes
-    after it. An exception that says nothing is named by its type, and so is one that says no more than a key.
+    after it; a full stop at its end is left out. An exception that says nothing is named by its type, and so is one that says no more than a key.
     Passwords are hidden in the addresses that it names.
     """
     if isinstance(error, OSError) and error.strerror:
@@ -29,7 +29,8 @@ def reason_of(error: BaseException, limit: int = MAX_REASON) -> str:
         return reason_of(inner, limit)
     if not text or isinstance(error, LookupError | NotImplementedError | AssertionError):
         text = f"{type(error).__name__}{f': {text}' if text else ''}"
-    return _cut(text, limit)
+    # The sentence goes on.
+    return _cut(text if text.endswith("..") else text.removesuffix("."), limit)
 
 
 def _one_line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -16,15 +17,14 @@ HUB = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
 
 
 def cache_folder() -> Path:
-    """Return where caches lie: `$HEADMASK_CACHE`, or `~/.cache/headmask`, or a private folder of the temporary ones.
+    """Return where caches lie: `$HEADMASK_CACHE`, or `.cache/headmask` at home or in a private temporary folder.
 
     Raises:
         HeadmaskError: there is no home, and the temporary folder cannot be had.
     """
     if named := os.environ.get(CACHE):
         return Path(named)
-    home = _home()
-    return _private() if home is None else home / ".cache" / "headmask"
+    return (_home() or _private()) / ".cache" / "headmask"
 
 
 def hub_cache() -> str | None:
@@ -35,17 +35,25 @@ def hub_cache() -> str | None:
     """
     if _home() is not None or any(os.environ.get(name) for name in HUB):
         return None
-    return str(cache_folder() / "hub")
+    return str(_private() / ".cache" / "huggingface" / "hub")
+
+
+def give_home() -> None:
+    """Let other libraries find a home where there is none: they fail without one, or print pages about it."""
+    if _home() is None:
+        # Where there is no temporary folder either, whoever needs one says so.
+        with contextlib.suppress(HeadmaskError):
+            os.environ["HOME"] = str(_private())
 
 
 def _home() -> Path | None:
-    """Return the user's home; None where the system has none, or says `/`, as containers do."""
+    """Return the user's home; None where there is none, it does not exist, or is `/`, as in containers."""
     try:
         home = Path.home()
     except RuntimeError:
         return None
     is_root = hasattr(os, "getuid") and os.getuid() == 0
-    return home if home.is_absolute() and (is_root or home != Path(home.anchor)) else None
+    return home if home.is_absolute() and (is_root or home != Path(home.anchor)) and home.is_dir() else None
 
 
 def _private() -> Path:

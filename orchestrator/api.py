@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from headmask.errors import ConfigError, did_you_mean
+from headmask.home import give_home
 from headmask.mask import HeadMask
 from orchestrator import runner
 from orchestrator.conclude import Outcome
@@ -146,6 +147,8 @@ def _found(run: Callable[[Display], Outcome], progress: bool) -> SearchRun:
     display: Display = Quiet()
     if progress:
         display = make_display(Terminal())
+    # MLflow cannot be imported without one.
+    give_home()
     try:
         return SearchRun.model_validate(run(display).result.model_dump())
     finally:

@@ -11,6 +11,7 @@ import typer
 
 from headmask.errors import HeadmaskError, PoolError, ReplicasLostError
 from headmask.foreign import reason_of
+from headmask.home import give_home
 from headmask.writing import check_run_folder
 from orchestrator.border import EXIT_INTERRUPTED, ended
 from orchestrator.commandline import way_on
@@ -279,6 +280,7 @@ def options(
 def main() -> None:
     """Run the command line; every way in which a command ends is an exit code and at most one message."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    give_home()
     for name in ("stdout", "stderr"):
         # None where there is none, something else where a caller captures it.
         if (stream := getattr(sys, name)) is not None and stream is getattr(sys, f"__{name}__"):

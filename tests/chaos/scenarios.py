@@ -119,7 +119,7 @@ def _ray_killed(arena: Arena, name: str, program: str) -> str:
     """Kill a process of Ray's own: the driver says so and how to go on, nothing of Ray's stays, and nothing is lost."""
     driver = arena.search(name)
     driver.wait_until_said("masks,")
-    driver.sleep(arena.rng.uniform(0, 0.3) * arena.seconds)
+    driver.sleep(arena.rng.uniform(0, 0.1) * arena.seconds)
     children = driver.children()
     (victim,) = [child for child in children if child.name() == program]
     victim.kill()

@@ -13,7 +13,7 @@ def test_a_heading_is_followed_by_what_it_announces():
         torch.nn.Linear(2, 2).load_state_dict({"weight": torch.zeros(2, 2), "other": torch.zeros(1)})
     assert reason_of(caught.value) == (
         'Error(s) in loading state_dict for Linear: Missing key(s) in state_dict: "bias". '
-        'Unexpected key(s) in state_dict: "other".'
+        'Unexpected key(s) in state_dict: "other"'
     )
 
 

@@ -4,11 +4,12 @@ import os
 import pwd
 import stat
 import tempfile
+from pathlib import Path
 
 import pytest
 
 from headmask.errors import HeadmaskError
-from headmask.home import HUB, cache_folder, hub_cache
+from headmask.home import HUB, cache_folder, give_home, hub_cache
 
 
 @pytest.fixture
@@ -27,9 +28,29 @@ def homeless(tmp_path, monkeypatch):
 
 def test_without_a_home_caches_lie_in_a_private_temporary_folder(homeless):
     folder = cache_folder()
-    assert folder == homeless / f"headmask-{os.getuid()}" == cache_folder()
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert hub_cache() == str(folder / "hub")
+    private = homeless / f"headmask-{os.getuid()}"
+    assert folder == private / ".cache" / "headmask" == cache_folder()
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert hub_cache() == str(private / ".cache" / "huggingface" / "hub")
+
+
+@pytest.mark.parametrize("home", [None, "/nonexistent", "relative"])
+def test_libraries_are_given_the_home_in_which_caches_lie(homeless, monkeypatch, home):
+    # Remembered either way, so that it is taken back.
+    monkeypatch.setenv("HOME", home or "")
+    if home is None:
+        monkeypatch.delenv("HOME")
+    caches, hub = cache_folder(), hub_cache()
+    give_home()
+    assert Path.home() == homeless / f"headmask-{os.getuid()}"
+    assert (cache_folder(), hub_cache()) == (caches, None)
+    assert hub == str(Path.home() / ".cache" / "huggingface" / "hub")
+
+
+def test_a_home_is_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    give_home()
+    assert Path.home() == tmp_path
 
 
 def test_what_is_named_comes_first(homeless, monkeypatch):
