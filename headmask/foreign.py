@@ -18,8 +18,8 @@ def reason_of(error: BaseException, limit: int = MAX_REASON) -> str:
     """Return why another library refused something: what its exception says, as one line of `limit` letters at most.
 
     The first line of such a text is often a heading ("Error(s) in loading state_dict for CLIP:") and the reason comes
-    after it; a full stop at its end is left out. An exception that says nothing is named by its type, and so is one that says no more than a key.
-    Passwords are hidden in the addresses that it names.
+    after it; a full stop at its end is left out. An exception that says nothing is named by its type, and so is one
+    that says no more than a key. Passwords are hidden in the addresses that it names.
     """
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""
