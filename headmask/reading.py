@@ -145,18 +145,24 @@ def parse_json(
     """Return the value of a JSON text.
 
     Args:
-        text: of JSON as RFC 8259 has it: NaN and infinities are refused.
+        text: of JSON as RFC 8259 has it: NaN and infinities are refused, and so are keys that repeat in an object.
         where: names it in messages.
         error: raised when it is malformed.
         any_text: leave `check_text` to the caller, who can tell which part of the whole has a text of that kind.
 
     Raises:
-        HeadmaskError: as `error`: it is not JSON, is nested too deep, has a number with too many digits, or a text that
-            cannot be used.
+        HeadmaskError: as `error`: it is not JSON, is nested too deep, has a number with too many digits, a key twice in
+            one object, or a text that cannot be used.
     """
     text = decoded(text, where, error) if isinstance(text, bytes) else text
     try:
-        content = json.loads(text, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_number)
+        content = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_int=_integer,
+            parse_float=_number,
+            object_pairs_hook=_object,
+        )
     except json.JSONDecodeError as reason:
         raise error(f"{where} is not JSON: {reason}") from None
     except RecursionError:
@@ -166,6 +172,15 @@ def parse_json(
     for found in () if any_text else _texts(content):
         if why := check_text(found):
             raise error(f"{where} has a text that cannot be used, {shown(found[:60])}: {why}")
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {shown(repr(twice)[:60])} is there twice in one object; rename or remove one")
     return content
 
 

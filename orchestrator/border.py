@@ -66,7 +66,8 @@ def _usage(error: Any) -> int:
         print(error.format_message())
     else:
         where = f". `{context.command_path} --help` lists the options" if context is not None else ""
-        _say(error.format_message().rstrip(".") + where)
+        # What a parser of ours refuses is said in its own words.
+        _say(error.format_message().replace(": Value error, ", ": ").rstrip(".") + where)
     return EXIT_BAD_INPUT
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from headmask.errors import DataError
 from headmask.images import STOCK, by_rule, quiet_pillow
 from headmask.kinds import PICTURE, PICTURE_METADATA
+from headmask.shown import shown
 from headmask.writing import written
 from orchestrator.clusters import LARGE_SHARE, Clusters
 from strategies.paired import MIN_CLUSTERS
@@ -112,7 +113,8 @@ class Findings:
             lines.append(f"{len(counts)} class{'es' * (len(counts) != 1)} with {spread} images each.")
             lines.append("Classes: " + _some([_called(label, name) for label, name, _ in self.classes]) + ".")
         if self.group_counts:
-            lines.append("Groups: " + ", ".join(f"{name} ({count})" for name, count in self.group_counts.items()) + ".")
+            groups = [f"{shown(name)} ({count})" for name, count in self.group_counts.items()]
+            lines.append("Groups: " + ", ".join(groups) + ".")
         if self.ignored:
             listed = ", ".join(f"{count} {ending}" for ending, count in sorted(self.ignored.items()))
             lines.append(f"Ignored when it was built: {listed}.")
@@ -120,7 +122,7 @@ class Findings:
 
 
 def _called(label: str, name: str) -> str:
-    return name if label == name else f"{label} is {name!r}"
+    return shown(name) if label == name else f"{shown(label)} is '{shown(name)}'"
 
 
 def _some(texts: Sequence[str]) -> str:
@@ -355,8 +357,8 @@ def draw_sheet(found: Findings, out: Path) -> Path:
         x = gap + number % COLUMNS * (THUMBNAIL + gap)
         y = gap + number // COLUMNS * (cell + gap)
         sheet.paste(thumbnail, (x + (THUMBNAIL - thumbnail.width) // 2, y + (THUMBNAIL - thumbnail.height) // 2))
-        shown = textwrap.wrap(" ".join(text[:300].split()), 32)[:TEXT_LINES]
-        for place, words in enumerate(shown):
+        lines = textwrap.wrap(" ".join(text[:300].split()), 32)[:TEXT_LINES]
+        for place, words in enumerate(lines):
             draw.text((x, y + THUMBNAIL + 2 + place * line), words, fill="black", font=font)
     save_picture(sheet, out, inputs=[found.path])
     return out

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from headmask.errors import DataError, HeadmaskError, OutputError
 from headmask.images import check_image, quiet_pillow
 from headmask.kinds import DATA_SET
-from headmask.shown import shown
+from headmask.shown import counted, shown
 from headmask.writing import check_output, hidden_beside, made_folder, reason_of, written
 from workers.ahead import ahead
 from workers.dataset import Row, groups_of, table_of
@@ -103,14 +103,14 @@ def build(
         on_bad_row: whether an unreadable image or a row without image or caption stops the build, or is left out.
         duplicates: what is done about images that are in several splits by their pixels; see `settle`.
         overwrite: replace `out` where it is a data set that was built.
-        inputs: files that the source reads, which `out` must not be.
+        inputs: what else is read besides the source's files, and must not be `out`.
         on_progress: called with images done, and in all where that is known, else 0.
 
     Raises:
         DataError: bad input; with `on_bad_row="fail"` every bad row is named. Nothing is written then.
         OutputError: something is at `out` that may not be replaced, or nothing can be written there.
     """
-    check_output(out, DATA_SET, inputs=inputs, overwrite=overwrite)
+    check_output(out, DATA_SET, inputs=[*inputs, *source.files], overwrite=overwrite)
     chosen = (splits or SplitMap()).fitted(source.split_names)
     with _work_folder(out, is_remote=source.is_remote) as work, quiet_pillow():
         takes_digests = not chosen.is_open and duplicates != "keep"
@@ -269,11 +269,14 @@ def _join(
 ) -> BuildReport:
     """Join parts into the data set, or raise with every bad row."""
     bad_rows = [row for part in parts for row in part.bad_rows]
+    whole = None
+    if source.kind.task == "matching":
+        whole, odd = _whole_pairs(parts)
+        bad_rows += odd
     if bad_rows and on_bad_row == "fail":
         for part in parts:
             part.path.unlink()
         raise DataError(_listing(bad_rows))
-    whole = _whole_pairs(parts) if source.kind.task == "matching" else None
     settled = settle(_placed(parts), duplicates)
     num_images, num_captions, splits, classes = 0, 0, dict[str, int](), set[int]()
     unnamed = source.num_unnamed
@@ -345,10 +348,29 @@ def _tables(parts: list[_Part], settled: Settled) -> Iterator[pa.Table]:
                 yield table
 
 
-def _whole_pairs(parts: list[_Part]) -> pa.Array:
-    """Return the pairs of which both images can be used."""
-    counts = Counter(pair for part in parts for pair in pq.read_table(part.path, columns=["pair"])["pair"].to_pylist())
-    return pa.array([pair for pair, count in counts.items() if count == 2], pa.int64())
+def _whole_pairs(parts: list[_Part]) -> tuple[pa.Array, list[BadRow]]:
+    """Return the pairs of two images that follow each other in one split, and the images of all others."""
+    rows_of: dict[int, list[tuple[int, str, str | None]]] = defaultdict(list)
+    count = 0
+    for part in parts:
+        table = pq.ParquetFile(part.path).read(columns=["pair", "image.path", "split"])
+        names = pc.struct_field(table["image"], "path").to_pylist()
+        for pair, name, split in zip(table["pair"].to_pylist(), names, table["split"].to_pylist(), strict=True):
+            rows_of[pair].append((count, name, split))
+            count += 1
+    whole, odd = [], []
+    for pair, rows in rows_of.items():
+        if len(rows) != 2:
+            reason = f"its pair {pair} has {counted(len(rows), 'image')} that can be used; a pair has two"
+        elif rows[1][0] != rows[0][0] + 1:
+            reason = f"the two images of its pair {pair} must follow each other"
+        elif rows[0][2] != rows[1][2]:
+            reason = f"its pair {pair} is in two splits, {rows[0][2]} and {rows[1][2]}"
+        else:
+            whole.append(pair)
+            continue
+        odd += [BadRow(shown(name), reason) for _, name, _ in rows]
+    return pa.array(whole, pa.int64()), odd
 
 
 def _listing(bad_rows: list[BadRow]) -> str:

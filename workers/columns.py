@@ -187,7 +187,8 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_whole(kind: pa.DataType) -> bool:
+    """Return whether a type is one of whole numbers."""
     return bool(pa.types.is_integer(_plain(kind)))
 
 
@@ -203,15 +204,15 @@ def _is_image(kind: pa.DataType) -> bool:
 
 def _is_name(kind: pa.DataType) -> bool:
     """Return whether a type is one of what groups and splits are called by; all of them may be missing."""
-    return _is_text(kind) or _is_number(kind) or bool(pa.types.is_boolean(kind)) or bool(pa.types.is_null(kind))
+    return _is_text(kind) or is_whole(kind) or bool(pa.types.is_boolean(kind)) or bool(pa.types.is_null(kind))
 
 
 _FITS: dict[str, Callable[[pa.DataType], bool]] = {
     "image": _is_image,
     "caption": lambda kind: _is_text(_item(kind) or kind),
-    "label": lambda kind: _is_text(kind) or _is_number(kind),
+    "label": lambda kind: _is_text(kind) or is_whole(kind),
     "group": _is_name,
-    "pair": _is_number,
+    "pair": is_whole,
     "split": _is_name,
 }
 _WANTED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -13,8 +14,11 @@ from typing import Any, Self
 
 from headmask.errors import DataError
 from headmask.reading import check_text
-from headmask.shown import shown
+from headmask.shown import counted, shown
 from workers.prompts import read_names
+
+_MISSING = frozenset(("nan", "na", "n/a", "<na>", "null", "none"))
+"""What tables have where a label is missing, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,16 @@ class Classes:
             where: names the data in errors.
 
         Raises:
-            DataError: a number is written in two ways.
+            DataError: a number is written in two ways, or what stands for a missing label is among numbers.
         """
         labels = sorted(set(found))
-        if all(map(_is_number, labels)):
+        others = [label for label in labels if not _is_number(label)]
+        if len(others) == 1 < len(labels) and others[0].casefold() in _MISSING:
+            raise DataError(
+                f"{where}: label '{shown(others[0])}' is among numbers, as where a label is missing; leave out such "
+                "images, or give the class another label"
+            )
+        if not others:
             labels.sort(key=_by_number)
             for before, after in pairwise(labels):
                 if _by_number(before) == _by_number(after):
@@ -63,12 +73,15 @@ class Classes:
         are absent, a name for every number. A JSON object has names by label.
 
         Raises:
-            DataError: the file cannot be read, or its names do not fit.
+            DataError: the file cannot be read, or its names do not fit; or a list may be of another order than the
+                classes, because it names a class at another one's place, or because numbers in labels can be ordered
+                in two ways (`c2` and `c10`).
         """
         content = read_names(file)
         if isinstance(content, Mapping):
             return self._renamed(content, file)
         if len(content) == len(self.labels):
+            self._check_order(content, shown(file))
             return Classes(self.labels, content)
         if not self._are_places_in(content):
             raise DataError(f"{shown(file)} has {len(content)} class names, the data has {self._described()}")
@@ -84,12 +97,37 @@ class Classes:
             return False
         return _by_number(self.labels[0])[1] == "" and _by_number(self.labels[-1]) < _by_number(str(len(names)))
 
+    def _check_order(self, names: tuple[str, ...], file: str) -> None:
+        """Check that a list is in the order of the classes, as far as labels and names tell."""
+        if all(map(_is_number, self.labels)):
+            return
+        own = {_loose(label): label for label in self.labels}
+        same = [label for label, name in zip(self.labels, names, strict=True) if _loose(label) == _loose(name)]
+        for label, name in zip(self.labels, names, strict=True):
+            if label not in same and _loose(name) in own:
+                raise DataError(
+                    f"{file} has the name '{shown(name)}' in the place of class '{shown(label)}', though there is a "
+                    f"class '{shown(own[_loose(name)])}': is it in another order? A list is taken in the order of "
+                    f"labels, which `headmask data show` prints. {self._advice()}"
+                )
+        by_number = sorted(self.labels, key=_natural)
+        moved = [label for label, other in zip(self.labels, by_number, strict=True) if label != other]
+        if moved and list(self.labels) == sorted(self.labels) and not set(moved) & set(same):
+            raise DataError(
+                f"{file} is a list, and labels can be ordered in two ways: as text, with '{shown(moved[0])}' at place "
+                f"{self.labels.index(moved[0]) + 1}, or by the numbers in them, with it at place "
+                f"{by_number.index(moved[0]) + 1}. {self._advice()}"
+            )
+
+    def _advice(self) -> str:
+        example = json.dumps({self.labels[0]: "cat"}, ensure_ascii=False)
+        return f"Name classes in a JSON object by label, such as {shown(example)}"
+
     def _described(self) -> str:
         count = len(self.labels)
         text = f"{count} class{'es' * (count != 1)}"
         if count and all(map(_is_number, self.labels)):
-            text += f", numbered {self.labels[0]} to {self.labels[-1]}. Name them in a JSON object by label"
-            text += f', such as {{"{self.labels[0]}": "cat"}}'
+            text += f", numbered {self.labels[0]} to {self.labels[-1]}. {self._advice()}"
         return text
 
     def _renamed(self, by_label: Mapping[str, str], file: Path) -> Classes:
@@ -98,7 +136,7 @@ class Classes:
         by = self.labels if set(self.labels) <= wanted.keys() or not set(self.names) <= wanted.keys() else self.names
         missing = [key for key in by if key not in wanted]
         if missing:
-            others = f", nor for {len(missing) - 1} others" if len(missing) > 1 else ""
+            others = f", nor for {counted(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
             raise DataError(f"{shown(file)} has no name for class '{shown(missing[0])}'{others}")
         return Classes(self.labels, tuple(wanted[key] for key in by))
 
@@ -131,6 +169,16 @@ def label_text(value: Any) -> str:
 
 def _is_number(label: str) -> bool:
     return re.fullmatch(r"[0-9]+(\.[0-9]+)?", label) is not None
+
+
+def _loose(name: str) -> str:
+    """Return what is the same for a label and a name that say the same: `fire_truck` and `Fire truck`."""
+    return " ".join(re.findall(r"\w+", name.replace("_", " ").casefold()))
+
+
+def _natural(label: str) -> list[tuple[int, str, str] | str]:
+    """Return what orders labels by the numbers in them: texts and numbers in turn."""
+    return [_by_number(part) if part.isdecimal() else part for part in re.split(r"(\d+)", label)]
 
 
 def _by_number(label: str) -> tuple[int, str, str]:

@@ -19,9 +19,9 @@ SPLITS = ("search", "confirm", "test")
 FRACTIONS = (0.4, 0.2, 0.4)
 USUAL = MappingProxyType(
     {
-        **dict.fromkeys(("search", "train", "restval"), "search"),
+        **dict.fromkeys(("search", "train", "training", "restval"), "search"),
         **dict.fromkeys(("confirm", "val", "valid", "validation", "dev"), "confirm"),
-        "test": "test",
+        **dict.fromkeys(("test", "testing"), "test"),
     }
 )
 """What sources call the splits."""
@@ -37,6 +37,8 @@ class SplitMap:
     """Our splits by the source's; those that are not named are left out."""
     is_open: bool = False
     """Whether the splits are left to be drawn when the data is searched."""
+    only: str | None = None
+    """The one split that the source names, where they are left to be drawn."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -54,6 +56,9 @@ class SplitMap:
                     f"left; got '{shown(text)}'"
                 )
             for name in (name.strip() for name in names.split("+")):
+                if not name or target in sources.get(name, ()):
+                    what = f"has split '{shown(name)}' twice" if name else "names a split without a name"
+                    raise DataError(f"--splits {what} for {target}; got '{shown(text)}'")
                 sources[name] = (*sources.get(name, ()), target)
         return cls(sources)
 
@@ -75,8 +80,8 @@ class SplitMap:
                 raise DataError(f"--splits names {shown(', '.join(missing))}; the source's splits are {listed}")
             return self
         if len(names) < 2:
-            return SplitMap(is_open=True)
-        strange = [name for name in names if name.lower() not in USUAL]
+            return SplitMap(is_open=True, only=next(iter(names), None))
+        strange = [name for name in sorted(names) if name.lower() not in USUAL]
         if strange:
             raise DataError(
                 f"the source's splits are {listed}; say which become which with --splits, such as "
@@ -96,10 +101,11 @@ class SplitMap:
         Raises:
             DataError: the image has no split, though others have.
         """
-        if self.is_open:
+        if name is None and (self.only is not None or not self.is_open):
+            others = "others have" if self.only is None else f"others are of split {shown(self.only)}"
+            raise DataError(f"it has no split, though {others}; name the split of all images, or of none")
+        if self.is_open or name is None:
             return None
-        if name is None:
-            raise DataError("it has no split, though others have")
         targets = self.sources[name]
         if len(targets) == 1:
             return targets[0]

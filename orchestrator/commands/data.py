@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -53,6 +51,16 @@ SourceName = Literal[
 
 
 MOST_LISTED = 20
+_FOLDER = ("--images", "--captions")
+_COLUMNS = ("--image-column", "--caption-column", "--label-column", "--group-column", "--split-column")
+_OPTIONS_OF: dict[str, tuple[str, ...]] = {
+    "folder": (*_FOLDER, "--class-names", *_COLUMNS),
+    "parquet": ("--files", "--class-names", *_COLUMNS),
+    "webdataset": ("--files", "--class-names"),
+    "imagefolder": ("--images", "--class-names"),
+    **dict.fromkeys(("coco", "karpathy", "flickr30k", "coco-cn", "flickr30k-cna", "cola"), _FOLDER),
+}
+"""Options that tell each source what to read."""
 
 
 def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,6 +104,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Make a Parquet data set of what you have on disk. Killed, it goes on where it was when called again."""
+    from headmask.errors import ConfigError
     from headmask.kinds import DATA_SET
     from headmask.shown import counted
     from headmask.writing import check_output
@@ -107,9 +116,11 @@ def build(
 
     columns = Columns(image_column, caption_column, label_column, group_column, split=split_column)
     names = None if class_names is None else Path(class_names)
-    inputs = [images, *(captions or []), names, *_files_of(files or [])]
+    inputs = [images, *(captions or []), names]
     check_output(out, DATA_SET, inputs=inputs, overwrite=overwrite)
     opened = _source(source, images, captions or [], files or [], columns, names)
+    if names is not None and not opened.kind.class_names:
+        raise ConfigError(f"--class-names is for labels, and these images are for {opened.kind.task} by their captions")
     console = Terminal(stderr=as_json)
     with counting(console, "images") as on_progress:
         report = build_dataset(
@@ -126,7 +137,9 @@ def build(
         rows = [str(row) for row in report.bad_rows]
         print_json({**vars(report), "path": str(report.path), "bad_rows": rows})
         return
-    lines = [f"{out}: {report.num_images} images" + (f", {report.num_captions} captions" * bool(report.num_captions))]
+    counts = [counted(report.num_images, "image")]
+    counts += [counted(report.num_captions, "caption")] if report.num_captions else []
+    lines = [f"{out}: {', '.join(counts)}"]
     lines += [", ".join(f"{name}: {count}" for name, count in sorted(report.splits.items()))] if report.splits else []
     lines += [f"{report.num_resumed} of them were there from an earlier build"] if report.num_resumed else []
     lines += [f"left out: {row}" for row in report.bad_rows[:MOST_LISTED]]
@@ -134,7 +147,7 @@ def build(
         lines.append(f"and {len(report.bad_rows) - MOST_LISTED} more; --json lists them all")
     lines += list(report.duplicates)
     if report.num_unnamed:
-        lines.append(f"no caption or label, left out: {report.num_unnamed} image files in {images}")
+        lines.append(f"no caption or label, left out: {counted(report.num_unnamed, 'image file')} in {images}")
     if report.ignored:
         lines.append("ignored: " + ", ".join(f"{count} {ending}" for ending, count in sorted(report.ignored.items())))
     if report.skipped:
@@ -149,16 +162,14 @@ def build(
         console.say(line)
 
 
-def _files_of(patterns: list[str]) -> list[str]:
-    """Return the files on this machine that paths, globs and folders name, and the folders."""
-    found = [path for pattern in patterns if "://" not in pattern for path in glob.glob(pattern, recursive=True)]
-    return found + [str(path) for each in found if os.path.isdir(each) for path in Path(each).rglob("*.parquet")]
-
-
 def _source(
     name: SourceName, images: Path | None, captions: list[Path], files: list[str], columns: Columns, names: Path | None
 ) -> Source:
-    """Return the source that the options name."""
+    """Return the source that the options name.
+
+    Raises:
+        ConfigError: an option is missing, or given and not for this source.
+    """
     from headmask.errors import ConfigError
     from workers.sources import captions as caption_files
     from workers.sources.imagefolder import imagefolder
@@ -167,6 +178,16 @@ def _source(
     from workers.sources.shards import ShardSource
     from workers.sources.tables import folder
 
+    given = {
+        "--images": images is not None,
+        "--captions": bool(captions),
+        "--files": bool(files),
+        "--class-names": names is not None,
+        **{f"--{what}-column": value is not None for what, value in vars(columns).items()},
+    }
+    others = [option for option, is_given in given.items() if is_given and option not in _OPTIONS_OF[name]]
+    if others:
+        raise ConfigError(f"--from {name} takes {', '.join(_OPTIONS_OF[name])}; got {', '.join(others)}")
     if name in ("parquet", "webdataset"):
         if not files:
             raise ConfigError(f"--from {name} needs --files: paths, globs, folders or addresses")

@@ -115,6 +115,12 @@ def test_json_that_cannot_be_used_is_refused(text, message):
         parse_json(text, "x", DataError)
 
 
+def test_a_key_that_repeats_is_refused_and_not_overwritten():
+    with pytest.raises(DataError, match="x is malformed: the key 'a' is there twice in one object"):
+        parse_json('[{"b": {"a": 1, "c": 2, "a": 1}}]', "x", DataError)
+    assert parse_json('[{"a": 1}, {"a": 2}]', "x") == [{"a": 1}, {"a": 2}]
+
+
 def test_whole_surrogate_pairs_are_ordinary_text():
     assert parse_json(r'["\ud83d\ude00"]', "x") == ["😀"]
     assert check_text("😀") is None

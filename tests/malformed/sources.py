@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tests.malformed.case import Case
+from workers.dataset import Row, write_dataset
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -122,6 +123,13 @@ def both(*makers):
     return make
 
 
+def own_output(folder):
+    row = Row("a.png", picture(), ("a",))
+    write_dataset(folder / "o.parquet", [row])
+    (folder / "link").mkdir()
+    (folder / "link/there").symlink_to(folder)
+
+
 def pipe(name):
     return lambda folder: os.mkfifo(folder / name)
 
@@ -202,7 +210,7 @@ CASES = [
     Case("an empty table", [*FOLDER, "c.csv"], r"needs an image column.*got nothing", make=photos(c_dot_csv="")),
     Case("a table that is a pipe", [*FOLDER, "c.csv"], "is a named pipe", make=both(photos(), pipe("c.csv"))),
     Case("a table that is a folder", [*FOLDER, "photos"], "must be .csv, .tsv, .json, .jsonl", make=photos()),
-    Case("a table without a name", [*FOLDER, ""], "caption file must be .csv", make=photos()),
+    Case("a table without a name", [*FOLDER, ""], "a path cannot be empty", make=photos()),
     Case(
         "a table in Latin-1", [*FOLDER, "c.csv"], "is not UTF-8 text", make=photos(c_dot_csv=b"image,caption\na,\xe9\n")
     ),
@@ -332,7 +340,7 @@ CASES = [
     Case(
         "names for sparse labels",
         [*FOLDER, "c.csv", "--class-names", "n.txt"],
-        "has 3 class names, the data has 2 classes, numbered 88 to 203093. Name them in a JSON object",
+        "has 3 class names, the data has 2 classes, numbered 88 to 203093. Name classes in a JSON object",
         make=photos(c_dot_csv="image,label\na.png,203093\nb.png,88\n", n_dot_txt="a\nb\nc\n"),
     ),
     Case(
@@ -794,5 +802,130 @@ CASES = [
         SEARCH,
         "label -1 is negative",
         make=table(label=[1, -1]),
+    ),
+    # Orders that can be read in two ways
+    Case(
+        "a list for labels with numbers in them",
+        [*CLASSES, "--class-names", "n.txt"],
+        r"n\.txt is a list, and labels can be ordered in two ways: as text, with 'c10' at place 2, or by the numbers "
+        r"in them, with it at place 3\. Name classes in a JSON object by label, such as \{\"c1\": \"cat\"\}",
+        make=files(**{f"root__c{number}__a_dot_png": picture(number) for number in (1, 2, 10)}, n_dot_txt="a\nb\nc\n"),
+    ),
+    Case(
+        "a list in another order",
+        [*FOLDER, "c.csv", "--class-names", "n.txt"],
+        "the name 'cat' in the place of class 'bird', though there is a class 'cat': is it in another order",
+        make=photos(c_dot_csv="image,label\na.png,cat\nb.png,bird\n", n_dot_txt="Cat\nBird\n".lower()),
+    ),
+    Case(
+        "what stands for a missing label",
+        [*FOLDER, "c.csv"],
+        "label 'NaN' is among numbers, as where a label is missing",
+        make=photos(c_dot_csv="image,label\na.png,NaN\nb.png,3\n"),
+    ),
+    Case(
+        "a key twice in a line",
+        [*FOLDER, "c.jsonl"],
+        "line 2: .*the key 'caption' is there twice in one object; rename or remove one",
+        make=photos(
+            c_dot_jsonl='{"image": "b.png", "caption": "a"}\n{"image": "a.png", "caption": "a", "caption": "b"}\n'
+        ),
+    ),
+    Case(
+        "an image twice in a JSON object",
+        [*FOLDER, "c.json"],
+        "the key 'a.png' is there twice",
+        make=photos(c_dot_json='{"a.png": "a", "a.png": "b"}'),
+    ),
+    # Splits
+    Case(
+        "one file without a split",
+        [*PARQUET, "in"],
+        "trainval.parquet row 0: it has no split, though others are of split test",
+        make=lambda folder: [
+            (folder / "in").mkdir(exist_ok=True)
+            or pq.write_table(pa.table({"image": cells(), "caption": ["a"]}), folder / "in" / name)
+            for name in ("trainval.parquet", "test.parquet")
+        ],
+    ),
+    Case(
+        "a folder of a split without classes",
+        CLASSES,
+        "root has splits that hold no folders of classes: test",
+        make=files(root__train__cat__a_dot_png=picture(), root__test__b_dot_png=picture(1)),
+    ),
+    Case(
+        "a split without a name",
+        [*PARQUET, "d.parquet", "--splits", "search=train+,test=test"],
+        "names a split without a name for search",
+        make=table(caption=["a", "b"], split=["train", "test"]),
+    ),
+    Case(
+        "a split twice",
+        [*PARQUET, "d.parquet", "--splits", "search=train,search=train"],
+        "has split 'train' twice for search",
+        make=table(caption=["a", "b"], split=["train", "test"]),
+    ),
+    Case(
+        "a class that is a link to nowhere",
+        CLASSES,
+        "root/dog is a link that leads nowhere",
+        make=lambda folder: [
+            files(root__cat__a_dot_png=picture())(folder),
+            (folder / "root/dog").symlink_to("/mnt/unmounted"),
+        ],
+    ),
+    # Pairs that a search would refuse
+    Case(
+        "an image without its partner",
+        [*PARQUET, "d.parquet"],
+        "2.png: its pair 2 has 1 image that can be used; a pair has two",
+        make=table(caption=list("abc"), pair=[1, 1, 2]),
+    ),
+    Case(
+        "pairs that are mixed",
+        [*PARQUET, "d.parquet"],
+        "2.png: the two images of its pair 1 must follow each other",
+        make=table(caption=list("abcd"), pair=[1, 2, 1, 2]),
+    ),
+    Case(
+        "a pair in two splits",
+        [*PARQUET, "d.parquet"],
+        "0.png: its pair 1 is in two splits, search and test",
+        make=table(caption=list("ab"), pair=[1, 1], split=["train", "test"]),
+    ),
+    Case(
+        "an image of a pair with two captions",
+        [*PARQUET, "d.parquet"],
+        "row 0: an image of a pair has one caption; got 2",
+        make=table(caption=[["a", "b"], ["c"]], pair=[1, 1]),
+    ),
+    Case(
+        "a pair beyond 64 bits",
+        [*PARQUET, "d.parquet"],
+        "row 1: a pair is a number of 64 bits; got 18446744073709551615",
+        make=table(caption=list("ab"), pair=pa.array([2**64 - 1] * 2, pa.uint64())),
+    ),
+    # Options that would be ignored
+    Case(
+        "captions for folders of classes",
+        [*CLASSES, "--captions", "c.csv", "--label-column", "y"],
+        "--from imagefolder takes --images, --class-names; got --captions, --label-column",
+        make=files(root__cat__a_dot_png=picture()),
+    ),
+    Case(
+        "class names for captions",
+        [*FOLDER, "c.csv", "--class-names", "n.txt"],
+        "--class-names is for labels, and these images are for retrieval",
+        make=photos(c_dot_csv="image,caption\na.png,a\n", n_dot_txt="a\n"),
+    ),
+    *(
+        Case(
+            f"the output is an input, by {name}",
+            [*PARQUET, pattern, "--overwrite"],
+            "o.parquet is read by the same command",
+            make=own_output,
+        )
+        for name, pattern in (("name", "o.parquet"), ("a folder", "."), ("a linked folder", "link"))
     ),
 ]

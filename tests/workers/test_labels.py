@@ -7,12 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from headmask.errors import DataError
-from tests.workers.test_sources import IMAGE, built, image_cells, picture, write_pictures
+from tests.workers.test_sources import IMAGE, built, image_cells, picture, write_pictures, write_shard
 from workers.columns import Columns
 from workers.dataset import Dataset
 from workers.labels import Classes, label_text
 from workers.sources.imagefolder import imagefolder
 from workers.sources.parquet import ParquetSource
+from workers.sources.shards import ShardSource
 from workers.sources.tables import folder
 
 TWELVE = tuple(f"class {number}" for number in range(12))
@@ -119,6 +120,49 @@ def test_a_list_of_names_is_taken_by_place_where_there_is_one_reading(tmp_path, 
     else:
         found = Classes(labels, labels).named(tmp_path / "n.txt")
         assert (found.labels, found.names) == expected
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "parquet"])
+def test_numbers_in_labels_make_a_list_of_names_ambiguous_unless_it_repeats_them(tmp_path, kind):
+    labels = [f"c{number}" for number in range(12)]
+    (tmp_path / "n.txt").write_text("\n".join(TWELVE))
+    with pytest.raises(DataError, match=r"ordered in two ways: as text, with 'c10' at place 3"):
+        source_of(kind, tmp_path, labels, tmp_path / "n.txt")
+    (tmp_path / "n.json").write_text(json.dumps({label: f"class {label[1:]}" for label in labels}))
+    found = source_of(kind, tmp_path, labels, tmp_path / "n.json").kind
+    assert found.class_names == tuple(f"class {label[1:]}" for label in found.labels)
+    (tmp_path / "n.txt").write_text("\n".join(label.upper() for label in sorted(labels)))
+    assert source_of(kind, tmp_path, labels, tmp_path / "n.txt").kind.class_names[2] == "C10"
+
+
+def test_a_list_that_names_a_class_at_anothers_place_is_refused_later_too(tmp_path):
+    (tmp_path / "n.txt").write_text("fire truck\ncat")
+    dataset = built(source_of("csv", tmp_path, ["cat", "fire_truck"]), tmp_path)
+    with pytest.raises(DataError, match=r"'fire truck' in the place of class 'cat', though there is a class 'fire_tr"):
+        dataset.labels(tmp_path / "n.txt")
+    (tmp_path / "n.txt").write_text("a cat\nFire Truck")
+    assert dataset.labels(tmp_path / "n.txt") == ([0, 1], ("a cat", "Fire Truck"))
+
+
+def test_texts_as_labels_rule_over_class_names_of_the_hub(tmp_path):
+    feature = {"info": {"features": {"label": {"names": ["dog", "cat"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": image_cells(0, 1), "label": ["dog", "cat"]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(feature)}), tmp_path / "t.parquet")
+    found = Dataset(tmp_path / "t.parquet").labels()
+    assert found == ([1, 0], ("cat", "dog"))
+    assert built(ParquetSource([str(tmp_path / "t.parquet")]), tmp_path).labels() == found
+
+
+def test_labels_of_archives_may_be_sparse_with_names_by_label(tmp_path):
+    shard = [(f"{label}.{part}", content) for label in SPARSE for part, content in shard_parts(label)]
+    write_shard(tmp_path / "0.tar", shard)
+    (tmp_path / "n.json").write_text(json.dumps({label: f"class {label}" for label in SPARSE}))
+    dataset = built(ShardSource([str(tmp_path / "0.tar")], tmp_path / "n.json"), tmp_path)
+    assert dataset.labels() == ([2, 0, 1], ("class 88", "class 150027", "class 203093"))
+
+
+def shard_parts(label):
+    return [("jpg", picture(label % 100)), ("cls", str(label).encode())]
 
 
 def test_names_by_label_fit_folders_in_either_unicode_form(tmp_path):

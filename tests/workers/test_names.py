@@ -1,6 +1,7 @@
 """Names of files stay as they are given, and are resolved only to be read; what is left aside is counted."""
 
 import csv
+import json
 import os
 import tarfile
 import unicodedata
@@ -15,7 +16,7 @@ from headmask.errors import DataError
 from tests.workers.test_sources import built, image_cells, picture, write_pictures, write_shard
 from workers.build import build
 from workers.dataset import Dataset
-from workers.sources.captions import flickr30k, flickr30k_cna
+from workers.sources.captions import coco, flickr30k, flickr30k_cna
 from workers.sources.files import split_of
 from workers.sources.imagefolder import imagefolder
 from workers.sources.parquet import ParquetSource
@@ -168,16 +169,55 @@ def test_splits_that_names_tell(path, split):
     assert split_of(path) == split
 
 
+@pytest.mark.parametrize("layout", ["{}/p0/0.parquet", "split={}/0.parquet", "{}ing.parquet", "{}.PARQUET"])
+def test_splits_that_folders_tell_are_not_mixed(tmp_path, layout):
+    root = tmp_path / "test"
+    for number, split in enumerate(("Train", "Test")):
+        path = root / layout.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"image": image_cells(number), "caption": [split]}), path)
+    for pattern in (root, root / "*") if "/" not in layout else (root, root / "*" / "**" / "*.parquet"):
+        dataset = built(ParquetSource([str(pattern)]), tmp_path, overwrite=True)
+        found = zip(dataset.captions(), dataset.splits(), strict=True)
+        assert sorted(found) == [(("Test",), "test"), (("Train",), "search")]
+
+
+def test_a_folder_above_what_was_asked_for_tells_no_split(tmp_path):
+    for number, name in enumerate(("test/a/0.parquet", "test/b/0.parquet")):
+        (tmp_path / name).parent.mkdir(parents=True)
+        pq.write_table(pa.table({"image": image_cells(number), "caption": ["a"]}), tmp_path / name)
+    assert ParquetSource([str(tmp_path / "test")]).split_names == frozenset()
+
+
+@pytest.mark.parametrize("names", [("Train", "TEST"), ("training", "testing")])
+def test_folders_of_splits_are_none_of_classes_however_they_are_written(tmp_path, names):
+    root = write_pictures(tmp_path / "root", *(f"{name}/{each}/{name}.jpg" for name in names for each in "ab"))
+    dataset = built(imagefolder(root), tmp_path)
+    found = sorted(zip(dataset.splits(), *dataset.labels()[:1], strict=True))
+    assert found == [("search", 0), ("search", 1), ("test", 0), ("test", 1)]
+
+
+def test_an_image_is_one_under_all_spellings_in_every_caption_file(tmp_path):
+    images = write_pictures(tmp_path / "images", "caf\xe9.jpg")
+    (tmp_path / "c.token").write_text("caf\xe9.jpg#0\tone\n./cafe\u0301.jpg#1\ttwo\n")
+    listed = [{"id": 1, "file_name": "caf\xe9.jpg"}, {"id": 2, "file_name": "cafe\u0301.jpg"}]
+    said = [{"image_id": number, "caption": text} for number, text in ((1, "one"), (2, "two"))]
+    (tmp_path / "c.json").write_text(json.dumps({"images": listed, "annotations": said}))
+    for source in (flickr30k(images, [tmp_path / "c.token"]), coco(images, [tmp_path / "c.json"])):
+        assert built(source, tmp_path, overwrite=True).captions() == [("one", "two")]
+
+
 # Rows and lines
 
 NASTY = "one\u2028line\x85of\x0btext\x1c, with a comma"
 
 
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_separators_are_found_and_captions_kept_whole(tmp_path, separator):
+def test_separators_are_found_and_captions_kept_whole(tmp_path, separator, quoting):
     images = write_pictures(tmp_path / "images", "a.jpg", "b.jpg")
     with open(tmp_path / "c.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter=separator)
+        writer = csv.writer(file, delimiter=separator, quoting=quoting)
         writer.writerows([["image", "caption"], ["a.jpg", NASTY], ["b.jpg", "a; b\tc, d"]])
     assert built(folder(images, tmp_path / "c.csv"), tmp_path).captions() == [(NASTY,), ("a; b\tc, d",)]
 

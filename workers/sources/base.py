@@ -73,6 +73,11 @@ class Source(ABC):
         return None
 
     @property
+    def files(self) -> list[Path]:
+        """Files on this machine that it reads besides images, such as tables."""
+        return []
+
+    @property
     def is_remote(self) -> bool:
         """Whether the images come from elsewhere, so that what cannot be read may be there again later."""
         return False
@@ -137,6 +142,11 @@ class FolderSource(Source):
     def total(self) -> int:
         """Number of images that the annotations name."""
         return len(self._entries)
+
+    @property
+    def files(self) -> list[Path]:
+        """The annotation files."""
+        return [path for path in self.annotations if path.is_file()]
 
     @property
     def num_unnamed(self) -> int:

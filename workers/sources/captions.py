@@ -10,7 +10,7 @@ from typing import Any
 from headmask.errors import DataError
 from headmask.reading import check_text, lines_of, read_json, read_text
 from headmask.shown import shown
-from workers.inside import readable
+from workers.inside import name_key, readable
 from workers.prompts import read_lines
 from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, checked_name
 from workers.sources.delimited import read_delimited
@@ -26,12 +26,12 @@ class _Entries:
     def add(
         self, where: str, name: Any, captions: Sequence[Any], split: Any = None, places: Sequence[str] = ()
     ) -> None:
-        """Add captions to an image; what cannot be used is a bad row."""
+        """Add captions to an image, the same under all spellings of its name; what cannot be used is a bad row."""
         try:
             name = checked_name(name)
             texts = checked_captions(captions)
             split = None if split is None else checked_name(split, "split")
-            entry = self.by_name.setdefault(name, Entry(where, name, split=split, places=tuple(places)))
+            entry = self.by_name.setdefault(name_key(name), Entry(where, name, split=split, places=tuple(places)))
             if entry.split != split:
                 raise ValueError(f"split {shown(split)} contradicts split {shown(entry.split)} before")
         except ValueError as error:
@@ -118,7 +118,7 @@ def karpathy(images: Path, files: Sequence[Path]) -> FolderSource:
         for number, image in enumerate(_object(file, "images")["images"], start=1):
             name, where = image.get("filename"), f"{readable(file.name)} image {number}"
             sentences, folder = image.get("sentences"), image.get("filepath")
-            if isinstance(name, str) and name.strip() in entries.by_name:
+            if isinstance(name, str) and name_key(name.strip()) in entries.by_name:
                 entries.bad(f"{where} ({shown(name)})", "the image is there twice")
             elif not isinstance(sentences, list) or not all(isinstance(each, dict) for each in sentences):
                 entries.bad(where, f"its sentences are a list of objects; got {shown(repr(sentences)[:60])}")
@@ -144,7 +144,7 @@ def flickr30k(images: Path, files: Sequence[Path]) -> FolderSource:
         text = read_text(file, "caption file", DataError)
         lines = _numbered(text)
         first = lines[0][1] if lines else ""
-        if first.replace(" ", "").lower() == "image,caption":
+        if re.sub('[ "]', "", first).lower() == "image,caption":
             _add_commas(entries, file, text)
         elif re.match(r"[^\t#]+#\w+\t", first):
             _add_tokens(entries, file, lines)

@@ -70,13 +70,17 @@ def read_delimited(
 
 def _header(text: str, where: str, score: Callable[[Collection[str]], int]) -> tuple[str, list[str]]:
     """Return the separator that makes the most of the first row, and the names that it gives."""
-    found = []
+    found, reasons = [], []
     for separator in SEPARATORS:
         try:
             names = [name.strip().lower() for name in next(_reader(text, separator), [])]
         except csv.Error as error:
-            raise DataError(f"{where}: the header cannot be read: {_quoted(str(error))}") from None
-        found.append((score(names), len(names), separator, names))
+            # Quotation marks around names are no mistake if another separator fits.
+            reasons.append(_quoted(str(error)))
+        else:
+            found.append((score(names), len(names), separator, names))
+    if not found:
+        raise DataError(f"{where}: the header cannot be read: {reasons[0]}")
     # Commas first among equals.
     best = max(found, key=lambda each: each[:2])
     return best[2], best[3]

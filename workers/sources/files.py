@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from pyarrow import fs
@@ -18,9 +18,9 @@ from headmask.reading import check_file
 from headmask.shown import shown
 from workers.cells import openable
 from workers.sources.walk import Aside, ending_of, files_below
+from workers.splits import USUAL
 
 RETRY_S = 30
-_SPLITS = frozenset(("train", "validation", "valid", "val", "dev", "test", "search", "confirm"))
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,18 @@ class RemoteFile:
     """Size and time of change."""
     system: fs.FileSystem | None = None
     """None on this machine."""
+    depth: int = 1
+    """Of the folders that it lies in, as many may tell its split: those below what was asked for, or the last."""
 
     @property
     def name(self) -> str:
         """The last part of the path."""
         return PurePosixPath(self.path).name
+
+    @property
+    def split(self) -> str | None:
+        """The split that the file's name tells, or that of a folder which it lies in; see `split_of`."""
+        return split_of(self.path, self.depth)
 
     @property
     def folder(self) -> Path | None:
@@ -68,13 +75,16 @@ def reached(where: str) -> Iterator[None]:
         raise DataError(f"{shown(where)} cannot be read: {shown(reason[:300])}") from None
 
 
-def find_files(patterns: list[str], suffix: str, aside: Aside | None = None) -> list[RemoteFile]:
+def find_files(
+    patterns: list[str], suffix: str, aside: Aside | None = None, *, known: Collection[str] = ()
+) -> list[RemoteFile]:
     """Return the files that paths, globs, folders and addresses name, in order of their paths.
 
     Args:
         patterns: what was asked for.
-        suffix: the ending of files that are taken from folders.
+        suffix: the ending of files that are taken from folders, in lower case.
         aside: counts what else lies in them.
+        known: names of files that lie beside those, and are not counted.
 
     Raises:
         DataError: nothing is there, or an address cannot be reached.
@@ -86,32 +96,45 @@ def find_files(patterns: list[str], suffix: str, aside: Aside | None = None) -> 
             with reached(pattern):
                 files = {(pattern.partition("://")[0], file.path): file for file in _remote(pattern, suffix)}
         else:
-            files = _local(pattern.removeprefix("file://"), suffix, aside or Aside())
+            files = _local(pattern.removeprefix("file://"), suffix, aside or Aside(), known)
         if not files:
             raise DataError(f"there is no {suffix} file at {shown(pattern) or 'an empty name'}")
         found |= {key: file for key, file in files.items() if key not in found}
     return sorted(found.values(), key=lambda file: file.path)
 
 
-def _local(pattern: str, suffix: str, aside: Aside) -> dict[Any, RemoteFile]:
+def _local(pattern: str, suffix: str, aside: Aside, known: Collection[str]) -> dict[Any, RemoteFile]:
     """Return files of this machine by their real folders and their names: links keep the names that tell splits."""
     if not pattern or "\0" in pattern:
         return {}
     paths: list[Path] = []
-    for name in [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True)):
+    is_given = os.path.lexists(pattern)
+    for name in [pattern] if is_given else sorted(glob.glob(pattern, recursive=True)):
         if os.path.isdir(name):
-            below = list(files_below(Path(name), aside))
-            paths += [path for path in below if path.name.endswith(suffix)]
-            aside.ignored.update(ending_of(path.name) for path in below if not path.name.endswith(suffix))
+            below = [path for path in files_below(Path(name), aside) if path.name not in known]
+            paths += [path for path in below if ending_of(path.name) == suffix]
+            aside.ignored.update(ending_of(path.name) for path in below if ending_of(path.name) != suffix)
         else:
             paths.append(Path(name))
+    base = Path(pattern if is_given else _before_glob(pattern)).absolute()
     found: dict[Any, RemoteFile] = {}
     for path in map(Path.absolute, paths):
         check_file(path, f"{suffix} file", DataError)
         status = path.stat()
         key = os.path.realpath(path.parent), path.name
-        found.setdefault(key, RemoteFile(str(path), (status.st_size, str(status.st_mtime_ns))))
+        depth = _depth(path, base)
+        found.setdefault(key, RemoteFile(str(path), (status.st_size, str(status.st_mtime_ns)), depth=depth))
     return found
+
+
+def _before_glob(pattern: str) -> str:
+    """Return the folder that a glob begins with."""
+    return re.split(r"[*?\[]", pattern)[0].rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
+
+
+def _depth(path: PurePath, base: PurePath) -> int:
+    """Return how many of the folders that a file lies in are below a folder, and at least 1."""
+    return max(1, len(path.relative_to(base).parts) - 1) if path.is_relative_to(base) else 1
 
 
 def _remote(pattern: str, suffix: str) -> list[RemoteFile]:
@@ -123,10 +146,21 @@ def _remote(pattern: str, suffix: str) -> list[RemoteFile]:
     for info in [system.get_file_info(path)]:
         if info.type == fs.FileType.Directory:
             inside = system.get_file_info(fs.FileSelector(info.path, recursive=True))
-            files += [each for each in inside if each.path.endswith(suffix) and (wanted is None or wanted(each.path))]
+            files += [
+                each for each in inside if ending_of(each.path) == suffix and (wanted is None or wanted(each.path))
+            ]
         elif info.type == fs.FileType.File:
             files.append(info)
-    return [RemoteFile(info.path, (info.size, str(info.mtime_ns)), system) for info in files if info.is_file]
+    return [
+        RemoteFile(
+            info.path,
+            (info.size, str(info.mtime_ns)),
+            system,
+            _depth(PurePosixPath(info.path), PurePosixPath(path)),
+        )
+        for info in files
+        if info.is_file
+    ]
 
 
 def _system(address: str) -> tuple[fs.FileSystem, str]:
@@ -147,12 +181,18 @@ def _matcher(base: str, pattern: str) -> Any:
     return lambda path: compiled.fullmatch(path) is not None
 
 
-def split_of(path: str) -> str | None:
-    """Return the split that a word in a file's name tells (`train-00000-of-00005.parquet`), or its folder's."""
+def split_of(path: str, depth: int = 1) -> str | None:
+    """Return the split that a word in a file's name tells (`train-00000-of-00005.parquet`), or a folder's name.
+
+    Args:
+        path: of the file.
+        depth: how many of the folders that it lies in are asked, the last first. They are called like a split, or like
+            `split=train`.
+    """
     parts = PurePosixPath(path)
-    words = [word for word in re.split(r"[^a-z]+", parts.stem.lower()) if word in _SPLITS]
+    words = [word for word in re.split(r"[^a-z]+", parts.stem.lower()) if word in USUAL]
     if words:
         # Two of them tell nothing.
         return words[0] if len(set(words)) == 1 else None
-    folder = parts.parent.name.lower()
-    return folder if folder in _SPLITS else None
+    folders = [folder.name.lower().removeprefix("split=") for folder in list(parts.parents)[:depth]]
+    return next((folder for folder in folders if folder in USUAL), None)

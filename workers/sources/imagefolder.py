@@ -15,8 +15,8 @@ from workers.inside import readable
 from workers.labels import Classes
 from workers.sources.base import Entry, FolderSource, check_folder
 from workers.sources.walk import Aside, Identity, ending_of, files_below, folders_in, identity_of, is_hidden, is_image
+from workers.splits import USUAL
 
-SPLIT_NAMES = frozenset(("train", "val", "valid", "validation", "dev", "test", "search", "confirm"))
 _MOST_NAMED = 10
 
 
@@ -28,7 +28,7 @@ def imagefolder(root: Path, class_names: Path | None = None) -> FolderSource:
     uses.
 
     Raises:
-        DataError: there is no such folder, no class in it, or a class without any image.
+        DataError: there is no such folder, no class in it or in one of its splits, or a class without any image.
     """
     check_folder(root)
     aside = Aside()
@@ -64,14 +64,21 @@ def imagefolder(root: Path, class_names: Path | None = None) -> FolderSource:
 def _splits(root: Path, aside: Aside, above: frozenset[Identity]) -> list[tuple[str | None, Path]]:
     """Return the folders of splits, or the folder itself where there are none."""
     tops = folders_in(root, Aside(), above)
-    named = [path for path in tops if path.name in SPLIT_NAMES]
+    named = [path for path in tops if path.name.lower() in USUAL]
+    full = [path for path in named if folders_in(path, Aside(), above)]
     if named and len(named) == len(tops):
         folders_in(root, aside, above)
+        empty = ", ".join(path.name for path in named if path not in full)
+        if empty:
+            raise DataError(
+                f"{shown(root)} has splits that hold no folders of classes: {empty}. Remove or fill them; for images "
+                "with captions or labels use --from folder"
+            )
         return [(path.name, path) for path in named]
-    if named and all(folders_in(path, Aside(), above) for path in named):
-        others = ", ".join(readable(path.name) for path in tops if path not in named)
+    if full:
+        others = ", ".join(readable(path.name) for path in tops if path not in full)
         raise DataError(
-            f"{shown(root)} has folders of splits, {', '.join(path.name for path in named)}, and others beside them: "
+            f"{shown(root)} has folders of splits, {', '.join(path.name for path in full)}, and others beside them: "
             f"{shown(others)[:200]}; move those elsewhere, or name the folder of one split"
         )
     return [(None, root)]

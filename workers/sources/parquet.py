@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headmask.errors import DataError
-from headmask.shown import shown
+from headmask.shown import counted, shown
 from workers.cells import Broken, cells, parquet_of, reading_parquet
-from workers.columns import COLUMNS, Columns, Own, check_type, label_names, no_column
+from workers.columns import COLUMNS, Columns, Own, check_type, is_whole, label_names, no_column
 from workers.dataset import Kind, captions_of, image_bytes
 from workers.inside import readable
 from workers.labels import Classes, label_text
 from workers.sources.base import BadRow, Item, Source, checked_captions, checked_name
-from workers.sources.files import RemoteFile, find_files, reached, split_of
+from workers.sources.files import RemoteFile, find_files, reached
 
 BATCH = 16
 MANY = 4096
@@ -68,15 +68,15 @@ class ParquetSource(Source):
                 self._total += self._open(file).metadata.num_rows
             for what, name in used.items():
                 if own.names.count(name) != 1:
-                    count = own.names.count(name) or "no"
+                    count = own.names.count(name)
                     raise DataError(
-                        f"{shown(file.path)} has {count} column{'s' * (count != 1)} {shown(name)}, unlike "
+                        f"{shown(file.path)} has {f'{count} columns' if count else 'no column'} {shown(name)}, unlike "
                         f"{shown(first.path)}; it has {shown(', '.join(own.names))}"
                     )
                 check_type(what, name, own, file.path)
             label = used.get("label")
             if label and (
-                pa.types.is_integer(own.field(label).type) != pa.types.is_integer(schema.field(label).type)
+                is_whole(own.field(label).type) != is_whole(schema.field(label).type)
                 or label_names(own, label, file.path) != label_names(schema, label, first.path)
             ):
                 raise DataError(
@@ -93,6 +93,11 @@ class ParquetSource(Source):
     def total(self) -> int:
         """Number of rows."""
         return self._total
+
+    @property
+    def files(self) -> list[Path]:
+        """The files on this machine."""
+        return [Path(file.path) for file in self._files if file.system is None]
 
     def identity(self) -> list[Any]:
         """Return the files' places, sizes and times, and the columns."""
@@ -117,14 +122,12 @@ class ParquetSource(Source):
             return BadRow(where, broken.reason)
         struct = row["image"]
         path = struct.get("path") if isinstance(struct, dict) else None
-        split = row.get("split")
         try:
             captions = checked_captions(captions_of(row["caption"])) if self._texts == "caption" else ()
             label = self._number(row["label"]) if self._texts == "label" else None
             group = self._group(row)
-            split = split_of(file.path) if self._names["split"] is None else None if split is None else str(split)
-            if self.kind.task == "matching" and row["pair"] is None:
-                raise ValueError("the pair is missing")
+            split = file.split if self._names["split"] is None else _split(row["split"])
+            pair = _pair(row["pair"], captions) if self.kind.task == "matching" else None
         except ValueError as error:
             return BadRow(where, str(error))
         return Item(
@@ -135,7 +138,7 @@ class ParquetSource(Source):
             split,
             label,
             group,
-            row.get("pair"),
+            pair,
         )
 
     def _group(self, row: dict[str, Any]) -> str | None:
@@ -150,16 +153,19 @@ class ParquetSource(Source):
         if self._classes is None:
             if value is None:
                 raise ValueError("the label is missing")
-            if not 0 <= value < len(self.kind.class_names):
-                raise ValueError(f"label {value} is not one of {len(self.kind.class_names)} classes")
+            count = len(self.kind.class_names)
+            if not 0 <= value < count:
+                raise ValueError(f"label {value} is not one of {counted(count, 'class', 'classes')}")
             return int(value)
         return self._classes.place[label_text(value)]
 
     def _classified(self, schema: pa.Schema, class_names: Path | None) -> Kind:
         column, has_groups = str(self._names["label"]), self._names["group"] is not None
-        names, own = label_names(schema, column, self._files[0].path), Own.of(schema, self._files[0].path)
+        own = Own.of(schema, self._files[0].path)
+        # Labels that are texts say what they are; only numbers are places in a list of names.
+        is_number = is_whole(schema.field(column).type)
+        names = label_names(schema, column, self._files[0].path) if is_number else ()
         if names:
-            # Labels are places in that list.
             classes = Classes(own.labels if len(own.labels) == len(names) else names, names)
         else:
             classes = Classes.of(self._labels(column), shown(self._files[0].path))
@@ -179,8 +185,8 @@ class ParquetSource(Source):
     def _splits(self) -> set[str]:
         column = self._names["split"]
         if column is None:
-            return {split for file in self._files if (split := split_of(file.path)) is not None}
-        return {str(value) for value in self._values(column)}
+            return {file.split for file in self._files if file.split is not None}
+        return {name for value in self._values(column) if (name := str(value).strip())}
 
     def _values(self, column: str) -> set[Any]:
         """Return the distinct values of a column of labels or splits, those left out that cannot be read."""
@@ -201,3 +207,19 @@ class ParquetSource(Source):
     def _batches(self, file: RemoteFile, columns: list[str], size: int = BATCH) -> Iterator[pa.RecordBatch]:
         with reached(file.path), reading_parquet(readable(file.path)):
             yield from self._open(file).iter_batches(batch_size=size, columns=columns, use_threads=False)
+
+
+def _split(value: Any) -> str | None:
+    """Return the name of a split, which may be a number; None where there is none."""
+    text = "" if value is None else str(value).strip()
+    return checked_name(text, "split") if text else None
+
+
+def _pair(value: int | None, captions: Sequence[str]) -> int:
+    if value is None:
+        raise ValueError("the pair is missing")
+    if len(captions) != 1:
+        raise ValueError(f"an image of a pair has one caption; got {len(captions)}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"a pair is a number of 64 bits; got {value}")
+    return value

@@ -16,10 +16,12 @@ from workers.inside import readable
 from workers.labels import Classes
 from workers.prompts import check_templates, read_lines, read_names
 from workers.sources.base import BadRow, Item, Source, checked_captions
-from workers.sources.files import RemoteFile, find_files, reached, split_of
+from workers.sources.files import RemoteFile, find_files, reached
 from workers.sources.walk import image_endings, is_hidden
 
 _KNOWN = (".txt", ".cls")
+_CLASSES, _TEMPLATES, _TASK = "classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"
+"""Files beside the shards."""
 
 
 class ShardSource(Source):
@@ -36,12 +38,12 @@ class ShardSource(Source):
 
     def __init__(self, patterns: list[str], class_names: Path | None = None) -> None:
         super().__init__()
-        self._files = find_files(patterns, ".tar", self.aside)
+        self._files = find_files(patterns, ".tar", self.aside, known=(_CLASSES, _TEMPLATES, _TASK))
         # Shards are numbered without leading zeros.
         self._files.sort(key=lambda file: (str(Path(file.path).parent), len(file.name), file.name))
         place = shown(self._files[0].path)
         roots = [Path(self._files[0].path).parent, Path(self._files[0].path).parent.parent]
-        kind = _content(roots, "dataset_type.txt")
+        kind = _content(roots, _TASK)
         sample = next(_samples(self._files[0]), _Sample(""))
         first = sample.parts
         if sample.problems and not first:
@@ -51,16 +53,21 @@ class ShardSource(Source):
         if kind == ["retrieval"] or (".cls" not in first and ".txt" in first):
             self.kind = Kind()
         elif ".cls" in first:
-            classes = _classes(_content(roots, "classnames.txt"), class_names)
+            classes = _classes(_content(roots, _CLASSES), class_names)
             if classes is None:
-                raise DataError(f"{shown(roots[0])} has no classnames.txt; name a file with --class-names")
-            templates = _content(roots, "zeroshot_classification_templates.txt")
-            checked = check_templates(templates, "zeroshot_classification_templates.txt")
+                raise DataError(f"{shown(roots[0])} has no {_CLASSES}; name a file with --class-names")
+            checked = check_templates(_content(roots, _TEMPLATES), _TEMPLATES)
             self.kind = Kind("classification", classes.names, checked, labels=classes.labels)
+            self._place = {label.lstrip("0") or "0": number for label, number in classes.place.items()}
         else:
             endings = shown(", ".join(sorted(first))) or "nothing"
             raise DataError(f"{place} needs .txt or .cls beside every image; its first sample has {endings}")
-        self.split_names = frozenset(split for file in self._files if (split := split_of(file.path)) is not None)
+        self.split_names = frozenset(file.split for file in self._files if file.split is not None)
+
+    @property
+    def files(self) -> list[Path]:
+        """The shards on this machine."""
+        return [Path(file.path) for file in self._files if file.system is None]
 
     @property
     def is_remote(self) -> bool:
@@ -89,7 +96,7 @@ class ShardSource(Source):
             return BadRow(where, "; ".join(sample.problems))
         if len(images) != 1:
             return BadRow(where, f"there are several images: {', '.join(images)}" if images else "there is no image")
-        content, split = sample.parts[images[0]], split_of(file.path)
+        content, split = sample.parts[images[0]], file.split
         try:
             if self.kind.task == "classification":
                 label = self._label(sample)
@@ -102,17 +109,19 @@ class ShardSource(Source):
 
     def _label(self, sample: _Sample) -> int:
         text = decoded(sample.parts.get(".cls", b""), ".cls", DataError).strip()
-        number = text.lstrip("0") or "0"
-        count = len(self.kind.class_names)
-        if not (text.isascii() and text.isdecimal()) or len(number) > len(str(count)) or int(number) >= count:
-            raise ValueError(f".cls must hold a number below {count}; got '{shown(text[:60])}'")
-        return int(number)
+        found = self._place.get(text.lstrip("0") or "0") if text else None
+        if found is None:
+            labels = tuple(self._place)
+            rule = f"a number below {len(labels)}" if labels[-1] == str(len(labels) - 1) else "a label of a class"
+            raise ValueError(f".cls must hold {rule}; got '{shown(text[:60])}'")
+        return found
 
 
 def _classes(listed: list[str], file: Path | None) -> Classes | None:
     """Return the classes of a list beside the shards, or of a file that is named; None where there is neither.
 
-    Labels are numbers, so a file may have other names than the list, and other numbers of them.
+    Labels are numbers, so a file may have other names than the list, and other numbers of them; a JSON object alone
+    has the labels, too.
     """
     own = Classes.numbered(listed) if listed else None
     if file is None:
@@ -120,7 +129,7 @@ def _classes(listed: list[str], file: Path | None) -> Classes | None:
     names = read_names(file)
     if not isinstance(names, Mapping):
         return Classes.numbered(names)
-    return (own or Classes.numbered(map(str, range(len(names))))).named(file)
+    return (own or Classes.of(names, shown(file))).named(file)
 
 
 def _is_whole(endings: Collection[str]) -> bool:

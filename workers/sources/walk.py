@@ -11,6 +11,7 @@ from pathlib import Path
 
 from headmask.errors import DataError
 from headmask.shown import shown
+from workers.inside import readable
 
 _UNREADABLE = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))
 """Formats that Pillow recognises and cannot decode."""
@@ -71,10 +72,15 @@ def folders_in(folder: Path, aside: Aside, above: frozenset[Identity] = frozense
         folder: where to look.
         aside: counts what is left aside.
         above: folders that a link must not lead back to.
+
+    Raises:
+        DataError: the folder cannot be read, or a link in it leads nowhere: it may be to a folder.
     """
     found = []
     for entry in _listed(folder):
         if not os.path.isdir(entry):
+            if is_broken(entry) and not is_image(entry.name):
+                raise DataError(f"{shown(readable(entry.path))} is a link that leads nowhere; mend or remove it")
             continue
         if is_hidden(entry.name):
             aside.skipped["hidden folder"] += 1
@@ -85,6 +91,11 @@ def folders_in(folder: Path, aside: Aside, above: frozenset[Identity] = frozense
     return found
 
 
+def is_broken(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is a link that leads nowhere."""
+    return entry.is_symlink() and not os.path.exists(entry)
+
+
 def files_below(folder: Path, aside: Aside, above: frozenset[Identity] = frozenset()) -> Iterator[Path]:
     """Yield all files in a folder and in those below it, in order of their names; links are followed, once around."""
     inside = above | {identity_of(folder)}
@@ -92,6 +103,8 @@ def files_below(folder: Path, aside: Aside, above: frozenset[Identity] = frozens
         path = Path(entry)
         if is_hidden(entry.name):
             aside.skipped["hidden file"] += 1
+        elif is_broken(entry) and not is_image(entry.name):
+            aside.skipped["broken link"] += 1
         elif not os.path.isdir(path):
             yield path
         elif identity_of(path) in inside:
