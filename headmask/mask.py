@@ -25,7 +25,7 @@ BoolArray = NDArray[np.bool_]
 MAX_HEADS = 53
 """Most heads in a layer: Optuna stores integers as floats, which are exact up to 2**53."""
 
-_HEAD = re.compile(r"[Ll](\d+)[Hh](\d+)")
+_HEAD = re.compile(r"[Ll]([0-9]{1,9})[Hh]([0-9]{1,9})")
 
 
 class Head(NamedTuple):
@@ -46,7 +46,7 @@ class Head(NamedTuple):
         """
         match = _HEAD.fullmatch(text.strip())
         if match is None:
-            raise HeadmaskError(f"a head is written L<layer>H<head>, such as L3H7; got {text.strip()!r}")
+            raise HeadmaskError(f"a head is written L<layer>H<head>, such as L3H7; got {text.strip()[:60]!r}")
         return cls(int(match[1]), int(match[2]))
 
 

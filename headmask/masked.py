@@ -28,6 +28,7 @@ from headmask.models import (
 from headmask.origin import FOLDER, find_config, full_name, is_config_file
 from headmask.preprocessing import Preprocessing
 from headmask.pruning import take_out
+from headmask.reading import is_there
 from headmask.shown import shown
 
 FOLDED = {"format": "pt", "headmask": "folded"}
@@ -117,7 +118,7 @@ def _gone(model: ModelReference) -> str | None:
         *([model.name] if is_config_file(model.name) else []),
         *([model.pretrained] if model.pretrained and "/" in model.pretrained else []),
     ]
-    return next((path for path in paths if not Path(path).exists()), None)
+    return next((path for path in paths if not is_there(path)), None)
 
 
 def load_pruned(folder: str | os.PathLike[str]) -> LoadedModel:

@@ -34,6 +34,7 @@ from headmask.origin import (
     make_tokenizer,
 )
 from headmask.preprocessing import GivenPreprocessing, Preprocessing, read_preprocessing
+from headmask.reading import is_there
 from headmask.shown import shown
 
 OPENAI = "openai"
@@ -173,7 +174,7 @@ def _asked(origin: Origin, asked: PreprocessLike) -> tuple[GivenPreprocessing, s
     if text == OPENAI:
         return GivenPreprocessing(), "as OpenAI did"
     path = Path(text)
-    if not path.exists() and not text.endswith(".json"):
+    if not text or (not is_there(path) and not text.endswith(".json")):
         known = dict.fromkeys([*origin.tags, OPENAI])
         raise ModelError(
             f"--preprocess must be a pretrained tag of the architecture ({', '.join(known)}) or a JSON file; got "

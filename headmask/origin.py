@@ -29,7 +29,7 @@ from headmask.errors import ModelError, did_you_mean
 from headmask.foreign import reason_of
 from headmask.home import hub_cache
 from headmask.preprocessing import GivenPreprocessing
-from headmask.reading import check_text, parse_model, read_json
+from headmask.reading import check_text, is_file, is_folder, is_there, parse_model, read_json
 from headmask.shown import shown
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
@@ -157,7 +157,7 @@ def find_origin(name: str, pretrained: str | None = None) -> Origin:
     if pretrained in listed:
         return Origin(full, pretrained, config, preprocessing_of_tag(name, pretrained))
     path = _absolute(pretrained)
-    if not path.exists():
+    if not is_there(path):
         choices = (
             f"a file or a tag of {shown(name)}: {', '.join(listed)}" if listed else f"a file: {shown(name)} has no tags"
         )
@@ -165,8 +165,8 @@ def find_origin(name: str, pretrained: str | None = None) -> Origin:
             f"pretrained must be {choices}; got {shown(repr(pretrained))}{did_you_mean(pretrained, listed)}, and there "
             f"is no file {shown(path)}"
         )
-    if path.is_dir():
-        hint = f": pass --model {FOLDER}{shown(path)} alone" if (path / CONFIG).is_file() else "; name a file in it"
+    if is_folder(path):
+        hint = f": pass --model {FOLDER}{shown(path)} alone" if is_file(path / CONFIG) else "; name a file in it"
         raise ModelError(f"pretrained must be a file or a tag; {shown(path)} is a folder{hint}")
     return _with_carried(Origin(full, str(path), config, preprocess, path))
 
@@ -218,12 +218,12 @@ def find_config(name: str) -> tuple[dict[str, Any], GivenPreprocessing | None]:
         return _read_config(_download(name, CONFIG))
     if name.startswith(FOLDER):
         folder = _absolute(name.removeprefix(FOLDER))
-        if not name.removeprefix(FOLDER) or not (folder / CONFIG).exists():
+        if not name.removeprefix(FOLDER) or not is_there(folder / CONFIG):
             what = (
                 "there is no such folder"
-                if not folder.exists()
+                if not is_there(folder)
                 else "it is a file"
-                if folder.is_file()
+                if is_file(folder)
                 else "it does not"
             )
             raise ModelError(f"{FOLDER}{shown(folder)}: the folder must hold {CONFIG} and a checkpoint; {what}")
@@ -253,7 +253,7 @@ def check_architecture(name: str) -> None:
     if is_listed(name):
         return
     path = _absolute(name) if name and not check_text(name) else None
-    if path is not None and path.is_dir():
+    if path is not None and is_folder(path):
         hint = f"; {shown(path)} is a folder: pass {FOLDER}{shown(name)}"
     elif name.endswith(_ENDINGS):
         hint = "; a checkpoint file goes to --pretrained, beside the --model that it is of"
@@ -434,7 +434,7 @@ def make_tokenizer(name: str, config: Mapping[str, Any]) -> Callable[..., Tensor
         return made
     folder = _absolute(name).parent
     made = open_clip.tokenizer.HFTokenizer(
-        str(folder) if any((folder / file).is_file() for file in _TOKENIZER_FILES) else source,
+        str(folder) if any(is_file(folder / file) for file in _TOKENIZER_FILES) else source,
         context_length=text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
         tokenizer_mode=text.get("tokenizer_mode"),
         cache_dir=hub_cache(),

@@ -71,6 +71,24 @@ def check_file(path: str | os.PathLike[str], what: str, error: type[HeadmaskErro
             raise error(f"{what} {shown(path)} is {name}; name a file")
 
 
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Return whether there is something at a path; no where a name is too long or links lead in a circle.
+
+    The methods of `pathlib` raise there before Python 3.14, as they do in a folder that may not be entered.
+    """
+    return os.path.exists(path)
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Return whether a regular file is at a path, as `is_there` does."""
+    return os.path.isfile(path)
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Return whether a folder is at a path, as `is_there` does."""
+    return os.path.isdir(path)
+
+
 def _cannot_read(
     path: str | os.PathLike[str], what: str, error: type[HeadmaskError], reason: Exception
 ) -> HeadmaskError:

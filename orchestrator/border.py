@@ -16,8 +16,19 @@ from headmask.shown import shown_lines
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_UNFORESEEN, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 1, 2, 70, 75, 130
 MAX_LINE = 4000
 """Characters of a line of a message: a library's may hold a whole file."""
-_OURS_TO_MEND = frozenset((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE))
-"""What no code of ours can help: permissions, full disks and quotas."""
+_FOR_USERS = frozenset(
+    (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EMFILE,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+    )
+)
+"""What no code of ours can help: permissions, full disks, quotas, names that a file system cannot have."""
 
 
 def ended(run: Callable[[], Any], *, debug: bool = False) -> int:
@@ -52,7 +63,7 @@ def _said(error: Exception) -> int:
         return EXIT_TRY_AGAIN if isinstance(error, ReplicasLostError) else EXIT_BAD_INPUT
     if type(error).__module__.split(".")[0] in ("click", "typer"):
         return _usage(error)
-    if isinstance(error, OSError) and error.errno in _OURS_TO_MEND:
+    if isinstance(error, OSError) and error.errno in _FOR_USERS:
         _say(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
         return EXIT_BAD_INPUT
     _say(f"an error that was not foreseen: {_named(error)}. {_kept()}")

@@ -35,7 +35,7 @@ from orchestrator.commands.paths import path_of
 from orchestrator.commands.report import report
 from orchestrator.commands.tools import Json, bench_app, cut, finite, models, print_json, schema, studies
 from orchestrator.commands.track import TrackingUri, track_app
-from orchestrator.terminal import Terminal, patient
+from orchestrator.terminal import PrintableLog, Terminal, patient
 
 if TYPE_CHECKING:
     from orchestrator.config import SearchConfig
@@ -211,7 +211,7 @@ def search(
 
     options = {name: value for name, value in locals().items() if name in OPTIONS}
     options["layers"] = None if layers is None else _numbers(layers, "--layers")
-    options["protect"] = None if protect is None else protect.replace(",", " ").split()
+    options["protect"] = None if protect is None else _heads(protect)
     options["gate"] = False if no_gate else None
     options["max_loss"] = _limits(max_loss) if max_loss else None
     settings = read_config(config, flags_of(options))
@@ -279,7 +279,9 @@ def options(
 
 def main() -> None:
     """Run the command line; every way in which a command ends is an exit code and at most one message."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableLog())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     give_home()
     for name in ("stdout", "stderr"):
         # None where there is none, something else where a caller captures it.
@@ -353,6 +355,12 @@ def _limits(texts: list[str]) -> dict[str, float]:
         except ValueError:
             raise HeadmaskError(f"--max-loss must be NAME=POINTS, such as coco=0.5; got {cut(text)!r}") from None
     return limits
+
+
+def _heads(text: str) -> list[str]:
+    if not (heads := text.replace(",", " ").split()):
+        raise HeadmaskError(f"--protect must be heads separated by commas, such as L11H3,L0H1; got {cut(text)!r}")
+    return heads
 
 
 def _numbers(text: str, option: str) -> list[int]:

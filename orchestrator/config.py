@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -170,10 +170,11 @@ def _set_data(content: dict[str, Any], name: str, value: Any) -> None:
     if not isinstance(sections, dict) and not are_tables:
         return  # Said by the validation, whatever a flag says.
     if name == "path":
-        paths = [value] if isinstance(value, str | Path) else list(value)
+        is_several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+        paths = list(value) if is_several else [value]
         # One path leaves what else a file says of its one data set.
         content["data"] = [
-            {**(sections if isinstance(sections, dict) and len(paths) == 1 else {}), "path": str(path)}
+            {**(sections if isinstance(sections, dict) and len(paths) == 1 else {}), "path": _plain(path)}
             for path in paths
         ]
         return
@@ -262,7 +263,12 @@ def flags_of(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in options:
         if name not in OPTIONS:
             raise ConfigError(f"{name}: unknown option{did_you_mean(name, OPTIONS)}")
-    return {OPTIONS[name]: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return {OPTIONS[name]: _plain(value) for name, value in options.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a path as text, and anything else as it is."""
+    return str(value) if isinstance(value, Path) else value
 
 
 def parse_config(content: Mapping[str, Any], source: str) -> SearchConfig:
@@ -325,15 +331,16 @@ def _mistakes(error: ValidationError, *, several: bool = False) -> Iterator[str]
 
 def _rule(item: ErrorDetails) -> str:
     """Return the rule that a value breaks, in words of TOML's."""
-    kind, is_section = item["type"], len(item["loc"]) == 1 or isinstance(item["loc"][-1], int)
+    kind, place = item["type"], item["loc"]  # Which is empty for a rule over the whole.
+    is_section = len(place) == 1 or isinstance(place[-1] if place else None, int)
     if kind in ("model_type", "dict_type") or (kind == "tuple_type" and is_section):
-        name = item["loc"][0]
+        name = place[0]
         return f"must be a table, which begins with {f'[[{name}]] or ' * (name == 'data')}[{name}]"
     if kind == "tuple_type":
         return 'must be a list, such as [1, 2] or ["L1H2"]'
     text = item["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
     text = text.partition(", got a number")[0]
-    return re.sub(r"\b\d{5,}\b", lambda number: f"{int(number[0]):,}", text)
+    return re.sub(r"\b\d{5,30}\b", lambda number: f"{int(number[0]):,}", text)
 
 
 def _received(value: Any) -> str:

@@ -24,7 +24,7 @@ from orchestrator.session import load_section, make_payload
 from orchestrator.verdict import DRAWS
 from strategies.paired import Evidence, evidence
 from workers.constants import USUAL_CHUNK, Constants
-from workers.loading import ALL, Split, take_split
+from workers.loading import ALL, Split, check_data, take_split
 from workers.messages import MaskScore, Stage
 from workers.preprocess import UInt8Preprocess
 from workers.replica import Replica
@@ -135,6 +135,8 @@ def evaluate_masks(
         HeadmaskError: a mask file, the model or the data is not as it must be.
     """
     contents = [MaskFile.read(path) for path in masks]
+    for section in data:
+        check_data(Path(section.path), section.reading())
     loaded = load_for(contents[0], model, pretrained, preprocess)
     for content in contents:
         content.check_model(loaded.reference)

@@ -11,6 +11,8 @@ from headmask.errors import ConfigError, HeadmaskError, StudyError, did_you_mean
 from headmask.foreign import reason_of
 from headmask.kinds import JOURNAL, STUDY_DATABASE, Kind
 from headmask.passwords import redacted
+from headmask.reading import check_text, is_folder
+from headmask.shown import shown
 
 __all__ = ["SCHEMES", "check_database", "check_driver", "check_location", "is_url", "redacted", "scheme_of"]
 
@@ -86,11 +88,9 @@ def _check_path(location: str) -> None:
             f"--storage looks like a URL, but :// must follow {found[0][:-1]}, such as "
             f"{EXAMPLES.get(found[1], EXAMPLES['postgresql'])}; got {redacted(location)}"
         )
-    try:
-        is_folder = Path(location).is_dir()
-    except ValueError:
-        raise StudyError(f"--storage must be a file or a URL; got {location!r}") from None
-    if is_folder:
+    if why := check_text(location):
+        raise StudyError(f"--storage must be a file or a URL; got {shown(repr(location))}: {why}")
+    if is_folder(location):
         raise StudyError(
             f"--storage must be a file or a URL, and {location} is a folder; name a file in it, such as "
             f"{Path(location) / 'study.journal'}"
@@ -111,8 +111,8 @@ def check_database(location: str, what: str, error: type[HeadmaskError] = Config
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
-    scheme, shown = scheme_of(location), redacted(location)
-    way_out = f"such as {EXAMPLES[scheme]}; got {shown}"
+    scheme = scheme_of(location)
+    way_out = f"such as {EXAMPLES[scheme]}; got {redacted(location)}"
     try:
         url = make_url(location)
         url.get_dialect()
@@ -136,7 +136,7 @@ def check_database(location: str, what: str, error: type[HeadmaskError] = Config
         raise error(f"{what}: sqlite needs three slashes before a path and four before an absolute one, {way_out}")
     if url.database in (None, "", ":memory:"):
         raise error(f"{what}: sqlite needs a file, for what is in memory is lost, {way_out}")
-    if "\0" in location or Path(str(url.database)).is_dir():
+    if "\0" in location or is_folder(str(url.database)):
         raise error(f"{what}: sqlite needs a file, and this is none, {way_out}")
 
 

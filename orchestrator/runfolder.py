@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from headmask.errors import DataError, HeadmaskError, StudyError
 from headmask.foreign import reason_of
-from headmask.reading import check_file, read_json, read_model
+from headmask.reading import check_file, is_folder, is_there, read_json, read_model
 from headmask.shown import shown
 from orchestrator.commandline import resume_command
 from orchestrator.config import SearchConfig, parse_stored
@@ -32,9 +32,9 @@ def read_result(folder: Path, kind: type[R]) -> R:
         StudyError: there is none, or it is not what was written.
     """
     path = folder / RESULT
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise StudyError(f"there is no run folder at {shown(folder)}")
-    if not path.exists():
+    if not is_there(path):
         raise StudyError(
             f"{shown(folder)} has no {RESULT}: it is no run folder, or its search has not ended; "
             f"`{resume_command(folder)}` ends it"

@@ -17,6 +17,7 @@ from headmask.mask import HeadMask
 from headmask.maskfile import write_json
 from headmask.passwords import HIDDEN, redacted
 from headmask.shown import shown
+from headmask.writing import made_folder
 from orchestrator.border import EXIT_TRY_AGAIN
 from orchestrator.commandline import command_line, resume_command, way_on
 from orchestrator.conclude import Outcome, conclude
@@ -184,7 +185,8 @@ def _short(value: Any) -> str:
 
 def _run(session: Session, store: StudyStore, pool: Pool, display: Display, tracked: str) -> Outcome:
     config, clock = session.config, Clock(store)
-    config.folder.mkdir(parents=True, exist_ok=True)
+    with made_folder(config.folder):
+        pass
     write_json(config.folder / CONFIG, config.public(), RUN_CONFIG)
     begin = _tracking(config, store)
     display.say(f"Tracked in MLflow at {tracked}")

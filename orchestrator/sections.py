@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    Strict,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -58,6 +59,22 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _count_or(word: str, value: Any, most: int) -> int | str:
+    """Return a word, or a number from 1 up, also as text.
+
+    Checked here, because a union of types would report every mistake twice.
+    """
+    if isinstance(value, str) and value == word:
+        return word
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+        value = int(value)
+    # As other whole numbers, 3.0 is 3.
+    is_whole = not isinstance(value, bool) and isinstance(value, numbers.Real) and value == value // 1
+    if not is_whole or not 1 <= value <= most:
+        raise ValueError(f"must be {word}, or a whole number from 1 to {most:,}")
+    return int(value)
+
+
 def _boolean(value: Any) -> Any:
     # NumPy's booleans are none of Python's.
     if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
@@ -79,7 +96,7 @@ Whole = Annotated[int, BeforeValidator(_number)]
 Real = Annotated[float, BeforeValidator(_number)]
 """A finite number."""
 Switch = Annotated[bool, BeforeValidator(_boolean)]
-Text = Annotated[str, AfterValidator(_text)]
+Text = Annotated[str, Strict(), AfterValidator(_text)]
 MAX_SEED = 2**63 - 1
 MAX_MASKS = 10_000_000
 """In a study: their trials would fill a large machine's memory."""
@@ -105,7 +122,7 @@ class ModelSection(Section):
     """open_clip architecture, a configuration file of one, or `local-dir:` / `hf-hub:` with a folder or repository."""
     pretrained: Text | None = None
     """Tag or checkpoint file."""
-    preprocess: str | None = None
+    preprocess: Text | None = None
     """How images are prepared: the tag whose way is meant, `openai`, or a JSON file; as the weights say by default."""
 
 
@@ -221,7 +238,7 @@ class SearchSection(Section):
     """Heads that are never ablated, such as L11H3."""
     max_heads: Annotated[Whole, Field(ge=1, le=MAX_HEADS)] | None = None
     """Most heads in a mask."""
-    image_chunk: Annotated[Whole, Field(ge=1, le=MAX_CHUNK)] | Literal["measure"] | None = None
+    image_chunk: int | Literal["measure"] | None = None
     """Images (or texts) computed together; a constant of the study, chosen by device and model by default.
 
     `measure` takes the fastest on this machine at this moment, which may be another number each time.
@@ -242,7 +259,7 @@ class SearchSection(Section):
     @field_validator("image_chunk", mode="before")
     @classmethod
     def _number_or_measure(cls, chunk: Any) -> Any:
-        return int(chunk) if isinstance(chunk, str) and chunk.isascii() and chunk.isdecimal() else chunk
+        return chunk if chunk is None else _count_or("measure", chunk, MAX_CHUNK)
 
     @field_validator("protect")
     @classmethod
@@ -324,15 +341,7 @@ class PoolSection(Section):
     @field_validator("replicas", "shards", mode="before")
     @classmethod
     def _number_or_auto(cls, count: Any) -> Any:
-        if count is None or count == "auto":
-            return "auto"
-        if isinstance(count, str) and re.fullmatch(r"[0-9]{1,9}", count):
-            count = int(count)
-        # Checked here, because a union would report every mistake twice.
-        is_whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
-        if not is_whole or not 1 <= count <= MAX_POOL:
-            raise ValueError(f"must be auto, or a whole number from 1 to {MAX_POOL:,}")
-        return int(count)
+        return "auto" if count is None else _count_or("auto", count, MAX_POOL)
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:

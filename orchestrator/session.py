@@ -20,6 +20,7 @@ from headmask.images import STOCK
 from headmask.mask import HeadGrid, HeadMask
 from headmask.models import OPENAI, LoadedModel, load_model
 from headmask.origin import is_tag
+from headmask.reading import is_file
 from headmask.shown import counted
 from headmask.towers import TowerName, tower_of, view_of
 from headmask.views import TowerView
@@ -38,7 +39,7 @@ from workers.displacement import displacement_bytes
 from workers.embedding import embed_images, embed_texts, kept
 from workers.engine import REVISION
 from workers.inputs import Normalisation
-from workers.loading import Split, load_data
+from workers.loading import Split, check_data, load_data
 from workers.messages import Stage
 from workers.pixels import check_all
 from workers.preprocess import UInt8Preprocess
@@ -261,6 +262,8 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
         HeadmaskError: the model, its tower, the data or the limits do not fit; raised before any replica is started.
     """
     search = config.search
+    for section in config.data:
+        check_data(Path(section.path), section.reading())
     model = load_model(config.model.name, config.model.pretrained, preprocess=config.model.preprocess)
     model = model.with_pixels(search.pixels)
     config = _with_model(config, model)
@@ -293,7 +296,7 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
 def _with_model(config: SearchConfig, model: LoadedModel) -> SearchConfig:
     """Return the configuration with what it says of the model as it holds from any folder."""
     wanted, reference = config.model.preprocess, model.reference
-    if wanted is not None and Path(wanted).is_file() and wanted != OPENAI and not is_tag(reference.name, wanted):
+    if wanted is not None and is_file(wanted) and wanted != OPENAI and not is_tag(reference.name, wanted):
         wanted = absolute(wanted)
     section = ModelSection(name=reference.name, pretrained=reference.pretrained, preprocess=wanted)
     return config.model_copy(update={"model": section})

@@ -293,7 +293,7 @@ def _cut(raw: Sequence[Sequence[Any]], model: str | None) -> list[str]:
 
     from headmask.models import tokenizer_of
 
-    tokenizer = tokenizer_of(model or "ViT-B-32")
+    tokenizer = tokenizer_of("ViT-B-32" if model is None else model)
     length = int(getattr(tokenizer, "context_length", None) or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     padding = tokenizer([""], context_length=length + 1)[0, -1]
     cut = []

@@ -27,7 +27,7 @@ from headmask.foreign import reason_of
 from headmask.kinds import tables_of
 from headmask.mask import HeadGrid, HeadMask
 from headmask.passwords import hidden
-from headmask.reading import check_file
+from headmask.reading import check_file, is_file, is_folder
 from headmask.shown import shown
 from headmask.writing import check_output, made_folder
 from orchestrator.commandline import command_line
@@ -332,7 +332,7 @@ def _opened(location: str) -> RDBStorage:
 def made_alone(location: str) -> Iterator[None]:
     """Let one process at a time make the tables of a new sqlite database: Optuna does it in steps, without a lock."""
     path = sqlite_file(location)
-    if path is None or not path.parent.is_dir() or (path.is_file() and path.stat().st_size):
+    if path is None or not is_folder(path.parent) or (is_file(path) and path.stat().st_size):
         yield
         return
     with FileLock(path.with_name(f".{path.name}.lock"), timeout=MAKING_S):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from headmask.errors import StudyError
+from headmask.reading import is_file, is_there
 from headmask.shown import shown
 from orchestrator.commandline import command_line
 from orchestrator.config import SearchConfig, parse_config, parse_stored
@@ -29,6 +30,8 @@ def stored_config(study: str, storage: str | None, flags: Mapping[str, Any] | No
         StudyError: there is no such study, or it is damaged.
         ConfigError: a flag's value is not as it must be.
     """
+    if not study:
+        raise StudyError("name a run folder, or a study with --storage URL; got an empty text")
     content = _stored_config(study, storage).model_dump()
     for key, value in (flags or {}).items():
         if value is not None:
@@ -48,12 +51,12 @@ def _stored_config(study: str, storage: str | None) -> SearchConfig:
 
 def _config_of_folder(folder: Path) -> SearchConfig:
     pointer, journal = folder / CONFIG, folder / "study.journal"
-    if pointer.exists():
+    if is_there(pointer):
         return read_config_file(folder)
     # A driver that is killed right after it began its study leaves the journal alone.
     for name in begun_studies(str(journal)):
         return _config_of_study(str(journal), name)
-    if journal.is_file():
+    if is_file(journal):
         command = command_line("headmask", "search", "--out", folder)
         raise StudyError(f"the study in {shown(folder)} has not begun: start it with `{command}`")
     raise StudyError(f"there is no run folder at {shown(folder)}: name one, or a study with --storage URL")

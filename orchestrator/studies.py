@@ -10,6 +10,7 @@ from optuna.study import StudySummary
 from rich.table import Table
 
 from headmask.errors import StudyError
+from headmask.reading import is_there
 from headmask.shown import shown
 from orchestrator.driverlock import is_driven
 from orchestrator.integrity import checked_attrs
@@ -62,7 +63,7 @@ def begun_studies(location: str) -> list[str]:
         StudyError: the storage cannot be reached.
     """
     path = file_of(location)
-    if path is not None and not (path.exists() and path.stat().st_size):
+    if path is not None and not (is_there(path) and path.stat().st_size):
         return []
     with open_storage(location, must_exist=True) as storage:
         summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)

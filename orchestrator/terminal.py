@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -29,6 +30,14 @@ class Terminal(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text ready to be laid out; every string that is printed comes through here."""
         return super().render_str(shown_lines(text), **options)
+
+
+class PrintableLog(logging.Formatter):
+    """Writes messages of loggers as everything else is printed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a message without what a terminal would obey."""
+        return shown_lines(super().format(record))
 
 
 class _Outlet(io.FileIO):

@@ -69,10 +69,19 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     Raises:
         DataError: there is no such file, or it is not Parquet.
     """
+    check_data_file(path)
+    return parquet_of(openable(path), path)
+
+
+def check_data_file(path: Path) -> None:
+    """Check that a path names a file, without opening it.
+
+    Raises:
+        DataError: it does not.
+    """
     if not os.path.lexists(path):
         raise DataError(f"there is no data file at {shown(path)}; make one with `headmask data build`")
     check_file(path, "data file", DataError)
-    return parquet_of(openable(path), path)
 
 
 def openable(path: Path) -> str | IO[bytes]:

@@ -21,7 +21,7 @@ from workers.dataset import Dataset
 from workers.matching import MatchingTargets
 from workers.pixels import PixelCache, Pixels, Remarks, load_pixels
 from workers.preprocess import UInt8Preprocess
-from workers.prompts import prompts, templates_of
+from workers.prompts import prompts, read_names, templates_of
 from workers.retrieval import RetrievalTargets
 from workers.splits import SPLITS, drawn_splits, given_splits
 from workers.tasks import Targets, TaskName
@@ -76,6 +76,34 @@ class Reading:
         return None if self.class_names is None else Path(self.class_names)
 
 
+def check_data(path: Path, reading: Reading) -> None:
+    """Check a data file and what is asked of it as far as that goes without its rows, before a model is loaded.
+
+    Raises:
+        DataError: the file cannot be read, a column is missing, or an option is not for what the file holds.
+    """
+    _check_reading(Dataset(path, reading.columns, task=reading.task), reading)
+
+
+def _check_reading(dataset: Dataset, reading: Reading) -> None:
+    if dataset.task == "classification":
+        templates_of(reading.templates)
+        if reading.names_file is not None:
+            read_names(reading.names_file)
+        return
+    options = {
+        "--templates": reading.templates,
+        "--class-names": reading.class_names,
+        "--group-column": reading.columns.group,
+    }
+    for option, value in options.items():
+        if value is not None:
+            raise DataError(
+                f"{option} is for classification, and the task of {shown(dataset.path)} is {dataset.task}; leave it "
+                f"out; got {shown(repr(value[:60]))}"
+            )
+
+
 def load_data(
     path: Path,
     preprocess: UInt8Preprocess,
@@ -102,6 +130,7 @@ def load_data(
     """
     reading = reading or Reading()
     dataset = Dataset(path, reading.columns, task=reading.task)
+    _check_reading(dataset, reading)
     contents = _CONTENTS[dataset.task](dataset, reading)
     given = None if whole or reading.draw_splits else dataset.splits()
     advice = ", or draw the splits with --draw-splits" if may_draw else ""

@@ -241,17 +241,18 @@ def show(
     from orchestrator.sections import DataSection
     from orchestrator.show import draw_sheet, look_at
     from orchestrator.terminal import Terminal
+    from workers.loading import check_data
 
     given = {name: value for name, value in locals().items() if name in DataSection.model_fields}
     (section,) = parse_data([{"path": str(file), **given}])
+    reading = section.reading()
+    check_data(file, reading)
     sheet = None if no_sheet else sheet or file.with_name(f"{file.stem}.samples.png")
     if sheet is not None:
         check_output(sheet, PICTURE, inputs=[file])
     console = Terminal(stderr=as_json)
     with counting(console, "images") as on_progress:
-        found = look_at(
-            file, section.reading(), model=model, pixels=STOCK if pixels is None else pixels, on_progress=on_progress
-        )
+        found = look_at(file, reading, model=model, pixels=STOCK if pixels is None else pixels, on_progress=on_progress)
     drawn = None if sheet is None else draw_sheet(found, sheet)
     if as_json:
         print_json({**found.as_json(), "contact_sheet": None if drawn is None else str(drawn)})

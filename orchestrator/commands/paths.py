@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from headmask.errors import HeadmaskError
+import typer
 
 
 def path_of(text: str | os.PathLike[str]) -> Path:
     """Return a path that was given as text; the `parser` of an option.
 
     Raises:
-        HeadmaskError: the text is empty.
+        BadParameter: the text is empty.
     """
     if not os.fspath(text):
-        raise HeadmaskError("a path cannot be empty; got ''")
+        raise typer.BadParameter("a path cannot be empty; got ''")
     return Path(text)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 
 from headmask.errors import HeadmaskError, did_you_mean
+from headmask.reading import is_file, is_folder
 from orchestrator.commandline import command_line, resume_command
 from orchestrator.compare.entrant import Entrant, read_folder, read_mask_file, read_trials_alone
 from orchestrator.compare.tracked import Server
@@ -39,10 +40,12 @@ class Sources:
         return found
 
     def _find(self, reference: str) -> Entrant:
+        if not reference:
+            raise HeadmaskError("what is compared cannot be an empty text: name run folders, mask files or studies")
         path = Path(reference)
-        if path.is_dir():
+        if is_folder(path):
             return self._folder(path, reference)
-        if path.is_file():
+        if is_file(path):
             return read_mask_file(path, reference)
         if self.server is not None and _RUN_ID.fullmatch(reference):
             return self.server.run(reference)
@@ -57,7 +60,7 @@ class Sources:
 
     def _folder(self, folder: Path, name: str) -> Entrant:
         journal = folder / "study.journal"
-        if (folder / "result.json").is_file() or not journal.is_file():
+        if is_file(folder / "result.json") or not is_file(journal):
             return read_folder(folder, name)
         with open_storage(str(journal), must_exist=True) as storage:
             studies = optuna.get_all_study_names(storage)
@@ -69,7 +72,7 @@ class Sources:
         """Return a study: by its run folder or its tracked run, where they are at hand."""
         stored = read_stored(storage, name)
         attrs, folder = stored.attrs, stored.config.folder
-        if (folder / "result.json").is_file():
+        if is_file(folder / "result.json"):
             entrant = read_folder(folder, name, "study")
             if entrant.result is not None and entrant.result.study == name and entrant.matches(attrs["fingerprint"]):
                 return entrant
@@ -86,5 +89,5 @@ def _trials_alone(name: str, location: str, study_name: str, way_out: str) -> En
 
 
 def _near(path: Path) -> str:
-    beside = [str(each) for each in path.parent.glob("*")] if path.parent.is_dir() else []
+    beside = [str(each) for each in path.parent.glob("*") if each != path] if is_folder(path.parent) else []
     return did_you_mean(str(path), beside)

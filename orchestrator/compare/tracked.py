@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from headmask.errors import HeadmaskError, did_you_mean
 from headmask.passwords import redacted
+from headmask.reading import is_file
 from orchestrator.compare.entrant import Entrant, read_folder
 from orchestrator.location import sqlite_file
 from orchestrator.track.mlflowrun import make_client
@@ -39,7 +40,7 @@ class Server:
     def _client(self) -> MlflowClient:
         """MLflow's client, made when it is needed: importing it takes seconds."""
         path = sqlite_file(check_tracking_uri(self.uri, self.what))
-        if path is not None and not (path.is_file() and path.stat().st_size):
+        if path is not None and not (is_file(path) and path.stat().st_size):
             raise HeadmaskError(
                 f"there is no tracking store {redacted(self.uri)}; a search makes mlflow.db beside its run folder"
             )

@@ -26,7 +26,7 @@ from orchestrator.session import embedded_texts, load_section, make_payload
 from orchestrator.versions import versions
 from workers.constants import USUAL_CHUNK, Constants
 from workers.engine import Engine
-from workers.loading import ALL, take_split
+from workers.loading import ALL, check_data, take_split
 from workers.messages import MaskScore, Stage
 from workers.preprocess import UInt8Preprocess
 from workers.replica import Replica
@@ -89,6 +89,7 @@ def explain_heads(
         out, EXPLANATION_FOLDER, inputs=_inputs(data, mask, model, pretrained, descriptions), overwrite=overwrite
     )
     texts = read_descriptions(descriptions)
+    check_data(Path(data.path), data.reading())
     subject = find_subject(mask, heads, model, pretrained, pixels, preprocess)
     cropped = UInt8Preprocess(subject.model.preprocess)
     chosen = take_split(load_section(data, cropped, whole=split is None, say=say), split or ALL)

@@ -19,6 +19,7 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from headmask.foreign import reason_of
+from headmask.reading import is_there
 from orchestrator.track.refusal import TrackingRefusedError
 
 LOCK_S = 120.0
@@ -68,7 +69,7 @@ def _revision(path: Path) -> str | None:
     Raises:
         TrackingRefusedError: it is none of MLflow's, or only part of one.
     """
-    if not path.exists() or path.stat().st_size == 0:
+    if not is_there(path) or path.stat().st_size == 0:
         return None
     try:
         with contextlib.closing(
@@ -172,7 +173,7 @@ def _bring_up_to_date(path: Path, found: str, *, is_own: bool) -> None:
         shutil.copyfile(path, scratch)
         _migrate(scratch)
         kept = path.with_name(f"{path.name}.{found}")
-        if not kept.exists():
+        if not is_there(kept):
             os.link(path, kept)
         os.replace(scratch, path)
     # Alembic, SQLAlchemy and sqlite have their own exceptions for tables that are not as their version says.

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from headmask.errors import StudyError
 from headmask.passwords import HIDDEN, redacted
+from headmask.reading import is_file
 from orchestrator.commandline import command_line
 from orchestrator.location import scheme_of
 from orchestrator.track.mlflowrun import MlflowRun, Server, server_of
@@ -284,7 +285,7 @@ def sync(folder: Path, uri: str | None = None) -> Synced:
     """
     if uri is not None:
         check_tracking_uri(uri)
-    if not (folder / NAME).is_file():
+    if not is_file(folder / NAME):
         raise StudyError(f"there is no {NAME} in {folder}: name the run folder of a search")
     with Spool(folder) as spool:
         begin = spool.begin

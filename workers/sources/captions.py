@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from headmask.errors import DataError
-from headmask.reading import check_text, lines_of, read_json, read_text
+from headmask.reading import check_text, is_file, is_folder, lines_of, read_json, read_text
 from headmask.shown import shown
 from workers.inside import name_key, readable
 from workers.prompts import read_lines
@@ -205,10 +205,10 @@ def coco_cn(images: Path, files: Sequence[Path]) -> FolderSource:
         DataError: there is no such folder, or a line is not `ID#n<tab>caption`.
     """
     (given,) = _one(files, "coco-cn")
-    file = given / "imageid.human-written-caption.txt" if given.is_dir() else given
+    file = given / "imageid.human-written-caption.txt" if is_folder(given) else given
     folder = file.parent
     split_files = {name: folder / f"coco-cn_{name}.txt" for name in ("train", "val", "test")}
-    split_files = {name: path for name, path in split_files.items() if path.is_file()}
+    split_files = {name: path for name, path in split_files.items() if is_file(path)}
     split_of: dict[str, str] = {}
     for name, path in split_files.items():
         for key in read_lines(path, "list of a split"):
@@ -236,9 +236,9 @@ def flickr30k_cna(images: Path, files: Sequence[Path]) -> FolderSource:
         split: path
         for split in ("train", "val", "test")
         for pattern in (f"{split}/flickr30k_cn*_{split}.txt", f"flickr30k_cn*_{split}.txt")
-        for path in (sorted(given.glob(pattern)) if given.is_dir() else [])
+        for path in (sorted(given.glob(pattern)) if is_folder(given) else [])
     }
-    if given.is_dir() and not found:
+    if is_folder(given) and not found:
         raise DataError(f"there is no flickr30k_cna_train.txt, _val.txt or _test.txt in {shown(given)}")
     entries = _Entries()
     for split, path in found.items() or [(None, given)]:
