@@ -210,7 +210,7 @@ CASES = [
         make=data(encoded(NOISE)),
     ),
     Case("a rule that is a number", ["search", "s.toml"], RULE + "3", make=setting(3)),
-    Case("a rule that is true", ["search", "s.toml"], RULE + "True", make=setting("true")),
+    Case("a rule that is true", ["search", "s.toml"], RULE + "true", make=setting("true")),
     Case("a rule that is a list", ["search", "s.toml"], RULE + r"\['stock'\]", make=setting('["stock"]')),
     Case(
         "a mask file with a rule that there is not",
