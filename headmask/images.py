@@ -20,6 +20,7 @@ from PIL import Image
 
 from headmask.compositing import Composited, RangeError, composited
 from headmask.errors import ConfigError, DataError
+from headmask.reading import lfs_hint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,6 +106,8 @@ def opened(content: bytes, where: str) -> Iterator[Image.Image]:
     """
     if not content:
         raise DataError(f"{where}: the image is empty")
+    if pointer := lfs_hint(content[:40]):
+        raise DataError(f"{where}: it is {pointer}")
     try:
         with Image.open(io.BytesIO(content)) as image:
             # Past the limit Pillow warns, past twice the limit it raises; here both are errors.

@@ -95,6 +95,13 @@ def _cannot_read(
     return error(f"cannot read {what} {shown(path)}: {getattr(reason, 'strerror', None) or reason}")
 
 
+def lfs_hint(head: bytes) -> str | None:
+    """Return what a file is that begins like a pointer of Git LFS, and the way out; None of any other."""
+    if not head.startswith(b"version https://git-lfs"):
+        return None
+    return "a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository"
+
+
 def read_text(path: str | os.PathLike[str], what: str, error: type[HeadmaskError] = HeadmaskError) -> str:
     """Return the text of a UTF-8 file, without a byte order mark.
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from headmask.errors import DataError
 from headmask.images import STOCK, by_rule, quiet_pillow
 from headmask.kinds import PICTURE, PICTURE_METADATA
-from headmask.shown import shown
+from headmask.shown import counted, shown
 from headmask.writing import written
 from orchestrator.clusters import LARGE_SHARE, Clusters
 from strategies.paired import MIN_CLUSTERS
@@ -106,11 +106,12 @@ class Findings:
         ]
         if per_image := self.captions_per_image:
             spread = f"{min(per_image)} to {max(per_image)}" if len(set(per_image)) > 1 else str(per_image[0])
-            lines.append(f"{sum(per_image):,} captions, {spread} per image.")
+            lines.append(f"{counted(sum(per_image), 'caption')}, {spread} per image.")
         if self.classes:
             counts = [count for _, _, count in self.classes]
             spread = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else str(counts[0])
-            lines.append(f"{len(counts)} class{'es' * (len(counts) != 1)} with {spread} images each.")
+            images = "image" if spread == "1" else "images"
+            lines.append(f"{counted(len(counts), 'class', 'classes')} with {spread} {images} each.")
             lines.append("Classes: " + _some([_called(label, name) for label, name, _ in self.classes]) + ".")
         if self.group_counts:
             groups = [f"{shown(name)} ({count})" for name, count in self.group_counts.items()]
@@ -178,10 +179,10 @@ def look_at(
     if not found.sizes:
         raise DataError(f"{path} has no image that can be read: {broken[0]}")
     found.warnings += [
-        *(_listed(f"{len(broken)} images cannot be read", broken) if broken else []),
+        *(_listed(f"{counted(len(broken), 'image')} cannot be read", broken) if broken else []),
         *_split_warnings(found),
         *_duplicates(digests, splits),
-        *(text for name, rows in remarked.items() if rows for text in _listed(_REMARKS[name].format(len(rows)), rows)),
+        *(text for name, rows in remarked.items() if rows for text in _listed(_remark(name, len(rows)), rows)),
     ]
     found.clusters = _clusters(dataset, found, digests, list(map(str, splits)))
     found.warnings += [line for split, each in found.clusters.items() for line in _cluster_warnings(split, each)]
@@ -189,12 +190,21 @@ def look_at(
 
 
 _REMARKS = {
-    "differing": "{} images have other pixels under stock open_clip than composited (upright, on white, scaled to 8 "
+    "differing": "other pixels under stock open_clip than composited (upright, on white, scaled to 8 "
     "bits); --pixels chooses which are scored",
-    "clipped": "{} images have values of more than 8 bits, which stock open_clip cuts off at 255; save them with 8 "
+    "clipped": "values of more than 8 bits, which stock open_clip cuts off at 255; save them with 8 "
     "bits, or score with --pixels composited",
-    "constant": "{} images have almost one colour",
+    "constant": "almost one colour",
 }
+"""What images have."""
+
+
+def _remark(name: str, count: int) -> str:
+    return f"{_have(count)} {_REMARKS[name]}"
+
+
+def _have(count: int) -> str:
+    return f"{counted(count, 'image')} {'has' if count == 1 else 'have'}"
 
 
 def _clusters(dataset: Dataset, found: Findings, digests: Sequence[str], splits: Sequence[str]) -> dict[str, Clusters]:
@@ -272,7 +282,8 @@ def _look_at_texts(dataset: Dataset, found: Findings, reading: Reading, model: s
         found.classes = [(*both, counts[number]) for number, both in enumerate(zip(classes.labels, names, strict=True))]
         empty = [_called(label, name) for label, name, count in found.classes if not count]
         if empty:
-            found.warnings += _listed(f"{len(empty)} classes have no image", empty)
+            have = "class has" if len(empty) == 1 else "classes have"
+            found.warnings += _listed(f"{len(empty)} {have} no image", empty)
         groups = dataset.groups()
         found.group_counts = dict(sorted(Counter(groups or ()).items()))
         return [names[label] + (f" ({groups[row]})" if groups else "") for row, label in enumerate(labels)]
@@ -282,7 +293,7 @@ def _look_at_texts(dataset: Dataset, found: Findings, reading: Reading, model: s
         f"row {row}" for row, captions in enumerate(raw) if not captions or not all(map(str.strip, map(str, captions)))
     ]
     if empty_rows:
-        found.warnings += _listed(f"{len(empty_rows)} images have no caption or an empty one", empty_rows)
+        found.warnings += _listed(f"{_have(len(empty_rows))} no caption or an empty one", empty_rows)
     found.warnings += _cut(raw, model)
     return [str(captions[0]) if captions else "" for captions in raw]
 
@@ -306,7 +317,14 @@ def _cut(raw: Sequence[Sequence[Any]], model: str | None) -> list[str]:
                 cut.append(f"row {row}")
     if not cut:
         return []
-    return _listed(f"{len(cut)} captions are longer than the {length} tokens of the tokenizer and are cut", cut)
+    are = "is longer than the {} tokens of the tokenizer and is cut"
+    if len(cut) > 1:
+        are = "are longer than the {} tokens of the tokenizer and are cut"
+    return _listed(f"{counted(len(cut), 'caption')} {are.format(length)}", cut)
+
+
+def _are(count: int) -> str:
+    return f"{counted(count, 'image')} {'is' if count == 1 else 'are'}"
 
 
 def _split_warnings(found: Findings) -> list[str]:
@@ -331,11 +349,11 @@ def _duplicates(digests: Sequence[str], splits: Sequence[str | None]) -> list[st
     warnings = []
     if across:
         rows_text = [" and ".join(f"row {row} ({splits[row]})" for row in rows[:3]) for rows in across]
-        warnings += _listed(f"{len(across)} images are in several splits, which a search refuses", rows_text)
+        warnings += _listed(f"{_are(len(across))} in several splits, which a search refuses", rows_text)
     if len(twice) > len(across):
         same = [rows for rows in twice if rows not in across]
         rows_text = [" and ".join(f"row {row}" for row in rows[:3]) for rows in same]
-        warnings += _listed(f"{len(same)} images are there more than once", rows_text)
+        warnings += _listed(f"{_are(len(same))} there more than once", rows_text)
     return warnings
 
 

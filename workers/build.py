@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from headmask.errors import DataError, HeadmaskError, OutputError
-from headmask.images import check_image, quiet_pillow
+from headmask.images import STOCK, PixelRule, check_image, quiet_pillow
 from headmask.kinds import DATA_SET
 from headmask.shown import counted, shown
 from headmask.writing import check_output, hidden_beside, made_folder, reason_of, written
@@ -90,6 +90,7 @@ def build(
     splits: SplitMap | None = None,
     on_bad_row: Literal["fail", "skip"] = "fail",
     duplicates: Duplicates = "fail",
+    pixels: PixelRule = STOCK,
     overwrite: bool = False,
     inputs: Iterable[str | Path | None] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -102,6 +103,7 @@ def build(
         splits: which of the source's splits become search, confirm and test; by their usual names when None.
         on_bad_row: whether an unreadable image or a row without image or caption stops the build, or is left out.
         duplicates: what is done about images that are in several splits by their pixels; see `settle`.
+        pixels: the rule by which pixels are compared, as the data will be scored.
         overwrite: replace `out` where it is a data set that was built.
         inputs: what else is read besides the source's files, and must not be `out`.
         on_progress: called with images done, and in all where that is known, else 0.
@@ -113,10 +115,10 @@ def build(
     check_output(out, DATA_SET, inputs=[*inputs, *source.files], overwrite=overwrite)
     chosen = (splits or SplitMap()).fitted(source.split_names)
     with _work_folder(out, is_remote=source.is_remote) as work, quiet_pillow():
-        takes_digests = not chosen.is_open and duplicates != "keep"
-        parts = _resumed(work, _identity(source, chosen, takes_digests))
+        compared = None if chosen.is_open or duplicates == "keep" else pixels
+        parts = _resumed(work, _identity(source, chosen, compared))
         num_resumed = sum(part.num_items for part in parts)
-        for part in _parts(source, chosen, work, parts, on_progress, takes_digests):
+        for part in _parts(source, chosen, work, parts, on_progress, compared):
             parts.append(part)
         report = _join(source, parts, out, on_bad_row, duplicates, num_resumed)
         shutil.rmtree(work)
@@ -168,8 +170,8 @@ def _clear(work: Path) -> bool:
     return False
 
 
-def _identity(source: Source, splits: SplitMap, takes_digests: bool) -> str:
-    content = [source.identity(), str(splits), str(source.kind.schema()), str(source.kind), PART_ROWS, takes_digests]
+def _identity(source: Source, splits: SplitMap, compared: PixelRule | None) -> str:
+    content = [source.identity(), str(splits), str(source.kind.schema()), str(source.kind), PART_ROWS, compared]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
 
 
@@ -196,7 +198,7 @@ def _parts(
     work: Path,
     before: list[_Part],
     on_progress: Callable[[int, int], None],
-    takes_digests: bool,
+    compared: PixelRule | None,
 ) -> Iterator[_Part]:
     """Yield the parts after those that are there, each written whole."""
     done = sum(part.num_items for part in before)
@@ -205,7 +207,7 @@ def _parts(
         next(items, None)
     schema, number = source.kind.schema(), len(before)
     rows, digests, bad_rows, size, taken = [], [], [], 0, 0
-    for result in ahead(lambda item: _row(item, splits, takes_digests), items):
+    for result in ahead(lambda item: _row(item, splits, compared), items):
         taken += 1
         if isinstance(result, BadRow):
             bad_rows.append(result)
@@ -223,8 +225,11 @@ def _parts(
         yield _write(work / f"{number:06d}.parquet", rows, digests, schema, taken, bad_rows)
 
 
-def _row(item: Item | BadRow, splits: SplitMap, takes_digests: bool) -> tuple[Row, str] | BadRow | None:
-    """Return an item as a row, after its image was decoded, with its digest; None where its split is left out."""
+def _row(item: Item | BadRow, splits: SplitMap, compared: PixelRule | None) -> tuple[Row, str] | BadRow | None:
+    """Return an item as a row, after its image was decoded, with its digest; None where its split is left out.
+
+    The digest is under a pixel rule, and empty without one.
+    """
     if isinstance(item, BadRow):
         return item
     try:
@@ -233,8 +238,8 @@ def _row(item: Item | BadRow, splits: SplitMap, takes_digests: bool) -> tuple[Ro
         content = item.read()
         digest = ""
         check_image(content, item.where)
-        if takes_digests:
-            digest = digest_of(content, item.where)
+        if compared is not None:
+            digest = digest_of(content, item.where, compared)
         key = digest.encode() or content
         split = splits.target(item.split, key if item.pair is None else str(item.pair).encode())
     except DataError as error:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headmask.errors import DataError
-from headmask.reading import check_file
+from headmask.reading import check_file, lfs_hint
 from headmask.shown import shown
 
 _BEYOND = (pa.ArrowNotImplementedError, pa.ArrowCapacityError, MemoryError)
@@ -103,6 +103,9 @@ def parquet_of(source: Any, where: str | Path) -> pq.ParquetFile:
         return pq.ParquetFile(source)
     except (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeDecodeError) as error:
         reason = shown((str(error).splitlines() or [type(error).__name__])[0][:300])
+        if isinstance(where, Path) and where.is_file():
+            with where.open("rb") as file:
+                reason = lfs_hint(file.read(40)) or reason
         raise DataError(f"{shown(where)} cannot be read as Parquet: {reason}") from None
 
 

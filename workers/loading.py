@@ -143,7 +143,7 @@ def load_data(
     elif given is None:
         rows = drawn_splits(contents.together(decoded.digests), reading.split_seed)
     else:
-        rows = given_splits(given, decoded.digests, advice=advice, name_of=dataset.name_of)
+        rows = given_splits(given, decoded.digests, advice=advice, name_of=dataset.name_of, rule=preprocess.rule)
     return {name: contents.split(name, chosen, decoded) for name, chosen in rows.items()}
 
 

@@ -20,6 +20,7 @@ from headmask.compositing import composited, is_plain
 from headmask.errors import DataError, ModelError
 from headmask.images import (
     COMPOSITED,
+    STOCK,
     PixelRule,
     check_resized,
     is_clipped,
@@ -158,13 +159,15 @@ def _or_problem(step: Callable[[Image.Image], T], image: Image.Image) -> tuple[T
         return None, str(error) or type(error).__name__
 
 
-def digest_of(content: bytes, where: str) -> str:
-    """Return the digest of what an encoded image shows under the rule `stock`, as `look` has it.
+def digest_of(content: bytes, where: str, rule: PixelRule = STOCK) -> str:
+    """Return the digest of what an encoded image shows under a pixel rule, as `look` has it.
 
     Raises:
-        DataError: it cannot be decoded.
+        DataError: it cannot be decoded, or its values have no declared range under `composited`.
     """
     with opened(content, where) as image:
+        if rule == COMPOSITED:
+            return image_digest(composited(image))
         return _stock_digests(image, image.convert("RGB"))[0]
 
 

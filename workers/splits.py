@@ -121,6 +121,7 @@ def given_splits(
     *,
     advice: str = "",
     name_of: Callable[[int], str] = lambda row: f"row {row}",
+    rule: str = "stock",
 ) -> dict[str, NDArray[np.int64]]:
     """Return the rows of every split as a column gives them.
 
@@ -129,6 +130,7 @@ def given_splits(
         digests: of every row's pixels.
         advice: what else the caller's user can do, such as `, or draw the splits with --draw-splits`.
         name_of: names a row in errors.
+        rule: the pixel rule under which the digests were taken.
 
     Raises:
         DataError: other values than search, confirm and test, an empty split, or identical pixels in two splits.
@@ -145,7 +147,8 @@ def given_splits(
         if splits[other] != splits[row]:
             raise DataError(
                 f"identical pixels may not be in two splits: {name_of(other)} is in {splits[other]}, {name_of(row)} in "
-                f"{splits[row]}. Remove one, with `headmask data build --from parquet --duplicates drop`{advice}"
+                f"{splits[row]}. Remove one, with `headmask data build --from parquet --duplicates drop"
+                f"{'' if rule == 'stock' else f' --pixels {rule}'}`{advice}"
             )
     rows = {name: np.flatnonzero([split == name for split in splits]) for name in SPLITS}
     return _none_empty(rows)

@@ -36,6 +36,7 @@ PixelsOption = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+PixelRule = Literal["stock", "composited"]
 SourceName = Literal[
     "folder",
     "coco",
@@ -100,6 +101,9 @@ def build(
         Literal["fail", "drop", "move", "keep"],
         typer.Option(help="An image in several splits: refuse; leave it in the last one; move all to the first; keep."),
     ] = "fail",
+    pixels: Annotated[
+        PixelRule, typer.Option(metavar="stock|composited", help="How images become RGB to be compared across splits.")
+    ] = "stock",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -129,6 +133,7 @@ def build(
             splits=None if splits is None else SplitMap.parse(splits),
             on_bad_row=on_bad_row,
             duplicates=duplicates,
+            pixels=pixels,
             overwrite=overwrite,
             inputs=inputs,
             on_progress=on_progress,

@@ -37,7 +37,10 @@ BROKEN = {
     "0 bytes": (b"", r"the image is empty"),
     "text": (b"hello", NOT_ONE),
     "a web page": (b"<!DOCTYPE html><html><body>404</body></html>", NOT_ONE),
-    "a pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n", NOT_ONE),
+    "a pointer of Git LFS": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n",
+        "it is a pointer of Git LFS, not the file itself: run `git lfs pull`",
+    ),
     "a drawing as SVG": (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', NOT_ONE),
     "a PDF": (b"%PDF-1.7\n%%EOF\n", NOT_ONE),
     "an archive": (b"PK\x03\x04" + b"\0" * 60, NOT_ONE),

@@ -157,6 +157,7 @@ def of(source, file):
 
 DEEP = "[" * 100_000
 HUB = b"huggingface"
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 5\n"
 
 
 def described(feature):
@@ -927,5 +928,17 @@ CASES = [
             make=own_output,
         )
         for name, pattern in (("name", "o.parquet"), ("a folder", "."), ("a linked folder", "link"))
+    ),
+    Case(
+        "a pointer of Git LFS for Parquet",
+        SHOW,
+        "d.parquet cannot be read as Parquet: a pointer of Git LFS, not the file itself: run `git lfs pull`",
+        make=files(d_dot_parquet=POINTER),
+    ),
+    Case(
+        "a pointer of Git LFS for an image",
+        [*FOLDER, "c.csv"],
+        r"line 2 \(p\.png\): it is a pointer of Git LFS",
+        make=photos(photos__p_dot_png=POINTER, c_dot_csv="image,caption\np.png,a\n"),
     ),
 ]

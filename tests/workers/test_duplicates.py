@@ -4,14 +4,18 @@ import io
 
 import numpy as np
 import pytest
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from headmask.errors import DataError
+from headmask.images import by_rule
 from tests.workers.test_sources import built, picture, write_pictures
 from workers.build import build
-from workers.dataset import Dataset
+from workers.dataset import Dataset, Row, write_dataset
 from workers.duplicates import Placed, settle
 from workers.loading import load_data
+from workers.preprocess import UInt8Preprocess
+from workers.sources.parquet import ParquetSource
 from workers.sources.tables import folder
 
 TABLE = "image,caption,split\n" + "".join(
@@ -128,3 +132,31 @@ def test_pairs_stay_whole():
     moved = settle(images, "move")
     assert dict(moved.moved) == {2: "search", 3: "search"}
     assert settle(images[:2] + images[4:], "fail").notes == ()
+
+
+def turned(png):
+    """Return a file that shows, upright, what another one shows lying."""
+    pixels = np.random.default_rng(7).integers(256, size=(28, 28, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return png(pixels), png(Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90), exif=exif)
+
+
+def test_what_a_search_advises_mends_what_is_identical_under_its_pixel_rule_alone(tmp_path, png):
+    """Upright they are one picture; as stock open_clip reads them they are two."""
+
+    transform = image_transform_v2(PreprocessCfg(size=28), is_train=False)
+    stock, composited = (UInt8Preprocess(by_rule(transform, rule)) for rule in ("stock", "composited"))
+    one, other = turned(png)
+    rows = [Row("lying.png", one, ("a",), "search"), Row("turned.png", other, ("b",), "test")]
+    rest = [("search", 1), ("confirm", 2), ("test", 3)]
+    rows += [Row(f"{seed}.png", png(np.full((28, 28, 3), seed)), (f"{seed}",), split) for split, seed in rest]
+    write_dataset(tmp_path / "d.parquet", rows)
+    assert load_data(tmp_path / "d.parquet", stock).keys() == {"search", "confirm", "test"}
+    with pytest.raises(DataError, match=r"--duplicates drop --pixels composited`"):
+        load_data(tmp_path / "d.parquet", composited)
+    source = ParquetSource([str(tmp_path / "d.parquet")])
+    report = build(source, tmp_path / "o.parquet", duplicates="drop", pixels="composited")
+    assert report.duplicates == ("dropped lying.png (search): the same picture as turned.png (test)",)
+    assert load_data(tmp_path / "o.parquet", composited).keys() == {"search", "confirm", "test"}
+    assert build(source, tmp_path / "p.parquet", duplicates="drop").num_images == len(rows)

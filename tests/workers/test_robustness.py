@@ -260,11 +260,11 @@ def test_show_counts_and_warns(tmp_path):
     assert found.splits == {"search": 1, "confirm": 1, "test": 4}
     assert found.captions_per_image == [2, 1, 1, 2, 1, 1]
     text = "\n".join(found.warnings)
-    assert "1 images have no caption or an empty one: row 3" in text
-    assert "1 captions are longer than the 77 tokens of the tokenizer and are cut: row 1" in text
-    assert "1 images are in several splits, which a search refuses: row 0 (search) and row 2 (test)" in text
-    assert "1 images are there more than once: row 3 and row 4" in text
-    assert "1 images cannot be read: row 5: cannot be read as an image" in text
+    assert "1 image has no caption or an empty one: row 3" in text
+    assert "1 caption is longer than the 77 tokens of the tokenizer and is cut: row 1" in text
+    assert "1 image is in several splits, which a search refuses: row 0 (search) and row 2 (test)" in text
+    assert "1 image is there more than once: row 3 and row 4" in text
+    assert "1 image cannot be read: row 5: cannot be read as an image" in text
 
 
 def test_independent_groups_are_shown_and_a_large_one_is_warned_of(tmp_path):
@@ -286,7 +286,7 @@ def test_a_caption_of_exactly_the_context_is_not_cut(tmp_path):
         "the smallest of the drawn splits has 0.2 of the 3 independent groups of images: fewer than 20, below which no "
         "interval is given and no improvement claimed"
     )
-    assert "1 captions are longer than the 77 tokens" in warning
+    assert "1 caption is longer than the 77 tokens" in warning
     assert "row 2" in warning
 
 

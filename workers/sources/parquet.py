@@ -202,7 +202,7 @@ class ParquetSource(Source):
 
     def _open(self, file: RemoteFile) -> pq.ParquetFile:
         with reached(file.path):
-            return parquet_of(file.open_file(), readable(file.path))
+            return parquet_of(file.open_file(), readable(file.path) if file.system else Path(file.path))
 
     def _batches(self, file: RemoteFile, columns: list[str], size: int = BATCH) -> Iterator[pa.RecordBatch]:
         with reached(file.path), reading_parquet(readable(file.path)):
