@@ -191,6 +191,12 @@ def _is_study_database(path: Path) -> bool:
     return names is None or all(name.startswith(("stud", "trial", "version_info", "alembic")) for name in names)
 
 
+def _is_tracking_database(path: Path) -> bool:
+    """Return whether a file is an SQLite database with tables of MLflow, or with none."""
+    names = tables_of(path)
+    return not names or bool(names & {"datasets", "experiments", "inputs", "registered_models", "runs"})
+
+
 def tables_of(path: Path) -> set[str] | None:
     """Return the names of the tables of an SQLite database, without changing it; None where another process holds it.
 
@@ -258,6 +264,7 @@ TRIALS = Kind("a search's table of trials", has_parquet_kind("trials"))
 QUERIES = Kind("a search's table of queries", has_parquet_kind("queries"))
 JOURNAL = Kind("a journal of studies", _is_journal)
 STUDY_DATABASE = Kind("a database of studies", _is_study_database)
+TRACKING_DATABASE = Kind("a database of MLflow", _is_tracking_database)
 SPOOL = Kind("a list of what is tracked", _is_spool)
 MODEL_FOLDER = FolderKind("a model folder", _foreign_to_model)
 EXPLANATION_FOLDER = FolderKind("an explanation", _foreign_to_explanation)

@@ -340,6 +340,8 @@ def _rule(item: ErrorDetails) -> str:
         return 'must be a list, such as [1, 2] or ["L1H2"]'
     text = item["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
     text = text.partition(", got a number")[0]
+    if kind == "value_error":  # Ours, which may quote a URL with a port.
+        return text
     return re.sub(r"\b\d{5,30}\b", lambda number: f"{int(number[0]):,}", text)
 
 

@@ -11,7 +11,7 @@ from headmask.errors import ConfigError, HeadmaskError, StudyError, did_you_mean
 from headmask.foreign import reason_of
 from headmask.kinds import JOURNAL, STUDY_DATABASE, Kind
 from headmask.passwords import redacted
-from headmask.reading import check_text, is_folder
+from headmask.reading import check_text, is_file, is_folder, is_there
 from headmask.shown import shown
 
 __all__ = ["SCHEMES", "check_database", "check_driver", "check_location", "is_url", "redacted", "scheme_of"]
@@ -59,7 +59,7 @@ def check_location(location: str) -> str:
     scheme = scheme_of(location)
     if scheme not in SCHEMES:
         raise StudyError(
-            f"--storage must be a file or a URL of {', '.join(SCHEMES)}{did_you_mean(scheme, SCHEMES)}; "
+            f"--storage must be a file or a URL of {', '.join(SCHEMES)}{did_you_mean(scheme.lower(), SCHEMES)}; "
             f"got {redacted(location)}"
         )
     check_database(location, "--storage", StudyError)
@@ -136,7 +136,11 @@ def check_database(location: str, what: str, error: type[HeadmaskError] = Config
         raise error(f"{what}: sqlite needs three slashes before a path and four before an absolute one, {way_out}")
     if url.database in (None, "", ":memory:"):
         raise error(f"{what}: sqlite needs a file, for what is in memory is lost, {way_out}")
-    if "\0" in location or is_folder(str(url.database)):
+    path = str(url.database)
+    if path.startswith("file:"):
+        raise error(f"{what}: sqlite needs a path, and options of its own are not understood, {way_out}")
+    # What is there and no file would be replaced by a database.
+    if "\0" in location or (is_there(path) and not is_file(path)):
         raise error(f"{what}: sqlite needs a file, and this is none, {way_out}")
 
 
@@ -162,4 +166,5 @@ def sqlite_file(location: str) -> Path | None:
         return None
     from sqlalchemy.engine import make_url
 
-    return Path(make_url(location).database or "").resolve()
+    # Not Path.resolve, which raises for links in a circle.
+    return Path(os.path.realpath(make_url(location).database or ""))

@@ -102,7 +102,7 @@ def make_plan(config: SearchConfig, speed: float | None = None) -> dict[str, Any
         "object_store_gib": round(payload_gib + surrogate_gib + (pixels_gib if config.pool.address else 0.0), 3),
         "run_folder": str(config.folder),
         "study": f"{config.study_name} in {redacted(config.storage)}",
-        "tracking": tracked_at(config.folder, config.output.tracking_uri)[1],
+        "tracking": tracked_at(config.folder, config.output.tracking_uri, config.storage)[1],
         "fingerprint": session.digest,
     }
 

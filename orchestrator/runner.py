@@ -62,7 +62,7 @@ def start(config: SearchConfig, display: Display) -> Outcome:
     """
     check_run(config)
     _check_unbegun(config)
-    uri, tracked = tracked_at(config.folder, config.output.tracking_uri)
+    uri, tracked = tracked_at(config.folder, config.output.tracking_uri, config.storage)
     config = _tracked(config, uri)
     _check_pool(config)
     display.say(_loading_sentence(config))

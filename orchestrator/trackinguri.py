@@ -13,8 +13,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from headmask.errors import ConfigError, did_you_mean
+from headmask.kinds import TRACKING_DATABASE
 from headmask.passwords import HIDDEN, redacted
-from orchestrator.location import MAX_PORT, check_database, check_driver, scheme_of
+from headmask.writing import check_output
+from orchestrator.location import MAX_PORT, check_database, check_driver, file_of, scheme_of, sqlite_file
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 OPTION = "--tracking-uri"
@@ -45,7 +47,7 @@ def check_tracking_uri(uri: str, what: str = OPTION) -> str:
     elif scheme not in SERVERS and scheme not in _plugins():
         known = (*SERVERS, *DATABASES)
         raise ConfigError(
-            f"{what}: MLflow has no servers of the kind {scheme}://{did_you_mean(scheme, known)}; it has "
+            f"{what}: MLflow has no servers of the kind {scheme}://{did_you_mean(scheme.lower(), known)}; it has "
             f"{', '.join(known)}; got {redacted(uri)}"
         )
     return uri
@@ -66,7 +68,10 @@ def _check_web(uri: str, what: str) -> None:
         parts = urlsplit(uri)
         port = parts.port
     except ValueError:
-        raise ConfigError(f"{what}: the port must be a number up to {MAX_PORT:,}; got {redacted(uri)}") from None
+        raise ConfigError(
+            f"{what} must be {scheme_of(uri)}://HOST:PORT, and the port must be a number up to {MAX_PORT:,}; "
+            f"got {redacted(uri)}"
+        ) from None
     if not parts.hostname or any(letter.isspace() or ord(letter) < 32 for letter in uri) or port == 0:
         raise ConfigError(f"{what}: a host must follow {parts.scheme}://, such as {EXAMPLES}; got {redacted(uri)!r}")
 
@@ -104,15 +109,17 @@ def beside(folder: Path) -> str:
     return uri
 
 
-def tracked_at(folder: Path, given: str | None) -> tuple[str | None, str]:
+def tracked_at(folder: Path, given: str | None, storage: str) -> tuple[str | None, str]:
     """Return where a new search is tracked, None for the database beside its folder; and the same in words.
 
     Args:
         folder: of the run.
         given: by `--tracking-uri` or the configuration file.
+        storage: of the study.
 
     Raises:
-        ConfigError: `MLFLOW_TRACKING_URI` is no address, or a driver is missing.
+        ConfigError: `MLFLOW_TRACKING_URI` is no address, a driver is missing, or the database is that of the study.
+        OutputError: the file of a database cannot be written, or is something else.
     """
     uri = given or uri_of_environment()
     if uri is None:
@@ -120,6 +127,10 @@ def tracked_at(folder: Path, given: str | None) -> tuple[str | None, str]:
     what = OPTION if given else VARIABLE
     if scheme_of(uri) in DATABASES:
         check_driver(uri, what)
+    if (path := sqlite_file(uri)) is not None:
+        if path == file_of(storage):
+            raise ConfigError(f"{what} and --storage must not be the same file; got {redacted(uri)} for both")
+        check_output(path, TRACKING_DATABASE)
     return uri, redacted(uri) if given else f"{redacted(uri)} (by {VARIABLE})"
 
 

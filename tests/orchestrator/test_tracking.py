@@ -430,16 +430,19 @@ def test_a_server_that_never_answers_costs_15_seconds_and_is_said_at_the_start(f
 def test_a_new_search_is_tracked_by_one_rule(tmp_path, monkeypatch):
     folder, own = tmp_path / "runs" / "a", f"sqlite:///{tmp_path}/runs/mlflow.db"
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert tracked_at(folder, None) == (None, f"{own} (beside the run folder)")
+    assert tracked_at(folder, None, "study.journal") == (None, f"{own} (beside the run folder)")
     monkeypatch.setenv(VARIABLE, "http://me:s3cret@host:5000")
-    assert tracked_at(folder, None) == ("http://me:s3cret@host:5000", f"http://me:***@host:5000 (by {VARIABLE})")
-    assert tracked_at(folder, "http://other") == ("http://other", "http://other")
+    assert tracked_at(folder, None, "study.journal") == (
+        "http://me:s3cret@host:5000",
+        f"http://me:***@host:5000 (by {VARIABLE})",
+    )
+    assert tracked_at(folder, "http://other", "study.journal") == ("http://other", "http://other")
     monkeypatch.setenv(VARIABLE, "")
-    assert tracked_at(folder, None)[0] is None
+    assert tracked_at(folder, None, "study.journal")[0] is None
     monkeypatch.setenv(VARIABLE, "mlruns")
     with pytest.raises(ConfigError, match=f"{VARIABLE} must be the address of an MLflow server or database"):
-        tracked_at(folder, None)
-    assert tracked_at(folder, "http://other")[0] == "http://other"
+        tracked_at(folder, None, "study.journal")
+    assert tracked_at(folder, "http://other", "study.journal")[0] == "http://other"
 
 
 def test_a_search_that_exists_stays_where_it_is_tracked(monkeypatch):
@@ -452,7 +455,7 @@ def test_a_search_that_exists_stays_where_it_is_tracked(monkeypatch):
 
 def test_a_folder_that_no_database_can_be_in_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"because a \? or % in a folder's name means something else in a URL"):
-        tracked_at(tmp_path / "what?" / "a", None)
+        tracked_at(tmp_path / "what?" / "a", None, "study.journal")
 
 
 @pytest.mark.parametrize(
