@@ -305,7 +305,7 @@ def test_chance_level_is_refused_without_no_gate(headmask, search_flags):
         (["resume", "mine", "--storage", "nowhere.journal"], "there is no study at nowhere.journal"),
         (["eval", "--mask", "none.json", "--data", "d.parquet"], "there is no mask file at none.json"),
         (["export", "--mask", "none.json", "--out", "x"], "there is no mask file at none.json"),
-        (["search", "none.toml"], "cannot read none.toml"),
+        (["search", "none.toml"], "there is no configuration file at none.toml"),
         (["data", "build", "--images", "none", "--captions", "none.csv", "--out", "o.parquet"], "none"),
         (["frobnicate"], "No such command 'frobnicate'"),
     ],
@@ -385,7 +385,7 @@ def test_a_signal_stops_saves_and_says_how_to_go_on(search_flags, runs, tmp_path
 def test_replicas_that_fit_nowhere_are_bad_input(headmask, search_flags, local_ray):
     code, _, error = headmask(*search_flags, "--pool", "ray", "--threads", 64)
     assert (code, "no replica can be placed" in error) == (2, True)
-    assert "No mask was scored yet; start it again by the same command" in error
+    assert "start it again" not in error
 
 
 def test_replicas_that_are_lost_for_good_are_worth_another_try(headmask, search_flags, runs, monkeypatch):
