@@ -219,7 +219,9 @@ def test_a_mask_without_heads_leaves_nothing_to_explain(tiny_files, tmp_path, he
     path = write_mask(tmp_path, tiny_files[0], ())
     code, out, _ = headmask("explain", "--mask", path, "--data", tiny_files[1], "--out", tmp_path / "out")
     assert code == 0
-    assert f"There is nothing to explain: {path} ablates no head." in out.replace("\n", "")
+    assert f"There is nothing to explain. {path} ablates nothing: with it, the model is as it was." in out.replace(
+        "\n", ""
+    )
     assert json.loads((tmp_path / "out" / "explain.json").read_text())["heads"] == []
 
 
@@ -250,7 +252,7 @@ def test_heads_are_ablated_as_the_mask_says(tiny_files, tmp_path):
         (["--mask", "{mask}", "--heads", ""], "--heads must name heads, such as L3H7,L5H0; got ''"),
         (["--mask", "{mask}", "--heads", "7"], "a head is written L<layer>H<head>, such as L3H7; got '7'"),
         (["--mask", "{mask}", "--model", "{other}"], "this mask was made for local-dir:"),
-        (["--mask", "{mask}", "--descriptions", "none.txt"], "descriptions are lines of a text file; got 'none.txt'"),
+        (["--mask", "{mask}", "--descriptions", "none.txt"], "there is no file of descriptions at none.txt"),
         (["--mask", "{mask}", "--split", "train"], "split must be one of search, confirm, test, all; got 'train'"),
         (["--mask", "{mask}", "--out", "{model}"], "holds what is not of an explanation that headmask wrote"),
         (["--mask", "{text}"], "explain shows what heads of image towers do to images"),
