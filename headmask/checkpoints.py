@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from headmask.errors import ModelError
 from headmask.foreign import reason_of
-from headmask.reading import check_file
+from headmask.reading import check_file, check_text
 from headmask.shown import shown
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")
@@ -45,6 +45,8 @@ _FOREIGN = (
     (b"GGUF", "a GGUF file of llama.cpp; take the checkpoint that it was made from"),
     (b"\x89HDF", "an HDF5 file of TensorFlow; take the checkpoint for PyTorch"),
 )
+MAX_DEPTH = 4
+"""Dictionaries in one another that are searched for weights."""
 _NAME = re.compile(r'"([^"]+)"')
 _SIZE = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\((.*?)\) from checkpoint, "
@@ -103,6 +105,7 @@ def metadata_of(path: Path) -> dict[str, str]:
         ModelError: the file is no checkpoint; the message says what it is.
     """
     check_file(path, "checkpoint", ModelError)
+    check_utf8(path, "checkpoint")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -117,6 +120,16 @@ def metadata_of(path: Path) -> dict[str, str]:
             return dict(weights.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from None
+
+
+def check_utf8(path: Path, what: str) -> None:
+    """Check that a path can be given to the libraries that read weights, which take UTF-8 alone.
+
+    Raises:
+        ModelError: it is not UTF-8.
+    """
+    if check_text(str(path)):
+        raise ModelError(f"the name of {what} {shown(path)} is not UTF-8, which safetensors needs: rename it")
 
 
 def _check_kind(path: Path, head: bytes, size: int) -> None:
@@ -217,6 +230,12 @@ class _State:
                     f"{path.name} also holds averaged weights under {each}, which are not used" for each in averaged
                 ]
                 return cls(content[key], key, tuple(notes))
+        if deeper := next(_deeper(content), None):
+            place = "".join(f"[{key!r}]" for key in deeper)
+            raise ModelError(
+                f"{shown(path)} holds weights under {shown(' / '.join(deeper))}, deeper than they are looked for. Save "
+                f"them alone: torch.save(torch.load({str(path)!r}, weights_only=True){place}, 'weights.pt')"
+            )
         if not inner:
             names = ", ".join(shown(key) for key in list(content)[:6]) or "nothing"
             raise ModelError(
@@ -227,6 +246,16 @@ class _State:
             f"{' (averaged ones: another model than the last step)' if averaged else ''}. Save those that you mean: "
             f"torch.save(torch.load({str(path)!r}, weights_only=True)[{inner[0]!r}], 'weights.pt')"
         )
+
+
+def _deeper(content: Mapping[Any, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the keys, from the outermost in, of weights that lie two to four dictionaries deep."""
+    for key, value in content.items():
+        place = (*above, str(key))
+        if isinstance(value, dict) and len(place) > 1 and _is_state(value):
+            yield place
+        elif isinstance(value, dict) and len(place) < MAX_DEPTH:
+            yield from _deeper(value, place)
 
 
 def _unpickled(path: Path) -> Any:
@@ -253,8 +282,8 @@ def _refused(path: Path, error: Exception) -> ModelError:
         what = found.group(1) or found.group(2)
         return ModelError(
             f"{shown(path)} holds more than weights, an object of {shown(what)}, and unpickling it would run its code. "
-            "Where you trust the file, save the weights alone: "
-            f"torch.save(torch.load({str(path)!r}, weights_only=False)['state_dict'], 'weights.pt')"
+            f"Where you trust the file, save the weights alone: found = torch.load({str(path)!r}, weights_only=False); "
+            "torch.save(found['state_dict'], 'weights.pt'), or found.state_dict() where it is a model"
         )
     return _damaged(path, error)
 
@@ -277,10 +306,16 @@ def _unwrapped(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     taken = ""
     while True:
         first = next(iter(state))
-        prefix = next((each for each in PREFIXES if first.startswith(each)), None)
+        prefix = next((each for each in PREFIXES if first.startswith(each)), None) or _prefix_of_scale(state)
         if prefix is None or not all(name.startswith(prefix) for name in state):
             return dict(state), taken
         state, taken = {name.removeprefix(prefix): value for name, value in state.items()}, taken + prefix
+
+
+def _prefix_of_scale(state: Mapping[str, Any]) -> str | None:
+    """Return what stands before the name of a CLIP model's scale, of which it has one: what training called it."""
+    found = [name.removesuffix("logit_scale") for name in state if name.endswith(".logit_scale")]
+    return found[0] if len(found) == 1 else None
 
 
 def _check_names(path: Path, state: Mapping[str, Any]) -> None:

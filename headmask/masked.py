@@ -11,6 +11,7 @@ import open_clip
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from headmask.checkpoints import check_utf8
 from headmask.errors import AblationError, ModelError
 from headmask.folding import fold
 from headmask.foreign import reason_of
@@ -151,6 +152,7 @@ def load_pruned(folder: str | os.PathLike[str]) -> LoadedModel:
 
 def _form(folder: Path) -> str | None:
     """Return what the weights in a folder say of themselves."""
+    check_utf8(folder, "the model folder")
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as weights:
             return (weights.metadata() or {}).get("headmask")

@@ -354,7 +354,9 @@ def _own_checkpoint(name: str) -> tuple[Path, tuple[str, ...]]:
     if not found:
         others = sorted(path.name for path in folder.iterdir() if path.suffix in _ENDINGS)
         looked = f"open_clip looks for {', '.join(CHECKPOINTS)}, and there is none in {shown(folder)}"
-        found_other = f"; it holds {shown(others[0])}: pass {_by_file(folder, others[0])}" if others else ""
+        names = ", ".join(map(shown, others[:8])) + ", ..." * (len(others) > 8)
+        file = others[0] if len(others) == 1 else "FILE"
+        found_other = f"; it holds {names}: pass {_by_file(folder, file)}" if others else ""
         hint = found_other or "; put the checkpoint there"
         raise ModelError(f"{FOLDER}{shown(folder)} has no weights: {looked}{hint}")
     chosen = Path(str(_find_checkpoint_in_dir(folder)))

@@ -24,6 +24,9 @@ from headmask.shown import shown
 M = TypeVar("M", bound=BaseModel)
 MAX_DIGITS = 400
 """Digits of a number in JSON; no count, label or score has more."""
+_KIND_OF_UNION = re.compile(r"(constrained-|function-|literal\[|(tuple|list|dict|union)\[)|(int|float|str|bool|none)$")
+"""How pydantic names the kinds of a union in the place of a mistake."""
+_AN_OBJECT = re.compile(r"a valid dictionary( or instance of \w+)?")
 _KINDS = {
     stat.S_ISDIR: "a folder",
     stat.S_ISFIFO: "a named pipe",
@@ -267,10 +270,18 @@ def parse_model(content: Any, model: type[M], where: str, error: type[HeadmaskEr
 
 def reasons(error: ValidationError) -> list[str]:
     """Return a line per mistake: where it is, the rule, and the value received."""
-    lines = []
+    rules: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
     for item in error.errors():
-        place = ".".join(map(str, item["loc"])) or "content"
+        # What pydantic adds to the place says which kind of several was tried: their rules are one mistake.
+        place = ".".join(str(part) for part in item["loc"] if not _KIND_OF_UNION.match(str(part))) or "content"
         text = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        got = "" if "got" in text or item["type"] == "missing" else f", got {shown(repr(item['input'])[:80])}"
-        lines.append(f"{shown(place)}: {shown(text)}{got}")
-    return lines
+        text = _AN_OBJECT.sub("an object", "is missing" if item["type"] == "missing" else text)
+        rules.setdefault(place, []).append(text)
+        if item["type"] != "missing" and "got" not in text:
+            values[place] = item["input"]
+    return [
+        f"{shown(place)}: {shown(', or '.join(dict.fromkeys(texts)))}"
+        + (f", got {shown(repr(values[place])[:80])}" if place in values else "")
+        for place, texts in rules.items()
+    ]

@@ -228,8 +228,12 @@ def _followed(path: Path) -> Path:
     """
     if "\0" in str(path):
         raise OutputError(f"cannot write {str(path)!r}: a name cannot hold a NUL character")
-    with suppress(FileNotFoundError):
+    try:
         path.stat()
+    except FileNotFoundError:
+        pass
+    except UnicodeEncodeError:
+        raise OutputError(f"cannot write {shown(path)}: a name cannot hold half of a surrogate pair") from None
     target = Path(os.path.realpath(path))
     longest = os.pathconf(target.anchor, "PC_NAME_MAX")
     if any(len(os.fsencode(part)) > longest for part in target.parts):

@@ -32,6 +32,8 @@ def wrapped(prefix):
         wrapped("_orig_mod."),
         wrapped("model."),
         wrapped("module._orig_mod."),
+        wrapped("_fsdp_wrapped_module."),
+        wrapped("net.clip_model."),
         {"epoch": 3, "state_dict": wrapped("module."), "optimizer": {"state": {0: {}}}},
         {"pytorch-lightning_version": "2.5", "state_dict": wrapped("model.")},
         {"model": wrapped("")},

@@ -266,3 +266,8 @@ def test_made_folders_go_again_where_nothing_came_into_them(tmp_path: Path) -> N
     with made_folder(tmp_path / "a" / "b") as folder:
         assert folder.is_dir()
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_half_a_surrogate_pair_names_nothing(tmp_path):
+    with pytest.raises(OutputError, match=r"cannot write \\udc00: a name cannot hold half of a surrogate pair"):
+        check_output("\udc00", PAGE)

@@ -141,6 +141,30 @@ NESTED = "[" * 100_000
 
 CASES = [
     # Names.
+    Case(
+        "several checkpoints of training",
+        LOCAL,
+        r"it holds epoch_10\.pt, epoch_9\.pt: pass --model .* --pretrained .*/FILE",
+        make=model_folder("epoch_9.pt", "epoch_10.pt"),
+    ),
+    Case(
+        "weights in three dictionaries",
+        FILE,
+        r"holds weights under checkpoint / model, .*\['checkpoint'\]\['model'\], 'weights.pt'\)",
+        make=saved(lambda: {"checkpoint": {"model": state()}}),
+    ),
+    Case(
+        "a size that is a text",
+        LOCAL,
+        r"(?s)malformed:\n  size: must be a valid integer, or must be a valid tuple, got '28'\n$",
+        make=model_folder("open_clip_model.safetensors", preprocess={"size": "28"}),
+    ),
+    Case(
+        "a preprocessing that is a list",
+        LOCAL,
+        r"malformed:\n  content: must be an object, got \[1\]",
+        make=model_folder("open_clip_model.safetensors", preprocess=[1]),
+    ),
     Case("an unknown architecture", [*SEARCH, "--model", "ViT-B-23"], r"no architecture 'ViT-B-23', did you mean ViT-"),
     Case("an empty name", [*SEARCH, "--model", ""], r"model\.name: must not be empty"),
     Case("a null byte in a name", [*SEARCH, "--model", "a\0b"], r"model\.name: .*null byte"),

@@ -341,7 +341,7 @@ def test_files_that_are_not_a_runs_are_refused(left, tmp_path):
         (folder / name).write_text(content)
         return folder
 
-    with pytest.raises(StudyError, match=r"result.json is malformed:\n  verdict: Field required"):
+    with pytest.raises(StudyError, match=r"result.json is malformed:\n  verdict: is missing"):
         compared(left / "one", broken("result.json", "{}"))
     with pytest.raises(MaskFileError, match=r"mask.json is not JSON"):
         compared(left / "one", broken("mask.json", "{"))

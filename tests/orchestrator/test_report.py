@@ -385,7 +385,7 @@ def test_a_result_that_cannot_be_read_is_refused(finished, headmask):
     (config.folder / "result.json").write_text("{}")
     code, _, error = headmask("report", config.folder)
     assert code == 2
-    assert re.search(r"result\.json is malformed:\n  verdict: Field required", error)
+    assert re.search(r"result\.json is malformed:\n  verdict: is missing", error)
 
 
 def test_a_report_that_fails_does_not_spoil_the_search(tiny_config, monkeypatch):
