@@ -34,7 +34,11 @@ class Sources:
         Raises:
             HeadmaskError: one is nothing that is known, or cannot be read.
         """
-        found = [self._find(reference) for reference in dict.fromkeys(references)]
+        # Twice the same would count as two that were tested.
+        by_place: dict[str, str] = {}
+        for reference in references:
+            by_place.setdefault(_place(reference), reference)
+        found = [self._find(reference) for reference in by_place.values()]
         if len(found) == 1:
             raise HeadmaskError(f"there is nothing to compare {references[0]} with; name at least two")
         return found
@@ -51,12 +55,13 @@ class Sources:
             return self.server.run(reference)
         if self.storage is not None:
             return self._study(reference, self.storage)
-        raise HeadmaskError(f"{reference} is no run folder and no mask file{_near(path)}; {self._ways_out()}")
+        near = _near(path) or "."
+        raise HeadmaskError(f"{reference} is no run folder and no mask file{near} {self._ways_out()}")
 
     def _ways_out(self) -> str:
         if self.server is not None:
-            return f"a run of {redacted(self.server.uri)} is named by its id of 32 digits"
-        return "a study needs --storage URL, a tracked run --tracking-uri URL"
+            return f"A run of {redacted(self.server.uri)} is named by its id of 32 digits"
+        return "A study needs --storage URL, a tracked run --tracking-uri URL"
 
     def _folder(self, folder: Path, name: str) -> Entrant:
         journal = folder / "study.journal"
@@ -86,6 +91,12 @@ class Sources:
 def _trials_alone(name: str, location: str, study_name: str, way_out: str) -> Entrant:
     stored = read_stored(location, study_name)
     return read_trials_alone(name, stored, way_out)
+
+
+def _place(reference: str) -> str:
+    """Return the same for a folder or file however it is written."""
+    path = Path(reference)
+    return str(path.resolve()) if path.exists() else reference
 
 
 def _near(path: Path) -> str:
