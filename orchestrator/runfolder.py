@@ -36,8 +36,9 @@ def read_result(folder: Path, kind: type[R]) -> R:
         raise StudyError(f"there is no run folder at {shown(folder)}")
     if not is_there(path):
         raise StudyError(
-            f"{shown(folder)} has no {RESULT}: it is no run folder, or its search has not ended; "
-            f"`{resume_command(folder)}` ends it"
+            f"{shown(folder)} has no {RESULT}: its search has not ended; `{resume_command(folder)}` ends it"
+            if is_there(folder / CONFIG)
+            else f"{shown(folder)} is no run folder: it has no {RESULT}, and no {CONFIG} of a search that goes on"
         )
     try:
         result = read_model(path, kind, "result of a search", StudyError)

@@ -11,6 +11,7 @@ import optuna
 
 from headmask.errors import HeadmaskError, did_you_mean
 from headmask.reading import is_file, is_folder
+from headmask.shown import shown
 from orchestrator.commandline import command_line, resume_command
 from orchestrator.compare.entrant import Entrant, read_folder, read_mask_file, read_trials_alone
 from orchestrator.compare.tracked import Server
@@ -56,7 +57,7 @@ class Sources:
         if self.storage is not None:
             return self._study(reference, self.storage)
         near = _near(path) or "."
-        raise HeadmaskError(f"{reference} is no run folder and no mask file{near} {self._ways_out()}")
+        raise HeadmaskError(f"{shown(reference)} is no run folder and no mask file{near} {self._ways_out()}")
 
     def _ways_out(self) -> str:
         if self.server is not None:

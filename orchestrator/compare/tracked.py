@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from headmask.errors import HeadmaskError, did_you_mean
 from headmask.passwords import redacted
 from headmask.reading import is_file
+from headmask.shown import shown
 from orchestrator.compare.entrant import Entrant, read_folder
 from orchestrator.location import sqlite_file
 from orchestrator.track.mlflowrun import make_client
@@ -92,7 +93,7 @@ class Server:
         if found is None:
             raise HeadmaskError(
                 f"there is no experiment {name!r} in {redacted(self.uri)}{did_you_mean(name, known)}; "
-                f"it has {', '.join(known) or 'none'}"
+                f"it has {', '.join(map(shown, known)) or 'none'}"
             )
         runs = [run for run in runs if _confirm_gain(run) is not None]
         if len(runs) < 2:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from headmask.kinds import PAGE
+from headmask.shown import shown_lines
 from headmask.writing import write_text
 
 if TYPE_CHECKING:
@@ -118,11 +119,17 @@ def _environment() -> Environment:
         loader=PackageLoader("orchestrator.pages"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"points": points, "change": change}
     return environment
+
+
+def _printable(value: Any) -> Any:
+    """Return a text of others without what turns the direction of writing or hides; what is HTML already stays."""
+    return shown_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def points(value: float) -> str:

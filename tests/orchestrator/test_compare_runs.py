@@ -268,13 +268,13 @@ def test_tracked_runs_are_read_from_their_server(left):
         assert tracked.model_copy(update={"name": whole.name, "kind": whole.kind}) == whole
         with pytest.raises(HeadmaskError, match=f"there is no run {'0' * 32} in sqlite"):
             server.run("0" * 32)
-        child = server.client.search_runs(
-            [server.client.get_experiment_by_name("headmask").experiment_id],
+        child = server._client.search_runs(
+            [server._client.get_experiment_by_name("headmask").experiment_id],
             f"tags.`mlflow.parentRunId` = '{ids['one']}'",
         )[0]
         with pytest.raises(HeadmaskError, match=f"one finalist of a search; name the search's run, {ids['one']}"):
             server.run(child.info.run_id)
-        with pytest.raises(HeadmaskError, match=r"a run of sqlite.* is named by its id of 32 digits"):
+        with pytest.raises(HeadmaskError, match=r"A run of sqlite.* is named by its id of 32 digits"):
             compared("one", ids["seed"], server=server)
 
 
@@ -317,11 +317,11 @@ def test_the_terminal_says_which_mask_and_what_may_not_be_compared(left, headmas
         (["one", "./one/"], "there is nothing to compare one with; name at least two"),
         (["one", "ones"], "ones is no run folder and no mask file, did you mean one? A study needs --storage URL"),
         (["one", "one/config.json"], "must be a JSON object with format 'headmask/1'"),
-        (["one", "empty"], "empty has no result.json: it is no run folder, or its search has not ended"),
+        (["one", "empty"], "empty is no run folder: it has no result.json, and no config.json of a search"),
         (["one", "x", "--storage", "one/study.journal"], "there is no study 'x' in one/study.journal: it has one"),
         (["one", "x", "--storage", "none.journal"], "there is no study at none.journal"),
         (["one", "seed", "--top", "3"], "--top chooses among the searches of an --experiment"),
-        (["--experiment", "e"], "--experiment needs --tracking-uri URL, such as sqlite:///runs/mlflow.db"),
+        (["--experiment", "e"], "--experiment needs --tracking-uri URL, or MLFLOW_TRACKING_URI, such as sqlite:///runs/mlflow.db"),
         (["one", "--experiment", "e"], "--experiment chooses what is compared; leave one out"),
         (["one", "seed", "--tracking-uri", "sqlite:///none.db"], "there is no tracking store sqlite:///none.db"),
     ],

@@ -30,6 +30,11 @@ def test_title_is_escaped():
     assert "img" not in {tag for tag, _ in page.tags}
 
 
+def test_what_a_reader_would_not_see_is_written_out():
+    page = render("base.html.j2", title="a\u202eb\x1b[31m", has_charts=False)
+    assert r"a\u202eb\x1b[31m" in page
+
+
 def test_json_cannot_end_its_script():
     block = json_block('{"text": "</script>&\u2028"}')
     assert not set("<>&\u2028") & set(block)
