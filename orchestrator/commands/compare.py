@@ -15,7 +15,7 @@ from headmask.writing import check_output
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json
 from orchestrator.terminal import Terminal
-from orchestrator.trackinguri import OPTION, VARIABLE, check_tracking_uri
+from orchestrator.trackinguri import OPTION, VARIABLE
 
 TOP = 10
 
@@ -44,8 +44,6 @@ def compare(
     from orchestrator.compare.comparison import compare as compared
     from orchestrator.compare.sources import Sources
 
-    if tracking_uri is not None:
-        check_tracking_uri(tracking_uri)
     # What the variable says is checked only where it is needed.
     uri, what = (tracking_uri, OPTION) if tracking_uri is not None else (os.environ.get(VARIABLE), VARIABLE)
     _check(runs, experiment, top, uri)
@@ -57,6 +55,8 @@ def compare(
             from orchestrator.compare.tracked import connected
 
             server = held.enter_context(connected(uri, what))
+            if tracking_uri is not None:
+                server.check()
         if experiment is not None and server is not None:
             found = compared(server.experiment(experiment, top or TOP), "best on confirm")
         else:

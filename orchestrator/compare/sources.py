@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 
 from headmask.errors import HeadmaskError, did_you_mean
-from headmask.reading import is_file, is_folder
+from headmask.reading import is_file, is_folder, is_there
 from headmask.shown import shown
 from orchestrator.commandline import command_line, resume_command
 from orchestrator.compare.entrant import Entrant, read_folder, read_mask_file, read_trials_alone
@@ -97,7 +97,7 @@ def _trials_alone(name: str, location: str, study_name: str, way_out: str) -> En
 def _place(reference: str) -> str:
     """Return the same for a folder or file however it is written."""
     path = Path(reference)
-    return str(path.resolve()) if path.exists() else reference
+    return str(path.resolve()) if is_there(path) else reference
 
 
 def _near(path: Path) -> str:

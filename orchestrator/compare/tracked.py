@@ -40,13 +40,21 @@ class Server:
     @cached_property
     def _client(self) -> MlflowClient:
         """MLflow's client, made when it is needed: importing it takes seconds."""
+        self.check()
+        with self._asked():
+            return make_client(self.uri)
+
+    def check(self) -> None:
+        """Check that the address can be one, and that a database in a file is there.
+
+        Raises:
+            HeadmaskError: it cannot, or is not.
+        """
         path = sqlite_file(check_tracking_uri(self.uri, self.what))
         if path is not None and not (is_file(path) and path.stat().st_size):
             raise HeadmaskError(
                 f"there is no tracking store {redacted(self.uri)}; a search makes mlflow.db beside its run folder"
             )
-        with self._asked():
-            return make_client(self.uri)
 
     @contextmanager
     def _asked(self) -> Iterator[None]:

@@ -321,7 +321,10 @@ def test_the_terminal_says_which_mask_and_what_may_not_be_compared(left, headmas
         (["one", "x", "--storage", "one/study.journal"], "there is no study 'x' in one/study.journal: it has one"),
         (["one", "x", "--storage", "none.journal"], "there is no study at none.journal"),
         (["one", "seed", "--top", "3"], "--top chooses among the searches of an --experiment"),
-        (["--experiment", "e"], "--experiment needs --tracking-uri URL, or MLFLOW_TRACKING_URI, such as sqlite:///runs/mlflow.db"),
+        (
+            ["--experiment", "e"],
+            "--experiment needs --tracking-uri URL, or MLFLOW_TRACKING_URI, such as sqlite:///runs/mlflow.db",
+        ),
         (["one", "--experiment", "e"], "--experiment chooses what is compared; leave one out"),
         (["one", "seed", "--tracking-uri", "sqlite:///none.db"], "there is no tracking store sqlite:///none.db"),
     ],
