@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from headmask.shown import counted
 from strategies.paired import MAX_P_VALUE, MIN_CLUSTERS, MIN_DIFFERING, Evidence, effective_number
 
 LARGE_SHARE = 0.1
@@ -56,7 +57,7 @@ class Clusters(BaseModel):
 
     @property
     def _counted(self) -> str:
-        return f"{self.number:,} independent group{'' if self.number == 1 else 's'} of images"
+        return f"{counted(self.number, 'independent group')} of images"
 
     @property
     def _worth(self) -> str:

@@ -20,7 +20,7 @@ from headmask.foreign import reason_of
 from headmask.images import COMPOSITED
 from headmask.passwords import redacted
 from headmask.reading import read_text
-from headmask.shown import shown
+from headmask.shown import counted, shown
 from orchestrator.location import absolute, is_url, located
 from orchestrator.sections import (
     BudgetSection,
@@ -284,7 +284,7 @@ def parse_config(content: Mapping[str, Any], source: str) -> SearchConfig:
     except (ValidationError, HeadmaskError) as error:
         several = isinstance(content.get("data"), list | tuple) and len(content["data"]) > 1
         mistakes = list(_mistakes(error, several=several)) if isinstance(error, ValidationError) else [str(error)]
-        count = f"{len(mistakes)} mistake{'s' * (len(mistakes) > 1)}"
+        count = counted(len(mistakes), "mistake")
         raise ConfigError("\n  ".join([f"{source} has {count}:", *mistakes])) from None
 
 

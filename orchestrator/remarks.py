@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from headmask.images import PixelRule
+from headmask.shown import counted
 
 if TYPE_CHECKING:
     from workers.pixels import Remarks
@@ -39,17 +40,17 @@ class ImageRemarks(BaseModel):
         if self.num_differing:
             have = _have(self.num_differing)
             yield (
-                f"{_images(self.num_differing)} of {self.num_images:,} in {name} {have} other pixels under stock "
-                f"open_clip than composited (upright, on white, scaled to 8 bits). {_ADVICE[rule]}"
+                f"{counted(self.num_differing, 'image')} of {self.num_images:,} in {name} {have} other pixels under "
+                f"stock open_clip than composited (upright, on white, scaled to 8 bits). {_ADVICE[rule]}"
             )
         if self.num_clipped:
             yield (
-                f"{_images(self.num_clipped)} in {name} {_have(self.num_clipped)} values of more than 8 bits, which "
-                "stock open_clip cuts off at 255: save them with 8 bits, or score with --pixels composited"
+                f"{counted(self.num_clipped, 'image')} in {name} {_have(self.num_clipped)} values of more than 8 "
+                "bits, which stock open_clip cuts off at 255: save them with 8 bits, or score with --pixels composited"
             )
         if self.num_constant:
             yield (
-                f"{_images(self.num_constant)} in {name} {_have(self.num_constant)} almost one colour; "
+                f"{counted(self.num_constant, 'image')} in {name} {_have(self.num_constant)} almost one colour; "
                 "`headmask data show` names them"
             )
 
@@ -60,10 +61,6 @@ _ADVICE: dict[PixelRule, str] = {
     "composited": "They are scored composited, so the exported model must be given such images, too: "
     "headmask.load_model on its folder does that, open_clip alone does not",
 }
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
 
 
 def _have(count: int) -> str:

@@ -379,9 +379,7 @@ def _whole_pairs(parts: list[_Part]) -> tuple[pa.Array, list[BadRow]]:
 
 
 def _listing(bad_rows: list[BadRow]) -> str:
-    lines = [
-        f"the source has {len(bad_rows)} bad row{'s' * (len(bad_rows) > 1)}; mend them, or pass --on-bad-row skip:"
-    ]
+    lines = [f"the source has {counted(len(bad_rows), 'bad row')}; mend them, or pass --on-bad-row skip:"]
     lines += [f"  {row}" for row in bad_rows[:_MOST_LISTED]]
     if len(bad_rows) > _MOST_LISTED:
         lines.append(f"  and {len(bad_rows) - _MOST_LISTED} more")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headmask.errors import ReplicasLostError
+from headmask.shown import counted
 from workers.cluster import Resources, describe, reason_of, room_for
 from workers.host import Birth
 
@@ -125,7 +126,7 @@ class Fleet:
     def status(self) -> str:
         """A few words for the progress display."""
         alive = len(self.members) * self._size
-        parts = [f"{alive} replica{'s' * (alive != 1)}" + (" alive" if self.num_lost else "")]
+        parts = [counted(alive, "replica") + (" alive" if self.num_lost else "")]
         parts += [f"{len(self.pending)} starting"] if self.pending else []
         parts += [f"{self.num_lost} lost, {self.num_replaced} replaced"] if self.num_lost else []
         return ", ".join(parts)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headmask.errors import DataError
-from headmask.shown import shown
+from headmask.shown import counted, shown
 from workers.sources.base import BadRow
 
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
@@ -59,7 +59,7 @@ def read_delimited(
         if not row:
             continue
         if len(row) != len(header):
-            fields = f"{len(row)} field{'s' * (len(row) != 1)}"
+            fields = counted(len(row), "field")
             reason = f"the row has {fields}, the header has {len(header)}"
             if len(row) > len(header):
                 reason += f"; put a field with {SEPARATORS[separator]} in it between quotation marks"
