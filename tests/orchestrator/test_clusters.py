@@ -137,7 +137,7 @@ def test_every_consumer_of_a_result_copes_without_an_interval(few_left, headmask
     _, config = few_left
     path = config.folder / "result.json"
     result = without_interval(SearchResult.model_validate_json(path.read_text()))
-    path.write_text(result.model_dump_json())
+    result.write(path)
     run = SearchRun.read(config.folder)
     assert "without a 95 % interval" in str(run)
     assert "without a 95 % interval" in run._repr_html_()
