@@ -296,7 +296,7 @@ CASES = [
     Case(
         "no result.json",
         ["compare", NAME, "{run}"],
-        r"run has no result.json: .*`headmask resume run` ends it",
+        r"run is no run folder: it has no result.json, and no config.json of a search that goes on",
         make=lambda cwd: (cwd / NAME).mkdir(),
     ),
     Case("no run folder to register", REGISTER, r"there is no run folder at run"),

@@ -1,14 +1,13 @@
 """`headmask bench engine` and `driver`: what it runs is what it says, and its keys are there."""
 
 import json
-import sys
 
 import numpy as np
 import open_clip
 import pytest
 
 from headmask.mask import HeadGrid
-from orchestrator import bench, cli
+from orchestrator import bench
 from orchestrator.bench import make_workload
 from tests.tiny import tiny_clip
 
@@ -52,12 +51,12 @@ def test_both_ways_embed_the_same(monkeypatch, workload, precision):
     assert found.peak_memory_bytes > 2**20
 
 
-def test_the_command_prints_the_keys(monkeypatch, capsys):
+def test_the_command_prints_the_keys(monkeypatch, headmask):
     monkeypatch.setattr(open_clip, "create_model", lambda name: tiny_clip())
     flags = ["--model", "ViT-B-32", "--images", "4", "--rounds", "1", "--json"]
-    monkeypatch.setattr(sys, "argv", ["headmask", "bench", "engine", *flags])
-    cli.main()
-    content = json.loads(capsys.readouterr().out)
+    code, out, _ = headmask("bench", "engine", *flags)
+    assert code == 0
+    content = json.loads(out)
     assert set(KEYS) <= set(content)
     assert all(content[key] > 0 for key in KEYS)
 

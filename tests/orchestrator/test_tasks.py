@@ -14,7 +14,6 @@ from PIL import Image
 from headmask.errors import ConfigError, ModelError
 from headmask.maskfile import MaskFile
 from headmask.models import load_model
-from orchestrator.cli import main
 from orchestrator.config import read_config
 from orchestrator.gate import check_baseline
 from orchestrator.plan import make_plan
@@ -202,7 +201,7 @@ def test_data_sets_come_from_a_toml_file(tmp_path, tiny_files, files):
     assert read_config(tmp_path / "search.toml", {"search.seed": 1}).data == config.data
 
 
-def test_masks_on_several_data_sets_make_a_transfer_table(tiny_config, tiny_files, files, monkeypatch, capsys):
+def test_masks_on_several_data_sets_make_a_transfer_table(tiny_config, tiny_files, files, headmask):
     config = tiny_config()
     result = start(config).result
     folder = config.folder
@@ -212,12 +211,12 @@ def test_masks_on_several_data_sets_make_a_transfer_table(tiny_config, tiny_file
     chosen = MaskFile.read(folder / "mask.json").model_copy(update={"heads": tuple(result.selected) or ("L0H0",)})
     chosen.write(folder / "chosen.json")
     command = [
-        "headmask", "eval", "--mask", str(folder / "none.json"), "--mask", str(folder / "chosen.json"),
+        "eval", "--mask", str(folder / "none.json"), "--mask", str(folder / "chosen.json"),
         "--data", str(tiny_files[1]), "--data", str(files / "labels.parquet"), "--split", "test",
     ]  # fmt: skip
-    monkeypatch.setattr("sys.argv", [*command, "--json"])
-    main()
-    table = json.loads(capsys.readouterr().out)["evaluations"]
+    code, out, _ = headmask(*command, "--json")
+    assert code == 0
+    table = json.loads(out)["evaluations"]
     assert [(each["mask"].rpartition("/")[2], each["objective"]) for each in table] == [
         ("none.json", "mean_recall"),
         ("none.json", "top1"),
@@ -226,9 +225,8 @@ def test_masks_on_several_data_sets_make_a_transfer_table(tiny_config, tiny_file
     ]
     assert [each["delta"][each["objective"]] for each in table[:2]] == [0, 0]
     assert table[2]["baseline"] == pytest.approx(result.splits.test.baseline, abs=1e-9)
-    monkeypatch.setattr("sys.argv", command)
-    main()
-    out = capsys.readouterr().out
+    code, out, _ = headmask(*command)
+    assert code == 0
     assert "change in points, with its 95 % interval" in out
     assert "labels" in out
 

@@ -1,7 +1,6 @@
 """The contest as a whole: what it says of runs, and the command's keys."""
 
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 from PIL import Image
 
 from headmask.errors import ConfigError
-from orchestrator import cli
 from orchestrator.contest.contest import Cell, Run, run_cell
 from orchestrator.contest.plan import plan
 from orchestrator.contest.plot import write_plot
@@ -98,12 +96,12 @@ def test_all_contestants_get_the_same_seeds():
     assert set(map(tuple, seeds.values())) == {(7, 8, 9)}
 
 
-def test_the_command_prints_rows_and_mean_ranks(monkeypatch, capsys):
+def test_the_command_prints_rows_and_mean_ranks(headmask):
     flags = ["--landscape", "pairwise-144", "--contestant", "random", "--contestant", "greedy-top-k", "--seeds", "2"]
     flags += ["--evaluations", "300", "--processes", "1", "--json"]
-    monkeypatch.setattr(sys, "argv", ["headmask", "bench", "strategies", *flags])
-    cli.main()
-    content = json.loads(capsys.readouterr().out)
+    code, out, _ = headmask("bench", "strategies", *flags)
+    assert code == 0
+    content = json.loads(out)
     assert set(content["mean_rank"]) == {"random", "greedy-top-k"}
     assert [(row["contestant"], row["evaluations"]) for row in content["rows"]] == [
         ("random", 100),
