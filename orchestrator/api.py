@@ -16,11 +16,12 @@ from orchestrator.config import flags_of, read_config
 from orchestrator.found import SearchRun
 from orchestrator.gate import check_baseline
 from orchestrator.options import ResumeOptions, ScanOptions, SearchOptions
-from orchestrator.progress import Display, Quiet, make_display, said_when_slow
+from orchestrator.progress import Display, Quiet, make_display
 from orchestrator.search import score_all
 from orchestrator.session import Session, prepare
 from orchestrator.stored import stored_config
 from orchestrator.terminal import Terminal
+from orchestrator.waiting import said_when_slow
 from workers.messages import MaskScore, Stage
 
 if TYPE_CHECKING:

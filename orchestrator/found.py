@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from headmask.maskfile import MaskFile
-from orchestrator.result import SearchResult
-from orchestrator.runfolder import read_parquet, read_result
+from orchestrator.result import SearchResult, read_result
+from orchestrator.runfolder import read_parquet
 from orchestrator.tables import sentences, split_rows
 
 if TYPE_CHECKING:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from headmask.errors import StudyError
 from headmask.kinds import RESULT
 from headmask.mask import Head, HeadMask
 from headmask.maskfile import DataReference, Grid, MaskFile, SplitReference, SplitScores, write_json
+from headmask.reading import is_folder, is_there, read_model
+from headmask.shown import shown
 from orchestrator import pareto
 from orchestrator.budget import StopReason
 from orchestrator.clusters import Clusters
+from orchestrator.commandline import resume_command
 from orchestrator.integrity import checksum
 from orchestrator.objective import Objective
 from orchestrator.pareto import Point
 from orchestrator.remarks import ImageRemarks
+from orchestrator.runfolder import CONFIG
 from orchestrator.versions import versions
 
 if TYPE_CHECKING:
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from strategies import Gates
     from workers.messages import MaskScore
 
+FILE = "result.json"
 RELIABLE: Literal["reliable improvement"] = "reliable improvement"
 UNRELIABLE: Literal["no reliable improvement"] = "no reliable improvement"
 
@@ -410,3 +416,38 @@ def _data_reference(session: Session, index: int) -> DataReference:
             for name, split in splits.items()
         },
     )
+
+
+R = TypeVar("R", bound=SearchResult)
+
+
+def read_result(folder: Path, kind: type[R]) -> R:
+    """Return what a finished search left in its run folder.
+
+    Args:
+        folder: the run folder.
+        kind: `SearchResult`, or what derives from it.
+
+    Raises:
+        StudyError: there is none, or it is not what was written.
+    """
+    path = folder / FILE
+    if not is_folder(folder):
+        raise StudyError(f"there is no run folder at {shown(folder)}")
+    if not is_there(path):
+        raise StudyError(
+            f"{shown(folder)} has no {FILE}: its search has not ended; `{resume_command(folder)}` ends it"
+            if is_there(folder / CONFIG)
+            else f"{shown(folder)} is no run folder: it has no {FILE}, and no {CONFIG} of a search that goes on"
+        )
+    try:
+        result = read_model(path, kind, "result of a search", StudyError)
+    except StudyError as error:
+        raise StudyError(f"{error}\n{_written_again(folder)}") from None
+    if not result.is_as_written:
+        raise StudyError(f"{shown(path)} is not what headmask wrote. {_written_again(folder)}")
+    return result
+
+
+def _written_again(folder: Path) -> str:
+    return f"Bring the file back from a copy, or write it again from the study with `{resume_command(folder)}`"

@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headmask.errors import DataError, HeadmaskError, StudyError
 from headmask.foreign import reason_of
-from headmask.reading import check_file, is_folder, is_there, read_json, read_model
+from headmask.reading import check_file, read_json
 from headmask.shown import shown
-from orchestrator.commandline import resume_command
 from orchestrator.config import SearchConfig, parse_stored
-from orchestrator.result import SearchResult
 
-RESULT, CONFIG = "result.json", "config.json"
-
-R = TypeVar("R", bound=SearchResult)
-
-
-def read_result(folder: Path, kind: type[R]) -> R:
-    """Return what a finished search left in its run folder.
-
-    Args:
-        folder: the run folder.
-        kind: `SearchResult`, or what derives from it.
-
-    Raises:
-        StudyError: there is none, or it is not what was written.
-    """
-    path = folder / RESULT
-    if not is_folder(folder):
-        raise StudyError(f"there is no run folder at {shown(folder)}")
-    if not is_there(path):
-        raise StudyError(
-            f"{shown(folder)} has no {RESULT}: its search has not ended; `{resume_command(folder)}` ends it"
-            if is_there(folder / CONFIG)
-            else f"{shown(folder)} is no run folder: it has no {RESULT}, and no {CONFIG} of a search that goes on"
-        )
-    try:
-        result = read_model(path, kind, "result of a search", StudyError)
-    except StudyError as error:
-        raise StudyError(f"{error}\n{_written_again(folder)}") from None
-    if not result.is_as_written:
-        raise StudyError(f"{shown(path)} is not what headmask wrote. {_written_again(folder)}")
-    return result
-
-
-def _written_again(folder: Path) -> str:
-    return f"Bring the file back from a copy, or write it again from the study with `{resume_command(folder)}`"
+CONFIG = "config.json"
 
 
 def read_config_file(folder: Path) -> SearchConfig:

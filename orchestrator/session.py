@@ -28,10 +28,10 @@ from orchestrator.config import SearchConfig
 from orchestrator.ledger import Look, looks_at
 from orchestrator.location import absolute
 from orchestrator.objective import Goal, Objective
-from orchestrator.progress import said_when_slow
 from orchestrator.records import TrialRecord
 from orchestrator.remarks import ImageRemarks
 from orchestrator.sections import OBJECTIVE, DataSection, ModelSection
+from orchestrator.waiting import said_when_slow
 from strategies import REVISION as STRATEGIES_REVISION
 from strategies import Limits, ScanSampler
 from workers.constants import Constants

@@ -112,8 +112,8 @@ def build(
     from headmask.kinds import DATA_SET
     from headmask.shown import counted
     from headmask.writing import check_output
-    from orchestrator.progress import counting
     from orchestrator.terminal import Terminal
+    from orchestrator.waiting import counting
     from workers.build import build as build_dataset
     from workers.columns import Columns
     from workers.splits import SplitMap
@@ -242,10 +242,10 @@ def show(
     from headmask.kinds import PICTURE
     from headmask.writing import check_output
     from orchestrator.config import parse_data
-    from orchestrator.progress import counting
     from orchestrator.sections import DataSection
     from orchestrator.show import draw_sheet, look_at
     from orchestrator.terminal import Terminal
+    from orchestrator.waiting import counting
     from workers.loading import check_data
 
     given = {name: value for name, value in locals().items() if name in DataSection.model_fields}

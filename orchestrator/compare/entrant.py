@@ -14,8 +14,8 @@ from orchestrator.commandline import resume_command
 from orchestrator.config import flat_settings
 from orchestrator.objective import Goal, Objective
 from orchestrator.records import grid_of, selected_mask
-from orchestrator.result import RELIABLE, SearchResult
-from orchestrator.runfolder import CONFIG, read_config_file, read_result
+from orchestrator.result import RELIABLE, SearchResult, read_result
+from orchestrator.runfolder import CONFIG, read_config_file
 
 if TYPE_CHECKING:
     from orchestrator.records import TrialRecord

@@ -21,7 +21,6 @@ from headmask.shown import shown
 from orchestrator.budget import STOPS
 from orchestrator.config import SearchConfig
 from orchestrator.pages import data_uri, render, write_page
-from orchestrator.progress import duration
 from orchestrator.queries import Queries
 from orchestrator.report import charts
 from orchestrator.report.examples import Changes, changed
@@ -29,6 +28,7 @@ from orchestrator.report.study import Study, read_study
 from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.tables import sentences
 from orchestrator.versions import versions
+from orchestrator.waiting import duration
 
 FILE = "report.html"
 EXPLAINED = Path("explain") / "explain.json"

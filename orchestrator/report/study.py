@@ -17,8 +17,7 @@ from orchestrator.ledger import kept_looks, most_looks
 from orchestrator.objective import Goal, Objective
 from orchestrator.queries import Queries, read_queries
 from orchestrator.records import TrialRecord, grid_of, selected_mask
-from orchestrator.result import SearchResult
-from orchestrator.runfolder import read_result
+from orchestrator.result import SearchResult, read_result
 from orchestrator.store import read_stored
 from orchestrator.tables import read_trials
 

@@ -29,8 +29,7 @@ from headmask.models import LoadedModel
 from headmask.writing import check_output, scratch_folder, written_folder
 from orchestrator.location import redacted, scheme_of
 from orchestrator.modelname import ModelName
-from orchestrator.result import RELIABLE, SearchResult
-from orchestrator.runfolder import read_result
+from orchestrator.result import RELIABLE, SearchResult, read_result
 from orchestrator.track.mlflowrun import WORDS_TAG, make_client
 from orchestrator.track.refusal import reason_of, refusal_of
 from orchestrator.track.tracked import description

@@ -3,8 +3,9 @@
 import pytest
 
 from orchestrator import search
-from orchestrator.progress import speed, summary
+from orchestrator.progress import summary
 from orchestrator.search import Budget, Progress
+from orchestrator.waiting import speed
 
 
 @pytest.fixture
