@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from headmask.border.foreign import reason_of
+from headmask.border.reading import check_file, check_text
+from headmask.border.shown import shown
 from headmask.errors import ModelError
-from headmask.foreign import reason_of
-from headmask.reading import check_file, check_text
-from headmask.shown import shown
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")
 """What training wraps names in, and what is taken off where every name begins with it."""
@@ -397,7 +397,7 @@ def preprocess_of(metadata: Mapping[str, str], path: Path) -> Any:
     Raises:
         ModelError: what it carries is no JSON.
     """
-    from headmask.reading import parse_json
+    from headmask.border.reading import parse_json
 
     text = metadata.get(PREPROCESS_KEY)
     return None if text is None else parse_json(text, f"the metadata of {shown(path)}", ModelError)

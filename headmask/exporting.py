@@ -20,21 +20,21 @@ from safetensors.torch import save_file
 from torch import nn
 
 from headmask import pruning
+from headmask.border.kinds import BESIDE, CARD, CHECKPOINT, CONFIG, MASK, MODEL_FOLDER, WEIGHTS
+from headmask.border.reading import read_json
+from headmask.border.writing import check_output, scratch_folder, written, written_folder
 from headmask.card import model_card
 from headmask.checkpoints import PIXELS_KEY, PREPROCESS_KEY
 from headmask.errors import AblationError, MaskFileError, ModelError
 from headmask.folding import fold, probe_images
 from headmask.footprint import Footprints, compare
 from headmask.images import STOCK
-from headmask.kinds import BESIDE, CARD, CHECKPOINT, CONFIG, MASK, MODEL_FOLDER, WEIGHTS
 from headmask.live import ablate
 from headmask.masked import FOLDED, PRUNED, load_pruned
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, build, model_config, quiet_open_clip, tokenizer_of
 from headmask.origin import SCHEMES, is_config_file
 from headmask.preprocessing import Preprocessing
-from headmask.reading import read_json
-from headmask.writing import check_output, scratch_folder, written, written_folder
 
 SMALL_MODEL = 20_000_000
 """Parameters below which the tighter tolerance of the proof holds."""

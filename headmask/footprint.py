@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from headmask.shown import counted
+from headmask.border.shown import counted
 from headmask.towers import TowerName, tower_of
 
 ROUNDS, MIN_ROUNDS = 20, 5

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from PIL import Image
 
+from headmask.border.reading import lfs_hint
 from headmask.compositing import Composited, RangeError, composited
 from headmask.errors import ConfigError, DataError
-from headmask.reading import lfs_hint
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,11 +11,13 @@ import open_clip
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from headmask.border.foreign import reason_of
+from headmask.border.kinds import MASK, WEIGHTS
+from headmask.border.reading import is_there
+from headmask.border.shown import shown
 from headmask.checkpoints import check_utf8
 from headmask.errors import AblationError, ModelError
 from headmask.folding import fold
-from headmask.foreign import reason_of
-from headmask.kinds import MASK, WEIGHTS
 from headmask.live import ablate_for_good
 from headmask.maskfile import MaskFile, ModelReference
 from headmask.models import (
@@ -29,8 +31,6 @@ from headmask.models import (
 from headmask.origin import FOLDER, find_config, full_name, is_config_file
 from headmask.preprocessing import Preprocessing
 from headmask.pruning import take_out
-from headmask.reading import is_there
-from headmask.shown import shown
 
 FOLDED = {"format": "pt", "headmask": "folded"}
 """What the weights of a folded model say of themselves."""

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from headmask.border.kinds import MASK_FILE, Kind
+from headmask.border.reading import parse_model, read_json
+from headmask.border.shown import shown
+from headmask.border.writing import write_text
 from headmask.errors import MaskFileError
-from headmask.kinds import MASK_FILE, Kind
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.preprocessing import Preprocessing
-from headmask.reading import parse_model, read_json
-from headmask.shown import shown
-from headmask.writing import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,10 +18,12 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
+from headmask.border.foreign import reason_of
+from headmask.border.home import hub_cache
+from headmask.border.reading import is_there
+from headmask.border.shown import shown
 from headmask.checkpoints import bare_weights, check_finite, why_not
 from headmask.errors import ModelError
-from headmask.foreign import reason_of
-from headmask.home import hub_cache
 from headmask.images import COMPOSITED, STOCK, by_rule
 from headmask.maskfile import ModelReference
 from headmask.origin import (
@@ -34,8 +36,6 @@ from headmask.origin import (
     make_tokenizer,
 )
 from headmask.preprocessing import GivenPreprocessing, Preprocessing, read_preprocessing
-from headmask.reading import is_there
-from headmask.shown import shown
 
 OPENAI = "openai"
 """What `preprocess` calls OpenAI's own: mean, deviation and crop of the first CLIP models, open_clip's default."""

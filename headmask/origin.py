@@ -24,13 +24,13 @@ from open_clip.pretrained import download_pretrained_from_hf
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from headmask.border.foreign import reason_of
+from headmask.border.home import hub_cache
+from headmask.border.reading import check_text, is_file, is_folder, is_there, parse_model, read_json
+from headmask.border.shown import shown
 from headmask.checkpoints import FORM_KEY, PIXELS_KEY, metadata_of, preprocess_of
 from headmask.errors import ModelError, did_you_mean
-from headmask.foreign import reason_of
-from headmask.home import hub_cache
 from headmask.preprocessing import GivenPreprocessing
-from headmask.reading import check_text, is_file, is_folder, is_there, parse_model, read_json
-from headmask.shown import shown
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
 SCHEMES = (FOLDER, HUB)

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from headmask.border.reading import parse_model, read_json
+from headmask.border.shown import shown
 from headmask.errors import ModelError, did_you_mean
-from headmask.reading import parse_model, read_json
-from headmask.shown import shown
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]

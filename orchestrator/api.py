@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from headmask.border.home import give_home
 from headmask.errors import ConfigError, did_you_mean
-from headmask.home import give_home
 from headmask.mask import HeadMask
 from orchestrator import runner
 from orchestrator.conclude import Outcome

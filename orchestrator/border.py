@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from headmask.border.shown import shown_lines
 from headmask.errors import HeadmaskError, ReplicasLostError
-from headmask.shown import shown_lines
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_UNFORESEEN, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 1, 2, 70, 75, 130
 MAX_LINE = 4000

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from headmask.shown import counted
+from headmask.border.shown import counted
 
 StopReason = Literal["masks", "exhausted", "patience", "image_forwards", "seconds"]
 

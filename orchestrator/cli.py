@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from headmask.border.foreign import reason_of
+from headmask.border.home import give_home
+from headmask.border.writing import check_run_folder
 from headmask.errors import HeadmaskError, PoolError, ReplicasLostError
-from headmask.foreign import reason_of
-from headmask.home import give_home
-from headmask.writing import check_run_folder
 from orchestrator.border import EXIT_INTERRUPTED, ended
 from orchestrator.commandline import way_on
 from orchestrator.commands.compare import compare

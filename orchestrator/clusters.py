@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from headmask.shown import counted
+from headmask.border.shown import counted
 from strategies.paired import MAX_P_VALUE, MIN_CLUSTERS, MIN_DIFFERING, Evidence, effective_number
 
 LARGE_SHARE = 0.1

@@ -7,7 +7,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from headmask.shown import shown
+from headmask.border.shown import shown
 from orchestrator.location import redacted
 
 if TYPE_CHECKING:

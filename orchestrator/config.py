@@ -15,12 +15,12 @@ from typing import Any, Self
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from headmask.border.foreign import reason_of
+from headmask.border.passwords import redacted
+from headmask.border.reading import read_text
+from headmask.border.shown import counted, shown
 from headmask.errors import ConfigError, HeadmaskError, did_you_mean
-from headmask.foreign import reason_of
 from headmask.images import COMPOSITED
-from headmask.passwords import redacted
-from headmask.reading import read_text
-from headmask.shown import counted, shown
 from orchestrator.location import absolute, is_url, located
 from orchestrator.sections import (
     BudgetSection,

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from headmask.border.foreign import reason_of
+from headmask.border.writing import made_folder
 from headmask.errors import StudyError
-from headmask.foreign import reason_of
-from headmask.writing import made_folder
 from orchestrator.location import file_of, scheme_of
 
 PATIENCE_S = 1.0

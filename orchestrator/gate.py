@@ -11,9 +11,9 @@ import torch
 from open_clip.transformer import QuickGELU
 from torch import nn
 
+from headmask.border.shown import counted
 from headmask.errors import ModelError
 from headmask.mask import HeadMask
-from headmask.shown import counted
 from orchestrator.objective import Goal
 from orchestrator.session import Session
 from workers.constants import USUAL_CHUNK

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from headmask.home import cache_folder
+from headmask.border.home import cache_folder
 from orchestrator.search import POLL_S, Interrupted
 from orchestrator.session import Session
 from strategies.gates import BATCHES

@@ -22,10 +22,10 @@ from typing import Any
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from headmask.border.foreign import reason_of
+from headmask.border.reading import check_file
+from headmask.border.shown import shown
 from headmask.errors import HeadmaskError, StudyError
-from headmask.foreign import reason_of
-from headmask.reading import check_file
-from headmask.shown import shown
 
 _CHECKED = re.compile(rb'(.*),"crc":"([0-9a-f]{8})"\}\s*', re.DOTALL)
 """A line with its checksum, which lines of older versions and of other writers have not."""

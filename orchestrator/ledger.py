@@ -21,11 +21,11 @@ from typing import Any
 import optuna
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from headmask.border.foreign import reason_of
+from headmask.border.home import cache_folder
+from headmask.border.reading import parse_json, read_bytes
 from headmask.errors import HeadmaskError, StudyError
-from headmask.foreign import reason_of
-from headmask.home import cache_folder
 from headmask.mask import HeadMask
-from headmask.reading import parse_json, read_bytes
 from orchestrator.store import StudyStore, open_storage
 
 ATTR = "test_looks"

@@ -7,12 +7,12 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from headmask.border.foreign import reason_of
+from headmask.border.kinds import JOURNAL, STUDY_DATABASE, Kind
+from headmask.border.passwords import redacted
+from headmask.border.reading import check_text, is_file, is_folder, is_there
+from headmask.border.shown import shown
 from headmask.errors import ConfigError, HeadmaskError, StudyError, did_you_mean
-from headmask.foreign import reason_of
-from headmask.kinds import JOURNAL, STUDY_DATABASE, Kind
-from headmask.passwords import redacted
-from headmask.reading import check_text, is_file, is_folder, is_there
-from headmask.shown import shown
 
 __all__ = ["SCHEMES", "check_database", "check_driver", "check_location", "is_url", "redacted", "scheme_of"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from headmask.kinds import (
+from headmask.border.kinds import (
     JOURNAL,
     MASK_FILE,
     MODEL_FOLDER,
@@ -21,8 +21,8 @@ from headmask.kinds import (
     Kind,
     json_of,
 )
+from headmask.border.writing import check_outputs, check_run_folder
 from headmask.maskfile import ModelReference
-from headmask.writing import check_outputs, check_run_folder
 from orchestrator.config import SearchConfig
 from orchestrator.location import file_of, kind_of
 

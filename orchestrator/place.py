@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from headmask.border.shown import shown
 from headmask.errors import StudyError
-from headmask.shown import shown
 from orchestrator.commandline import resume_command
 
 _GONE = " (deleted)"

@@ -8,9 +8,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from headmask.kinds import PICTURE, PICTURE_METADATA
+from headmask.border.kinds import PICTURE, PICTURE_METADATA
+from headmask.border.writing import written
 from headmask.mask import Head, HeadGrid, HeadMask
-from headmask.writing import written
 from orchestrator.pareto import Point, front, knee, savings
 from orchestrator.records import TrialRecord
 

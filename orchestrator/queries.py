@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from headmask.border.foreign import reason_of
+from headmask.border.kinds import QUERIES, parquet_metadata
+from headmask.border.shown import shown
+from headmask.border.writing import written
 from headmask.errors import DataError, HeadmaskError
-from headmask.foreign import reason_of
-from headmask.kinds import QUERIES, parquet_metadata
-from headmask.shown import shown
-from headmask.writing import written
 from orchestrator.outcomes import outcomes_of
 from orchestrator.runfolder import read_parquet
 from strategies.paired import Outcomes

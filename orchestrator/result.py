@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from headmask.border.kinds import RESULT
+from headmask.border.reading import is_folder, is_there, read_model
+from headmask.border.shown import shown
 from headmask.errors import StudyError
-from headmask.kinds import RESULT
 from headmask.mask import Head, HeadMask
 from headmask.maskfile import DataReference, Grid, MaskFile, SplitReference, SplitScores, write_json
-from headmask.reading import is_folder, is_there, read_model
-from headmask.shown import shown
 from orchestrator import pareto
 from orchestrator.budget import StopReason
 from orchestrator.clusters import Clusters

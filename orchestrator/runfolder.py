@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headmask.border.foreign import reason_of
+from headmask.border.reading import check_file, read_json
+from headmask.border.shown import shown
 from headmask.errors import DataError, HeadmaskError, StudyError
-from headmask.foreign import reason_of
-from headmask.reading import check_file, read_json
-from headmask.shown import shown
 from orchestrator.config import SearchConfig, parse_stored
 
 CONFIG = "config.json"

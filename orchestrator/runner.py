@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from headmask.border.kinds import RUN_CONFIG
+from headmask.border.passwords import HIDDEN, redacted
+from headmask.border.shown import shown
+from headmask.border.writing import made_folder
 from headmask.errors import ConfigError, HeadmaskError, PixelsChangedError, StudyError
-from headmask.kinds import RUN_CONFIG
 from headmask.mask import HeadMask
 from headmask.maskfile import write_json
-from headmask.passwords import HIDDEN, redacted
-from headmask.shown import shown
-from headmask.writing import made_folder
 from orchestrator.border import EXIT_TRY_AGAIN
 from orchestrator.commandline import command_line, resume_command, way_on
 from orchestrator.conclude import Outcome, conclude

@@ -18,9 +18,9 @@ from pydantic import (
     model_validator,
 )
 
+from headmask.border.reading import check_text
 from headmask.errors import ConfigError
 from headmask.mask import Head
-from headmask.reading import check_text
 from orchestrator.budget import Budget
 from orchestrator.location import absolute, check_location
 from orchestrator.modelname import ModelName

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from headmask.ablation import check_ablation
+from headmask.border.reading import is_file
+from headmask.border.shown import counted
 from headmask.errors import ConfigError
 from headmask.images import STOCK
 from headmask.mask import HeadGrid, HeadMask
 from headmask.models import OPENAI, LoadedModel, load_model
 from headmask.origin import is_tag
-from headmask.reading import is_file
-from headmask.shown import counted
 from headmask.towers import TowerName, tower_of, view_of
 from headmask.views import TowerView
 from orchestrator.config import SearchConfig

@@ -15,11 +15,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from rich.table import Table
 
+from headmask.border.kinds import PICTURE, PICTURE_METADATA
+from headmask.border.shown import counted, shown
+from headmask.border.writing import written
 from headmask.errors import DataError
 from headmask.images import STOCK, by_rule, quiet_pillow
-from headmask.kinds import PICTURE, PICTURE_METADATA
-from headmask.shown import counted, shown
-from headmask.writing import written
 from orchestrator.clusters import LARGE_SHARE, Clusters
 from strategies.paired import MIN_CLUSTERS
 from workers.ahead import ahead

@@ -22,14 +22,14 @@ import optuna
 from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage
 
+from headmask.border.foreign import reason_of
+from headmask.border.kinds import tables_of
+from headmask.border.passwords import hidden
+from headmask.border.reading import check_file, is_file, is_folder
+from headmask.border.shown import shown
+from headmask.border.writing import check_output, made_folder
 from headmask.errors import StudyError
-from headmask.foreign import reason_of
-from headmask.kinds import tables_of
 from headmask.mask import HeadGrid, HeadMask
-from headmask.passwords import hidden
-from headmask.reading import check_file, is_file, is_folder
-from headmask.shown import shown
-from headmask.writing import check_output, made_folder
 from orchestrator.commandline import command_line
 from orchestrator.config import SearchConfig, parse_stored
 from orchestrator.driverlock import DriverLock, StorageAwayError, lock_driver

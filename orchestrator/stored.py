@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headmask.border.reading import is_file, is_there
+from headmask.border.shown import shown
 from headmask.errors import StudyError
-from headmask.reading import is_file, is_there
-from headmask.shown import shown
 from orchestrator.commandline import command_line
 from orchestrator.config import SearchConfig, parse_config, parse_stored
 from orchestrator.integrity import checked_attrs

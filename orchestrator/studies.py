@@ -9,9 +9,9 @@ import optuna
 from optuna.study import StudySummary
 from rich.table import Table
 
+from headmask.border.reading import is_there
+from headmask.border.shown import shown
 from headmask.errors import StudyError
-from headmask.reading import is_there
-from headmask.shown import shown
 from orchestrator.driverlock import is_driven
 from orchestrator.integrity import checked_attrs
 from orchestrator.location import file_of, redacted

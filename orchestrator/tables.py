@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
+from headmask.border.foreign import reason_of
+from headmask.border.kinds import TRIALS, parquet_metadata
+from headmask.border.shown import counted, shown
+from headmask.border.writing import written
 from headmask.errors import DataError, HeadmaskError
-from headmask.foreign import reason_of
-from headmask.kinds import TRIALS, parquet_metadata
 from headmask.mask import HeadGrid, HeadMask
-from headmask.shown import counted, shown
-from headmask.writing import written
 from orchestrator.budget import STOPS
 from orchestrator.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.ledger import looked

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from headmask.shown import shown_lines
+from headmask.border.shown import shown_lines
 
 
 class Terminal(Console):

@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from headmask.border.kinds import TRACKING_DATABASE
+from headmask.border.passwords import HIDDEN, redacted
+from headmask.border.writing import check_output
 from headmask.errors import ConfigError, did_you_mean
-from headmask.kinds import TRACKING_DATABASE
-from headmask.passwords import HIDDEN, redacted
-from headmask.writing import check_output
 from orchestrator.location import MAX_PORT, check_database, check_driver, file_of, scheme_of, sqlite_file
 
 VARIABLE = "MLFLOW_TRACKING_URI"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from headmask.border.shown import counted
 from headmask.errors import StudyError
 from headmask.mask import HeadMask
-from headmask.shown import counted
 from orchestrator.objective import Goal
 from orchestrator.outcomes import outcomes_of
 from orchestrator.records import TrialRecord

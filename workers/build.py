@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from headmask.border.kinds import DATA_SET
+from headmask.border.shown import counted, shown
+from headmask.border.writing import check_output, hidden_beside, made_folder, reason_of, written
 from headmask.errors import DataError, HeadmaskError, OutputError
 from headmask.images import STOCK, PixelRule, check_image, quiet_pillow
-from headmask.kinds import DATA_SET
-from headmask.shown import counted, shown
-from headmask.writing import check_output, hidden_beside, made_folder, reason_of, written
 from workers.ahead import ahead
 from workers.dataset import Row, groups_of, table_of
 from workers.duplicates import Duplicates, Placed, Settled, settle

@@ -12,9 +12,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headmask.border.reading import check_file, lfs_hint
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.reading import check_file, lfs_hint
-from headmask.shown import shown
 
 _BEYOND = (pa.ArrowNotImplementedError, pa.ArrowCapacityError, MemoryError)
 

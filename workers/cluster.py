@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from headmask.border.shown import counted, shown
 from headmask.errors import PoolError, ReplicasLostError
-from headmask.shown import counted, shown
 from workers.watch import Watch, watch
 
 REASON = 400

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Self
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
+from headmask.border.reading import parse_json, parse_model
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.reading import parse_json, parse_model
-from headmask.shown import shown
 from workers.tasks import TaskName
 
 COLUMNS = {

@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headmask.border.kinds import DATA_SET, parquet_metadata
+from headmask.border.reading import check_text
+from headmask.border.shown import shown
+from headmask.border.writing import written
 from headmask.errors import DataError
-from headmask.kinds import DATA_SET, parquet_metadata
-from headmask.reading import check_text
-from headmask.shown import shown
-from headmask.writing import written
 from workers.cells import Broken, cells, first_broken, open_parquet, reading_parquet
 from workers.columns import COLUMNS, Columns, Own, check_labels, check_type, label_names, no_column
 from workers.inside import read_inside

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headmask.home import cache_folder
+from headmask.border.home import cache_folder
 from headmask.mask import HeadMask
 from workers.displacement import Displacements, displacement
 from workers.embedding import cache_key

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.shown import shown
 from workers.splits import SPLITS
 
 Duplicates = Literal["fail", "drop", "move", "keep"]

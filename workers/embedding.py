@@ -21,7 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from headmask.home import cache_folder
+from headmask.border.home import cache_folder
 from workers.inputs import Normalisation
 from workers.pixels import Pixels
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from headmask.border.shown import counted
 from headmask.errors import ReplicasLostError
-from headmask.shown import counted
 from workers.cluster import Resources, describe, reason_of, room_for
 from workers.host import Birth
 

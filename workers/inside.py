@@ -13,9 +13,9 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+from headmask.border.reading import read_bytes
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.reading import read_bytes
-from headmask.shown import shown
 
 
 def readable(name: str) -> str:

@@ -12,9 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
+from headmask.border.reading import check_text
+from headmask.border.shown import counted, shown
 from headmask.errors import DataError
-from headmask.reading import check_text
-from headmask.shown import counted, shown
 from workers.prompts import read_names
 
 _MISSING = frozenset(("nan", "na", "n/a", "<na>", "null", "none"))

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.shown import shown
 from workers.classification import ClassificationTargets
 from workers.columns import Columns
 from workers.dataset import Dataset

@@ -22,8 +22,8 @@ import PIL
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from headmask.border.home import cache_folder
 from headmask.errors import DataError, PixelsChangedError, PixelsGoneError
-from headmask.home import cache_folder
 from headmask.images import quiet_pillow
 from workers.ahead import ahead
 from workers.dataset import Dataset

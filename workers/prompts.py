@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from headmask.border.reading import lines_of, read_json, read_text
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.reading import lines_of, read_json, read_text
-from headmask.shown import shown
 
 IMAGENET, SIMPLE = "imagenet", "simple"
 

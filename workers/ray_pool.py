@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
+from headmask.border.shown import counted
 from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError, ReplicasLostError
 from headmask.mask import HeadMask
-from headmask.shown import counted
 from workers.blame import STRIKES, Blame
 from workers.cluster import check_room, connect, need_of, reason_of, room_for
 from workers.constants import Constants

@@ -12,8 +12,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.shown import shown
 
 SPLITS = ("search", "confirm", "test")
 FRACTIONS = (0.4, 0.2, 0.4)

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
+from headmask.border.kinds import PAGE
+from headmask.border.writing import check_output
 from headmask.errors import HeadmaskError
-from headmask.kinds import PAGE
-from headmask.writing import check_output
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json
 from orchestrator.terminal import Terminal

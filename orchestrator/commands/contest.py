@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headmask.shown import counted
+from headmask.border.shown import counted
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, finite, print_json
 from orchestrator.terminal import Terminal

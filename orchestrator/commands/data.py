@@ -108,10 +108,10 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Make a Parquet data set of what you have on disk. Killed, it goes on where it was when called again."""
+    from headmask.border.kinds import DATA_SET
+    from headmask.border.shown import counted
+    from headmask.border.writing import check_output
     from headmask.errors import ConfigError
-    from headmask.kinds import DATA_SET
-    from headmask.shown import counted
-    from headmask.writing import check_output
     from orchestrator.terminal import Terminal
     from orchestrator.waiting import counting
     from workers.build import build as build_dataset
@@ -238,9 +238,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Say what is in a data set and what is wrong with it, and draw a few samples."""
+    from headmask.border.kinds import PICTURE
+    from headmask.border.writing import check_output
     from headmask.images import STOCK
-    from headmask.kinds import PICTURE
-    from headmask.writing import check_output
     from orchestrator.config import parse_data
     from orchestrator.sections import DataSection
     from orchestrator.show import draw_sheet, look_at

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headmask.shown import counted
+from headmask.border.shown import counted
 from orchestrator.commands.data import (
     CaptionColumn,
     ClassNames,

@@ -22,8 +22,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one HTML page on a study: what was searched, what came of it, and how sure that is."""
-    from headmask.kinds import PAGE
-    from headmask.writing import check_output
+    from headmask.border.kinds import PAGE
+    from headmask.border.writing import check_output
     from orchestrator.report.page import FILE, write_report
     from orchestrator.stored import stored_config
 

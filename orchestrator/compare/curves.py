@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headmask.border.foreign import reason_of
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.foreign import reason_of
-from headmask.shown import shown
 from orchestrator.compare.content import CurvePoint
 from orchestrator.compare.entrant import Entrant
 from orchestrator.objective import Objective

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headmask.border.shown import counted
 from headmask.mask import Head, HeadGrid
-from headmask.shown import counted
 from orchestrator.compare.content import Comparison, RunFigures
 from orchestrator.compare.names import short_names
 from orchestrator.compare.terminal import SAME, metric_rows, with_curves

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headmask.shown import counted
+from headmask.border.shown import counted
 from orchestrator.compare.content import Recommendation, RunFigures
 
 SURE = 0.05

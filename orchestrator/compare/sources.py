@@ -9,9 +9,9 @@ from pathlib import Path
 
 import optuna
 
+from headmask.border.reading import is_file, is_folder, is_there
+from headmask.border.shown import shown
 from headmask.errors import HeadmaskError, did_you_mean
-from headmask.reading import is_file, is_folder, is_there
-from headmask.shown import shown
 from orchestrator.commandline import command_line, resume_command
 from orchestrator.compare.entrant import Entrant, read_folder, read_mask_file, read_trials_alone
 from orchestrator.compare.tracked import Server

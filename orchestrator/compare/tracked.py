@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from headmask.border.passwords import redacted
+from headmask.border.reading import is_file
+from headmask.border.shown import shown
 from headmask.errors import HeadmaskError, did_you_mean
-from headmask.passwords import redacted
-from headmask.reading import is_file
-from headmask.shown import shown
 from orchestrator.compare.entrant import Entrant, read_folder
 from orchestrator.location import sqlite_file
 from orchestrator.track.mlflowrun import make_client

@@ -11,7 +11,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from headmask.home import cache_folder
+from headmask.border.home import cache_folder
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.config import flags_of, read_config
 from orchestrator.contest.memo import Memo

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headmask.kinds import PICTURE, PICTURE_METADATA
-from headmask.writing import written
+from headmask.border.kinds import PICTURE, PICTURE_METADATA
+from headmask.border.writing import written
 from orchestrator.contest.contest import Run
 from orchestrator.contest.contestants import SURROGATE
 from orchestrator.contest.summary import regret

@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from headmask.kinds import Kind
-from headmask.writing import check_outputs, written
+from headmask.border.kinds import Kind
+from headmask.border.writing import check_outputs, written
 
 if TYPE_CHECKING:
     from orchestrator.result import SearchResult

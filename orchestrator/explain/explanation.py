@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 
+from headmask.border.shown import counted
 from headmask.maskfile import Grid, ModelReference
-from headmask.shown import counted
 from orchestrator.tables import empty_mask_sentence
 
 FILE = "explain.json"

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from headmask.border.shown import counted
 from headmask.mask import Head, HeadMask
-from headmask.shown import counted
 from orchestrator.explain.explanation import Change, DescribingText, ExplainedHead, HarmedImage, Query
 from orchestrator.explain.sheets import Cell, draw_attention
 from orchestrator.explain.subject import Subject

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from headmask.kinds import PAGE
-from headmask.shown import shown_lines
-from headmask.writing import write_text
+from headmask.border.kinds import PAGE
+from headmask.border.shown import shown_lines
+from headmask.border.writing import write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headmask.border.shown import counted
 from headmask.mask import Head, HeadGrid, HeadMask
-from headmask.shown import counted
 from orchestrator import plots
 from orchestrator.pages import Figure, figure
 from orchestrator.pareto import Point, front, knee, savings

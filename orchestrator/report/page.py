@@ -13,11 +13,11 @@ from typing import Any
 
 from PIL import Image
 
+from headmask.border.foreign import reason_of
+from headmask.border.reading import read_json
+from headmask.border.shown import shown
 from headmask.errors import StudyError
-from headmask.foreign import reason_of
 from headmask.mask import HeadMask
-from headmask.reading import read_json
-from headmask.shown import shown
 from orchestrator.budget import STOPS
 from orchestrator.config import SearchConfig
 from orchestrator.pages import data_uri, render, write_page

@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from headmask.foreign import reason_of
-from headmask.reading import is_there
+from headmask.border.foreign import reason_of
+from headmask.border.reading import is_there
 from orchestrator.track.refusal import TrackingRefusedError
 
 LOCK_S = 120.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from headmask import foreign
+from headmask.border import foreign
+from headmask.border.passwords import hidden
 from headmask.errors import StudyError
-from headmask.passwords import hidden
 
 NO_ANSWER = "it did not answer"
 REFUSALS = (

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from headmask.border.shown import counted
 from headmask.mask import HeadMask
-from headmask.shown import counted
 from orchestrator.config import flat_settings
 from orchestrator.result import SearchResult
 from orchestrator.search import Progress

@@ -15,9 +15,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
 
+from headmask.border.passwords import HIDDEN, redacted
+from headmask.border.reading import is_file
 from headmask.errors import StudyError
-from headmask.passwords import HIDDEN, redacted
-from headmask.reading import is_file
 from orchestrator.commandline import command_line
 from orchestrator.location import scheme_of
 from orchestrator.track.mlflowrun import MlflowRun, Server, server_of

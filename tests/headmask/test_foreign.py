@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from headmask.foreign import MAX_REASON, reason_of
+from headmask.border.foreign import MAX_REASON, reason_of
 
 
 def test_a_heading_is_followed_by_what_it_announces():

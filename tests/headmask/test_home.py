@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from headmask.border.home import HUB, cache_folder, give_home, hub_cache
 from headmask.errors import HeadmaskError
-from headmask.home import HUB, cache_folder, give_home, hub_cache
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
-from headmask.foreign import reason_of
-from headmask.passwords import hidden, redacted
+from headmask.border.foreign import reason_of
+from headmask.border.passwords import hidden, redacted
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ import os
 import pytest
 from pydantic import BaseModel
 
-from headmask.errors import DataError, HeadmaskError, MaskFileError
-from headmask.reading import (
+from headmask.border.reading import (
     check_text,
     decoded,
     lines_of,
@@ -17,6 +16,7 @@ from headmask.reading import (
     read_model,
     read_text,
 )
+from headmask.errors import DataError, HeadmaskError, MaskFileError
 
 
 class Size(BaseModel):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from headmask.shown import counted, shown, shown_lines
+from headmask.border.shown import counted, shown, shown_lines
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from headmask.errors import OutputError
-from headmask.kinds import CHECKPOINT, MASK_FILE, PAGE, PICTURE, FolderKind
-from headmask.writing import (
+from headmask.border.kinds import CHECKPOINT, MASK_FILE, PAGE, PICTURE, FolderKind
+from headmask.border.writing import (
     check_output,
     check_outputs,
     check_run_folder,
@@ -24,6 +23,7 @@ from headmask.writing import (
     written,
     written_folder,
 )
+from headmask.errors import OutputError
 
 OWN_PAGE = '<!doctype html>\n<html><head><meta name="generator" content="headmask 1.0"></head><body></body></html>'
 FOLDER = FolderKind("a model folder", lambda folder: [each.name for each in folder.iterdir() if each.name != "ours"])

@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 from PIL import Image
 
-from headmask.kinds import PICTURE, TRIALS
+from headmask.border.kinds import PICTURE, TRIALS
 from orchestrator.outputs import OLDER, set_aside_older
 from orchestrator.stored import stored_config
 from tests.orchestrator.studies import resume, start, trials

@@ -18,7 +18,7 @@ from mlflow.data import get_source
 from PIL import Image
 
 import headmask
-from headmask.home import cache_folder
+from headmask.border.home import cache_folder
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from orchestrator import conclude, runner

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from headmask.border.reading import check_text
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.reading import check_text
-from headmask.shown import shown
 from workers.dataset import Kind
 from workers.inside import name_key, read_inside, readable
 from workers.sources.walk import Aside, files_below, is_image

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from headmask.border.reading import check_text, is_file, is_folder, lines_of, read_json, read_text
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.reading import check_text, is_file, is_folder, lines_of, read_json, read_text
-from headmask.shown import shown
 from workers.inside import name_key, readable
 from workers.prompts import read_lines
 from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, checked_name

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from headmask.border.shown import counted, shown
 from headmask.errors import DataError
-from headmask.shown import counted, shown
 from workers.sources.base import BadRow
 
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}

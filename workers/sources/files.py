@@ -13,9 +13,9 @@ from typing import Any
 
 from pyarrow import fs
 
+from headmask.border.reading import check_file
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.reading import check_file
-from headmask.shown import shown
 from workers.cells import openable
 from workers.sources.walk import Aside, ending_of, files_below
 from workers.splits import USUAL

@@ -8,8 +8,8 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.shown import shown
 from workers.dataset import Kind
 from workers.inside import readable
 from workers.labels import Classes

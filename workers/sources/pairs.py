@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from headmask.border.reading import read_json
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.reading import read_json
-from headmask.shown import shown
 from workers.dataset import Kind
 from workers.inside import readable
 from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, checked_name

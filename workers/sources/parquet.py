@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headmask.border.shown import counted, shown
 from headmask.errors import DataError
-from headmask.shown import counted, shown
 from workers.cells import Broken, cells, parquet_of, reading_parquet
 from workers.columns import COLUMNS, Columns, Own, check_type, is_whole, label_names, no_column
 from workers.dataset import Kind, captions_of, image_bytes

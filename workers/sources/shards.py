@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headmask.border.reading import decoded, lines_of
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.reading import decoded, lines_of
-from headmask.shown import shown
 from workers.dataset import Kind
 from workers.inside import readable
 from workers.labels import Classes

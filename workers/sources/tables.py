@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headmask.border.reading import lines_of, parse_json, read_json, read_text
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.reading import lines_of, parse_json, read_json, read_text
-from headmask.shown import shown
 from workers.columns import Columns
 from workers.dataset import Kind
 from workers.inside import name_key

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from headmask.border.shown import shown
 from headmask.errors import DataError
-from headmask.shown import shown
 from workers.inside import readable
 
 _UNREADABLE = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))

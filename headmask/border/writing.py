@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from headmask.border.kinds import FolderKind, Kind
+from headmask.border.shown import shown
 from headmask.errors import OutputError
-from headmask.kinds import FolderKind, Kind
-from headmask.shown import shown
 
 _SCRATCH = ".headmask-"
 _REASONS = {

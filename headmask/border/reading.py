@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from headmask.border.shown import shown
 from headmask.errors import HeadmaskError
-from headmask.shown import shown
 
 M = TypeVar("M", bound=BaseModel)
 MAX_DIGITS = 400

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from headmask.passwords import hidden
+from headmask.border.passwords import hidden
 
 MAX_REASON = 400
 _NOISE = re.compile(

@@ -8,8 +8,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from headmask.border.foreign import reason_of
 from headmask.errors import HeadmaskError
-from headmask.foreign import reason_of
 
 CACHE = "HEADMASK_CACHE"
 HUB = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
