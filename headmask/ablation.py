@@ -22,7 +22,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from headmask.attention import Attended, HeadAttention, take_heads
+from headmask.attention.heads import Attended, HeadAttention, take_heads
 from headmask.errors import AblationError
 
 # B batch, H heads, Q queries, D width, d width of one head

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from headmask.attention import HeadAttention
+from headmask.attention.heads import HeadAttention
 from headmask.errors import ModelError
 from headmask.mask import Head
 from headmask.readout import affine, linear

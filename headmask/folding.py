@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from headmask.ablation import Ablation, check_ablation
-from headmask.attention import HeadAttention
+from headmask.attention.heads import HeadAttention
 from headmask.errors import AblationError
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile

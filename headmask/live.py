@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from headmask.ablation import Ablation, check_ablation, replace_heads
-from headmask.attention import Attended, HeadAttention, SeeZ
+from headmask.attention.heads import Attended, HeadAttention, SeeZ
 from headmask.errors import AblationError
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile

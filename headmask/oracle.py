@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headmask.attention import HeadAttention
+from headmask.attention.heads import HeadAttention
 from headmask.mask import HeadMask
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from headmask.ablation import Ablation
-from headmask.adapters import TimmHeadAttention, additive
-from headmask.attention import HeadAttention, Linear, SeeZ
+from headmask.attention.adapters import TimmHeadAttention, additive
+from headmask.attention.heads import HeadAttention, Linear, SeeZ
 from headmask.errors import AblationError
 from headmask.folding import fold
 from headmask.mask import HeadMask

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from headmask.attention import Linear
+from headmask.attention.heads import Linear
 from headmask.errors import ModelError
 
 # B batch, P parts of a sum, Q tokens, D width, E embedding

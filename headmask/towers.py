@@ -15,7 +15,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
-from headmask.attention import HeadAttention
+from headmask.attention.heads import HeadAttention
 from headmask.errors import GridError, ModelError
 from headmask.mask import HeadGrid, HeadMask
 from headmask.oracle import stock_ablation

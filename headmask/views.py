@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from headmask.ablation import Ablation, corrected_output, gate_heads, replace_heads
-from headmask.adapters import open_attention
-from headmask.attention import Attended, HeadAttention
+from headmask.attention.adapters import open_attention
+from headmask.attention.heads import Attended, HeadAttention
 from headmask.blocks import open_block
 from headmask.errors import ModelError
 from headmask.mask import HeadGrid, HeadMask

@@ -9,7 +9,7 @@ from timm.layers import Attention as TimmAttention
 from timm.layers import AttentionRope
 from timm.models.eva import EvaBlock
 
-from headmask.adapters import TimmHeadAttention, open_attention
+from headmask.attention.adapters import TimmHeadAttention, open_attention
 from headmask.errors import AblationError, ModelError
 from headmask.folding import fold, probe_images
 from headmask.live import ablate, calibrate_means

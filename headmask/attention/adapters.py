@@ -16,7 +16,7 @@ from timm.layers import AttentionRope as TimmAttentionRope
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
-from headmask.attention import HeadAttention, Linear, SeeZ
+from headmask.attention.heads import HeadAttention, Linear, SeeZ
 from headmask.errors import AblationError, ModelError
 
 # B batch, H heads, T tokens, D width
