@@ -19,8 +19,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headmask.ablation import ABLATIONS as ABLATIONS
-    from headmask.ablation import Ablation as Ablation
+    from headmask.ablation.rules import ABLATIONS as ABLATIONS
+    from headmask.ablation.rules import Ablation as Ablation
     from headmask.errors import HeadmaskError as HeadmaskError
     from headmask.exporting import ExportProof as ExportProof
     from headmask.exporting import export as export
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from orchestrator.found import SearchRun as SearchRun
 
 _HOMES = {
-    "ABLATIONS": "headmask.ablation",
-    "Ablation": "headmask.ablation",
+    "ABLATIONS": "headmask.ablation.rules",
+    "Ablation": "headmask.ablation.rules",
     "ExportProof": "headmask.exporting",
     "Head": "headmask.mask",
     "HeadGrid": "headmask.mask",

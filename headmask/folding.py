@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headmask.ablation import Ablation, check_ablation
+from headmask.ablation.rules import Ablation, check_ablation
 from headmask.attention.heads import HeadAttention
 from headmask.errors import AblationError
 from headmask.mask import HeadMask

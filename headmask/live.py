@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from headmask.ablation import Ablation, check_ablation, replace_heads
+from headmask.ablation.rules import Ablation, check_ablation, replace_heads
 from headmask.attention.heads import Attended, HeadAttention, SeeZ
 from headmask.errors import AblationError
 from headmask.mask import HeadMask

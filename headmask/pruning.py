@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headmask.ablation import Ablation
+from headmask.ablation.rules import Ablation
 from headmask.attention.adapters import TimmHeadAttention, additive
 from headmask.attention.heads import HeadAttention, Linear, SeeZ
 from headmask.errors import AblationError

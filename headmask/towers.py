@@ -15,10 +15,10 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
+from headmask.ablation.oracle import stock_ablation
 from headmask.attention.heads import HeadAttention
 from headmask.errors import GridError, ModelError
 from headmask.mask import HeadGrid, HeadMask
-from headmask.oracle import stock_ablation
 from headmask.views import IMAGE_VIEWS, OpenClipImageView, TextView, TowerView
 
 TowerName = Literal["image", "text"]

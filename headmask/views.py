@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from headmask.ablation import Ablation, corrected_output, gate_heads, replace_heads
+from headmask.ablation.rules import Ablation, corrected_output, gate_heads, replace_heads
 from headmask.attention.adapters import open_attention
 from headmask.attention.heads import Attended, HeadAttention
 from headmask.blocks import open_block

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from headmask.ablation.oracle import stock_ablation
 from headmask.border.shown import counted
 from headmask.mask import HeadGrid, HeadMask
-from headmask.oracle import stock_ablation
 from headmask.towers import prove, view_of
 from headmask.views import TowerView
 from orchestrator.versions import versions

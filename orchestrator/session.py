@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headmask.ablation import check_ablation
+from headmask.ablation.rules import check_ablation
 from headmask.border.reading import is_file
 from headmask.border.shown import counted
 from headmask.errors import ConfigError

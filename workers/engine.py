@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from headmask.ablation import Ablation
+from headmask.ablation.rules import Ablation
 from headmask.errors import DeviceMemoryError
 from headmask.live import mean_outputs
 from headmask.mask import HeadMask

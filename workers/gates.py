@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headmask.ablation import Ablation
+from headmask.ablation.rules import Ablation
 from headmask.towers import TowerName
 from headmask.views import TextView, TowerView
 from workers.inputs import Inputs

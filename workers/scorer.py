@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from headmask.ablation import Ablation
+from headmask.ablation.rules import Ablation
 from headmask.errors import GridError
 from headmask.mask import BoolArray, HeadMask
 from headmask.towers import TowerName, prove, view_of

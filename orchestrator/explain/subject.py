@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headmask.ablation import Ablation
+from headmask.ablation.rules import Ablation
 from headmask.errors import AblationError, ConfigError
 from headmask.images import STOCK
 from headmask.mask import Head, HeadMask

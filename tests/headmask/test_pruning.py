@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from headmask.ablation.oracle import stock_ablation
 from headmask.errors import AblationError, GridError
 from headmask.folding import probe_images
 from headmask.live import ablate
 from headmask.mask import HeadGrid, HeadMask
-from headmask.oracle import stock_ablation
 from headmask.pruning import PrunedAttention, prune, take_out
 from headmask.towers import attentions
 from tests.families import FAMILIES, TEXT_FAMILIES, family, text_family, tokens

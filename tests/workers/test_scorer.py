@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from headmask.ablation.oracle import stock_ablation
 from headmask.errors import GridError, ModelError
 from headmask.mask import HeadMask, stack
-from headmask.oracle import stock_ablation
 from headmask.towers import attentions
 from tests.tiny import random_masks, tiny_clip
 from workers.embedding import embed_texts

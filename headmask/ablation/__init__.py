@@ -1,0 +1,1 @@
+"""What replaces a head, and stock models with edited weights that prove it."""
