@@ -27,12 +27,12 @@ from scipy.stats import mannwhitneyu
 sys.path.insert(0, str(Path(__file__).parent))
 from record import save
 
-from headmask.attribution import direct_contributions
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, load_model
-from headmask.towers import view_of
-from headmask.views import TowerView
+from headmask.tower.attribution import direct_contributions
+from headmask.tower.towers import view_of
+from headmask.tower.views import TowerView
 from orchestrator.bench import hardware
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.demo.scenes import KINDS, Scene, draw_scene, render, unique_scenes

@@ -197,7 +197,7 @@ def measure_streaming(model: str, count: int, rounds: int) -> dict[str, Any]:
 
     from headmask.mask import HeadMask
     from headmask.models import quiet_open_clip
-    from headmask.towers import view_of
+    from headmask.tower.towers import view_of
     from workers.engine import Engine
     from workers.inputs import Normalisation, make_inputs
     from workers.pixels import Pixels

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from headmask.mask import HeadGrid, HeadMask
 from headmask.models import LoadedModel, load_model
-from headmask.towers import view_of
+from headmask.tower.towers import view_of
 from orchestrator.demo.scenes import render, unique_scenes
 from workers.embedding import embed_texts
 from workers.engine import Engine

@@ -317,7 +317,7 @@ def of_random(seed: int, num_images: int = 300) -> Landscape:
     """Return the landscape of random weights on drawn scenes, whose captions are embedded near their images."""
     import open_clip
 
-    from headmask.towers import view_of
+    from headmask.tower.towers import view_of
     from orchestrator.demo.scenes import render, unique_scenes
     from workers.inputs import ImageInputs, Normalisation
     from workers.pixels import Pixels

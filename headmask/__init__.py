@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from headmask.models import LoadedModel as LoadedModel
     from headmask.models import load_model as load_model
     from headmask.pruning import prune as prune
-    from headmask.towers import grid_of as grid_of
+    from headmask.tower.towers import grid_of as grid_of
     from orchestrator.api import resume as resume
     from orchestrator.api import scan as scan
     from orchestrator.api import search as search
@@ -56,7 +56,7 @@ _HOMES = {
     "calibrate_means": "headmask.live",
     "export": "headmask.exporting",
     "fold": "headmask.folding",
-    "grid_of": "headmask.towers",
+    "grid_of": "headmask.tower.towers",
     "load": "headmask.masked",
     "load_model": "headmask.models",
     "load_pruned": "headmask.masked",

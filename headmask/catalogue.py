@@ -15,7 +15,7 @@ from torch import nn
 from headmask.errors import ModelError
 from headmask.mask import HeadGrid
 from headmask.models import model_config
-from headmask.towers import TowerName, grid_of
+from headmask.tower.towers import TowerName, grid_of
 
 
 @dataclass(frozen=True)

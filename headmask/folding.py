@@ -13,7 +13,7 @@ from headmask.attention.heads import HeadAttention
 from headmask.errors import AblationError
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from headmask.towers import TowerName, check_grid, view_of
+from headmask.tower.towers import TowerName, check_grid, view_of
 
 # B batch, L layers, H heads, d width of one head
 

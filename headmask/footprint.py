@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from headmask.border.shown import counted
-from headmask.towers import TowerName, tower_of
+from headmask.tower.towers import TowerName, tower_of
 
 ROUNDS, MIN_ROUNDS = 20, 5
 """Of both models, if they fit into the time; and if they do not."""

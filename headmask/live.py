@@ -21,7 +21,7 @@ from headmask.attention.heads import Attended, HeadAttention, SeeZ
 from headmask.errors import AblationError
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from headmask.towers import TowerName, attentions, check_grid, view_of
+from headmask.tower.towers import TowerName, attentions, check_grid, view_of
 
 # B batch, T tokens, D width, L layers, H heads, d width of one head
 

@@ -19,7 +19,7 @@ from headmask.errors import AblationError
 from headmask.folding import fold
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from headmask.towers import TowerName, check_grid, view_of
+from headmask.tower.towers import TowerName, check_grid, view_of
 
 # B batch, H heads, T tokens, D width, d width of one head
 

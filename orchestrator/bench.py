@@ -21,8 +21,8 @@ from torch import Tensor
 from headmask.ablation.oracle import stock_ablation
 from headmask.border.shown import counted
 from headmask.mask import HeadGrid, HeadMask
-from headmask.towers import prove, view_of
-from headmask.views import TowerView
+from headmask.tower.towers import prove, view_of
+from headmask.tower.views import TowerView
 from orchestrator.versions import versions
 from workers.constants import Precision, measured_chunk, resolved_precision
 from workers.engine import Engine

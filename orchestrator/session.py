@@ -22,8 +22,8 @@ from headmask.images import STOCK
 from headmask.mask import HeadGrid, HeadMask
 from headmask.models import OPENAI, LoadedModel, load_model
 from headmask.origin import is_tag
-from headmask.towers import TowerName, tower_of, view_of
-from headmask.views import TowerView
+from headmask.tower.towers import TowerName, tower_of, view_of
+from headmask.tower.views import TowerView
 from orchestrator.config import SearchConfig
 from orchestrator.ledger import Look, looks_at
 from orchestrator.location import absolute

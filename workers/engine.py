@@ -17,7 +17,7 @@ from headmask.ablation.rules import Ablation
 from headmask.errors import DeviceMemoryError
 from headmask.live import mean_outputs
 from headmask.mask import HeadMask
-from headmask.views import Entered, Sequences, TowerView
+from headmask.tower.views import Entered, Sequences, TowerView
 from workers.inputs import Inputs
 from workers.trie import shared_layers
 

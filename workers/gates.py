@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headmask.ablation.rules import Ablation
-from headmask.towers import TowerName
-from headmask.views import TextView, TowerView
+from headmask.tower.towers import TowerName
+from headmask.tower.views import TextView, TowerView
 from workers.inputs import Inputs
 from workers.losses import Indices, micro_batch
 from workers.messages import GateGradient

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headmask.views import TextView, TowerView
+from headmask.tower.views import TextView, TowerView
 from workers.ahead import ahead
 from workers.pixels import Pixels
 

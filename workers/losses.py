@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headmask.towers import TowerName
+from headmask.tower.towers import TowerName
 from workers.classification import ClassificationTargets
 from workers.matching import MatchingTargets
 from workers.retrieval import RetrievalTargets

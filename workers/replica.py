@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from headmask.errors import ModelError
 from headmask.mask import BoolArray, HeadGrid, HeadMask, stack
-from headmask.towers import TowerName, grid_of
-from headmask.views import TowerView
+from headmask.tower.towers import TowerName, grid_of
+from headmask.tower.views import TowerView
 from workers.constants import (
     USUAL_CHUNK,
     AnyPrecision,

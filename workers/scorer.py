@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from headmask.ablation.rules import Ablation
 from headmask.errors import GridError
 from headmask.mask import BoolArray, HeadMask
-from headmask.towers import TowerName, prove, view_of
-from headmask.views import TextView, TowerView
+from headmask.tower.towers import TowerName, prove, view_of
+from headmask.tower.views import TextView, TowerView
 from workers.constants import Precision
 from workers.displacement import Predictor
 from workers.engine import Engine

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from headmask.errors import HeadmaskError, PixelsGoneError, ReplicasLostError
 from headmask.mask import HeadGrid
-from headmask.towers import grid_of
+from headmask.tower.towers import grid_of
 from workers.cluster import Resources, reason_of
 from workers.constants import Constants
 from workers.fleet import LOOK_S, Fleet, Member

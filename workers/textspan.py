@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headmask.attribution import direct_contributions
 from headmask.mask import Head
-from headmask.views import TowerView
+from headmask.tower.attribution import direct_contributions
+from headmask.tower.views import TowerView
 from workers.inputs import Inputs
 
 # N images, B images of a chunk, h heads, Q texts, E embedding, r dimensions that contributions vary in

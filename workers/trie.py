@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headmask.footprint import counting_flops
 from headmask.mask import HeadMask
-from headmask.views import TowerView
+from headmask.tower.views import TowerView
 
 
 def shared_layers(first: HeadMask, second: HeadMask) -> int:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headmask.attribution import attention_maps, prove_contributions
 from headmask.border.kinds import EXPLANATION, EXPLANATION_FOLDER
 from headmask.border.shown import counted
 from headmask.border.writing import check_output, written_folder
 from headmask.errors import ModelError
 from headmask.mask import Head, HeadMask
 from headmask.maskfile import Grid, write_json
+from headmask.tower.attribution import attention_maps, prove_contributions
 from orchestrator.evaluate import objective_on
 from orchestrator.explain.explanation import FILE, DescribingText, ExplainedHead, Explanation
 from orchestrator.explain.harm import Case, explained_head, measure_harm

@@ -16,7 +16,7 @@ from headmask.mask import Head, HeadMask
 from headmask.masked import load_for
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, load_model
-from headmask.towers import grid_of
+from headmask.tower.towers import grid_of
 from workers.prompts import read_lines
 
 # L layers, H heads, d head width

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from headmask.attribution import attention_maps, direct_contributions, prove_contributions
 from headmask.errors import ModelError
 from headmask.folding import probe_images
 from headmask.mask import Head
-from headmask.readout import affine
-from headmask.towers import view_of
+from headmask.tower.attribution import attention_maps, direct_contributions, prove_contributions
+from headmask.tower.readout import affine
+from headmask.tower.towers import view_of
 from tests.families import FAMILIES, family
 from tests.tiny import tiny_clip
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from headmask.folding import probe_images
 from headmask.live import calibrate_means
 from headmask.mask import HeadMask
-from headmask.towers import view_of
+from headmask.tower.towers import view_of
 from tests.families import FAMILIES, TEXT_FAMILIES, family, text_family, tokens
 
 CASES = [("image", name) for name in FAMILIES] + [("text", name) for name in TEXT_FAMILIES]

@@ -12,7 +12,7 @@ from headmask.errors import AblationError, GridError, ModelError
 from headmask.folding import probe_images
 from headmask.live import ablate, calibrate_means
 from headmask.mask import HeadGrid, HeadMask
-from headmask.towers import grid_of
+from headmask.tower.towers import grid_of
 from tests.families import OPEN_CLIP
 from tests.headmask.test_mask import masks
 from tests.tiny import tiny_clip

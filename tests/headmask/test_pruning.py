@@ -12,7 +12,7 @@ from headmask.folding import probe_images
 from headmask.live import ablate
 from headmask.mask import HeadGrid, HeadMask
 from headmask.pruning import PrunedAttention, prune, take_out
-from headmask.towers import attentions
+from headmask.tower.towers import attentions
 from tests.families import FAMILIES, TEXT_FAMILIES, family, text_family, tokens
 from tests.headmask.test_live import MASK
 from tests.tiny import random_masks, tiny_clip

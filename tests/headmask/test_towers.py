@@ -15,7 +15,7 @@ from headmask.errors import AblationError, ModelError
 from headmask.folding import fold, probe_images
 from headmask.live import ablate, calibrate_means
 from headmask.mask import HeadGrid, HeadMask
-from headmask.towers import attentions, grid_of, prove, tower_of, view_of
+from headmask.tower.towers import attentions, grid_of, prove, tower_of, view_of
 from tests.families import FAMILIES, OPEN_CLIP, REFUSED, TEXT_FAMILIES, family, text_family, timm_tower, tokens
 from tests.headmask.test_live import MASK
 from tests.headmask.test_mask import masks

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from headmask.errors import DeviceMemoryError
 from headmask.live import ablate, calibrate_means
 from headmask.mask import HeadGrid, HeadMask
-from headmask.towers import view_of
+from headmask.tower.towers import view_of
 from tests.families import FAMILIES, TEXT_FAMILIES, family, text_family, tokens
 from tests.headmask.test_mask import masks
 from tests.tiny import random_masks, tiny_clip

@@ -11,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 
 from headmask.errors import DataError, PoolError
 from headmask.live import calibrate_means
-from headmask.towers import tower_of, view_of
-from headmask.views import TextView
+from headmask.tower.towers import tower_of, view_of
+from headmask.tower.views import TextView
 from tests.tiny import tiny_clip
 from tests.workers.fakes import FakePayload, GatedReplica
 from tests.workers.test_scorer import NORMALISATION, random_split, scorer_of

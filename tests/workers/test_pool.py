@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from headmask.folding import probe_images
 from headmask.mask import HeadGrid, HeadMask
-from headmask.towers import view_of
+from headmask.tower.towers import view_of
 from tests.tiny import tiny_clip
 from workers.messages import MaskScore, Stage
 from workers.pool import MAX_BATCH, BatchQueue, InlinePool

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from headmask.ablation.oracle import stock_ablation
 from headmask.errors import GridError, ModelError
 from headmask.mask import HeadMask, stack
-from headmask.towers import attentions
+from headmask.tower.towers import attentions
 from tests.tiny import random_masks, tiny_clip
 from workers.embedding import embed_texts
 from workers.inputs import Normalisation

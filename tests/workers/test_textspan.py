@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from headmask.attribution import direct_contributions
 from headmask.folding import probe_images
 from headmask.mask import Head
-from headmask.towers import view_of
+from headmask.tower.attribution import direct_contributions
+from headmask.tower.towers import view_of
 from tests.families import family
 from workers.textspan import contribution_spread, text_span
 

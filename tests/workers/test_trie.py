@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from headmask.folding import probe_images
 from headmask.mask import HeadGrid, HeadMask
-from headmask.towers import view_of
+from headmask.tower.towers import view_of
 from tests.families import FAMILIES, family, text_family, tokens
 from tests.headmask.test_mask import masks
 from tests.tiny import tiny_clip

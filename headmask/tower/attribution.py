@@ -17,8 +17,8 @@ from torch import Tensor
 from headmask.attention.heads import HeadAttention
 from headmask.errors import ModelError
 from headmask.mask import Head
-from headmask.readout import affine, linear
-from headmask.views import Sequences, TowerView
+from headmask.tower.readout import affine, linear
+from headmask.tower.views import Sequences, TowerView
 
 # B batch, h heads, P parts of a sum: the rest first, then heads; T tokens, Q tokens that pooling reads, D width,
 # E embedding, H heads of a layer, d head width, Y by X patches

@@ -19,7 +19,7 @@ from headmask.ablation.oracle import stock_ablation
 from headmask.attention.heads import HeadAttention
 from headmask.errors import GridError, ModelError
 from headmask.mask import HeadGrid, HeadMask
-from headmask.views import IMAGE_VIEWS, OpenClipImageView, TextView, TowerView
+from headmask.tower.views import IMAGE_VIEWS, OpenClipImageView, TextView, TowerView
 
 TowerName = Literal["image", "text"]
 SUPPORTED = (

@@ -20,10 +20,10 @@ from torch.utils.checkpoint import checkpoint
 from headmask.ablation.rules import Ablation, corrected_output, gate_heads, replace_heads
 from headmask.attention.adapters import open_attention
 from headmask.attention.heads import Attended, HeadAttention
-from headmask.blocks import open_block
 from headmask.errors import ModelError
 from headmask.mask import HeadGrid, HeadMask
-from headmask.readout import Readout, open_clip_readout, timm_readout
+from headmask.tower.blocks import open_block
+from headmask.tower.readout import Readout, open_clip_readout, timm_readout
 
 # B batch, T tokens, Q tokens that are computed (all, or one), D width, E embedding, L layers, H heads, d head width
 
