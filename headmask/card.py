@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from huggingface_hub import ModelCardData
 
 from headmask.border.shown import counted
-from headmask.images import STOCK
 from headmask.maskfile import MaskFile, SplitScores
+from headmask.pixels.images import STOCK
 
 if TYPE_CHECKING:
     from headmask.exporting import ExportProof

@@ -28,13 +28,13 @@ from headmask.checkpoints import PIXELS_KEY, PREPROCESS_KEY
 from headmask.errors import AblationError, MaskFileError, ModelError
 from headmask.folding import fold, probe_images
 from headmask.footprint import Footprints, compare
-from headmask.images import STOCK
 from headmask.live import ablate
 from headmask.masked import FOLDED, PRUNED, load_pruned
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel, build, model_config, quiet_open_clip, tokenizer_of
 from headmask.origin import SCHEMES, is_config_file
-from headmask.preprocessing import Preprocessing
+from headmask.pixels.images import STOCK
+from headmask.pixels.preprocessing import Preprocessing
 
 SMALL_MODEL = 20_000_000
 """Parameters below which the tighter tolerance of the proof holds."""

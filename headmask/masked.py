@@ -29,7 +29,7 @@ from headmask.models import (
     weights_digest,
 )
 from headmask.origin import FOLDER, find_config, full_name, is_config_file
-from headmask.preprocessing import Preprocessing
+from headmask.pixels.preprocessing import Preprocessing
 from headmask.pruning import take_out
 
 FOLDED = {"format": "pt", "headmask": "folded"}

@@ -14,7 +14,7 @@ from headmask.border.shown import shown
 from headmask.border.writing import write_text
 from headmask.errors import MaskFileError
 from headmask.mask import Head, HeadGrid, HeadMask
-from headmask.preprocessing import Preprocessing
+from headmask.pixels.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor

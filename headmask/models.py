@@ -24,7 +24,6 @@ from headmask.border.reading import is_there
 from headmask.border.shown import shown
 from headmask.checkpoints import bare_weights, check_finite, why_not
 from headmask.errors import ModelError
-from headmask.images import COMPOSITED, STOCK, by_rule
 from headmask.maskfile import ModelReference
 from headmask.origin import (
     FOLDER,
@@ -35,7 +34,8 @@ from headmask.origin import (
     is_config_file,
     make_tokenizer,
 )
-from headmask.preprocessing import GivenPreprocessing, Preprocessing, read_preprocessing
+from headmask.pixels.images import COMPOSITED, STOCK, by_rule
+from headmask.pixels.preprocessing import GivenPreprocessing, Preprocessing, read_preprocessing
 
 OPENAI = "openai"
 """What `preprocess` calls OpenAI's own: mean, deviation and crop of the first CLIP models, open_clip's default."""

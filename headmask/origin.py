@@ -30,7 +30,7 @@ from headmask.border.reading import check_text, is_file, is_folder, is_there, pa
 from headmask.border.shown import shown
 from headmask.checkpoints import FORM_KEY, PIXELS_KEY, metadata_of, preprocess_of
 from headmask.errors import ModelError, did_you_mean
-from headmask.preprocessing import GivenPreprocessing
+from headmask.pixels.preprocessing import GivenPreprocessing
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
 SCHEMES = (FOLDER, HUB)

@@ -20,7 +20,7 @@ from headmask.border.passwords import redacted
 from headmask.border.reading import read_text
 from headmask.border.shown import counted, shown
 from headmask.errors import ConfigError, HeadmaskError, did_you_mean
-from headmask.images import COMPOSITED
+from headmask.pixels.images import COMPOSITED
 from orchestrator.location import absolute, is_url, located
 from orchestrator.sections import (
     BudgetSection,

@@ -9,11 +9,11 @@ from typing import Any
 
 from headmask.border.shown import counted
 from headmask.errors import ConfigError, ModelError
-from headmask.images import PixelRule
 from headmask.mask import HeadMask
 from headmask.masked import load_for
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel
+from headmask.pixels.images import PixelRule
 from orchestrator.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.ledger import Look, keep_looks, kept_looks, looks_at, most_looks, run_folder_of
 from orchestrator.outcomes import outcomes_of

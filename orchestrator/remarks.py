@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from headmask.border.shown import counted
-from headmask.images import PixelRule
+from headmask.pixels.images import PixelRule
 
 if TYPE_CHECKING:
     from workers.pixels import Remarks

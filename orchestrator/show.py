@@ -19,7 +19,7 @@ from headmask.border.kinds import PICTURE, PICTURE_METADATA
 from headmask.border.shown import counted, shown
 from headmask.border.writing import written
 from headmask.errors import DataError
-from headmask.images import STOCK, by_rule, quiet_pillow
+from headmask.pixels.images import STOCK, by_rule, quiet_pillow
 from orchestrator.clusters import LARGE_SHARE, Clusters
 from strategies.paired import MIN_CLUSTERS
 from workers.ahead import ahead

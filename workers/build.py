@@ -26,7 +26,7 @@ from headmask.border.kinds import DATA_SET
 from headmask.border.shown import counted, shown
 from headmask.border.writing import check_output, hidden_beside, made_folder, reason_of, written
 from headmask.errors import DataError, HeadmaskError, OutputError
-from headmask.images import STOCK, PixelRule, check_image, quiet_pillow
+from headmask.pixels.images import STOCK, PixelRule, check_image, quiet_pillow
 from workers.ahead import ahead
 from workers.dataset import Row, groups_of, table_of
 from workers.duplicates import Duplicates, Placed, Settled, settle

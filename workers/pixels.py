@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from headmask.border.home import cache_folder
 from headmask.errors import DataError, PixelsChangedError, PixelsGoneError
-from headmask.images import quiet_pillow
+from headmask.pixels.images import quiet_pillow
 from workers.ahead import ahead
 from workers.dataset import Dataset
 from workers.preprocess import Look, UInt8Preprocess, look

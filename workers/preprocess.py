@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from headmask.compositing import composited, is_plain
 from headmask.errors import DataError, ModelError
-from headmask.images import (
+from headmask.pixels.compositing import composited, is_plain
+from headmask.pixels.images import (
     COMPOSITED,
     STOCK,
     PixelRule,

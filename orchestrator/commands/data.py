@@ -240,7 +240,7 @@ def show(
     """Say what is in a data set and what is wrong with it, and draw a few samples."""
     from headmask.border.kinds import PICTURE
     from headmask.border.writing import check_output
-    from headmask.images import STOCK
+    from headmask.pixels.images import STOCK
     from orchestrator.config import parse_data
     from orchestrator.sections import DataSection
     from orchestrator.show import draw_sheet, look_at

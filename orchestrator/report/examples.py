@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
-from headmask.images import COMPOSITED, PixelRule, decode_image, quiet_pillow
+from headmask.pixels.images import COMPOSITED, PixelRule, decode_image, quiet_pillow
 from orchestrator.pages import data_uri
 from orchestrator.queries import PROBABILITY, SIDES, Queries
 from orchestrator.sections import DataSection

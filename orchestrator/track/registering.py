@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from headmask import compositing, export, fold
+from headmask import export, fold
 from headmask.border.kinds import PACKAGE
 from headmask.border.writing import check_output, scratch_folder, written_folder
 from headmask.errors import AblationError, ConfigError, StudyError
-from headmask.images import COMPOSITED
 from headmask.mask import HeadMask
 from headmask.masked import load_for
 from headmask.maskfile import MaskFile
 from headmask.models import LoadedModel
+from headmask.pixels import compositing
+from headmask.pixels.images import COMPOSITED
 from orchestrator.location import redacted, scheme_of
 from orchestrator.modelname import ModelName
 from orchestrator.result import RELIABLE, SearchResult, read_result

@@ -10,7 +10,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image, TiffImagePlugin
 
 from headmask.errors import ConfigError, DataError
-from headmask.images import by_rule, check_image, decode_image, quiet_pillow, rule_of
+from headmask.pixels.images import by_rule, check_image, decode_image, quiet_pillow, rule_of
 
 GRADIENT = np.tile(np.arange(0, 240, 8, dtype=np.uint8), (20, 1))
 

@@ -16,7 +16,7 @@ from headmask.masked import load_for
 from headmask.maskfile import Grid, MaskFile
 from headmask.models import choose_preprocessing, load_model
 from headmask.origin import find_origin
-from headmask.preprocessing import DEFAULT, GivenPreprocessing, Preprocessing, read_preprocessing
+from headmask.pixels.preprocessing import DEFAULT, GivenPreprocessing, Preprocessing, read_preprocessing
 from tests.tiny import PREPROCESS, TEXT, VISION, tiny_clip
 
 ORDER = ("mean", "std", "resize_mode", "interpolation")

@@ -8,7 +8,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from headmask.errors import DataError
-from headmask.images import by_rule
+from headmask.pixels.images import by_rule
 from tests.workers.test_sources import built, picture, write_pictures
 from workers.build import build
 from workers.dataset import Dataset, Row, write_dataset

@@ -10,7 +10,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from headmask.errors import DataError, ModelError, PixelsChangedError, PixelsGoneError
-from headmask.images import by_rule
+from headmask.pixels.images import by_rule
 from tests.tiny import write_tiny_dataset
 from workers import pixels
 from workers.dataset import Dataset, Row, write_dataset

@@ -9,7 +9,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from headmask.errors import DataError
-from headmask.images import by_rule, decode_image
+from headmask.pixels.images import by_rule, decode_image
 from tests.odd_images import ODD, PLAIN, encoded, scene, transparent
 from workers.inputs import Normalisation
 from workers.preprocess import UInt8Preprocess, look

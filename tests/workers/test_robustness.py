@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as npst
 from PIL import Image
 
 from headmask.errors import DataError, OutputError
-from headmask.images import decode_image
+from headmask.pixels.images import decode_image
 from orchestrator.show import look_at
 from tests.workers.test_sources import built, picture, write_pictures, write_shard
 from workers import build as build_module

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from PIL import Image
 
 from headmask.border.reading import lfs_hint
-from headmask.compositing import Composited, RangeError, composited
 from headmask.errors import ConfigError, DataError
+from headmask.pixels.compositing import Composited, RangeError, composited
 
 if TYPE_CHECKING:
     from torch import Tensor
