@@ -29,7 +29,7 @@ from record import save
 
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from headmask.models import LoadedModel, load_model
+from headmask.models.loading import LoadedModel, load_model
 from headmask.tower.attribution import direct_contributions
 from headmask.tower.towers import view_of
 from headmask.tower.views import TowerView

@@ -196,7 +196,7 @@ def measure_streaming(model: str, count: int, rounds: int) -> dict[str, Any]:
     import open_clip
 
     from headmask.mask import HeadMask
-    from headmask.models import quiet_open_clip
+    from headmask.models.loading import quiet_open_clip
     from headmask.tower.towers import view_of
     from workers.engine import Engine
     from workers.inputs import Normalisation, make_inputs

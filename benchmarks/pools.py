@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from headmask.mask import HeadGrid, HeadMask
-from headmask.models import LoadedModel, load_model
+from headmask.models.loading import LoadedModel, load_model
 from headmask.tower.towers import view_of
 from orchestrator.demo.scenes import render, unique_scenes
 from workers.embedding import embed_texts

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from headmask.masked import load as load
     from headmask.masked import load_pruned as load_pruned
     from headmask.maskfile import MaskFile as MaskFile
-    from headmask.models import LoadedModel as LoadedModel
-    from headmask.models import load_model as load_model
+    from headmask.models.loading import LoadedModel as LoadedModel
+    from headmask.models.loading import load_model as load_model
     from headmask.pruning import prune as prune
     from headmask.tower.towers import grid_of as grid_of
     from orchestrator.api import resume as resume
@@ -50,7 +50,7 @@ _HOMES = {
     "HeadGrid": "headmask.mask",
     "HeadMask": "headmask.mask",
     "HeadmaskError": "headmask.errors",
-    "LoadedModel": "headmask.models",
+    "LoadedModel": "headmask.models.loading",
     "MaskFile": "headmask.maskfile",
     "ablate": "headmask.live",
     "calibrate_means": "headmask.live",
@@ -58,7 +58,7 @@ _HOMES = {
     "fold": "headmask.folding",
     "grid_of": "headmask.tower.towers",
     "load": "headmask.masked",
-    "load_model": "headmask.models",
+    "load_model": "headmask.models.loading",
     "load_pruned": "headmask.masked",
     "prune": "headmask.pruning",
     "resume": "orchestrator.api",

@@ -24,15 +24,15 @@ from headmask.border.kinds import BESIDE, CARD, CHECKPOINT, CONFIG, MASK, MODEL_
 from headmask.border.reading import read_json
 from headmask.border.writing import check_output, scratch_folder, written, written_folder
 from headmask.card import model_card
-from headmask.checkpoints import PIXELS_KEY, PREPROCESS_KEY
 from headmask.errors import AblationError, MaskFileError, ModelError
 from headmask.folding import fold, probe_images
 from headmask.footprint import Footprints, compare
 from headmask.live import ablate
 from headmask.masked import FOLDED, PRUNED, load_pruned
 from headmask.maskfile import MaskFile
-from headmask.models import LoadedModel, build, model_config, quiet_open_clip, tokenizer_of
-from headmask.origin import SCHEMES, is_config_file
+from headmask.models.checkpoints import PIXELS_KEY, PREPROCESS_KEY
+from headmask.models.loading import LoadedModel, build, model_config, quiet_open_clip, tokenizer_of
+from headmask.models.origin import SCHEMES, is_config_file
 from headmask.pixels.images import STOCK
 from headmask.pixels.preprocessing import Preprocessing
 

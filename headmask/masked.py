@@ -15,12 +15,12 @@ from headmask.border.foreign import reason_of
 from headmask.border.kinds import MASK, WEIGHTS
 from headmask.border.reading import is_there
 from headmask.border.shown import shown
-from headmask.checkpoints import check_utf8
 from headmask.errors import AblationError, ModelError
 from headmask.folding import fold
 from headmask.live import ablate_for_good
 from headmask.maskfile import MaskFile, ModelReference
-from headmask.models import (
+from headmask.models.checkpoints import check_utf8
+from headmask.models.loading import (
     LoadedModel,
     PreprocessLike,
     load_model,
@@ -28,7 +28,7 @@ from headmask.models import (
     tokenizer_of,
     weights_digest,
 )
-from headmask.origin import FOLDER, find_config, full_name, is_config_file
+from headmask.models.origin import FOLDER, find_config, full_name, is_config_file
 from headmask.pixels.preprocessing import Preprocessing
 from headmask.pruning import take_out
 

@@ -12,7 +12,7 @@ from headmask.errors import ConfigError, ModelError
 from headmask.mask import HeadMask
 from headmask.masked import load_for
 from headmask.maskfile import MaskFile
-from headmask.models import LoadedModel
+from headmask.models.loading import LoadedModel
 from headmask.pixels.images import PixelRule
 from orchestrator.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.ledger import Look, keep_looks, kept_looks, looks_at, most_looks, run_folder_of

@@ -19,8 +19,8 @@ from headmask.border.reading import is_file
 from headmask.border.shown import counted
 from headmask.errors import ConfigError
 from headmask.mask import HeadGrid, HeadMask
-from headmask.models import OPENAI, LoadedModel, load_model
-from headmask.origin import is_tag
+from headmask.models.loading import OPENAI, LoadedModel, load_model
+from headmask.models.origin import is_tag
 from headmask.pixels.images import STOCK
 from headmask.tower.towers import TowerName, tower_of, view_of
 from headmask.tower.views import TowerView

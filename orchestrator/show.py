@@ -302,7 +302,7 @@ def _cut(raw: Sequence[Sequence[Any]], model: str | None) -> list[str]:
     """Warn of captions that the tokenizer cuts: those of which more than its context is read when there is room."""
     import open_clip
 
-    from headmask.models import tokenizer_of
+    from headmask.models.loading import tokenizer_of
 
     tokenizer = tokenizer_of("ViT-B-32" if model is None else model)
     length = int(getattr(tokenizer, "context_length", None) or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)

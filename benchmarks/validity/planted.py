@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from benchmarks.validity.searches import Workload, outcomes_on_test, searched, write_scenes
 from headmask.mask import Head, HeadGrid, HeadMask
-from headmask.models import LoadedModel, load_model
+from headmask.models.loading import LoadedModel, load_model
 from headmask.tower.towers import view_of
 from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import CUE

@@ -42,7 +42,7 @@ def models(
     as_json: Json = False,
 ) -> None:
     """Say for every open_clip architecture whether its towers are supported, and how many are."""
-    from headmask.catalogue import architectures
+    from headmask.models.catalogue import architectures
     from orchestrator.waiting import counting
 
     console = Terminal(stderr=as_json)
@@ -135,8 +135,8 @@ def engine(
     as_json: Json = False,
 ) -> None:
     """Time the scoring engine against one stock forward pass per mask."""
-    from headmask.models import quiet_open_clip
-    from headmask.origin import check_architecture
+    from headmask.models.loading import quiet_open_clip
+    from headmask.models.origin import check_architecture
     from orchestrator.bench import bench_engine
 
     check_architecture(model)

@@ -14,7 +14,7 @@ from headmask.errors import AblationError, ConfigError
 from headmask.mask import Head, HeadMask
 from headmask.masked import load_for
 from headmask.maskfile import MaskFile
-from headmask.models import LoadedModel, load_model
+from headmask.models.loading import LoadedModel, load_model
 from headmask.pixels.images import STOCK
 from headmask.tower.towers import grid_of
 from workers.prompts import read_lines

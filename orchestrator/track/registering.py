@@ -25,7 +25,7 @@ from headmask.errors import AblationError, ConfigError, StudyError
 from headmask.mask import HeadMask
 from headmask.masked import load_for
 from headmask.maskfile import MaskFile
-from headmask.models import LoadedModel
+from headmask.models.loading import LoadedModel
 from headmask.pixels import compositing
 from headmask.pixels.images import COMPOSITED
 from orchestrator.location import redacted, scheme_of

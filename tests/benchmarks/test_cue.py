@@ -6,7 +6,7 @@ from scipy.stats import f_oneway
 
 from benchmarks import cue
 from headmask.maskfile import Grid, MaskFile
-from headmask.models import load_model
+from headmask.models.loading import load_model
 from orchestrator.demo import unpack_demo
 from orchestrator.demo.scenes import KINDS, unique_scenes
 

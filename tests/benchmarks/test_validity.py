@@ -14,7 +14,7 @@ from benchmarks.validity.null import Sizes
 from benchmarks.validity.searches import Workload, write_scenes
 from benchmarks.validity.shares import most_by_chance, share
 from headmask.mask import HeadGrid, HeadMask
-from headmask.models import load_model
+from headmask.models.loading import load_model
 from orchestrator.demo import unpack_demo
 from strategies.paired import Outcomes
 from tests.tiny import random_masks as any_masks

@@ -3,8 +3,8 @@
 import open_clip
 import pytest
 
-from headmask.catalogue import architectures
 from headmask.mask import HeadGrid
+from headmask.models.catalogue import architectures
 
 IMAGE = {
     "ViT-B-32": HeadGrid(12, 12),

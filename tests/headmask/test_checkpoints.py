@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from headmask.errors import ModelError
-from headmask.models import load_model
+from headmask.models.loading import load_model
 from tests.headmask.test_preprocessing import CONFIG
 from tests.tiny import TEXT, tiny_clip
 

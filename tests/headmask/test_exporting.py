@@ -18,7 +18,7 @@ from headmask.folding import probe_images
 from headmask.live import ablate, calibrate_means
 from headmask.mask import HeadMask
 from headmask.maskfile import Grid, MaskFile
-from headmask.models import load_model
+from headmask.models.loading import load_model
 from headmask.pruning import PrunedAttention, prune
 from tests.headmask.test_live import MASK, encode
 from tests.tiny import PREPROCESS, TEXT, VISION, write_chinese_model

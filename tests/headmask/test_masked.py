@@ -9,7 +9,7 @@ import headmask
 from headmask.errors import MaskFileError, ModelError
 from headmask.live import ablate
 from headmask.maskfile import Grid, MaskFile
-from headmask.models import load_model
+from headmask.models.loading import load_model
 from tests.headmask.test_live import MASK, encode
 from tests.tiny import write_tiny_model
 

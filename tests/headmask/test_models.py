@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from headmask.errors import ModelError
-from headmask.models import load_model, tokenizer_of, weights_digest
+from headmask.models.loading import load_model, tokenizer_of, weights_digest
 from tests.tiny import tiny_clip, write_chinese_model, write_tiny_model
 
 

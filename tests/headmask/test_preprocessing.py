@@ -14,8 +14,8 @@ from headmask.errors import MaskFileError, ModelError
 from headmask.exporting import export
 from headmask.masked import load_for
 from headmask.maskfile import Grid, MaskFile
-from headmask.models import choose_preprocessing, load_model
-from headmask.origin import find_origin
+from headmask.models.loading import choose_preprocessing, load_model
+from headmask.models.origin import find_origin
 from headmask.pixels.preprocessing import DEFAULT, GivenPreprocessing, Preprocessing, read_preprocessing
 from tests.tiny import PREPROCESS, TEXT, VISION, tiny_clip
 

@@ -18,7 +18,7 @@ from headmask.errors import ReplicasLostError
 from headmask.mask import HeadGrid, HeadMask
 from headmask.masked import load_pruned
 from headmask.maskfile import MaskFile
-from headmask.models import load_model
+from headmask.models.loading import load_model
 from orchestrator.result import SearchResult
 from tests.orchestrator.studies import trials
 from tests.tiny import write_tiny_dataset, write_tiny_model

@@ -14,7 +14,7 @@ from PIL import Image
 from headmask.live import ablate
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import Grid, MaskFile
-from headmask.models import load_model
+from headmask.models.loading import load_model
 from orchestrator.explain.explaining import explain_heads
 from orchestrator.explain.explanation import Change, DescribingText, ExplainedHead, Explanation, HarmedImage, Query
 from orchestrator.explain.harm import image_credits, place_in_words, rank_in_words

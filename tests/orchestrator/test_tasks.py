@@ -13,7 +13,7 @@ from PIL import Image
 
 from headmask.errors import ConfigError, ModelError
 from headmask.maskfile import MaskFile
-from headmask.models import load_model
+from headmask.models.loading import load_model
 from orchestrator.config import read_config
 from orchestrator.gate import check_baseline
 from orchestrator.plan import make_plan

@@ -22,18 +22,10 @@ from headmask.border.foreign import reason_of
 from headmask.border.home import hub_cache
 from headmask.border.reading import is_there
 from headmask.border.shown import shown
-from headmask.checkpoints import bare_weights, check_finite, why_not
 from headmask.errors import ModelError
 from headmask.maskfile import ModelReference
-from headmask.origin import (
-    FOLDER,
-    Origin,
-    as_folder,
-    find_config,
-    find_origin,
-    is_config_file,
-    make_tokenizer,
-)
+from headmask.models.checkpoints import bare_weights, check_finite, why_not
+from headmask.models.origin import FOLDER, Origin, as_folder, find_config, find_origin, is_config_file, make_tokenizer
 from headmask.pixels.images import COMPOSITED, STOCK, by_rule
 from headmask.pixels.preprocessing import GivenPreprocessing, Preprocessing, read_preprocessing
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from headmask.errors import ModelError
 from headmask.mask import HeadGrid
-from headmask.models import model_config
+from headmask.models.loading import model_config
 from headmask.tower.towers import TowerName, grid_of
 
 

@@ -28,8 +28,8 @@ from headmask.border.foreign import reason_of
 from headmask.border.home import hub_cache
 from headmask.border.reading import check_text, is_file, is_folder, is_there, parse_model, read_json
 from headmask.border.shown import shown
-from headmask.checkpoints import FORM_KEY, PIXELS_KEY, metadata_of, preprocess_of
 from headmask.errors import ModelError, did_you_mean
+from headmask.models.checkpoints import FORM_KEY, PIXELS_KEY, metadata_of, preprocess_of
 from headmask.pixels.preprocessing import GivenPreprocessing
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
