@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headmask.ablation.rules import ABLATIONS as ABLATIONS
     from headmask.ablation.rules import Ablation as Ablation
+    from headmask.apply.exporting import ExportProof as ExportProof
+    from headmask.apply.exporting import export as export
+    from headmask.apply.folding import fold as fold
+    from headmask.apply.live import ablate as ablate
+    from headmask.apply.live import calibrate_means as calibrate_means
+    from headmask.apply.masked import load as load
+    from headmask.apply.masked import load_pruned as load_pruned
+    from headmask.apply.pruning import prune as prune
     from headmask.errors import HeadmaskError as HeadmaskError
-    from headmask.exporting import ExportProof as ExportProof
-    from headmask.exporting import export as export
-    from headmask.folding import fold as fold
-    from headmask.live import ablate as ablate
-    from headmask.live import calibrate_means as calibrate_means
     from headmask.mask import Head as Head
     from headmask.mask import HeadGrid as HeadGrid
     from headmask.mask import HeadMask as HeadMask
-    from headmask.masked import load as load
-    from headmask.masked import load_pruned as load_pruned
     from headmask.maskfile import MaskFile as MaskFile
     from headmask.models.loading import LoadedModel as LoadedModel
     from headmask.models.loading import load_model as load_model
-    from headmask.pruning import prune as prune
     from headmask.tower.towers import grid_of as grid_of
     from orchestrator.api import resume as resume
     from orchestrator.api import scan as scan
@@ -45,22 +45,22 @@ if TYPE_CHECKING:
 _HOMES = {
     "ABLATIONS": "headmask.ablation.rules",
     "Ablation": "headmask.ablation.rules",
-    "ExportProof": "headmask.exporting",
+    "ExportProof": "headmask.apply.exporting",
     "Head": "headmask.mask",
     "HeadGrid": "headmask.mask",
     "HeadMask": "headmask.mask",
     "HeadmaskError": "headmask.errors",
     "LoadedModel": "headmask.models.loading",
     "MaskFile": "headmask.maskfile",
-    "ablate": "headmask.live",
-    "calibrate_means": "headmask.live",
-    "export": "headmask.exporting",
-    "fold": "headmask.folding",
+    "ablate": "headmask.apply.live",
+    "calibrate_means": "headmask.apply.live",
+    "export": "headmask.apply.exporting",
+    "fold": "headmask.apply.folding",
     "grid_of": "headmask.tower.towers",
-    "load": "headmask.masked",
+    "load": "headmask.apply.masked",
     "load_model": "headmask.models.loading",
-    "load_pruned": "headmask.masked",
-    "prune": "headmask.pruning",
+    "load_pruned": "headmask.apply.masked",
+    "prune": "headmask.apply.pruning",
     "resume": "orchestrator.api",
     "SearchRun": "orchestrator.found",
     "scan": "orchestrator.api",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headmask.exporting import export
+from headmask.apply.exporting import export
 from headmask.mask import HeadMask
 from orchestrator import result as results
 from orchestrator.commandline import report_command

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from headmask.apply.masked import load_for
 from headmask.border.shown import counted
 from headmask.errors import ConfigError, ModelError
 from headmask.mask import HeadMask
-from headmask.masked import load_for
 from headmask.maskfile import MaskFile
 from headmask.models.loading import LoadedModel
 from headmask.pixels.images import PixelRule

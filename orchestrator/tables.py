@@ -26,7 +26,7 @@ from orchestrator.terminal import Terminal
 from strategies.paired import Evidence
 
 if TYPE_CHECKING:
-    from headmask.exporting import ExportProof
+    from headmask.apply.exporting import ExportProof
     from orchestrator.evaluate import Evaluation
 
 
@@ -111,7 +111,7 @@ def transfer_table(rows: Sequence[Sequence[Evaluation]]) -> Table:
 
 def footprint_table(proof: ExportProof) -> Table:
     """Return what a tower takes before and after an export."""
-    from headmask.card import footprint_rows
+    from headmask.apply.card import footprint_rows
 
     table = Table()
     for column in ("", "before", "after"):

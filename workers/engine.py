@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from headmask.ablation.rules import Ablation
+from headmask.apply.live import mean_outputs
 from headmask.errors import DeviceMemoryError
-from headmask.live import mean_outputs
 from headmask.mask import HeadMask
 from headmask.tower.views import Entered, Sequences, TowerView
 from workers.inputs import Inputs

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headmask.footprint import counting_flops
+from headmask.apply.footprint import counting_flops
 from headmask.mask import HeadMask
 from headmask.tower.views import TowerView
 

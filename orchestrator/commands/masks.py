@@ -133,9 +133,9 @@ def export(
     """Fold a mask into a plain checkpoint, or prune its heads, and prove that what loads is the masked model."""
     from dataclasses import asdict
 
-    from headmask.exporting import check_target
-    from headmask.exporting import export as export_and_prove
-    from headmask.masked import load_for
+    from headmask.apply.exporting import check_target
+    from headmask.apply.exporting import export as export_and_prove
+    from headmask.apply.masked import load_for
     from headmask.maskfile import MaskFile
 
     content = MaskFile.read(mask)

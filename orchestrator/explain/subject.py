@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.ablation.rules import Ablation
+from headmask.apply.masked import load_for
 from headmask.errors import AblationError, ConfigError
 from headmask.mask import Head, HeadMask
-from headmask.masked import load_for
 from headmask.maskfile import MaskFile
 from headmask.models.loading import LoadedModel, load_model
 from headmask.pixels.images import STOCK

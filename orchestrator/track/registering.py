@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 from headmask import export, fold
+from headmask.apply.masked import load_for
 from headmask.border.kinds import PACKAGE
 from headmask.border.writing import check_output, scratch_folder, written_folder
 from headmask.errors import AblationError, ConfigError, StudyError
 from headmask.mask import HeadMask
-from headmask.masked import load_for
 from headmask.maskfile import MaskFile
 from headmask.models.loading import LoadedModel
 from headmask.pixels import compositing

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from headmask.apply.folding import probe_images
 from headmask.errors import ModelError
-from headmask.folding import probe_images
 from headmask.mask import Head
 from headmask.tower.attribution import attention_maps, direct_contributions, prove_contributions
 from headmask.tower.readout import affine

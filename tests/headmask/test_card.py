@@ -3,9 +3,9 @@
 import yaml
 from markdown_it import MarkdownIt
 
-from headmask.card import model_card
-from headmask.exporting import ExportProof
-from headmask.footprint import Footprint, Footprints, Timing
+from headmask.apply.card import model_card
+from headmask.apply.exporting import ExportProof
+from headmask.apply.footprint import Footprint, Footprints, Timing
 from headmask.maskfile import DataReference, Grid, MaskFile, ModelReference, SplitReference, SplitScores
 
 FOOTPRINTS = Footprints(

@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import headmask
+from headmask.apply.exporting import export
+from headmask.apply.folding import probe_images
+from headmask.apply.live import ablate, calibrate_means
+from headmask.apply.pruning import PrunedAttention, prune
 from headmask.errors import AblationError, MaskFileError, ModelError, OutputError
-from headmask.exporting import export
-from headmask.folding import probe_images
-from headmask.live import ablate, calibrate_means
 from headmask.mask import HeadMask
 from headmask.maskfile import Grid, MaskFile
 from headmask.models.loading import load_model
-from headmask.pruning import PrunedAttention, prune
 from tests.headmask.test_live import MASK, encode
 from tests.tiny import PREPROCESS, TEXT, VISION, write_chinese_model
 
@@ -75,7 +75,7 @@ def test_a_named_architecture_is_exported_as_a_checkpoint_file(tmp_path, monkeyp
 
 
 def test_a_checkpoint_that_is_not_equal_is_not_kept(loaded, tmp_path, monkeypatch):
-    monkeypatch.setattr("headmask.exporting.fold", lambda model, mask: model)
+    monkeypatch.setattr("headmask.apply.exporting.fold", lambda model, mask: model)
     with pytest.raises(AblationError, match="is not equal to the masked one: embeddings differ by"):
         export(loaded, mask_file(loaded), tmp_path / "folded")
     assert list(tmp_path.iterdir()) == []
@@ -224,7 +224,7 @@ def test_what_cannot_be_pruned_leaves_nothing(loaded, tmp_path, changes, out, er
 def test_a_pruned_model_that_is_not_equal_is_not_kept(loaded, tmp_path, monkeypatch):
     """Here, because another head was taken out."""
     other = HeadMask.from_text(MASK.grid, "L0H2,L1H0,L1H3,L2H2")
-    monkeypatch.setattr("headmask.pruning.prune", lambda model, mask: prune(model, other))
+    monkeypatch.setattr("headmask.apply.pruning.prune", lambda model, mask: prune(model, other))
     with pytest.raises(AblationError, match="is not equal to the masked one: embeddings differ by"):
         export(loaded, mask_file(loaded), tmp_path / "pruned", prune=True)
     assert list(tmp_path.iterdir()) == []

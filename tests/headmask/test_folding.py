@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from headmask.apply.folding import fold, probe_images
+from headmask.apply.live import ablate, calibrate_means
 from headmask.errors import AblationError
-from headmask.folding import fold, probe_images
-from headmask.live import ablate, calibrate_means
 from headmask.mask import HeadGrid, HeadMask
 from tests.headmask.test_live import MASK, VARIANTS, encode
 from tests.tiny import tiny_clip

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from headmask.folding import probe_images
-from headmask.live import calibrate_means
+from headmask.apply.folding import probe_images
+from headmask.apply.live import calibrate_means
 from headmask.mask import HeadMask
 from headmask.tower.towers import view_of
 from tests.families import FAMILIES, TEXT_FAMILIES, family, text_family, tokens

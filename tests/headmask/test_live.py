@@ -8,9 +8,9 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headmask.apply.folding import probe_images
+from headmask.apply.live import ablate, calibrate_means
 from headmask.errors import AblationError, GridError, ModelError
-from headmask.folding import probe_images
-from headmask.live import ablate, calibrate_means
 from headmask.mask import HeadGrid, HeadMask
 from headmask.tower.towers import grid_of
 from tests.families import OPEN_CLIP

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import headmask
+from headmask.apply.live import ablate
 from headmask.errors import MaskFileError, ModelError
-from headmask.live import ablate
 from headmask.maskfile import Grid, MaskFile
 from headmask.models.loading import load_model
 from tests.headmask.test_live import MASK, encode

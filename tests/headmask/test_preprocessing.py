@@ -10,9 +10,9 @@ from open_clip.transform import PreprocessCfg
 from safetensors import safe_open
 
 import headmask
+from headmask.apply.exporting import export
+from headmask.apply.masked import load_for
 from headmask.errors import MaskFileError, ModelError
-from headmask.exporting import export
-from headmask.masked import load_for
 from headmask.maskfile import Grid, MaskFile
 from headmask.models.loading import choose_preprocessing, load_model
 from headmask.models.origin import find_origin

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from headmask.ablation.oracle import stock_ablation
+from headmask.apply.folding import probe_images
+from headmask.apply.live import ablate
+from headmask.apply.pruning import PrunedAttention, prune, take_out
 from headmask.errors import AblationError, GridError
-from headmask.folding import probe_images
-from headmask.live import ablate
 from headmask.mask import HeadGrid, HeadMask
-from headmask.pruning import PrunedAttention, prune, take_out
 from headmask.tower.towers import attentions
 from tests.families import FAMILIES, TEXT_FAMILIES, family, text_family, tokens
 from tests.headmask.test_live import MASK

@@ -10,10 +10,10 @@ from timm.layers import AttentionRope
 from timm.models.eva import EvaBlock
 
 from headmask.ablation.oracle import stock_ablation
+from headmask.apply.folding import fold, probe_images
+from headmask.apply.live import ablate, calibrate_means
 from headmask.attention.adapters import TimmHeadAttention, open_attention
 from headmask.errors import AblationError, ModelError
-from headmask.folding import fold, probe_images
-from headmask.live import ablate, calibrate_means
 from headmask.mask import HeadGrid, HeadMask
 from headmask.tower.towers import attentions, grid_of, prove, tower_of, view_of
 from tests.families import FAMILIES, OPEN_CLIP, REFUSED, TEXT_FAMILIES, family, text_family, timm_tower, tokens

@@ -13,7 +13,7 @@ from pathlib import Path
 import mlflow  # noqa: F401  imported once, before the children fork
 import optuna
 
-from headmask import exporting
+from headmask.apply import exporting
 from orchestrator import journal, result, runner, store, verdict
 from orchestrator.config import parse_config
 from tests.orchestrator.studies import start

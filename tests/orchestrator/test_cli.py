@@ -14,9 +14,9 @@ import open_clip
 import pytest
 from PIL import Image
 
+from headmask.apply.masked import load_pruned
 from headmask.errors import ReplicasLostError
 from headmask.mask import HeadGrid, HeadMask
-from headmask.masked import load_pruned
 from headmask.maskfile import MaskFile
 from headmask.models.loading import load_model
 from orchestrator.result import SearchResult

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 
-from headmask.live import ablate
+from headmask.apply.live import ablate
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import Grid, MaskFile
 from headmask.models.loading import load_model

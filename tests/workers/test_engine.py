@@ -14,8 +14,8 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headmask.apply.live import ablate, calibrate_means
 from headmask.errors import DeviceMemoryError
-from headmask.live import ablate, calibrate_means
 from headmask.mask import HeadGrid, HeadMask
 from headmask.tower.towers import view_of
 from tests.families import FAMILIES, TEXT_FAMILIES, family, text_family, tokens

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from headmask.apply.live import calibrate_means
 from headmask.errors import DataError, PoolError
-from headmask.live import calibrate_means
 from headmask.tower.towers import tower_of, view_of
 from headmask.tower.views import TextView
 from tests.tiny import tiny_clip

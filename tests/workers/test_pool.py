@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headmask.folding import probe_images
+from headmask.apply.folding import probe_images
 from headmask.mask import HeadGrid, HeadMask
 from headmask.tower.towers import view_of
 from tests.tiny import tiny_clip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from headmask.folding import probe_images
+from headmask.apply.folding import probe_images
 from headmask.mask import Head
 from headmask.tower.attribution import direct_contributions
 from headmask.tower.towers import view_of

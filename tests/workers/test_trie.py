@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from headmask.folding import probe_images
+from headmask.apply.folding import probe_images
 from headmask.mask import HeadGrid, HeadMask
 from headmask.tower.towers import view_of
 from tests.families import FAMILIES, family, text_family, tokens

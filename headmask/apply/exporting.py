@@ -19,16 +19,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from headmask import pruning
+from headmask.apply import pruning
+from headmask.apply.card import model_card
+from headmask.apply.folding import fold, probe_images
+from headmask.apply.footprint import Footprints, compare
+from headmask.apply.live import ablate
+from headmask.apply.masked import FOLDED, PRUNED, load_pruned
 from headmask.border.kinds import BESIDE, CARD, CHECKPOINT, CONFIG, MASK, MODEL_FOLDER, WEIGHTS
 from headmask.border.reading import read_json
 from headmask.border.writing import check_output, scratch_folder, written, written_folder
-from headmask.card import model_card
 from headmask.errors import AblationError, MaskFileError, ModelError
-from headmask.folding import fold, probe_images
-from headmask.footprint import Footprints, compare
-from headmask.live import ablate
-from headmask.masked import FOLDED, PRUNED, load_pruned
 from headmask.maskfile import MaskFile
 from headmask.models.checkpoints import PIXELS_KEY, PREPROCESS_KEY
 from headmask.models.loading import LoadedModel, build, model_config, quiet_open_clip, tokenizer_of

@@ -18,8 +18,8 @@ from headmask.maskfile import MaskFile, SplitScores
 from headmask.pixels.images import STOCK
 
 if TYPE_CHECKING:
-    from headmask.exporting import ExportProof
-    from headmask.footprint import Footprint
+    from headmask.apply.exporting import ExportProof
+    from headmask.apply.footprint import Footprint
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$@]|:(?=//))")
 _ORDER = ("search", "confirm", "test")

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from headmask.ablation.rules import Ablation
+from headmask.apply.folding import fold
 from headmask.attention.adapters import TimmHeadAttention, additive
 from headmask.attention.heads import HeadAttention, Linear, SeeZ
 from headmask.errors import AblationError
-from headmask.folding import fold
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from headmask.tower.towers import TowerName, check_grid, view_of

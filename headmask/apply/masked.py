@@ -11,13 +11,14 @@ import open_clip
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from headmask.apply.folding import fold
+from headmask.apply.live import ablate_for_good
+from headmask.apply.pruning import take_out
 from headmask.border.foreign import reason_of
 from headmask.border.kinds import MASK, WEIGHTS
 from headmask.border.reading import is_there
 from headmask.border.shown import shown
 from headmask.errors import AblationError, ModelError
-from headmask.folding import fold
-from headmask.live import ablate_for_good
 from headmask.maskfile import MaskFile, ModelReference
 from headmask.models.checkpoints import check_utf8
 from headmask.models.loading import (
@@ -30,7 +31,6 @@ from headmask.models.loading import (
 )
 from headmask.models.origin import FOLDER, find_config, full_name, is_config_file
 from headmask.pixels.preprocessing import Preprocessing
-from headmask.pruning import take_out
 
 FOLDED = {"format": "pt", "headmask": "folded"}
 """What the weights of a folded model say of themselves."""

@@ -1,0 +1,1 @@
+"""A mask on a model: live, folded into its weights, pruned out of them, exported and described."""
