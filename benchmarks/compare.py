@@ -32,7 +32,7 @@ from orchestrator.queries import SIDES
 from orchestrator.records import TrialRecord
 from orchestrator.result import RELIABLE, RandomMasks, SearchResult, Size, SplitResult, Splits, TestResult
 from orchestrator.tables import write_trials
-from workers.retrieval import RetrievalTargets
+from workers.tasks.retrieval import RetrievalTargets
 
 # N images, Q queries
 

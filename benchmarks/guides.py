@@ -36,7 +36,7 @@ from orchestrator.bench import hardware
 from orchestrator.demo import unpack_demo
 from strategies import distributions, make_sampler, mask_of
 from strategies.selection import finalists, select
-from workers.tasks import DIRECTIONS
+from workers.tasks.base import DIRECTIONS
 
 # M masks, n images of a split, K columns of credits
 

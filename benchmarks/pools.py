@@ -26,9 +26,9 @@ from workers.engine import Engine
 from workers.inputs import Normalisation, make_inputs
 from workers.pixels import Pixels
 from workers.preprocess import UInt8Preprocess
-from workers.ranking import logarithmic, reciprocal, within
-from workers.retrieval import RetrievalTargets
-from workers.tasks import DIRECTIONS
+from workers.tasks.base import DIRECTIONS
+from workers.tasks.ranking import logarithmic, reciprocal, within
+from workers.tasks.retrieval import RetrievalTargets
 
 # M masks, N images, 2 captions of an image, Q captions, E embedding, K columns of credits
 

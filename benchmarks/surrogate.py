@@ -33,7 +33,7 @@ from headmask.mask import Head, HeadGrid, HeadMask
 from orchestrator.bench import hardware
 from workers.displacement import Displacements, Predictor, displacement
 from workers.engine import Engine
-from workers.tasks import Targets
+from workers.tasks.base import Targets
 
 SIZES = (2, 3, 4, 6, 8, 10, 12)
 PER_SIZE = 40
@@ -321,7 +321,7 @@ def of_random(seed: int, num_images: int = 300) -> Landscape:
     from orchestrator.demo.scenes import render, unique_scenes
     from workers.inputs import ImageInputs, Normalisation
     from workers.pixels import Pixels
-    from workers.retrieval import RetrievalTargets
+    from workers.tasks.retrieval import RetrievalTargets
 
     torch.manual_seed(seed)
     vision = {"image_size": 48, "patch_size": 12, "width": 192, "layers": 12, "head_width": 16}

@@ -29,7 +29,7 @@ from workers.messages import MaskScore, Stage
 from workers.preprocess import UInt8Preprocess
 from workers.replica import Replica
 from workers.scorer import ScorerSettings, default_device
-from workers.tasks import Mix
+from workers.tasks.base import Mix
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from headmask.errors import ConfigError
 from headmask.mask import Head, HeadGrid
 from orchestrator.plots import draw_deltas
-from workers.tasks import Mix
+from workers.tasks.base import Mix
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,10 +14,10 @@ from strategies.gates import BATCHES
 from strategies.history import FloatArray
 from workers.embedding import cache_key
 from workers.gates import REVISION
-from workers.losses import Indices, micro_batch, micro_batches
 from workers.messages import GateGradient, GateTask
 from workers.pool import Pool
 from workers.rows import RowFiles
+from workers.tasks.losses import Indices, micro_batch, micro_batches
 
 # B micro-batches, F free heads, L layers, H heads
 

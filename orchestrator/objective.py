@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.paired import Evidence
-from workers.tasks import Mix
+from workers.tasks.base import Mix
 
 # R draws, D data sets
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.paired import Outcomes
-from workers.tasks import Mix, Ranks, Targets
+from workers.tasks.base import Mix, Ranks, Targets
 
 # N images
 

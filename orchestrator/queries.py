@@ -25,10 +25,10 @@ from headmask.errors import DataError, HeadmaskError
 from orchestrator.outcomes import outcomes_of
 from orchestrator.runfolder import read_parquet
 from strategies.paired import Outcomes
-from workers.classification import ClassificationTargets
-from workers.matching import MatchingTargets
-from workers.retrieval import RetrievalTargets
-from workers.tasks import Mix, Ranks, Targets, TaskName
+from workers.tasks.base import Mix, Ranks, Targets, TaskName
+from workers.tasks.classification import ClassificationTargets
+from workers.tasks.matching import MatchingTargets
+from workers.tasks.retrieval import RetrievalTargets
 
 if TYPE_CHECKING:
     from orchestrator.session import Session

@@ -27,7 +27,7 @@ from orchestrator.modelname import ModelName
 from orchestrator.trackinguri import check_tracking_uri
 from strategies import check_strategy
 from workers.prompts import IMAGENET, SIMPLE
-from workers.tasks import Mix
+from workers.tasks.base import Mix
 
 OBJECTIVE = "objective"
 """The guide's name for the objective itself."""

@@ -45,7 +45,7 @@ from workers.pixels import check_all
 from workers.preprocess import UInt8Preprocess
 from workers.replica import PackedTower, Payload, Wanted
 from workers.scorer import ScorerSettings, SplitArrays, probe_inputs, proven_view
-from workers.tasks import Mix
+from workers.tasks.base import Mix
 from workers.trie import TowerCost
 
 SPLITS = ("search", "confirm", "test")

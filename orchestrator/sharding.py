@@ -10,7 +10,7 @@ import numpy as np
 from headmask.mask import HeadMask
 from orchestrator.session import Session
 from workers.pool import MOST_SHARED
-from workers.tasks import block_of, part_of
+from workers.tasks.base import block_of, part_of
 
 # Q queries, S shards
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from headmask.border.reading import parse_json, parse_model
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.tasks import TaskName
+from workers.tasks.base import TaskName
 
 COLUMNS = {
     "image": ("image", "img", "jpg", "jpeg", "png", "webp"),

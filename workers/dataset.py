@@ -25,7 +25,7 @@ from workers.cells import Broken, cells, first_broken, open_parquet, reading_par
 from workers.columns import COLUMNS, Columns, Own, check_labels, check_type, label_names, no_column
 from workers.inside import read_inside
 from workers.labels import Classes, label_text
-from workers.tasks import TaskName
+from workers.tasks.base import TaskName
 
 ROW_GROUP = 100
 BATCH = 16

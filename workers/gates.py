@@ -16,9 +16,9 @@ from headmask.ablation.rules import Ablation
 from headmask.tower.towers import TowerName
 from headmask.tower.views import TextView, TowerView
 from workers.inputs import Inputs
-from workers.losses import Indices, micro_batch
 from workers.messages import GateGradient
-from workers.tasks import Targets
+from workers.tasks.base import Targets
+from workers.tasks.losses import Indices, micro_batch
 
 # L layers, H heads, d head width, n inputs of a micro-batch, u units of it, E embedding
 

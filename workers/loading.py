@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.classification import ClassificationTargets
 from workers.columns import Columns
 from workers.dataset import Dataset
-from workers.matching import MatchingTargets
 from workers.pixels import PixelCache, Pixels, Remarks, load_pixels
 from workers.preprocess import UInt8Preprocess
 from workers.prompts import prompts, read_names, templates_of
-from workers.retrieval import RetrievalTargets
 from workers.splits import SPLITS, drawn_splits, given_splits
-from workers.tasks import Targets, TaskName
+from workers.tasks.base import Targets, TaskName
+from workers.tasks.classification import ClassificationTargets
+from workers.tasks.matching import MatchingTargets
+from workers.tasks.retrieval import RetrievalTargets
 
 # N images, Q texts
 

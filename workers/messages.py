@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.tasks import Ranks
+from workers.tasks.base import Ranks
 
 if TYPE_CHECKING:
     from workers.constants import Precision

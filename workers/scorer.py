@@ -30,7 +30,7 @@ from workers.gates import GateLoss
 from workers.inputs import Normalisation, make_inputs, shared_tensor
 from workers.messages import MaskScore
 from workers.pixels import Pixels
-from workers.tasks import LEAST_ROWS, Partial, Ranks, Targets, block_of, padded, part_of
+from workers.tasks.base import LEAST_ROWS, Partial, Ranks, Targets, block_of, padded, part_of
 
 # M masks, L layers, H heads, d head width, N images, or inputs of the searched tower, Q captions, E embedding
 

@@ -13,7 +13,7 @@ from headmask.mask import HeadGrid, HeadMask, stack
 from workers.messages import Stage
 from workers.replica import Replica
 from workers.scorer import Scorer
-from workers.tasks import Partial
+from workers.tasks.base import Partial
 
 # M masks, D data sets, S shards, n images of a shard, Q queries
 

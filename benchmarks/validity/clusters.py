@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from orchestrator.outcomes import outcomes_of
 from strategies.paired import MIN_CLUSTERS, Outcomes, evidence, num_clusters, paired_interval
 from workers.loading import clusters, linked
-from workers.retrieval import RetrievalTargets
-from workers.tasks import Mix, Ranks
+from workers.tasks.base import Mix, Ranks
+from workers.tasks.retrieval import RetrievalTargets
 
 # N images, C clusters, E embedding, Q captions, F families
 

@@ -32,7 +32,7 @@ from workers.messages import Stage
 from workers.preprocess import UInt8Preprocess
 from workers.replica import Replica
 from workers.scorer import ScorerSettings
-from workers.tasks import Mix
+from workers.tasks.base import Mix
 
 MARGIN = 0.01
 """Mean recall by which a selected mask may be worse than removing the planted heads."""

@@ -17,7 +17,7 @@ from orchestrator.objective import Objective
 from orchestrator.outcomes import outcomes_of
 from orchestrator.queries import Earned, Queries, read_earned
 from strategies.paired import Outcomes, drawn_values, permutation_p_values
-from workers.tasks import Mix, Ranks
+from workers.tasks.base import Mix, Ranks
 
 # C clusters, K kinds of queries, R draws, M masks
 

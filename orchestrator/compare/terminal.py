@@ -10,7 +10,7 @@ from rich.table import Table
 from orchestrator.compare.content import Comparison, RunFigures, SplitFigures
 from orchestrator.compare.names import short_names
 from orchestrator.terminal import Terminal
-from workers.tasks import PROBABILITIES, RANK_METRICS
+from workers.tasks.base import PROBABILITIES, RANK_METRICS
 
 MOST_ROWS, MOST_COLUMNS = 20, 6
 """Most runs that are shown, as rows and as columns."""

@@ -25,7 +25,7 @@ from orchestrator.session import Session
 from strategies import Limits
 from workers.dataset import Row, write_dataset
 from workers.replica import Replica
-from workers.retrieval import RetrievalTargets
+from workers.tasks.retrieval import RetrievalTargets
 
 # N images, Q captions, E embedding
 

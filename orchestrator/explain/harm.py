@@ -15,13 +15,13 @@ from orchestrator.explain.explanation import Change, DescribingText, ExplainedHe
 from orchestrator.explain.sheets import Cell, draw_attention
 from orchestrator.explain.subject import Subject
 from orchestrator.queries import PROBABILITY
-from workers.classification import ClassificationTargets
 from workers.loading import Split
-from workers.matching import MatchingTargets
 from workers.messages import MaskScore
-from workers.ranking import MAX_RANK
-from workers.retrieval import RetrievalTargets
-from workers.tasks import Mix, Ranks, Targets
+from workers.tasks.base import Mix, Ranks, Targets
+from workers.tasks.classification import ClassificationTargets
+from workers.tasks.matching import MatchingTargets
+from workers.tasks.ranking import MAX_RANK
+from workers.tasks.retrieval import RetrievalTargets
 
 # N images, Q queries of a kind, Y by X patches
 

@@ -23,7 +23,7 @@ from tests.orchestrator.test_verdict import EMPTY, GOOD, ScriptedPool, records
 from tests.tiny import tiny_rows
 from workers.dataset import Row, write_dataset
 from workers.messages import MaskScore
-from workers.tasks import Mix
+from workers.tasks.base import Mix
 
 SIZES = {"search": 24, "confirm": 20, "test": 30}
 

@@ -26,7 +26,7 @@ from orchestrator.verdict import Verdict
 from tests.odd_images import ODD, PLAIN
 from tests.orchestrator.studies import start
 from workers.dataset import Dataset, Row, write_dataset
-from workers.retrieval import RetrievalTargets
+from workers.tasks.retrieval import RetrievalTargets
 
 SPLITS = {"search": 20, "confirm": 20, "test": 24}
 

@@ -14,7 +14,7 @@ from orchestrator.verdict import DRAWS
 from strategies.paired import paired_interval, permutation_p_value
 from tests.orchestrator.studies import start
 from workers.dataset import Dataset
-from workers.tasks import Mix
+from workers.tasks.base import Mix
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ from orchestrator.verdict import Verdict
 from tests.orchestrator.studies import resume, start, trials
 from workers.dataset import Dataset
 from workers.messages import MaskScore
-from workers.retrieval import RetrievalTargets
 from workers.scorer import Scorer
+from workers.tasks.retrieval import RetrievalTargets
 
 
 @pytest.fixture

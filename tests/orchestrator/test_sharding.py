@@ -9,7 +9,7 @@ from headmask.errors import ConfigError
 from orchestrator.bench_driver import GRID, VIT_L_14
 from orchestrator.sharding import best_shards, embeddings_gib, exchanged_bytes
 from strategies import Limits
-from workers.retrieval import RetrievalTargets
+from workers.tasks.retrieval import RetrievalTargets
 
 
 def sized(num_images):

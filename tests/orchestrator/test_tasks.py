@@ -25,7 +25,7 @@ from workers.build import build
 from workers.dataset import Dataset
 from workers.prompts import prompts
 from workers.sources.captions import coco_cn
-from workers.tasks import CLASSIFICATION_METRICS
+from workers.tasks.base import CLASSIFICATION_METRICS
 
 
 @pytest.fixture

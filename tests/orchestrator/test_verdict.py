@@ -9,7 +9,7 @@ from orchestrator.records import TrialRecord
 from orchestrator.verdict import CONFIRM, TEST, decide
 from workers.messages import MaskScore
 from workers.pool import Result
-from workers.retrieval import RetrievalTargets
+from workers.tasks.retrieval import RetrievalTargets
 
 GRID = HeadGrid(3, 4)
 EMPTY = HeadMask.empty(GRID)

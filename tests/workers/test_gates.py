@@ -16,15 +16,15 @@ from headmask.tower.views import TextView
 from tests.tiny import tiny_clip
 from tests.workers.fakes import FakePayload, GatedReplica
 from tests.workers.test_scorer import NORMALISATION, random_split, scorer_of
-from workers.classification import ClassificationTargets
 from workers.gates import GateLoss
 from workers.inputs import make_inputs
-from workers.losses import micro_batch
-from workers.matching import MatchingTargets
 from workers.messages import GateTask
 from workers.ray_pool import RayPool
-from workers.retrieval import RetrievalTargets
 from workers.scorer import SplitArrays
+from workers.tasks.classification import ClassificationTargets
+from workers.tasks.losses import micro_batch
+from workers.tasks.matching import MatchingTargets
+from workers.tasks.retrieval import RetrievalTargets
 
 TARGETS = {
     "retrieval": RetrievalTargets(np.arange(12).repeat(2), 12.0),

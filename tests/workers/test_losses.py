@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from open_clip.loss import ClipLoss
 
-from workers.classification import ClassificationTargets
-from workers.losses import INPUTS, micro_batch, micro_batches, num_units
-from workers.matching import MatchingTargets
-from workers.retrieval import RetrievalTargets
+from workers.tasks.classification import ClassificationTargets
+from workers.tasks.losses import INPUTS, micro_batch, micro_batches, num_units
+from workers.tasks.matching import MatchingTargets
+from workers.tasks.retrieval import RetrievalTargets
 
 SCALE = 12.0
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from clip_benchmark.metrics.image_caption_selection import evaluate
 
-from workers.matching import MatchingTargets
+from workers.tasks.matching import MatchingTargets
 
 # P pairs, E embedding
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.classification import ClassificationTargets
-from workers.matching import MatchingTargets
-from workers.retrieval import RetrievalTargets
-from workers.tasks import MOST_BLOCK, block_of
+from workers.tasks.base import MOST_BLOCK, block_of
+from workers.tasks.classification import ClassificationTargets
+from workers.tasks.matching import MatchingTargets
+from workers.tasks.retrieval import RetrievalTargets
 
 # N images, Q texts, E embedding
 

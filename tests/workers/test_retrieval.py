@@ -14,9 +14,9 @@ from clip_benchmark.metrics.zeroshot_retrieval import evaluate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers import retrieval
-from workers.retrieval import RetrievalTargets
-from workers.tasks import RECALLS, RETRIEVAL_METRICS, Mix
+from workers.tasks import retrieval
+from workers.tasks.base import RECALLS, RETRIEVAL_METRICS, Mix
+from workers.tasks.retrieval import RetrievalTargets
 
 # N images, Q captions, E embedding, C clusters, K metrics
 

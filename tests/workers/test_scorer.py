@@ -14,8 +14,8 @@ from workers.embedding import embed_texts
 from workers.inputs import Normalisation
 from workers.pixels import Pixels
 from workers.replica import PackedTower
-from workers.retrieval import RetrievalTargets
 from workers.scorer import Scorer, ScorerSettings, SplitArrays, proven_view
+from workers.tasks.retrieval import RetrievalTargets
 
 NORMALISATION = Normalisation(np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
 

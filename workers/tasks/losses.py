@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headmask.tower.towers import TowerName
-from workers.classification import ClassificationTargets
-from workers.matching import MatchingTargets
-from workers.retrieval import RetrievalTargets
-from workers.tasks import Targets
+from workers.tasks.base import Targets
+from workers.tasks.classification import ClassificationTargets
+from workers.tasks.matching import MatchingTargets
+from workers.tasks.retrieval import RetrievalTargets
 
 # n inputs and u units of a micro-batch, E embedding, N images, Q captions, C classes
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.ranking import CLIP_SCALE, clipped, odds_against, probability, reciprocal, within
-from workers.tasks import Chance, Partial, Share, Targets, blocks, padded
+from workers.tasks.base import Chance, Partial, Share, Targets, blocks, padded
+from workers.tasks.ranking import CLIP_SCALE, clipped, odds_against, probability, reciprocal, within
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.ranking import CLIP_SCALE, clipped, within
-from workers.tasks import LEAST_ROWS, Partial, Share, Targets, padded
+from workers.tasks.base import LEAST_ROWS, Partial, Share, Targets, padded
+from workers.tasks.ranking import CLIP_SCALE, clipped, within
 
 if TYPE_CHECKING:
     from torch import Tensor

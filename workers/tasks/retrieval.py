@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.ranking import CLIP_SCALE, MAX_RANK, clipped, logarithmic, odds_against, probability, reciprocal, within
-from workers.tasks import (
+from workers.tasks.base import (
     DIRECTIONS,
     KS,
     RANK_METRICS,
@@ -28,6 +27,16 @@ from workers.tasks import (
     Targets,
     blocks,
     padded,
+)
+from workers.tasks.ranking import (
+    CLIP_SCALE,
+    MAX_RANK,
+    clipped,
+    logarithmic,
+    odds_against,
+    probability,
+    reciprocal,
+    within,
 )
 
 if TYPE_CHECKING:

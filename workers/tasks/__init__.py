@@ -1,0 +1,1 @@
+"""What is measured: retrieval, classification and matching, their metrics and losses."""
