@@ -36,10 +36,10 @@ from headmask.tower.views import TowerView
 from orchestrator.bench import hardware
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.demo.scenes import KINDS, Scene, draw_scene, render, unique_scenes
+from workers.data.pixels import Pixels
+from workers.data.preprocess import UInt8Preprocess
 from workers.engine import Engine
 from workers.inputs import Normalisation, make_inputs
-from workers.pixels import Pixels
-from workers.preprocess import UInt8Preprocess
 
 # N scenes, h heads, E embedding, K kinds of shapes
 

@@ -61,8 +61,8 @@ def timed(function: Callable[[], Any]) -> float:
 
 def measure_build(count: int, rounds: int) -> dict[str, Any]:
     """Build from a folder of photo-sized images, alternating with a loop that only opens and decodes each."""
-    from workers.build import build
-    from workers.sources.tables import folder
+    from workers.data.build import build
+    from workers.data.sources.tables import folder
 
     with tempfile.TemporaryDirectory() as scratch:
         images = Path(scratch, "photos")
@@ -144,9 +144,9 @@ def measure_sharing(data: Path, num_replicas: int) -> dict[str, Any]:
     import ray
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    from workers.loading import load_data
-    from workers.pixels import PackedPixels
-    from workers.preprocess import UInt8Preprocess
+    from workers.data.loading import load_data
+    from workers.data.pixels import PackedPixels
+    from workers.data.preprocess import UInt8Preprocess
 
     @ray.remote
     class Reader:
@@ -198,9 +198,9 @@ def measure_streaming(model: str, count: int, rounds: int) -> dict[str, Any]:
     from headmask.mask import HeadMask
     from headmask.models.loading import quiet_open_clip
     from headmask.tower.towers import view_of
+    from workers.data.pixels import Pixels
     from workers.engine import Engine
     from workers.inputs import Normalisation, make_inputs
-    from workers.pixels import Pixels
 
     with quiet_open_clip():
         clip = open_clip.create_model(model, load_weights=False).eval()

@@ -21,11 +21,11 @@ from headmask.mask import HeadGrid, HeadMask
 from headmask.models.loading import LoadedModel, load_model
 from headmask.tower.towers import view_of
 from orchestrator.demo.scenes import render, unique_scenes
+from workers.data.pixels import Pixels
+from workers.data.preprocess import UInt8Preprocess
 from workers.embedding import embed_texts
 from workers.engine import Engine
 from workers.inputs import Normalisation, make_inputs
-from workers.pixels import Pixels
-from workers.preprocess import UInt8Preprocess
 from workers.tasks.base import DIRECTIONS
 from workers.tasks.ranking import logarithmic, reciprocal, within
 from workers.tasks.retrieval import RetrievalTargets

@@ -319,8 +319,8 @@ def of_random(seed: int, num_images: int = 300) -> Landscape:
 
     from headmask.tower.towers import view_of
     from orchestrator.demo.scenes import render, unique_scenes
+    from workers.data.pixels import Pixels
     from workers.inputs import ImageInputs, Normalisation
-    from workers.pixels import Pixels
     from workers.tasks.retrieval import RetrievalTargets
 
     torch.manual_seed(seed)

@@ -25,9 +25,9 @@ from headmask.tower.towers import prove, view_of
 from headmask.tower.views import TowerView
 from orchestrator.versions import versions
 from workers.constants import Precision, measured_chunk, resolved_precision
+from workers.data.pixels import Pixels
 from workers.engine import Engine
 from workers.inputs import ImageInputs, Normalisation
-from workers.pixels import Pixels
 from workers.scorer import DTYPES, PROOF_TOLERANCE, default_device
 from workers.trie import TowerCost
 

@@ -17,8 +17,8 @@ from headmask.mask import HeadMask
 from orchestrator.objective import Goal
 from orchestrator.session import Session
 from workers.constants import USUAL_CHUNK
+from workers.data.pixels import Pixels
 from workers.embedding import embed_images, embed_texts
-from workers.pixels import Pixels
 from workers.scorer import Scorer, SplitArrays
 
 NUM_IMAGES = 128

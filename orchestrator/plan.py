@@ -17,7 +17,7 @@ from orchestrator.session import Session, prepare
 from orchestrator.sharding import best_shards, embeddings_gib, exchanged_bytes, scan_of, typical_block
 from orchestrator.trackinguri import tracked_at
 from strategies import MaskSampler, ScanSampler, make_sampler
-from workers.pixels import Pixels
+from workers.data.pixels import Pixels
 from workers.replica import Payload, Replica
 from workers.scorer import DTYPES, default_device
 

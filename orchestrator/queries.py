@@ -33,7 +33,7 @@ from workers.tasks.retrieval import RetrievalTargets
 if TYPE_CHECKING:
     from orchestrator.session import Session
     from orchestrator.verdict import Verdict
-    from workers.loading import Split
+    from workers.data.loading import Split
     from workers.messages import MaskScore
 
 # N images, Q queries of a kind

@@ -22,9 +22,9 @@ from orchestrator.commandline import resume_command
 from orchestrator.integrity import checksum
 from orchestrator.objective import Objective
 from orchestrator.pareto import Point
-from orchestrator.remarks import ImageRemarks
 from orchestrator.runfolder import CONFIG
 from orchestrator.versions import versions
+from workers.data.remarks import ImageRemarks
 
 if TYPE_CHECKING:
     from orchestrator.records import TrialRecord

@@ -26,14 +26,14 @@ from orchestrator.location import absolute, check_location
 from orchestrator.modelname import ModelName
 from orchestrator.trackinguri import check_tracking_uri
 from strategies import check_strategy
-from workers.prompts import IMAGENET, SIMPLE
+from workers.data.prompts import IMAGENET, SIMPLE
 from workers.tasks.base import Mix
 
 OBJECTIVE = "objective"
 """The guide's name for the objective itself."""
 
 if TYPE_CHECKING:
-    from workers.loading import Reading
+    from workers.data.loading import Reading
 
 
 def _checked_mix(objective: str | None) -> str | None:
@@ -183,8 +183,8 @@ class DataSection(Section):
 
     def reading(self) -> Reading:
         """Return how the file is read."""
-        from workers.columns import Columns
-        from workers.loading import Reading
+        from workers.data.columns import Columns
+        from workers.data.loading import Reading
 
         return Reading(
             task=self.task,

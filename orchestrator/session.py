@@ -29,20 +29,20 @@ from orchestrator.ledger import Look, looks_at
 from orchestrator.location import absolute
 from orchestrator.objective import Goal, Objective
 from orchestrator.records import TrialRecord
-from orchestrator.remarks import ImageRemarks
 from orchestrator.sections import OBJECTIVE, DataSection, ModelSection
 from orchestrator.waiting import said_when_slow
 from strategies import REVISION as STRATEGIES_REVISION
 from strategies import Limits, ScanSampler
 from workers.constants import Constants
+from workers.data.loading import Split, check_data, load_data
+from workers.data.pixels import check_all
+from workers.data.preprocess import UInt8Preprocess
+from workers.data.remarks import ImageRemarks
 from workers.displacement import displacement_bytes
 from workers.embedding import embed_images, embed_texts, kept
 from workers.engine import REVISION
 from workers.inputs import Normalisation
-from workers.loading import Split, check_data, load_data
 from workers.messages import Stage
-from workers.pixels import check_all
-from workers.preprocess import UInt8Preprocess
 from workers.replica import PackedTower, Payload, Wanted
 from workers.scorer import ScorerSettings, SplitArrays, probe_inputs, proven_view
 from workers.tasks.base import Mix

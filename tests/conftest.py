@@ -47,7 +47,7 @@ def tiny_preprocess():
     """The preprocessing of the tiny model: 28 pixels."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    from workers.preprocess import UInt8Preprocess
+    from workers.data.preprocess import UInt8Preprocess
 
     return UInt8Preprocess(image_transform_v2(PreprocessCfg(size=28), is_train=False))
 

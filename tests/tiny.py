@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from headmask.mask import HeadGrid, HeadMask
-from workers.dataset import Kind, Row, write_dataset
+from workers.data.dataset import Kind, Row, write_dataset
 
 VISION = {"image_size": 28, "patch_size": 7, "width": 32, "layers": 3, "head_width": 8}
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from headmask.border.home import cache_folder
+from workers.data.pixels import Pixels
 from workers.inputs import Normalisation
-from workers.pixels import Pixels
 
 # N images, Q captions, T tokens, E embedding, B batch
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headmask.tower.views import TextView, TowerView
-from workers.ahead import ahead
-from workers.pixels import Pixels
+from workers.data.ahead import ahead
+from workers.data.pixels import Pixels
 
 # N images or texts, T tokens, C channels, Y by X pixels
 

@@ -28,12 +28,12 @@ from workers.constants import (
     measured_chunk,
     resolved_precision,
 )
+from workers.data.pixels import CacheFile, PackedPixels, Pixels, check_all
 from workers.displacement import Displacements, Predictor
 from workers.engine import Engine
 from workers.gates import GateLoss
 from workers.inputs import Normalisation, make_inputs
 from workers.messages import GateGradient, GateTask, MaskScore, Stage
-from workers.pixels import CacheFile, PackedPixels, Pixels, check_all
 from workers.scorer import Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
 
 

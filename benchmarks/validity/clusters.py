@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from orchestrator.outcomes import outcomes_of
 from strategies.paired import MIN_CLUSTERS, Outcomes, evidence, num_clusters, paired_interval
-from workers.loading import clusters, linked
+from workers.data.loading import clusters, linked
 from workers.tasks.base import Mix, Ranks
 from workers.tasks.retrieval import RetrievalTargets
 

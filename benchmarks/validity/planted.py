@@ -27,9 +27,9 @@ from orchestrator.outcomes import outcomes_of
 from orchestrator.session import make_payload
 from strategies.paired import Outcomes, paired_interval
 from workers.constants import Constants
-from workers.loading import Split, load_data
+from workers.data.loading import Split, load_data
+from workers.data.preprocess import UInt8Preprocess
 from workers.messages import Stage
-from workers.preprocess import UInt8Preprocess
 from workers.replica import Replica
 from workers.scorer import ScorerSettings
 from workers.tasks.base import Mix

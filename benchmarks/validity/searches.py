@@ -20,7 +20,7 @@ from orchestrator.search import score_all
 from orchestrator.session import Session
 from orchestrator.verdict import TEST, improved_outcomes
 from strategies.paired import Outcomes
-from workers.dataset import Row, write_dataset
+from workers.data.dataset import Row, write_dataset
 from workers.messages import MaskScore
 
 SceneRow = tuple[bytes, tuple[str, str], str]

@@ -12,8 +12,8 @@ from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, print_json
 
 if TYPE_CHECKING:
-    from workers.columns import Columns
-    from workers.sources import Source
+    from workers.data.columns import Columns
+    from workers.data.sources import Source
 
 data_app = typer.Typer(help="Build data sets, and show what is in them.", no_args_is_help=True)
 
@@ -114,9 +114,9 @@ def build(
     from headmask.errors import ConfigError
     from orchestrator.terminal import Terminal
     from orchestrator.waiting import counting
-    from workers.build import build as build_dataset
-    from workers.columns import Columns
-    from workers.splits import SplitMap
+    from workers.data.build import build as build_dataset
+    from workers.data.columns import Columns
+    from workers.data.splits import SplitMap
 
     columns = Columns(image_column, caption_column, label_column, group_column, split=split_column)
     names = None if class_names is None else Path(class_names)
@@ -176,12 +176,12 @@ def _source(
         ConfigError: an option is missing, or given and not for this source.
     """
     from headmask.errors import ConfigError
-    from workers.sources import captions as caption_files
-    from workers.sources.imagefolder import imagefolder
-    from workers.sources.pairs import cola
-    from workers.sources.parquet import ParquetSource
-    from workers.sources.shards import ShardSource
-    from workers.sources.tables import folder
+    from workers.data.sources import captions as caption_files
+    from workers.data.sources.imagefolder import imagefolder
+    from workers.data.sources.pairs import cola
+    from workers.data.sources.parquet import ParquetSource
+    from workers.data.sources.shards import ShardSource
+    from workers.data.sources.tables import folder
 
     given = {
         "--images": images is not None,
@@ -243,10 +243,10 @@ def show(
     from headmask.pixels.images import STOCK
     from orchestrator.config import parse_data
     from orchestrator.sections import DataSection
-    from orchestrator.show import draw_sheet, look_at
     from orchestrator.terminal import Terminal
     from orchestrator.waiting import counting
-    from workers.loading import check_data
+    from workers.data.loading import check_data
+    from workers.data.show import draw_sheet, look_at
 
     given = {name: value for name, value in locals().items() if name in DataSection.model_fields}
     (section,) = parse_data([{"path": str(file), **given}])

@@ -23,7 +23,7 @@ from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import downstream_rows
 from orchestrator.session import Session
 from strategies import Limits
-from workers.dataset import Row, write_dataset
+from workers.data.dataset import Row, write_dataset
 from workers.replica import Replica
 from workers.tasks.retrieval import RetrievalTargets
 

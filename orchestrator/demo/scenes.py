@@ -176,7 +176,7 @@ def downstream_rows(
 
 def write_downstream(path: Path, seed: int, *, cue: float = 0.0, sizes: Mapping[str, int] | None = None) -> None:
     """Write a downstream data set in the Hugging Face image-caption layout."""
-    from workers.dataset import Row, write_dataset
+    from workers.data.dataset import Row, write_dataset
 
     rows = downstream_rows(seed, cue=cue, sizes=sizes)
     write_dataset(

@@ -25,10 +25,10 @@ from orchestrator.sections import DataSection
 from orchestrator.session import embedded_texts, load_section, make_payload
 from orchestrator.versions import versions
 from workers.constants import USUAL_CHUNK, Constants
+from workers.data.loading import ALL, check_data, take_split
+from workers.data.preprocess import UInt8Preprocess
 from workers.engine import Engine
-from workers.loading import ALL, check_data, take_split
 from workers.messages import MaskScore, Stage
-from workers.preprocess import UInt8Preprocess
 from workers.replica import Replica
 from workers.scorer import PROOF_TOLERANCE, ScorerSettings, default_device
 from workers.textspan import contribution_spread, text_span

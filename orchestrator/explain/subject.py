@@ -17,7 +17,7 @@ from headmask.maskfile import MaskFile
 from headmask.models.loading import LoadedModel, load_model
 from headmask.pixels.images import STOCK
 from headmask.tower.towers import grid_of
-from workers.prompts import read_lines
+from workers.data.prompts import read_lines
 
 # L layers, H heads, d head width
 

@@ -17,7 +17,7 @@ from headmask.pixels.images import COMPOSITED, PixelRule, decode_image, quiet_pi
 from orchestrator.pages import data_uri
 from orchestrator.queries import PROBABILITY, SIDES, Queries
 from orchestrator.sections import DataSection
-from workers.dataset import Dataset, captions_of, image_bytes
+from workers.data.dataset import Dataset, captions_of, image_bytes
 
 # Q queries of a kind
 

@@ -18,7 +18,7 @@ from headmask.models.loading import load_model
 from orchestrator.demo import unpack_demo
 from strategies.paired import Outcomes
 from tests.tiny import random_masks as any_masks
-from workers.dataset import Dataset
+from workers.data.dataset import Dataset
 
 # M masks, C clusters, K ratio metrics
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.malformed.case import Case
 from tests.odd_images import encoded, scene
-from workers.dataset import Row, write_dataset
+from workers.data.dataset import Row, write_dataset
 
 
 def chunk(kind, data):

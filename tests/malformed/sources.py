@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tests.malformed.case import Case
-from workers.dataset import Row, write_dataset
+from workers.data.dataset import Row, write_dataset
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

@@ -21,7 +21,7 @@ from strategies.paired import Evidence
 from tests.orchestrator.studies import start
 from tests.orchestrator.test_verdict import EMPTY, GOOD, ScriptedPool, records
 from tests.tiny import tiny_rows
-from workers.dataset import Row, write_dataset
+from workers.data.dataset import Row, write_dataset
 from workers.messages import MaskScore
 from workers.tasks.base import Mix
 

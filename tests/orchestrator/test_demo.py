@@ -17,7 +17,7 @@ from headmask.errors import OutputError
 from orchestrator.demo import check_demo, scenes, train, unpack_demo
 from orchestrator.demo.scenes import KINDS, SPLIT_SIZES, downstream_rows, draw_scene, render, unique_scenes
 from tests.orchestrator.studies import outcome, trials
-from workers.dataset import Dataset
+from workers.data.dataset import Dataset
 
 SHIPPED_SEED = 7
 

@@ -21,9 +21,9 @@ from orchestrator.explain.harm import image_credits, place_in_words, rank_in_wor
 from orchestrator.explain.subject import read_descriptions
 from orchestrator.sections import DataSection
 from tests.tiny import tiny_rows, write_tiny_model
-from workers.dataset import Kind, Row, write_dataset
-from workers.loading import load_data
-from workers.preprocess import UInt8Preprocess
+from workers.data.dataset import Kind, Row, write_dataset
+from workers.data.loading import load_data
+from workers.data.preprocess import UInt8Preprocess
 from workers.tasks.base import Mix
 
 GRID = HeadGrid(3, 4)

@@ -17,7 +17,7 @@ from orchestrator.verdict import Verdict
 from strategies.gates import SWEEP, Gates
 from tests.orchestrator.studies import outcome, resume, start, trials
 from tests.orchestrator.test_tasks import files  # noqa: F401
-from workers.dataset import Row, write_dataset
+from workers.data.dataset import Row, write_dataset
 from workers.pool import InlinePool
 
 SCAN = 13

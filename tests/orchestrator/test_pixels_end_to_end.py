@@ -25,7 +25,7 @@ from orchestrator.track.registering import package
 from orchestrator.verdict import Verdict
 from tests.odd_images import ODD, PLAIN
 from tests.orchestrator.studies import start
-from workers.dataset import Dataset, Row, write_dataset
+from workers.data.dataset import Dataset, Row, write_dataset
 from workers.tasks.retrieval import RetrievalTargets
 
 SPLITS = {"search": 20, "confirm": 20, "test": 24}

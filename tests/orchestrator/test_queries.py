@@ -13,7 +13,7 @@ from orchestrator.queries import read_queries
 from orchestrator.verdict import DRAWS
 from strategies.paired import paired_interval, permutation_p_value
 from tests.orchestrator.studies import start
-from workers.dataset import Dataset
+from workers.data.dataset import Dataset
 from workers.tasks.base import Mix
 
 

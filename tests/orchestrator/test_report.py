@@ -24,7 +24,7 @@ from orchestrator.stored import stored_config
 from orchestrator.tables import read_trials, sentences, write_trials
 from tests.orchestrator.studies import move_folder, start
 from tests.tiny import CLASSES, make_tiny_config, tiny_rows
-from workers.dataset import write_dataset
+from workers.data.dataset import write_dataset
 
 ATTACK = "</script><img src=x onerror=alert(1)>"
 VOID = {"img", "meta", "link", "br", "line", "circle"}

@@ -31,7 +31,7 @@ from orchestrator.tables import sentences
 from orchestrator.track import mlflowrun, tracking
 from orchestrator.verdict import Verdict
 from tests.orchestrator.studies import resume, start, trials
-from workers.dataset import Dataset
+from workers.data.dataset import Dataset
 from workers.messages import MaskScore
 from workers.scorer import Scorer
 from workers.tasks.retrieval import RetrievalTargets

@@ -21,10 +21,10 @@ from orchestrator.session import prepare
 from tests.orchestrator.studies import resume, start, trials
 from tests.tiny import TEMPLATES, write_chinese_model
 from tests.workers.test_sources import write_coco_cn, write_pictures
-from workers.build import build
-from workers.dataset import Dataset
-from workers.prompts import prompts
-from workers.sources.captions import coco_cn
+from workers.data.build import build
+from workers.data.dataset import Dataset
+from workers.data.prompts import prompts
+from workers.data.sources.captions import coco_cn
 from workers.tasks.base import CLASSIFICATION_METRICS
 
 

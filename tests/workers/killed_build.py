@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from workers import build
-from workers.sources.shards import ShardSource
+from workers.data import build
+from workers.data.sources.shards import ShardSource
 
 if __name__ == "__main__":
     build.PART_ROWS = 10

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from headmask.errors import DataError, OutputError
-from workers.build import build as build_dataset
-from workers.dataset import Dataset
-from workers.sources import FolderSource
-from workers.sources.tables import folder
+from workers.data.build import build as build_dataset
+from workers.data.dataset import Dataset
+from workers.data.sources import FolderSource
+from workers.data.sources.tables import folder
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
 from headmask.errors import DataError
-from workers.labels import Classes
-from workers.prompts import prompts, templates_of
+from workers.data.labels import Classes
+from workers.data.prompts import prompts, templates_of
 from workers.tasks.base import Mix
 from workers.tasks.classification import ClassificationTargets
 

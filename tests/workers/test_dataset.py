@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headmask.errors import DataError
-from workers.columns import Columns
-from workers.dataset import Dataset, Row, write_dataset
+from workers.data.columns import Columns
+from workers.data.dataset import Dataset, Row, write_dataset
 
 LETTERS = st.characters(codec="utf-8", exclude_characters="\0")
 captions = st.lists(

@@ -10,13 +10,13 @@ from PIL import Image
 from headmask.errors import DataError
 from headmask.pixels.images import by_rule
 from tests.workers.test_sources import built, picture, write_pictures
-from workers.build import build
-from workers.dataset import Dataset, Row, write_dataset
-from workers.duplicates import Placed, settle
-from workers.loading import load_data
-from workers.preprocess import UInt8Preprocess
-from workers.sources.parquet import ParquetSource
-from workers.sources.tables import folder
+from workers.data.build import build
+from workers.data.dataset import Dataset, Row, write_dataset
+from workers.data.duplicates import Placed, settle
+from workers.data.loading import load_data
+from workers.data.preprocess import UInt8Preprocess
+from workers.data.sources.parquet import ParquetSource
+from workers.data.sources.tables import folder
 
 TABLE = "image,caption,split\n" + "".join(
     f"{name}.jpg,picture {name},{split}\n"
@@ -94,7 +94,7 @@ def test_they_can_be_kept_for_drawn_splits(source, tmp_path, tiny_preprocess):
 
 
 def test_a_split_that_becomes_two_keeps_equal_pixels_together(tmp_path, tiny_preprocess):
-    from workers.splits import SplitMap
+    from workers.data.splits import SplitMap
 
     images = tmp_path / "images"
     images.mkdir()

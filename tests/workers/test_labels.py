@@ -8,13 +8,13 @@ import pytest
 
 from headmask.errors import DataError
 from tests.workers.test_sources import IMAGE, built, image_cells, picture, write_pictures, write_shard
-from workers.columns import Columns
-from workers.dataset import Dataset
-from workers.labels import Classes, label_text
-from workers.sources.imagefolder import imagefolder
-from workers.sources.parquet import ParquetSource
-from workers.sources.shards import ShardSource
-from workers.sources.tables import folder
+from workers.data.columns import Columns
+from workers.data.dataset import Dataset
+from workers.data.labels import Classes, label_text
+from workers.data.sources.imagefolder import imagefolder
+from workers.data.sources.parquet import ParquetSource
+from workers.data.sources.shards import ShardSource
+from workers.data.sources.tables import folder
 
 TWELVE = tuple(f"class {number}" for number in range(12))
 SPARSE = [203093, 88, 150027]
@@ -239,7 +239,7 @@ def test_images_of_any_binary_type_are_read(tmp_path, kind):
 
 
 def test_splits_that_are_numbers_can_be_named(tmp_path):
-    from workers.splits import SplitMap
+    from workers.data.splits import SplitMap
 
     table = pa.table({"image": image_cells(0, 1, 2), "caption": list("abc"), "split": [0, 1, 2]})
     pq.write_table(table, tmp_path / "d.parquet")

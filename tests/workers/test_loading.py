@@ -11,10 +11,10 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from headmask.errors import DataError
 from tests.tiny import tiny_rows, write_tiny_dataset
-from workers.dataset import Kind, Row, write_dataset
-from workers.loading import MAX_COPIES, Reading, linked, load_data, take_split
-from workers.preprocess import UInt8Preprocess
-from workers.splits import SPLITS, drawn_splits, given_splits
+from workers.data.dataset import Kind, Row, write_dataset
+from workers.data.loading import MAX_COPIES, Reading, linked, load_data, take_split
+from workers.data.preprocess import UInt8Preprocess
+from workers.data.splits import SPLITS, drawn_splits, given_splits
 
 PREPROCESS = UInt8Preprocess(image_transform_v2(PreprocessCfg(size=28), is_train=False))
 

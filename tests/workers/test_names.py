@@ -14,14 +14,14 @@ from PIL import Image
 
 from headmask.errors import DataError
 from tests.workers.test_sources import built, image_cells, picture, write_pictures, write_shard
-from workers.build import build
-from workers.dataset import Dataset
-from workers.sources.captions import coco, flickr30k, flickr30k_cna
-from workers.sources.files import split_of
-from workers.sources.imagefolder import imagefolder
-from workers.sources.parquet import ParquetSource
-from workers.sources.shards import ShardSource
-from workers.sources.tables import folder
+from workers.data.build import build
+from workers.data.dataset import Dataset
+from workers.data.sources.captions import coco, flickr30k, flickr30k_cna
+from workers.data.sources.files import split_of
+from workers.data.sources.imagefolder import imagefolder
+from workers.data.sources.parquet import ParquetSource
+from workers.data.sources.shards import ShardSource
+from workers.data.sources.tables import folder
 
 
 def test_a_hub_cache_keeps_its_splits(tmp_path):

@@ -12,11 +12,11 @@ from PIL import Image
 from headmask.errors import DataError, ModelError, PixelsChangedError, PixelsGoneError
 from headmask.pixels.images import by_rule
 from tests.tiny import write_tiny_dataset
-from workers import pixels
-from workers.dataset import Dataset, Row, write_dataset
+from workers.data import pixels
+from workers.data.dataset import Dataset, Row, write_dataset
+from workers.data.pixels import check_all, load_pixels
+from workers.data.preprocess import UInt8Preprocess
 from workers.inputs import Normalisation
-from workers.pixels import check_all, load_pixels
-from workers.preprocess import UInt8Preprocess
 
 
 def transform(**changes):

@@ -21,16 +21,16 @@ from PIL import Image
 
 from headmask.errors import DataError, OutputError
 from headmask.pixels.images import decode_image
-from orchestrator.show import look_at
 from tests.workers.test_sources import built, picture, write_pictures, write_shard
-from workers import build as build_module
-from workers.build import build
-from workers.dataset import Dataset, Row, write_dataset
-from workers.loading import Reading, load_data
-from workers.sources.captions import karpathy
-from workers.sources.parquet import ParquetSource
-from workers.sources.shards import ShardSource
-from workers.sources.tables import folder
+from workers.data import build as build_module
+from workers.data.build import build
+from workers.data.dataset import Dataset, Row, write_dataset
+from workers.data.loading import Reading, load_data
+from workers.data.show import look_at
+from workers.data.sources.captions import karpathy
+from workers.data.sources.parquet import ParquetSource
+from workers.data.sources.shards import ShardSource
+from workers.data.sources.tables import folder
 
 ROOT = Path(__file__).parents[2]
 ODD = [
@@ -223,7 +223,7 @@ def test_parts_of_other_data_are_not_taken(tmp_path):
             raise Stopped
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("workers.build.PART_ROWS", 10)
+        patch.setattr("workers.data.build.PART_ROWS", 10)
         with pytest.raises(Stopped):
             build(ShardSource([str(shard)]), tmp_path / "out.parquet", on_progress=stop)
         assert len(list(work.glob("*.parquet"))) == 11
@@ -311,7 +311,7 @@ def test_places_that_cannot_be_written_are_one_message(tmp_path, tiny_preprocess
 def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
     """The third part cannot be written; the build after that goes on with two."""
     shard, written = many(tmp_path, 40), []
-    monkeypatch.setattr("workers.build.PART_ROWS", 10)
+    monkeypatch.setattr("workers.data.build.PART_ROWS", 10)
     write = build_module._write
 
     def filling(path, *rest):
@@ -321,7 +321,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
         return write(path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr("workers.build._write", filling)
+        patch.setattr("workers.data.build._write", filling)
         with pytest.raises(OutputError, match=r"the disk is full: .*What is done is kept in .*\.out\.parquet\.build"):
             build(ShardSource([str(shard)]), tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()

@@ -10,9 +10,9 @@ from headmask.errors import GridError, ModelError
 from headmask.mask import HeadMask, stack
 from headmask.tower.towers import attentions
 from tests.tiny import random_masks, tiny_clip
+from workers.data.pixels import Pixels
 from workers.embedding import embed_texts
 from workers.inputs import Normalisation
-from workers.pixels import Pixels
 from workers.replica import PackedTower
 from workers.scorer import Scorer, ScorerSettings, SplitArrays, proven_view
 from workers.tasks.retrieval import RetrievalTargets

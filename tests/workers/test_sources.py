@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 
 from headmask.errors import DataError
-from workers.build import build
-from workers.columns import Columns
-from workers.dataset import Dataset
-from workers.loading import Reading, load_data
-from workers.sources.captions import coco, coco_cn, flickr30k, flickr30k_cna, karpathy
-from workers.sources.imagefolder import imagefolder
-from workers.sources.pairs import cola
-from workers.sources.parquet import ParquetSource
-from workers.sources.shards import ShardSource
-from workers.sources.tables import folder
-from workers.splits import SplitMap
+from workers.data.build import build
+from workers.data.columns import Columns
+from workers.data.dataset import Dataset
+from workers.data.loading import Reading, load_data
+from workers.data.sources.captions import coco, coco_cn, flickr30k, flickr30k_cna, karpathy
+from workers.data.sources.imagefolder import imagefolder
+from workers.data.sources.pairs import cola
+from workers.data.sources.parquet import ParquetSource
+from workers.data.sources.shards import ShardSource
+from workers.data.sources.tables import folder
+from workers.data.splits import SplitMap
 
 
 def picture(seed):

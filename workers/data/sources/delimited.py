@@ -11,7 +11,7 @@ from typing import Any
 
 from headmask.border.shown import counted, shown
 from headmask.errors import DataError
-from workers.sources.base import BadRow
+from workers.data.sources.base import BadRow
 
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 

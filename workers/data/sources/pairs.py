@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from headmask.border.reading import read_json
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.dataset import Kind
-from workers.inside import readable
-from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, checked_name
+from workers.data.dataset import Kind
+from workers.data.inside import readable
+from workers.data.sources.base import BadRow, Entry, FolderSource, checked_captions, checked_name
 
 
 def cola(images: Path, file: Path) -> FolderSource:

@@ -14,9 +14,9 @@ from typing import Any
 from headmask.border.reading import check_text
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.dataset import Kind
-from workers.inside import name_key, read_inside, readable
-from workers.sources.walk import Aside, files_below, is_image
+from workers.data.dataset import Kind
+from workers.data.inside import name_key, read_inside, readable
+from workers.data.sources.walk import Aside, files_below, is_image
 
 
 @dataclass(frozen=True)

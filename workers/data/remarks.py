@@ -11,7 +11,7 @@ from headmask.border.shown import counted
 from headmask.pixels.images import PixelRule
 
 if TYPE_CHECKING:
-    from workers.pixels import Remarks
+    from workers.data.pixels import Remarks
 
 
 class ImageRemarks(BaseModel):

@@ -16,9 +16,9 @@ from pyarrow import fs
 from headmask.border.reading import check_file
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.cells import openable
-from workers.sources.walk import Aside, ending_of, files_below
-from workers.splits import USUAL
+from workers.data.cells import openable
+from workers.data.sources.walk import Aside, ending_of, files_below
+from workers.data.splits import USUAL
 
 RETRY_S = 30
 

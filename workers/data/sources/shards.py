@@ -11,13 +11,13 @@ from typing import Any
 from headmask.border.reading import decoded, lines_of
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.dataset import Kind
-from workers.inside import readable
-from workers.labels import Classes
-from workers.prompts import check_templates, read_lines, read_names
-from workers.sources.base import BadRow, Item, Source, checked_captions
-from workers.sources.files import RemoteFile, find_files, reached
-from workers.sources.walk import image_endings, is_hidden
+from workers.data.dataset import Kind
+from workers.data.inside import readable
+from workers.data.labels import Classes
+from workers.data.prompts import check_templates, read_lines, read_names
+from workers.data.sources.base import BadRow, Item, Source, checked_captions
+from workers.data.sources.files import RemoteFile, find_files, reached
+from workers.data.sources.walk import image_endings, is_hidden
 
 _KNOWN = (".txt", ".cls")
 _CLASSES, _TEMPLATES, _TASK = "classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"

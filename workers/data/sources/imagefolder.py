@@ -10,12 +10,21 @@ from pathlib import Path
 
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.dataset import Kind
-from workers.inside import readable
-from workers.labels import Classes
-from workers.sources.base import Entry, FolderSource, check_folder
-from workers.sources.walk import Aside, Identity, ending_of, files_below, folders_in, identity_of, is_hidden, is_image
-from workers.splits import USUAL
+from workers.data.dataset import Kind
+from workers.data.inside import readable
+from workers.data.labels import Classes
+from workers.data.sources.base import Entry, FolderSource, check_folder
+from workers.data.sources.walk import (
+    Aside,
+    Identity,
+    ending_of,
+    files_below,
+    folders_in,
+    identity_of,
+    is_hidden,
+    is_image,
+)
+from workers.data.splits import USUAL
 
 _MOST_NAMED = 10
 

@@ -22,11 +22,11 @@ from headmask.errors import DataError
 from headmask.pixels.images import STOCK, by_rule, quiet_pillow
 from orchestrator.clusters import LARGE_SHARE, Clusters
 from strategies.paired import MIN_CLUSTERS
-from workers.ahead import ahead
-from workers.dataset import Dataset
-from workers.loading import Reading, linked
-from workers.preprocess import UInt8Preprocess, look
-from workers.splits import FRACTIONS, SPLITS
+from workers.data.ahead import ahead
+from workers.data.dataset import Dataset
+from workers.data.loading import Reading, linked
+from workers.data.preprocess import UInt8Preprocess, look
+from workers.data.splits import FRACTIONS, SPLITS
 
 NUM_SAMPLES = 12
 THUMBNAIL, TEXT_LINES, COLUMNS = 224, 4, 4

@@ -15,7 +15,7 @@ from typing import Any, Self
 from headmask.border.reading import check_text
 from headmask.border.shown import counted, shown
 from headmask.errors import DataError
-from workers.prompts import read_names
+from workers.data.prompts import read_names
 
 _MISSING = frozenset(("nan", "na", "n/a", "<na>", "null", "none"))
 """What tables have where a label is missing, in lower case."""

@@ -10,12 +10,12 @@ from typing import Any
 from headmask.border.reading import lines_of, parse_json, read_json, read_text
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.columns import Columns
-from workers.dataset import Kind
-from workers.inside import name_key
-from workers.labels import Classes, label_text
-from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, checked_name
-from workers.sources.delimited import read_delimited
+from workers.data.columns import Columns
+from workers.data.dataset import Kind
+from workers.data.inside import name_key
+from workers.data.labels import Classes, label_text
+from workers.data.sources.base import BadRow, Entry, FolderSource, checked_captions, checked_name
+from workers.data.sources.delimited import read_delimited
 
 USUAL = {
     "image": ("image", "file", "filename", "file_name", "filepath", "path", "image_path", "img_filename", "image_name"),

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from headmask.border.shown import counted, shown
 from headmask.errors import DataError
-from workers.cells import Broken, cells, parquet_of, reading_parquet
-from workers.columns import COLUMNS, Columns, Own, check_type, is_whole, label_names, no_column
-from workers.dataset import Kind, captions_of, image_bytes
-from workers.inside import readable
-from workers.labels import Classes, label_text
-from workers.sources.base import BadRow, Item, Source, checked_captions, checked_name
-from workers.sources.files import RemoteFile, find_files, reached
+from workers.data.cells import Broken, cells, parquet_of, reading_parquet
+from workers.data.columns import COLUMNS, Columns, Own, check_type, is_whole, label_names, no_column
+from workers.data.dataset import Kind, captions_of, image_bytes
+from workers.data.inside import readable
+from workers.data.labels import Classes, label_text
+from workers.data.sources.base import BadRow, Item, Source, checked_captions, checked_name
+from workers.data.sources.files import RemoteFile, find_files, reached
 
 BATCH = 16
 MANY = 4096

@@ -10,10 +10,10 @@ from typing import Any
 from headmask.border.reading import check_text, is_file, is_folder, lines_of, read_json, read_text
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.inside import name_key, readable
-from workers.prompts import read_lines
-from workers.sources.base import BadRow, Entry, FolderSource, checked_captions, checked_name
-from workers.sources.delimited import read_delimited
+from workers.data.inside import name_key, readable
+from workers.data.prompts import read_lines
+from workers.data.sources.base import BadRow, Entry, FolderSource, checked_captions, checked_name
+from workers.data.sources.delimited import read_delimited
 
 
 class _Entries:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.columns import Columns
-from workers.dataset import Dataset
-from workers.pixels import PixelCache, Pixels, Remarks, load_pixels
-from workers.preprocess import UInt8Preprocess
-from workers.prompts import prompts, read_names, templates_of
-from workers.splits import SPLITS, drawn_splits, given_splits
+from workers.data.columns import Columns
+from workers.data.dataset import Dataset
+from workers.data.pixels import PixelCache, Pixels, Remarks, load_pixels
+from workers.data.preprocess import UInt8Preprocess
+from workers.data.prompts import prompts, read_names, templates_of
+from workers.data.splits import SPLITS, drawn_splits, given_splits
 from workers.tasks.base import Targets, TaskName
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.matching import MatchingTargets

@@ -1,5 +1,5 @@
 """Where data comes from: one source per layout that people have on disk."""
 
-from workers.sources.base import BadRow, FolderSource, Item, Source
+from workers.data.sources.base import BadRow, FolderSource, Item, Source
 
 __all__ = ["BadRow", "FolderSource", "Item", "Source"]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.splits import SPLITS
+from workers.data.splits import SPLITS
 
 Duplicates = Literal["fail", "drop", "move", "keep"]
 

@@ -21,10 +21,10 @@ from headmask.border.reading import check_text
 from headmask.border.shown import shown
 from headmask.border.writing import written
 from headmask.errors import DataError
-from workers.cells import Broken, cells, first_broken, open_parquet, reading_parquet
-from workers.columns import COLUMNS, Columns, Own, check_labels, check_type, label_names, no_column
-from workers.inside import read_inside
-from workers.labels import Classes, label_text
+from workers.data.cells import Broken, cells, first_broken, open_parquet, reading_parquet
+from workers.data.columns import COLUMNS, Columns, Own, check_labels, check_type, label_names, no_column
+from workers.data.inside import read_inside
+from workers.data.labels import Classes, label_text
 from workers.tasks.base import TaskName
 
 ROW_GROUP = 100

@@ -27,12 +27,12 @@ from headmask.border.shown import counted, shown
 from headmask.border.writing import check_output, hidden_beside, made_folder, reason_of, written
 from headmask.errors import DataError, HeadmaskError, OutputError
 from headmask.pixels.images import STOCK, PixelRule, check_image, quiet_pillow
-from workers.ahead import ahead
-from workers.dataset import Row, groups_of, table_of
-from workers.duplicates import Duplicates, Placed, Settled, settle
-from workers.preprocess import digest_of
-from workers.sources.base import BadRow, Item, Source
-from workers.splits import SplitMap
+from workers.data.ahead import ahead
+from workers.data.dataset import Row, groups_of, table_of
+from workers.data.duplicates import Duplicates, Placed, Settled, settle
+from workers.data.preprocess import digest_of
+from workers.data.sources.base import BadRow, Item, Source
+from workers.data.splits import SplitMap
 
 PART_ROWS = 1000
 PART_BYTES = 1 << 28

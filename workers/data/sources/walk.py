@@ -11,7 +11,7 @@ from pathlib import Path
 
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.inside import readable
+from workers.data.inside import readable
 
 _UNREADABLE = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))
 """Formats that Pillow recognises and cannot decode."""

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from headmask.border.home import cache_folder
 from headmask.errors import DataError, PixelsChangedError, PixelsGoneError
 from headmask.pixels.images import quiet_pillow
-from workers.ahead import ahead
-from workers.dataset import Dataset
-from workers.preprocess import Look, UInt8Preprocess, look
+from workers.data.ahead import ahead
+from workers.data.dataset import Dataset
+from workers.data.preprocess import Look, UInt8Preprocess, look
 
 # N images, Y by X pixels
 

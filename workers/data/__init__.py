@@ -1,0 +1,1 @@
+"""Data sets: from anybody's files to Parquet, and from Parquet to uint8 pixels and texts."""
