@@ -38,8 +38,8 @@ from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.demo.scenes import KINDS, Scene, draw_scene, render, unique_scenes
 from workers.data.pixels import Pixels
 from workers.data.preprocess import UInt8Preprocess
-from workers.engine import Engine
-from workers.inputs import Normalisation, make_inputs
+from workers.scoring.engine import Engine
+from workers.scoring.inputs import Normalisation, make_inputs
 
 # N scenes, h heads, E embedding, K kinds of shapes
 

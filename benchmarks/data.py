@@ -199,8 +199,8 @@ def measure_streaming(model: str, count: int, rounds: int) -> dict[str, Any]:
     from headmask.models.loading import quiet_open_clip
     from headmask.tower.towers import view_of
     from workers.data.pixels import Pixels
-    from workers.engine import Engine
-    from workers.inputs import Normalisation, make_inputs
+    from workers.scoring.engine import Engine
+    from workers.scoring.inputs import Normalisation, make_inputs
 
     with quiet_open_clip():
         clip = open_clip.create_model(model, load_weights=False).eval()

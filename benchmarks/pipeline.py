@@ -39,7 +39,7 @@ from orchestrator.track.tracking import Tracker, default_target
 from strategies import make_sampler
 from workers.fleet import START_S
 from workers.ray_pool import RayPool
-from workers.replica import Replica
+from workers.scoring.replica import Replica
 
 BATCH = 64
 PROCESSES = 2

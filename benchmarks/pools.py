@@ -23,9 +23,9 @@ from headmask.tower.towers import view_of
 from orchestrator.demo.scenes import render, unique_scenes
 from workers.data.pixels import Pixels
 from workers.data.preprocess import UInt8Preprocess
-from workers.embedding import embed_texts
-from workers.engine import Engine
-from workers.inputs import Normalisation, make_inputs
+from workers.scoring.embedding import embed_texts
+from workers.scoring.engine import Engine
+from workers.scoring.inputs import Normalisation, make_inputs
 from workers.tasks.base import DIRECTIONS
 from workers.tasks.ranking import logarithmic, reciprocal, within
 from workers.tasks.retrieval import RetrievalTargets

@@ -31,8 +31,8 @@ from orchestrator.search import score_all
 from orchestrator.session import Session, prepare
 from orchestrator.sharding import exchanged_bytes
 from workers.fleet import START_S
-from workers.messages import Stage
 from workers.ray_pool import RayPool
+from workers.scoring.messages import Stage
 
 SHARDS = 2
 

@@ -31,8 +31,8 @@ from record import save
 
 from headmask.mask import Head, HeadGrid, HeadMask
 from orchestrator.bench import hardware
-from workers.displacement import Displacements, Predictor, displacement
-from workers.engine import Engine
+from workers.scoring.displacement import Displacements, Predictor, displacement
+from workers.scoring.engine import Engine
 from workers.tasks.base import Targets
 
 SIZES = (2, 3, 4, 6, 8, 10, 12)
@@ -297,7 +297,7 @@ def of_session(model: str, data: str) -> Landscape:
     """Return the landscape of a model on the search split of a data set."""
     from orchestrator.config import flags_of, read_config
     from orchestrator.session import prepare
-    from workers.replica import Replica
+    from workers.scoring.replica import Replica
 
     session = prepare(read_config(None, flags_of({"model": model, "data": data, "out": "runs/unused"})))
     (split,) = session.payload.splits["search"].values()
@@ -320,7 +320,7 @@ def of_random(seed: int, num_images: int = 300) -> Landscape:
     from headmask.tower.towers import view_of
     from orchestrator.demo.scenes import render, unique_scenes
     from workers.data.pixels import Pixels
-    from workers.inputs import ImageInputs, Normalisation
+    from workers.scoring.inputs import ImageInputs, Normalisation
     from workers.tasks.retrieval import RetrievalTargets
 
     torch.manual_seed(seed)

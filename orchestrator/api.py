@@ -22,7 +22,7 @@ from orchestrator.session import Session, prepare
 from orchestrator.stored import stored_config
 from orchestrator.terminal import Terminal
 from orchestrator.waiting import said_when_slow
-from workers.messages import MaskScore, Stage
+from workers.scoring.messages import MaskScore, Stage
 
 if TYPE_CHECKING:
     import pandas as pd

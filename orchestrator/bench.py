@@ -24,12 +24,12 @@ from headmask.mask import HeadGrid, HeadMask
 from headmask.tower.towers import prove, view_of
 from headmask.tower.views import TowerView
 from orchestrator.versions import versions
-from workers.constants import Precision, measured_chunk, resolved_precision
 from workers.data.pixels import Pixels
-from workers.engine import Engine
-from workers.inputs import ImageInputs, Normalisation
-from workers.scorer import DTYPES, PROOF_TOLERANCE, default_device
-from workers.trie import TowerCost
+from workers.scoring.constants import Precision, measured_chunk, resolved_precision
+from workers.scoring.engine import Engine
+from workers.scoring.inputs import ImageInputs, Normalisation
+from workers.scoring.scorer import DTYPES, PROOF_TOLERANCE, default_device
+from workers.scoring.trie import TowerCost
 
 # M masks, N images, E embedding
 

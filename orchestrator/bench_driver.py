@@ -21,10 +21,10 @@ from orchestrator.track.operations import Begin
 from orchestrator.track.tracked import BestCurve
 from orchestrator.track.tracking import Tracker
 from strategies import make_sampler
-from workers.messages import MaskScore, Stage
 from workers.pool import BatchQueue, Result, hand_out
 from workers.ray_pool import IN_FLIGHT
-from workers.trie import TowerCost
+from workers.scoring.messages import MaskScore, Stage
+from workers.scoring.trie import TowerCost
 
 GRID = HeadGrid(24, 16)
 """ViT-L's image tower."""

@@ -22,13 +22,13 @@ from orchestrator.session import load_section, make_payload
 from orchestrator.verdict import DRAWS
 from orchestrator.waiting import said_when_slow
 from strategies.paired import Evidence, evidence
-from workers.constants import USUAL_CHUNK, Constants
 from workers.data.loading import ALL, Split, check_data, take_split
 from workers.data.preprocess import UInt8Preprocess
 from workers.data.remarks import ImageRemarks
-from workers.messages import MaskScore, Stage
-from workers.replica import Replica
-from workers.scorer import ScorerSettings, default_device
+from workers.scoring.constants import USUAL_CHUNK, Constants
+from workers.scoring.messages import MaskScore, Stage
+from workers.scoring.replica import Replica
+from workers.scoring.scorer import ScorerSettings, default_device
 from workers.tasks.base import Mix
 
 

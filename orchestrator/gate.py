@@ -16,10 +16,10 @@ from headmask.errors import ModelError
 from headmask.mask import HeadMask
 from orchestrator.objective import Goal
 from orchestrator.session import Session
-from workers.constants import USUAL_CHUNK
 from workers.data.pixels import Pixels
-from workers.embedding import embed_images, embed_texts
-from workers.scorer import Scorer, SplitArrays
+from workers.scoring.constants import USUAL_CHUNK
+from workers.scoring.embedding import embed_images, embed_texts
+from workers.scoring.scorer import Scorer, SplitArrays
 
 NUM_IMAGES = 128
 SIGMAS = 4.0

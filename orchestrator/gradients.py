@@ -12,11 +12,11 @@ from orchestrator.search import POLL_S, Interrupted
 from orchestrator.session import Session
 from strategies.gates import BATCHES
 from strategies.history import FloatArray
-from workers.embedding import cache_key
-from workers.gates import REVISION
-from workers.messages import GateGradient, GateTask
 from workers.pool import Pool
-from workers.rows import RowFiles
+from workers.scoring.embedding import cache_key
+from workers.scoring.gates import REVISION
+from workers.scoring.messages import GateGradient, GateTask
+from workers.scoring.rows import RowFiles
 from workers.tasks.losses import Indices, micro_batch, micro_batches
 
 # B micro-batches, F free heads, L layers, H heads

@@ -18,8 +18,8 @@ from orchestrator.sharding import best_shards, embeddings_gib, exchanged_bytes, 
 from orchestrator.trackinguri import tracked_at
 from strategies import MaskSampler, ScanSampler, make_sampler
 from workers.data.pixels import Pixels
-from workers.replica import Payload, Replica
-from workers.scorer import DTYPES, default_device
+from workers.scoring.replica import Payload, Replica
+from workers.scoring.scorer import DTYPES, default_device
 
 PROCESS_GIB = 0.5
 """What a replica takes for itself: Python, torch, the pieces of a layer."""

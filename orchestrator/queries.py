@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.session import Session
     from orchestrator.verdict import Verdict
     from workers.data.loading import Split
-    from workers.messages import MaskScore
+    from workers.scoring.messages import MaskScore
 
 # N images, Q queries of a kind
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.surrogate import Surrogate
     from orchestrator.verdict import Verdict
     from strategies import Gates
-    from workers.messages import MaskScore
+    from workers.scoring.messages import MaskScore
 
 FILE = "result.json"
 RELIABLE: Literal["reliable improvement"] = "reliable improvement"

@@ -22,8 +22,8 @@ from orchestrator.budget import Budget, StopReason, blocks_without_gain
 from orchestrator.records import TrialRecord
 from orchestrator.store import StudyStore
 from strategies import MaskSampler
-from workers.messages import Stage
 from workers.pool import MaskPool, Pool, Result
+from workers.scoring.messages import Stage
 
 if TYPE_CHECKING:
     from orchestrator.surrogate import Surrogate

@@ -33,20 +33,20 @@ from orchestrator.sections import OBJECTIVE, DataSection, ModelSection
 from orchestrator.waiting import said_when_slow
 from strategies import REVISION as STRATEGIES_REVISION
 from strategies import Limits, ScanSampler
-from workers.constants import Constants
 from workers.data.loading import Split, check_data, load_data
 from workers.data.pixels import check_all
 from workers.data.preprocess import UInt8Preprocess
 from workers.data.remarks import ImageRemarks
-from workers.displacement import displacement_bytes
-from workers.embedding import embed_images, embed_texts, kept
-from workers.engine import REVISION
-from workers.inputs import Normalisation
-from workers.messages import Stage
-from workers.replica import PackedTower, Payload, Wanted
-from workers.scorer import ScorerSettings, SplitArrays, probe_inputs, proven_view
+from workers.scoring.constants import Constants
+from workers.scoring.displacement import displacement_bytes
+from workers.scoring.embedding import embed_images, embed_texts, kept
+from workers.scoring.engine import REVISION
+from workers.scoring.inputs import Normalisation
+from workers.scoring.messages import Stage
+from workers.scoring.replica import PackedTower, Payload, Wanted
+from workers.scoring.scorer import ScorerSettings, SplitArrays, probe_inputs, proven_view
+from workers.scoring.trie import TowerCost
 from workers.tasks.base import Mix
-from workers.trie import TowerCost
 
 SPLITS = ("search", "confirm", "test")
 

@@ -16,9 +16,9 @@ from scipy.stats import spearmanr
 from headmask.mask import HeadMask
 from orchestrator.search import score_all
 from orchestrator.session import Session
-from workers.displacement_store import DisplacementStore
-from workers.messages import Stage
 from workers.pool import Pool, Result
+from workers.scoring.displacement_store import DisplacementStore
+from workers.scoring.messages import Stage
 
 # M masks
 

@@ -23,8 +23,8 @@ from orchestrator.search import score_all
 from orchestrator.session import Session
 from strategies.paired import Evidence, Outcomes, evidence, paired_standard_error
 from strategies.selection import finalists, matched_random_masks, select
-from workers.messages import MaskScore, Stage
 from workers.pool import Pool
+from workers.scoring.messages import MaskScore, Stage
 
 DRAWS = 10_000
 ERROR_DRAWS = 200

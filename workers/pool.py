@@ -14,11 +14,11 @@ from itertools import accumulate
 from typing import Protocol
 
 from headmask.mask import HeadMask
-from workers.constants import Constants
-from workers.displacement import Displacements
-from workers.messages import GateGradient, GateTask, MaskScore, Stage
-from workers.replica import Payload, Replica, Wanted
-from workers.scorer import default_device
+from workers.scoring.constants import Constants
+from workers.scoring.displacement import Displacements
+from workers.scoring.messages import GateGradient, GateTask, MaskScore, Stage
+from workers.scoring.replica import Payload, Replica, Wanted
+from workers.scoring.scorer import default_device
 
 BATCH_S = 0.3
 """Seconds that a batch should take: long against the cost of a call, short against the work between two saves."""

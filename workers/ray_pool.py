@@ -18,13 +18,13 @@ from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError, Replica
 from headmask.mask import HeadMask
 from workers.blame import STRIKES, Blame
 from workers.cluster import check_room, connect, need_of, reason_of, room_for
-from workers.constants import Constants
-from workers.displacement import Displacements
 from workers.fleet import START_S, Fleet, Member
-from workers.messages import GateGradient, GateTask, MaskScore, Stage
 from workers.meters import Meters
 from workers.pool import BatchQueue, Result, Steps, hand_out
-from workers.replica import Payload, Replica, Wanted
+from workers.scoring.constants import Constants
+from workers.scoring.displacement import Displacements
+from workers.scoring.messages import GateGradient, GateTask, MaskScore, Stage
+from workers.scoring.replica import Payload, Replica, Wanted
 from workers.shards import REPLACED_S, starter
 from workers.work import Check, MaskBatch, MicroBatches, Running, Work
 

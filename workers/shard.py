@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headmask.mask import HeadGrid, HeadMask, stack
-from workers.messages import Stage
-from workers.replica import Replica
-from workers.scorer import Scorer
+from workers.scoring.messages import Stage
+from workers.scoring.replica import Replica
+from workers.scoring.scorer import Scorer
 from workers.tasks.base import Partial
 
 # M masks, D data sets, S shards, n images of a shard, Q queries

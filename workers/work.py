@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from headmask.mask import HeadMask
 from workers.fleet import Member
-from workers.messages import GateTask, Stage
+from workers.scoring.messages import GateTask, Stage
 
 
 @dataclass(frozen=True)

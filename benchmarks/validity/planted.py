@@ -26,12 +26,12 @@ from orchestrator.demo.scenes import CUE
 from orchestrator.outcomes import outcomes_of
 from orchestrator.session import make_payload
 from strategies.paired import Outcomes, paired_interval
-from workers.constants import Constants
 from workers.data.loading import Split, load_data
 from workers.data.preprocess import UInt8Preprocess
-from workers.messages import Stage
-from workers.replica import Replica
-from workers.scorer import ScorerSettings
+from workers.scoring.constants import Constants
+from workers.scoring.messages import Stage
+from workers.scoring.replica import Replica
+from workers.scoring.scorer import ScorerSettings
 from workers.tasks.base import Mix
 
 MARGIN = 0.01

@@ -21,7 +21,7 @@ from orchestrator.session import Session
 from orchestrator.verdict import TEST, improved_outcomes
 from strategies.paired import Outcomes
 from workers.data.dataset import Row, write_dataset
-from workers.messages import MaskScore
+from workers.scoring.messages import MaskScore
 
 SceneRow = tuple[bytes, tuple[str, str], str]
 

@@ -19,10 +19,10 @@ from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.gradients import GateGradients
 from orchestrator.session import Session, prepare
 from strategies import Limits
-from workers.displacement import Displacements, displacement
-from workers.embedding import cache_key
-from workers.messages import MaskScore, Stage
 from workers.pool import InlinePool
+from workers.scoring.displacement import Displacements, displacement
+from workers.scoring.embedding import cache_key
+from workers.scoring.messages import MaskScore, Stage
 
 # M masks
 

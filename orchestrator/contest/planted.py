@@ -24,7 +24,7 @@ from orchestrator.demo.scenes import downstream_rows
 from orchestrator.session import Session
 from strategies import Limits
 from workers.data.dataset import Row, write_dataset
-from workers.replica import Replica
+from workers.scoring.replica import Replica
 from workers.tasks.retrieval import RetrievalTargets
 
 # N images, Q captions, E embedding

@@ -24,14 +24,14 @@ from orchestrator.ledger import keep_looks, looks_at, run_folder_of
 from orchestrator.sections import DataSection
 from orchestrator.session import embedded_texts, load_section, make_payload
 from orchestrator.versions import versions
-from workers.constants import USUAL_CHUNK, Constants
 from workers.data.loading import ALL, check_data, take_split
 from workers.data.preprocess import UInt8Preprocess
-from workers.engine import Engine
-from workers.messages import MaskScore, Stage
-from workers.replica import Replica
-from workers.scorer import PROOF_TOLERANCE, ScorerSettings, default_device
-from workers.textspan import contribution_spread, text_span
+from workers.scoring.constants import USUAL_CHUNK, Constants
+from workers.scoring.engine import Engine
+from workers.scoring.messages import MaskScore, Stage
+from workers.scoring.replica import Replica
+from workers.scoring.scorer import PROOF_TOLERANCE, ScorerSettings, default_device
+from workers.scoring.textspan import contribution_spread, text_span
 
 # N images, h heads, E embedding, Q texts, Y by X patches
 

@@ -16,7 +16,7 @@ from orchestrator.explain.sheets import Cell, draw_attention
 from orchestrator.explain.subject import Subject
 from orchestrator.queries import PROBABILITY
 from workers.data.loading import Split
-from workers.messages import MaskScore
+from workers.scoring.messages import MaskScore
 from workers.tasks.base import Mix, Ranks, Targets
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.matching import MatchingTargets

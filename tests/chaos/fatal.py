@@ -15,10 +15,10 @@ import torch
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator import cli
 from workers import pool
-from workers.engine import Engine
-from workers.messages import MaskScore, Stage
 from workers.ray_pool import RayPool
-from workers.replica import Replica
+from workers.scoring.engine import Engine
+from workers.scoring.messages import MaskScore, Stage
+from workers.scoring.replica import Replica
 
 FATAL = "L0H2"
 

@@ -17,9 +17,9 @@ from headmask.apply import exporting
 from orchestrator import journal, result, runner, store, verdict
 from orchestrator.config import parse_config
 from tests.orchestrator.studies import start
-from workers.displacement_store import DisplacementStore
 from workers.pool import InlinePool
 from workers.ray_pool import RayPool  # noqa: F401
+from workers.scoring.displacement_store import DisplacementStore
 
 
 def die():

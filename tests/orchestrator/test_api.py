@@ -65,7 +65,7 @@ def test_a_scan_leaves_nothing_behind(options, tmp_path, monkeypatch):
 
 
 def test_a_scan_scores_no_test_split(options, monkeypatch):
-    from workers.replica import Replica
+    from workers.scoring.replica import Replica
 
     places, score = [], Replica.score
     monkeypatch.setattr(
@@ -94,7 +94,7 @@ def test_a_scan_reads_the_file_of_a_search(options, tmp_path):
 
 
 def test_a_head_that_cannot_be_scored_says_why(options, monkeypatch):
-    from workers import messages, replica
+    from workers.scoring import messages, replica
 
     score = replica.Replica.score
 

@@ -22,7 +22,7 @@ from tests.orchestrator.studies import start
 from tests.orchestrator.test_verdict import EMPTY, GOOD, ScriptedPool, records
 from tests.tiny import tiny_rows
 from workers.data.dataset import Row, write_dataset
-from workers.messages import MaskScore
+from workers.scoring.messages import MaskScore
 from workers.tasks.base import Mix
 
 SIZES = {"search": 24, "confirm": 20, "test": 30}

@@ -11,8 +11,8 @@ from orchestrator.records import TrialRecord
 from orchestrator.verdict import improved_outcomes
 from strategies.paired import paired_interval
 from tests.orchestrator.test_verdict import EMPTY, GOOD, GRID, LUCKY, SINGLE
-from workers.messages import MaskScore
 from workers.pool import Result
+from workers.scoring.messages import MaskScore
 
 SCAN = 13
 

@@ -178,7 +178,7 @@ def test_everything_that_changed_is_named(tiny_config, tiny_files, tmp_path):
 
 def test_another_device_is_refused(tiny_config, monkeypatch):
     start(tiny_config(budget__masks=14))
-    monkeypatch.setattr("workers.replica.device_kind", lambda device: "another processor")
+    monkeypatch.setattr("workers.scoring.replica.device_kind", lambda device: "another processor")
     with pytest.raises(ConfigError, match="this machine is another processor: scores would differ in their last bits"):
         resume(tiny_config(budget__masks=20))
 

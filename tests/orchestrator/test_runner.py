@@ -32,8 +32,8 @@ from orchestrator.track import mlflowrun, tracking
 from orchestrator.verdict import Verdict
 from tests.orchestrator.studies import resume, start, trials
 from workers.data.dataset import Dataset
-from workers.messages import MaskScore
-from workers.scorer import Scorer
+from workers.scoring.messages import MaskScore
+from workers.scoring.scorer import Scorer
 from workers.tasks.retrieval import RetrievalTargets
 
 

@@ -18,9 +18,9 @@ from orchestrator.surrogate import make_surrogate
 from strategies import MaskSampler
 from tests.orchestrator.studies import killed, outcome, resume, start, trials
 from tests.orchestrator.test_tasks import files  # noqa: F401
-from workers.messages import MaskScore
 from workers.pool import InlinePool
-from workers.scorer import Scorer
+from workers.scoring.messages import MaskScore
+from workers.scoring.scorer import Scorer
 
 SCAN = 13
 

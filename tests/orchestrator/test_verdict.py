@@ -7,8 +7,8 @@ from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.records import TrialRecord
 from orchestrator.verdict import CONFIRM, TEST, decide
-from workers.messages import MaskScore
 from workers.pool import Result
+from workers.scoring.messages import MaskScore
 from workers.tasks.retrieval import RetrievalTargets
 
 GRID = HeadGrid(3, 4)

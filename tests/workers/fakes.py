@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from headmask.errors import DataError, DeviceMemoryError
-from workers.messages import MaskScore
+from workers.scoring.messages import MaskScore
 
 DEADLY, FAILING, REFUSED, HUNGRY = (15, 0, 0), (0, 15, 0), (0, 0, 15), (0, 0, 14)
 

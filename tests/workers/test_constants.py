@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from headmask.errors import ConfigError
-from workers import constants
-from workers.constants import chosen_chunk, resolved_precision
-from workers.replica import Replica, Wanted
+from workers.scoring import constants
+from workers.scoring.constants import chosen_chunk, resolved_precision
+from workers.scoring.replica import Replica, Wanted
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def test_the_chunk_follows_from_device_and_tower_alone(tiny_session, monkeypatch
 
 
 def test_a_replica_without_constants_scores_nothing(tiny_session):
-    from workers.messages import Stage
+    from workers.scoring.messages import Stage
 
     with pytest.raises(RuntimeError, match="settles or adopts the constants"):
         Replica(tiny_session.payload).score(Stage("search"), tiny_session.grid, [(0, 0, 0)])

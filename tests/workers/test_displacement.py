@@ -11,9 +11,9 @@ from headmask.mask import Head, HeadMask, stack
 from orchestrator.session import prepare
 from tests.tiny import random_masks, tiny_clip
 from tests.workers.test_scorer import random_split, scorer_of
-from workers.displacement import Displacements, Predictor, displacement, displacement_bytes
-from workers.messages import Stage
-from workers.replica import Replica
+from workers.scoring.displacement import Displacements, Predictor, displacement, displacement_bytes
+from workers.scoring.messages import Stage
+from workers.scoring.replica import Replica
 
 CPU = torch.device("cpu")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from headmask.mask import Head, HeadGrid, HeadMask
-from workers.displacement import displacement
-from workers.displacement_store import DisplacementStore
+from workers.scoring.displacement import displacement
+from workers.scoring.displacement_store import DisplacementStore
 
 GRID = HeadGrid(2, 3)
 SCAN = HeadMask.singles(GRID)

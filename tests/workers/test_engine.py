@@ -21,10 +21,10 @@ from headmask.tower.towers import view_of
 from tests.families import FAMILIES, TEXT_FAMILIES, family, text_family, tokens
 from tests.headmask.test_mask import masks
 from tests.tiny import random_masks, tiny_clip
-from workers.constants import measured_chunk
 from workers.data.pixels import Pixels
-from workers.engine import Engine
-from workers.inputs import Normalisation, make_inputs
+from workers.scoring.constants import measured_chunk
+from workers.scoring.engine import Engine
+from workers.scoring.inputs import Normalisation, make_inputs
 
 GRID = HeadGrid(3, 4)
 ROOT = Path(__file__).parents[2]

@@ -16,11 +16,11 @@ from headmask.tower.views import TextView
 from tests.tiny import tiny_clip
 from tests.workers.fakes import FakePayload, GatedReplica
 from tests.workers.test_scorer import NORMALISATION, random_split, scorer_of
-from workers.gates import GateLoss
-from workers.inputs import make_inputs
-from workers.messages import GateTask
 from workers.ray_pool import RayPool
-from workers.scorer import SplitArrays
+from workers.scoring.gates import GateLoss
+from workers.scoring.inputs import make_inputs
+from workers.scoring.messages import GateTask
+from workers.scoring.scorer import SplitArrays
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.losses import micro_batch
 from workers.tasks.matching import MatchingTargets

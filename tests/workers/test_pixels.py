@@ -16,7 +16,7 @@ from workers.data import pixels
 from workers.data.dataset import Dataset, Row, write_dataset
 from workers.data.pixels import check_all, load_pixels
 from workers.data.preprocess import UInt8Preprocess
-from workers.inputs import Normalisation
+from workers.scoring.inputs import Normalisation
 
 
 def transform(**changes):

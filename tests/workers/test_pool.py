@@ -9,9 +9,9 @@ from headmask.apply.folding import probe_images
 from headmask.mask import HeadGrid, HeadMask
 from headmask.tower.towers import view_of
 from tests.tiny import tiny_clip
-from workers.messages import MaskScore, Stage
 from workers.pool import MAX_BATCH, BatchQueue, InlinePool
-from workers.trie import TowerCost
+from workers.scoring.messages import MaskScore, Stage
+from workers.scoring.trie import TowerCost
 
 GRID = HeadGrid(3, 4)
 SEARCH, CONFIRM = Stage("search"), Stage("confirm", ranks=True)

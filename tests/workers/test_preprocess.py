@@ -12,7 +12,7 @@ from headmask.errors import DataError
 from headmask.pixels.images import by_rule, decode_image
 from tests.odd_images import ODD, PLAIN, encoded, scene, transparent
 from workers.data.preprocess import UInt8Preprocess, look
-from workers.inputs import Normalisation
+from workers.scoring.inputs import Normalisation
 
 STOCK = image_transform_v2(PreprocessCfg(size=28), is_train=False)
 COMPOSITED = by_rule(STOCK, "composited")

@@ -24,10 +24,10 @@ from tests.workers.fakes import (
 )
 from workers import fleet, ray_pool
 from workers.cluster import check_address, check_answers
-from workers.displacement import Displacements, displacement
-from workers.messages import Stage
 from workers.pool import InlinePool
 from workers.ray_pool import RayPool
+from workers.scoring.displacement import Displacements, displacement
+from workers.scoring.messages import Stage
 
 GRID = HeadGrid(3, 4)
 SEARCH, PREDICTED = Stage("search"), Stage("search", predicted=True)

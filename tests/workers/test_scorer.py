@@ -11,10 +11,10 @@ from headmask.mask import HeadMask, stack
 from headmask.tower.towers import attentions
 from tests.tiny import random_masks, tiny_clip
 from workers.data.pixels import Pixels
-from workers.embedding import embed_texts
-from workers.inputs import Normalisation
-from workers.replica import PackedTower
-from workers.scorer import Scorer, ScorerSettings, SplitArrays, proven_view
+from workers.scoring.embedding import embed_texts
+from workers.scoring.inputs import Normalisation
+from workers.scoring.replica import PackedTower
+from workers.scoring.scorer import Scorer, ScorerSettings, SplitArrays, proven_view
 from workers.tasks.retrieval import RetrievalTargets
 
 NORMALISATION = Normalisation(np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))

@@ -9,11 +9,11 @@ import torch
 from tests.orchestrator.studies import outcome, start, trials
 from tests.tiny import random_masks, write_tiny_dataset
 from workers.cluster import Resources
-from workers.constants import Constants
 from workers.fleet import Member
-from workers.messages import GateTask, Stage
-from workers.replica import Replica
-from workers.scorer import Scorer
+from workers.scoring.constants import Constants
+from workers.scoring.messages import GateTask, Stage
+from workers.scoring.replica import Replica
+from workers.scoring.scorer import Scorer
 from workers.shard import Shard, joined
 from workers.shards import ShardGroup
 

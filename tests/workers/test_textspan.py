@@ -9,7 +9,7 @@ from headmask.mask import Head
 from headmask.tower.attribution import direct_contributions
 from headmask.tower.towers import view_of
 from tests.families import family
-from workers.textspan import contribution_spread, text_span
+from workers.scoring.textspan import contribution_spread, text_span
 
 
 class Images:

@@ -14,7 +14,7 @@ from headmask.tower.towers import view_of
 from tests.families import FAMILIES, family, text_family, tokens
 from tests.headmask.test_mask import masks
 from tests.tiny import tiny_clip
-from workers.trie import TowerCost, shared_layers
+from workers.scoring.trie import TowerCost, shared_layers
 
 GRID = HeadGrid(3, 4)
 T, D = 17, 32

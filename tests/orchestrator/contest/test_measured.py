@@ -10,8 +10,8 @@ from orchestrator.contest import landscapes
 from orchestrator.contest.measured import Measured, table_landscape
 from orchestrator.contest.planted import planted_mask
 from strategies import Limits
-from workers.messages import Stage
 from workers.pool import InlinePool
+from workers.scoring.messages import Stage
 
 SEARCH = Stage("search")
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from headmask.border.home import cache_folder
 from workers.data.pixels import Pixels
-from workers.inputs import Normalisation
+from workers.scoring.inputs import Normalisation
 
 # N images, Q captions, T tokens, E embedding, B batch
 

@@ -18,8 +18,8 @@ from headmask.apply.live import mean_outputs
 from headmask.errors import DeviceMemoryError
 from headmask.mask import HeadMask
 from headmask.tower.views import Entered, Sequences, TowerView
-from workers.inputs import Inputs
-from workers.trie import shared_layers
+from workers.scoring.inputs import Inputs
+from workers.scoring.trie import shared_layers
 
 REVISION = 3
 """Raised whenever an embedding's last bits may change: scores of two revisions are never mixed in one study."""

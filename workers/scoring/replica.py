@@ -19,7 +19,8 @@ from headmask.errors import ModelError
 from headmask.mask import BoolArray, HeadGrid, HeadMask, stack
 from headmask.tower.towers import TowerName, grid_of
 from headmask.tower.views import TowerView
-from workers.constants import (
+from workers.data.pixels import CacheFile, PackedPixels, Pixels, check_all
+from workers.scoring.constants import (
     USUAL_CHUNK,
     AnyPrecision,
     Constants,
@@ -28,13 +29,12 @@ from workers.constants import (
     measured_chunk,
     resolved_precision,
 )
-from workers.data.pixels import CacheFile, PackedPixels, Pixels, check_all
-from workers.displacement import Displacements, Predictor
-from workers.engine import Engine
-from workers.gates import GateLoss
-from workers.inputs import Normalisation, make_inputs
-from workers.messages import GateGradient, GateTask, MaskScore, Stage
-from workers.scorer import Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
+from workers.scoring.displacement import Displacements, Predictor
+from workers.scoring.engine import Engine
+from workers.scoring.gates import GateLoss
+from workers.scoring.inputs import Normalisation, make_inputs
+from workers.scoring.messages import GateGradient, GateTask, MaskScore, Stage
+from workers.scoring.scorer import Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
 
 
 @dataclass(frozen=True)

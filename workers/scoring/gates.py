@@ -15,8 +15,8 @@ from torch import Tensor
 from headmask.ablation.rules import Ablation
 from headmask.tower.towers import TowerName
 from headmask.tower.views import TextView, TowerView
-from workers.inputs import Inputs
-from workers.messages import GateGradient
+from workers.scoring.inputs import Inputs
+from workers.scoring.messages import GateGradient
 from workers.tasks.base import Targets
 from workers.tasks.losses import Indices, micro_batch
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from headmask.mask import Head
 from headmask.tower.attribution import direct_contributions
 from headmask.tower.views import TowerView
-from workers.inputs import Inputs
+from workers.scoring.inputs import Inputs
 
 # N images, B images of a chunk, h heads, Q texts, E embedding, r dimensions that contributions vary in
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from headmask.errors import ConfigError
-from workers.engine import Engine, is_out_of_memory
+from workers.scoring.engine import Engine, is_out_of_memory
 
 # L layers, H heads, d head width, B inputs of a chunk, T tokens, D width
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from workers.tasks.base import Ranks
 
 if TYPE_CHECKING:
-    from workers.constants import Precision
+    from workers.scoring.constants import Precision
 
 # N inputs of the searched tower, E embedding, L layers, H heads, u units of a micro-batch
 

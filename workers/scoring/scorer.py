@@ -23,13 +23,13 @@ from headmask.errors import GridError
 from headmask.mask import BoolArray, HeadMask
 from headmask.tower.towers import TowerName, prove, view_of
 from headmask.tower.views import TextView, TowerView
-from workers.constants import Precision
 from workers.data.pixels import Pixels
-from workers.displacement import Predictor
-from workers.engine import Engine
-from workers.gates import GateLoss
-from workers.inputs import Normalisation, make_inputs, shared_tensor
-from workers.messages import MaskScore
+from workers.scoring.constants import Precision
+from workers.scoring.displacement import Predictor
+from workers.scoring.engine import Engine
+from workers.scoring.gates import GateLoss
+from workers.scoring.inputs import Normalisation, make_inputs, shared_tensor
+from workers.scoring.messages import MaskScore
 from workers.tasks.base import LEAST_ROWS, Partial, Ranks, Targets, block_of, padded, part_of
 
 # M masks, L layers, H heads, d head width, N images, or inputs of the searched tower, Q captions, E embedding

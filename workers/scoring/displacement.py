@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headmask.mask import Head, HeadMask
-from workers.inputs import shared_tensor
+from workers.scoring.inputs import shared_tensor
 
 # N inputs of the searched tower, E embedding
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from headmask.border.home import cache_folder
 from headmask.mask import HeadMask
-from workers.displacement import Displacements, displacement
-from workers.embedding import cache_key
-from workers.rows import Row, RowFiles
+from workers.scoring.displacement import Displacements, displacement
+from workers.scoring.embedding import cache_key
+from workers.scoring.rows import Row, RowFiles
 
 # N inputs of the searched tower, E embedding
 
