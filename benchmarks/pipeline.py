@@ -37,8 +37,8 @@ from orchestrator.store import StudyStore
 from orchestrator.track.tracked import BestCurve
 from orchestrator.track.tracking import Tracker, default_target
 from strategies import make_sampler
-from workers.fleet import START_S
-from workers.ray_pool import RayPool
+from workers.pool.fleet import START_S
+from workers.pool.ray import RayPool
 from workers.scoring.replica import Replica
 
 BATCH = 64

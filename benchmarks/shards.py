@@ -30,8 +30,8 @@ from orchestrator.demo.scenes import write_downstream
 from orchestrator.search import score_all
 from orchestrator.session import Session, prepare
 from orchestrator.sharding import exchanged_bytes
-from workers.fleet import START_S
-from workers.ray_pool import RayPool
+from workers.pool.fleet import START_S
+from workers.pool.ray import RayPool
 from workers.scoring.messages import Stage
 
 SHARDS = 2

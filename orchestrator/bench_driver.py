@@ -21,8 +21,8 @@ from orchestrator.track.operations import Begin
 from orchestrator.track.tracked import BestCurve
 from orchestrator.track.tracking import Tracker
 from strategies import make_sampler
-from workers.pool import BatchQueue, Result, hand_out
-from workers.ray_pool import IN_FLIGHT
+from workers.pool.queue import BatchQueue, Result, hand_out
+from workers.pool.ray import IN_FLIGHT
 from workers.scoring.messages import MaskScore, Stage
 from workers.scoring.trie import TowerCost
 

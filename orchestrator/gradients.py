@@ -12,7 +12,7 @@ from orchestrator.search import POLL_S, Interrupted
 from orchestrator.session import Session
 from strategies.gates import BATCHES
 from strategies.history import FloatArray
-from workers.pool import Pool
+from workers.pool.queue import Pool
 from workers.scoring.embedding import cache_key
 from workers.scoring.gates import REVISION
 from workers.scoring.messages import GateGradient, GateTask

@@ -15,7 +15,7 @@ from orchestrator.search import score_all
 from orchestrator.session import Session
 from orchestrator.verdict import improved_outcomes
 from strategies.paired import paired_standard_error
-from workers.pool import Pool
+from workers.pool.queue import Pool
 from workers.scoring.messages import Stage
 
 SEARCH = Stage("search", "float32", ranks=True)

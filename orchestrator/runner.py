@@ -47,7 +47,7 @@ from orchestrator.trackinguri import VARIABLE, beside, tracked_at, with_password
 from orchestrator.verdict import decide
 from orchestrator.versions import versions
 from strategies import make_sampler
-from workers.pool import InlinePool, Pool
+from workers.pool.queue import InlinePool, Pool
 
 CHANGED = "pixels_changed"
 """Attribute of a study: why its scores cannot be trusted."""
@@ -372,7 +372,7 @@ def make_pool(session: Session, display: Display) -> Pool:
     pool = session.config.pool
     if pool.kind == "inline":
         return InlinePool(session.payload, steps=session.cost.steps)
-    from workers.ray_pool import RayPool
+    from workers.pool.ray import RayPool
 
     def shards(num_replicas: int, device: str) -> int:
         return best_shards(session, num_replicas, device)
@@ -404,7 +404,7 @@ def _check_pool(config: SearchConfig) -> None:
     """Refuse replicas that cannot be had, before anything is loaded for them."""
     pool = config.pool
     if pool.kind == "ray":
-        from workers.cluster import check_pool
+        from workers.pool.cluster import check_pool
 
         check_pool(
             pool.address,

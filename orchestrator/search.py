@@ -22,7 +22,7 @@ from orchestrator.budget import Budget, StopReason, blocks_without_gain
 from orchestrator.records import TrialRecord
 from orchestrator.store import StudyStore
 from strategies import MaskSampler
-from workers.pool import MaskPool, Pool, Result
+from workers.pool.queue import MaskPool, Pool, Result
 from workers.scoring.messages import Stage
 
 if TYPE_CHECKING:

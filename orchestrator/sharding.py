@@ -9,7 +9,7 @@ import numpy as np
 
 from headmask.mask import HeadMask
 from orchestrator.session import Session
-from workers.pool import MOST_SHARED
+from workers.pool.queue import MOST_SHARED
 from workers.tasks.base import block_of, part_of
 
 # Q queries, S shards

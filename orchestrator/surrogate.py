@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from headmask.mask import HeadMask
 from orchestrator.search import score_all
 from orchestrator.session import Session
-from workers.pool import Pool, Result
+from workers.pool.queue import Pool, Result
 from workers.scoring.displacement_store import DisplacementStore
 from workers.scoring.messages import Stage
 

@@ -23,7 +23,7 @@ from orchestrator.search import score_all
 from orchestrator.session import Session
 from strategies.paired import Evidence, Outcomes, evidence, paired_standard_error
 from strategies.selection import finalists, matched_random_masks, select
-from workers.pool import Pool
+from workers.pool.queue import Pool
 from workers.scoring.messages import MaskScore, Stage
 
 DRAWS = 10_000

@@ -19,7 +19,7 @@ from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.gradients import GateGradients
 from orchestrator.session import Session, prepare
 from strategies import Limits
-from workers.pool import InlinePool
+from workers.pool.queue import InlinePool
 from workers.scoring.displacement import Displacements, displacement
 from workers.scoring.embedding import cache_key
 from workers.scoring.messages import MaskScore, Stage

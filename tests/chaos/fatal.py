@@ -14,8 +14,8 @@ import torch
 
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator import cli
-from workers import pool
-from workers.ray_pool import RayPool
+from workers.pool import queue as pool
+from workers.pool.ray import RayPool
 from workers.scoring.engine import Engine
 from workers.scoring.messages import MaskScore, Stage
 from workers.scoring.replica import Replica

@@ -8,7 +8,7 @@ import psutil
 
 from tests.chaos.arena import is_replica
 from tests.orchestrator.studies import outcome, start, trials
-from workers.ray_pool import RayPool
+from workers.pool.ray import RayPool
 
 KILLS = 3
 

@@ -17,8 +17,8 @@ from headmask.apply import exporting
 from orchestrator import journal, result, runner, store, verdict
 from orchestrator.config import parse_config
 from tests.orchestrator.studies import start
-from workers.pool import InlinePool
-from workers.ray_pool import RayPool  # noqa: F401
+from workers.pool.queue import InlinePool
+from workers.pool.ray import RayPool  # noqa: F401
 from workers.scoring.displacement_store import DisplacementStore
 
 

@@ -31,7 +31,7 @@ from tests.workers.test_sources import (
     write_pictures,
     write_shard,
 )
-from workers.pool import InlinePool
+from workers.pool.queue import InlinePool
 
 HEAVY = (
     "torch",

@@ -18,7 +18,7 @@ from strategies.gates import SWEEP, Gates
 from tests.orchestrator.studies import outcome, resume, start, trials
 from tests.orchestrator.test_tasks import files  # noqa: F401
 from workers.data.dataset import Row, write_dataset
-from workers.pool import InlinePool
+from workers.pool.queue import InlinePool
 
 SCAN = 13
 

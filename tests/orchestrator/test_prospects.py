@@ -11,7 +11,7 @@ from orchestrator.records import TrialRecord
 from orchestrator.verdict import improved_outcomes
 from strategies.paired import paired_interval
 from tests.orchestrator.test_verdict import EMPTY, GOOD, GRID, LUCKY, SINGLE
-from workers.pool import Result
+from workers.pool.queue import Result
 from workers.scoring.messages import MaskScore
 
 SCAN = 13

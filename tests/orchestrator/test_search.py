@@ -12,7 +12,7 @@ from orchestrator.search import Budget, Interrupted, Search, score_all
 from orchestrator.store import StudyStore
 from strategies import make_sampler
 from tests.strategies.landscapes import Landscape
-from workers.pool import Result
+from workers.pool.queue import Result
 from workers.scoring.messages import MaskScore, Stage
 
 GRID = HeadGrid(4, 5)

@@ -18,7 +18,7 @@ from orchestrator.surrogate import make_surrogate
 from strategies import MaskSampler
 from tests.orchestrator.studies import killed, outcome, resume, start, trials
 from tests.orchestrator.test_tasks import files  # noqa: F401
-from workers.pool import InlinePool
+from workers.pool.queue import InlinePool
 from workers.scoring.messages import MaskScore
 from workers.scoring.scorer import Scorer
 

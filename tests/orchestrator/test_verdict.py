@@ -7,7 +7,7 @@ from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.records import TrialRecord
 from orchestrator.verdict import CONFIRM, TEST, decide
-from workers.pool import Result
+from workers.pool.queue import Result
 from workers.scoring.messages import MaskScore
 from workers.tasks.retrieval import RetrievalTargets
 

@@ -2,7 +2,7 @@
 
 import random
 
-from workers.blame import STRIKES, Blame
+from workers.pool.blame import STRIKES, Blame
 
 
 def test_work_that_costs_three_replicas_alone_is_given_up():

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from headmask.errors import PixelsGoneError, ReplicasLostError
-from workers import fleet as fleet_module
-from workers.cluster import Resources, need_of, room_for
-from workers.fleet import Birth, Fleet, Member
+from workers.pool import fleet as fleet_module
+from workers.pool.cluster import Resources, need_of, room_for
+from workers.pool.fleet import Birth, Fleet, Member
 
 CPU = Resources(1, 0)
 

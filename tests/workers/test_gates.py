@@ -16,7 +16,7 @@ from headmask.tower.views import TextView
 from tests.tiny import tiny_clip
 from tests.workers.fakes import FakePayload, GatedReplica
 from tests.workers.test_scorer import NORMALISATION, random_split, scorer_of
-from workers.ray_pool import RayPool
+from workers.pool.ray import RayPool
 from workers.scoring.gates import GateLoss
 from workers.scoring.inputs import make_inputs
 from workers.scoring.messages import GateTask

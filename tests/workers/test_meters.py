@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from ray.util import metrics
 
-from workers import meters
+from workers.pool import meters
 
 
 @pytest.fixture

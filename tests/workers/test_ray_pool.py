@@ -22,10 +22,11 @@ from tests.workers.fakes import (
     FakeReplica,
     UnbornReplica,
 )
-from workers import fleet, ray_pool
-from workers.cluster import check_address, check_answers
-from workers.pool import InlinePool
-from workers.ray_pool import RayPool
+from workers.pool import fleet
+from workers.pool import ray as ray_pool
+from workers.pool.cluster import check_address, check_answers
+from workers.pool.queue import InlinePool
+from workers.pool.ray import RayPool
 from workers.scoring.displacement import Displacements, displacement
 from workers.scoring.messages import Stage
 

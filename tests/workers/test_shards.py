@@ -8,14 +8,14 @@ import torch
 
 from tests.orchestrator.studies import outcome, start, trials
 from tests.tiny import random_masks, write_tiny_dataset
-from workers.cluster import Resources
-from workers.fleet import Member
+from workers.pool.cluster import Resources
+from workers.pool.fleet import Member
+from workers.pool.shard import Shard, joined
+from workers.pool.shards import ShardGroup
 from workers.scoring.constants import Constants
 from workers.scoring.messages import GateTask, Stage
 from workers.scoring.replica import Replica
 from workers.scoring.scorer import Scorer
-from workers.shard import Shard, joined
-from workers.shards import ShardGroup
 
 CONSTANTS = Constants("float32", 32)
 NUM_IMAGES = 1100
@@ -140,8 +140,8 @@ def test_a_mask_that_one_shard_cannot_embed_fails_alone(payload, monkeypatch):
 
 def test_a_replacement_is_not_blamed_for_whom_it_replaces(group, local_ray, monkeypatch):
     """Both shards die; that the second did is seen while the first is being replaced."""
-    monkeypatch.setattr("workers.fleet.SIGN_S", 0.0)
-    monkeypatch.setattr("workers.fleet.LOOK_S", 0.0)
+    monkeypatch.setattr("workers.pool.fleet.SIGN_S", 0.0)
+    monkeypatch.setattr("workers.pool.fleet.LOOK_S", 0.0)
     first = list(group._shards)
 
     def request(index, member):

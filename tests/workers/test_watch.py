@@ -9,8 +9,8 @@ import time
 import pytest
 
 from headmask.errors import ReplicasLostError
-from workers import watch as module
-from workers.watch import Process, Watch, children
+from workers.pool import watch as module
+from workers.pool.watch import Process, Watch, children
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 CHILD = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"

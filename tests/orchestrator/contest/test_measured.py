@@ -10,7 +10,7 @@ from orchestrator.contest import landscapes
 from orchestrator.contest.measured import Measured, table_landscape
 from orchestrator.contest.planted import planted_mask
 from strategies import Limits
-from workers.pool import InlinePool
+from workers.pool.queue import InlinePool
 from workers.scoring.messages import Stage
 
 SEARCH = Stage("search")

@@ -16,17 +16,17 @@ from typing import Any, TypeGuard
 from headmask.border.shown import counted
 from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError, ReplicasLostError
 from headmask.mask import HeadMask
-from workers.blame import STRIKES, Blame
-from workers.cluster import check_room, connect, need_of, reason_of, room_for
-from workers.fleet import START_S, Fleet, Member
-from workers.meters import Meters
-from workers.pool import BatchQueue, Result, Steps, hand_out
+from workers.pool.blame import STRIKES, Blame
+from workers.pool.cluster import check_room, connect, need_of, reason_of, room_for
+from workers.pool.fleet import START_S, Fleet, Member
+from workers.pool.meters import Meters
+from workers.pool.queue import BatchQueue, Result, Steps, hand_out
+from workers.pool.shards import REPLACED_S, starter
+from workers.pool.work import Check, MaskBatch, MicroBatches, Running, Work
 from workers.scoring.constants import Constants
 from workers.scoring.displacement import Displacements
 from workers.scoring.messages import GateGradient, GateTask, MaskScore, Stage
 from workers.scoring.replica import Payload, Replica, Wanted
-from workers.shards import REPLACED_S, starter
-from workers.work import Check, MaskBatch, MicroBatches, Running, Work
 
 IN_FLIGHT = 2
 HERE_S = 300.0

@@ -15,8 +15,8 @@ from typing import Any
 
 from headmask.border.shown import counted
 from headmask.errors import ReplicasLostError
-from workers.cluster import Resources, describe, reason_of, room_for
-from workers.host import Birth
+from workers.pool.cluster import Resources, describe, reason_of, room_for
+from workers.pool.host import Birth
 
 SIGN_S = 10.0
 """Seconds between two questions whether a replica is alive."""

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workers.fleet import Fleet
+    from workers.pool.fleet import Fleet
 
 EVERY_S = 1.0
 

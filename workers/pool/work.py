@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from headmask.mask import HeadMask
-from workers.fleet import Member
+from workers.pool.fleet import Member
 from workers.scoring.messages import GateTask, Stage
 
 

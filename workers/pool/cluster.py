@@ -16,7 +16,7 @@ from typing import Any
 
 from headmask.border.shown import counted, shown
 from headmask.errors import PoolError, ReplicasLostError
-from workers.watch import Watch, watch
+from workers.pool.watch import Watch, watch
 
 REASON = 400
 """Characters of an error that are shown at most."""

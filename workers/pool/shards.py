@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from headmask.errors import HeadmaskError, PixelsGoneError, ReplicasLostError
 from headmask.mask import HeadGrid
 from headmask.tower.towers import grid_of
-from workers.cluster import Resources, reason_of
-from workers.fleet import LOOK_S, Fleet, Member
-from workers.host import Host
+from workers.pool.cluster import Resources, reason_of
+from workers.pool.fleet import LOOK_S, Fleet, Member
+from workers.pool.host import Host
+from workers.pool.shard import Found, Shard, joined
 from workers.scoring.constants import Constants
 from workers.scoring.messages import GateGradient, GateTask, MaskScore, Stage
 from workers.scoring.replica import Payload, Wanted, merged, settled
 from workers.scoring.scorer import NOT_FINITE, score_of
-from workers.shard import Found, Shard, joined
 
 # M masks, D data sets, S shards, n images of a shard, Q queries
 
