@@ -17,10 +17,10 @@ from orchestrator.found import SearchRun
 from orchestrator.gate import check_baseline
 from orchestrator.options import ResumeOptions, ScanOptions, SearchOptions
 from orchestrator.progress import Display, Quiet, make_display
+from orchestrator.screen.terminal import Terminal
 from orchestrator.search import score_all
 from orchestrator.session import Session, prepare
 from orchestrator.stored import stored_config
-from orchestrator.terminal import Terminal
 from orchestrator.waiting import said_when_slow
 from workers.scoring.messages import MaskScore, Stage
 

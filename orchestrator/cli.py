@@ -13,7 +13,6 @@ from headmask.border.foreign import reason_of
 from headmask.border.home import give_home
 from headmask.border.writing import check_run_folder
 from headmask.errors import HeadmaskError, PoolError, ReplicasLostError
-from orchestrator.border import EXIT_INTERRUPTED, ended
 from orchestrator.commandline import way_on
 from orchestrator.commands.compare import compare
 from orchestrator.commands.contest import driver, strategies
@@ -35,7 +34,8 @@ from orchestrator.commands.paths import path_of
 from orchestrator.commands.report import report
 from orchestrator.commands.tools import Json, bench_app, cut, finite, models, print_json, schema, studies
 from orchestrator.commands.track import TrackingUri, track_app
-from orchestrator.terminal import PrintableLog, Terminal, patient
+from orchestrator.screen.border import EXIT_INTERRUPTED, ended
+from orchestrator.screen.terminal import PrintableLog, Terminal, patient
 
 if TYPE_CHECKING:
     from orchestrator.config import SearchConfig

@@ -18,7 +18,6 @@ from headmask.border.writing import made_folder
 from headmask.errors import ConfigError, HeadmaskError, PixelsChangedError, StudyError
 from headmask.mask import HeadMask
 from headmask.maskfile import write_json
-from orchestrator.border import EXIT_TRY_AGAIN
 from orchestrator.commandline import command_line, resume_command, way_on
 from orchestrator.conclude import Outcome, conclude
 from orchestrator.config import SearchConfig
@@ -33,6 +32,7 @@ from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
 from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.runfolder import CONFIG
+from orchestrator.screen.border import EXIT_TRY_AGAIN
 from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare
 from orchestrator.sharding import best_shards

@@ -22,7 +22,7 @@ from orchestrator.ledger import looked
 from orchestrator.records import TrialRecord
 from orchestrator.result import RELIABLE, Guarded, SearchResult
 from orchestrator.runfolder import read_parquet
-from orchestrator.terminal import Terminal
+from orchestrator.screen.terminal import Terminal
 from strategies.paired import Evidence
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from orchestrator.terminal import Terminal
+from orchestrator.screen.terminal import Terminal
 
 PLAIN_EVERY_S = 10.0
 

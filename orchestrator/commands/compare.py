@@ -14,7 +14,7 @@ from headmask.border.writing import check_output
 from headmask.errors import HeadmaskError
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json
-from orchestrator.terminal import Terminal
+from orchestrator.screen.terminal import Terminal
 from orchestrator.trackinguri import OPTION, VARIABLE
 
 TOP = 10

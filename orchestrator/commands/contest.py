@@ -10,7 +10,7 @@ import typer
 from headmask.border.shown import counted
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, finite, print_json
-from orchestrator.terminal import Terminal
+from orchestrator.screen.terminal import Terminal
 
 
 def strategies(

@@ -112,7 +112,7 @@ def build(
     from headmask.border.shown import counted
     from headmask.border.writing import check_output
     from headmask.errors import ConfigError
-    from orchestrator.terminal import Terminal
+    from orchestrator.screen.terminal import Terminal
     from orchestrator.waiting import counting
     from workers.data.build import build as build_dataset
     from workers.data.columns import Columns
@@ -242,8 +242,8 @@ def show(
     from headmask.border.writing import check_output
     from headmask.pixels.images import STOCK
     from orchestrator.config import parse_data
+    from orchestrator.screen.terminal import Terminal
     from orchestrator.sections import DataSection
-    from orchestrator.terminal import Terminal
     from orchestrator.waiting import counting
     from workers.data.loading import check_data
     from workers.data.show import draw_sheet, look_at

@@ -23,7 +23,7 @@ from orchestrator.commands.data import (
 from orchestrator.commands.masks import Model, Objective, Preprocess, Pretrained, Split, Threads
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json
-from orchestrator.terminal import Terminal
+from orchestrator.screen.terminal import Terminal
 
 
 def explain(

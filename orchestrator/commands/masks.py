@@ -23,7 +23,7 @@ from orchestrator.commands.data import (
 )
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, print_json
-from orchestrator.terminal import Terminal
+from orchestrator.screen.terminal import Terminal
 
 MAX_THREADS = 1_024
 Model = Annotated[

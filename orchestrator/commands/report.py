@@ -9,7 +9,7 @@ import typer
 
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, print_json
-from orchestrator.terminal import Terminal
+from orchestrator.screen.terminal import Terminal
 
 
 def report(

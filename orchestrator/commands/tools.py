@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from headmask.border.shown import counted
-from orchestrator.terminal import Terminal
+from orchestrator.screen.terminal import Terminal
 
 bench_app = typer.Typer(help="Measure speed, as a ratio against a baseline in the same run.", no_args_is_help=True)
 

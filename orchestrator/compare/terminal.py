@@ -9,7 +9,7 @@ from rich.table import Table
 
 from orchestrator.compare.content import Comparison, RunFigures, SplitFigures
 from orchestrator.compare.names import short_names
-from orchestrator.terminal import Terminal
+from orchestrator.screen.terminal import Terminal
 from workers.tasks.base import PROBABILITIES, RANK_METRICS
 
 MOST_ROWS, MOST_COLUMNS = 20, 6

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from headmask.errors import DataError, ReplicasLostError
-from orchestrator.border import ended
+from orchestrator.screen.border import ended
 
 
 def failing(error):

@@ -325,7 +325,7 @@ def test_a_comparison_without_heads_and_curves_is_a_page_too(tmp_path):
 
 def test_many_runs_are_cut_short_on_the_terminal_only(capsys):
     from orchestrator.compare.terminal import show
-    from orchestrator.terminal import Terminal
+    from orchestrator.screen.terminal import Terminal
 
     names = letters(MOST_ROWS + 5)
     found = content([run(letter, place + 1) for place, letter in enumerate(names)])

@@ -7,9 +7,9 @@ from headmask.errors import ConfigError, StudyError
 from orchestrator.plan import make_plan
 from orchestrator.progress import PlainDisplay
 from orchestrator.runner import start as start_with
+from orchestrator.screen.terminal import Terminal
 from orchestrator.session import prepare
 from orchestrator.store import StudyStore
-from orchestrator.terminal import Terminal
 from tests.orchestrator.studies import resume, start, trials
 
 

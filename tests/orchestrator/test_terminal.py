@@ -5,7 +5,7 @@ import os
 import pytest
 from rich.table import Table
 
-from orchestrator.terminal import Terminal, patient
+from orchestrator.screen.terminal import Terminal, patient
 
 NAMES = ["x[/]y", "z[red]y", "[bold]", "a:smile:b", "\\[x]", "[link=http://x]y[/link]"]
 

@@ -1,0 +1,1 @@
+"""What is printed, how far something is, and how a command ends."""
