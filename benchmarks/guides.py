@@ -34,8 +34,8 @@ from record import save
 from headmask.mask import HeadMask
 from orchestrator.bench import hardware
 from orchestrator.demo import unpack_demo
+from orchestrator.statistics.selection import finalists, select
 from strategies import distributions, make_sampler, mask_of
-from strategies.selection import finalists, select
 from workers.tasks.base import DIRECTIONS
 
 # M masks, n images of a split, K columns of credits

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.paired import Evidence
+from orchestrator.statistics.paired import Evidence
 from workers.tasks.base import Mix
 
 # R draws, D data sets

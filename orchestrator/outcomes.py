@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.paired import Outcomes
+from orchestrator.statistics.paired import Outcomes
 from workers.tasks.base import Mix, Ranks, Targets
 
 # N images

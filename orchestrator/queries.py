@@ -24,7 +24,7 @@ from headmask.border.writing import written
 from headmask.errors import DataError, HeadmaskError
 from orchestrator.outcomes import outcomes_of
 from orchestrator.runfolder import read_parquet
-from strategies.paired import Outcomes
+from orchestrator.statistics.paired import Outcomes
 from workers.tasks.base import Mix, Ranks, Targets, TaskName
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.matching import MatchingTargets

@@ -15,14 +15,14 @@ from headmask.border.shown import shown
 from headmask.errors import StudyError
 from headmask.mask import Head, HeadMask
 from headmask.maskfile import DataReference, Grid, MaskFile, SplitReference, SplitScores, write_json
-from orchestrator import pareto
 from orchestrator.budget import StopReason
-from orchestrator.clusters import Clusters
 from orchestrator.commandline import resume_command
 from orchestrator.integrity import checksum
 from orchestrator.objective import Objective
-from orchestrator.pareto import Point
 from orchestrator.runfolder import CONFIG
+from orchestrator.statistics import pareto
+from orchestrator.statistics.clusters import Clusters
+from orchestrator.statistics.pareto import Point
 from orchestrator.versions import versions
 from workers.data.remarks import ImageRemarks
 

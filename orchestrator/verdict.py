@@ -21,8 +21,8 @@ from orchestrator.outcomes import outcomes_of
 from orchestrator.records import TrialRecord
 from orchestrator.search import score_all
 from orchestrator.session import Session
-from strategies.paired import Evidence, Outcomes, evidence, paired_standard_error
-from strategies.selection import finalists, matched_random_masks, select
+from orchestrator.statistics.paired import Evidence, Outcomes, evidence, paired_standard_error
+from orchestrator.statistics.selection import finalists, matched_random_masks, select
 from workers.pool.queue import Pool
 from workers.scoring.messages import MaskScore, Stage
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from orchestrator.outcomes import outcomes_of
-from strategies.paired import MIN_CLUSTERS, Outcomes, evidence, num_clusters, paired_interval
+from orchestrator.statistics.paired import MIN_CLUSTERS, Outcomes, evidence, num_clusters, paired_interval
 from workers.data.loading import clusters, linked
 from workers.tasks.base import Mix, Ranks
 from workers.tasks.retrieval import RetrievalTargets

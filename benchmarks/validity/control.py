@@ -15,8 +15,8 @@ from orchestrator.records import TrialRecord
 from orchestrator.runner import make_pool
 from orchestrator.search import score_all
 from orchestrator.session import Session
+from orchestrator.statistics.paired import paired_interval
 from orchestrator.verdict import Verdict, decide
-from strategies.paired import paired_interval
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from benchmarks.validity.searches import Workload, outcomes_on_test, searched, write_scenes
 from headmask.mask import HeadMask
+from orchestrator.statistics.paired import Outcomes
 from orchestrator.store import StudyStore
-from strategies.paired import Outcomes
 
 # M masks, C clusters (scenes with their captions), K ratio metrics
 

@@ -16,7 +16,7 @@ from benchmarks.validity.differences import Differences
 from benchmarks.validity.null import Draw, Sizes
 from benchmarks.validity.searches import Workload
 from benchmarks.validity.shares import most_by_chance, share
-from strategies.paired import MAX_P_VALUE, MIN_CLUSTERS, MIN_DIFFERING
+from orchestrator.statistics.paired import MAX_P_VALUE, MIN_CLUSTERS, MIN_DIFFERING
 
 MASKS = 200
 """Budget of a search."""

@@ -25,7 +25,7 @@ from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import CUE
 from orchestrator.outcomes import outcomes_of
 from orchestrator.session import make_payload
-from strategies.paired import Outcomes, paired_interval
+from orchestrator.statistics.paired import Outcomes, paired_interval
 from workers.data.loading import Split, load_data
 from workers.data.preprocess import UInt8Preprocess
 from workers.scoring.constants import Constants

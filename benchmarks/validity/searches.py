@@ -18,8 +18,8 @@ from orchestrator.progress import Quiet
 from orchestrator.runner import Outcome, make_pool
 from orchestrator.search import score_all
 from orchestrator.session import Session
+from orchestrator.statistics.paired import Outcomes
 from orchestrator.verdict import TEST, improved_outcomes
-from strategies.paired import Outcomes
 from workers.data.dataset import Row, write_dataset
 from workers.scoring.messages import MaskScore
 

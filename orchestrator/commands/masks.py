@@ -92,8 +92,8 @@ def evaluate(
         print_json(found[0].as_json() if alone else {"evaluations": [each.as_json() for each in found]})
         return
     from orchestrator.ledger import looked
+    from orchestrator.statistics.paired import MIN_CLUSTERS
     from orchestrator.tables import empty_mask_sentence, metrics_table, transfer_table
-    from strategies.paired import MIN_CLUSTERS
 
     if len(found) == 1:
         console.print(metrics_table(found[0].title, found[0].baseline, found[0].masked))

@@ -14,8 +14,8 @@ from orchestrator.compare.recommend import recommend
 from orchestrator.compare.relation import Relation, relate, sentences, share_test
 from orchestrator.objective import Objective
 from orchestrator.queries import read_queries
-from strategies.paired import MIN_CLUSTERS, holm
-from strategies.selection import as_good
+from orchestrator.statistics.paired import MIN_CLUSTERS, holm
+from orchestrator.statistics.selection import as_good
 
 T = TypeVar("T")
 ReferenceBy = Literal["named first", "best on confirm"]

@@ -16,7 +16,7 @@ from benchmarks.validity.shares import most_by_chance, share
 from headmask.mask import HeadGrid, HeadMask
 from headmask.models.loading import load_model
 from orchestrator.demo import unpack_demo
-from strategies.paired import Outcomes
+from orchestrator.statistics.paired import Outcomes
 from tests.tiny import random_masks as any_masks
 from workers.data.dataset import Dataset
 

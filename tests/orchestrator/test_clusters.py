@@ -7,17 +7,17 @@ import pytest
 
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from orchestrator.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.compare.comparison import compare
 from orchestrator.compare.sources import Sources
 from orchestrator.found import SearchRun
 from orchestrator.objective import Goal
 from orchestrator.result import Prospects, SearchResult
 from orchestrator.session import prepare
+from orchestrator.statistics.clusters import Clusters, doubt, in_words, too_few
+from orchestrator.statistics.paired import Evidence
 from orchestrator.tables import sentences, split_rows
 from orchestrator.track.tracked import _metrics
 from orchestrator.verdict import decide
-from strategies.paired import Evidence
 from tests.orchestrator.studies import start
 from tests.orchestrator.test_verdict import EMPTY, GOOD, ScriptedPool, records
 from tests.tiny import tiny_rows

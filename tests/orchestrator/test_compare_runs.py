@@ -20,8 +20,8 @@ from orchestrator.config import read_config
 from orchestrator.objective import Objective
 from orchestrator.outcomes import outcomes_of
 from orchestrator.queries import read_queries
-from strategies.paired import paired_standard_error
-from strategies.selection import as_good
+from orchestrator.statistics.paired import paired_standard_error
+from orchestrator.statistics.selection import as_good
 from tests.orchestrator.studies import move_folder, start
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.pareto import Point, front, knee, savings
+from orchestrator.statistics.pareto import Point, front, knee, savings
 from tests.headmask.test_mask import masks
 
 GRID = HeadGrid(3, 4)

@@ -8,8 +8,8 @@ import pytest
 from headmask.mask import HeadMask
 from orchestrator.prospects import SEARCH, expected_gain, growth, look_ahead
 from orchestrator.records import TrialRecord
+from orchestrator.statistics.paired import paired_interval
 from orchestrator.verdict import improved_outcomes
-from strategies.paired import paired_interval
 from tests.orchestrator.test_verdict import EMPTY, GOOD, GRID, LUCKY, SINGLE
 from workers.pool.queue import Result
 from workers.scoring.messages import MaskScore

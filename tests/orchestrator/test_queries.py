@@ -10,8 +10,8 @@ import pytest
 
 from headmask.errors import DataError
 from orchestrator.queries import read_queries
+from orchestrator.statistics.paired import paired_interval, permutation_p_value
 from orchestrator.verdict import DRAWS
-from strategies.paired import paired_interval, permutation_p_value
 from tests.orchestrator.studies import start
 from workers.data.dataset import Dataset
 from workers.tasks.base import Mix

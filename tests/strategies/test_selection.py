@@ -11,8 +11,7 @@ from scipy.sparse import csr_array
 from scipy.stats import bootstrap
 
 from headmask.mask import HeadGrid, HeadMask
-from strategies import Limits
-from strategies.paired import (
+from orchestrator.statistics.paired import (
     MIN_CLUSTERS,
     MIN_DIFFERING,
     Outcomes,
@@ -24,7 +23,8 @@ from strategies.paired import (
     permutation_p_value,
     permutation_p_values,
 )
-from strategies.selection import as_good, finalists, matched_random_masks, select
+from orchestrator.statistics.selection import as_good, finalists, matched_random_masks, select
+from strategies import Limits
 
 # C clusters, K metrics
 

@@ -20,8 +20,8 @@ from headmask.border.shown import counted, shown
 from headmask.border.writing import written
 from headmask.errors import DataError
 from headmask.pixels.images import STOCK, by_rule, quiet_pillow
-from orchestrator.clusters import LARGE_SHARE, Clusters
-from strategies.paired import MIN_CLUSTERS
+from orchestrator.statistics.clusters import LARGE_SHARE, Clusters
+from orchestrator.statistics.paired import MIN_CLUSTERS
 from workers.data.ahead import ahead
 from workers.data.dataset import Dataset
 from workers.data.loading import Reading, linked

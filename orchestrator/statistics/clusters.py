@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from headmask.border.shown import counted
-from strategies.paired import MAX_P_VALUE, MIN_CLUSTERS, MIN_DIFFERING, Evidence, effective_number
+from orchestrator.statistics.paired import MAX_P_VALUE, MIN_CLUSTERS, MIN_DIFFERING, Evidence, effective_number
 
 LARGE_SHARE = 0.1
 """Share of a split's images in one cluster that is worth a warning."""

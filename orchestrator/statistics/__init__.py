@@ -1,0 +1,1 @@
+"""Paired statistics: intervals, p-values, clusters, selection and the Pareto front."""
