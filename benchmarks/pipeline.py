@@ -28,11 +28,11 @@ from record import save
 
 from headmask.mask import HeadMask
 from orchestrator.bench import hardware
-from orchestrator.budget import Budget
-from orchestrator.config import flags_of, read_config
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.search import Search, score_all
 from orchestrator.session import Session, prepare
+from orchestrator.settings.budget import Budget
+from orchestrator.settings.config import flags_of, read_config
 from orchestrator.store import StudyStore
 from orchestrator.track.tracked import BestCurve
 from orchestrator.track.tracking import Tracker, default_target

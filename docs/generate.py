@@ -14,9 +14,9 @@ from pydantic import BaseModel
 
 from headmask.maskfile import MaskFile
 from orchestrator.compare.content import Comparison
-from orchestrator.config import SearchConfig
 from orchestrator.explain.explanation import Explanation
 from orchestrator.result import SearchResult
+from orchestrator.settings.config import SearchConfig
 
 Schema = dict[str, Any]
 

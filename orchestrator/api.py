@@ -12,14 +12,14 @@ from headmask.errors import ConfigError, did_you_mean
 from headmask.mask import HeadMask
 from orchestrator import runner
 from orchestrator.conclude import Outcome
-from orchestrator.config import flags_of, read_config
 from orchestrator.found import SearchRun
 from orchestrator.gate import check_baseline
-from orchestrator.options import ResumeOptions, ScanOptions, SearchOptions
 from orchestrator.progress import Display, Quiet, make_display
 from orchestrator.screen.terminal import Terminal
 from orchestrator.search import score_all
 from orchestrator.session import Session, prepare
+from orchestrator.settings.config import flags_of, read_config
+from orchestrator.settings.options import ResumeOptions, ScanOptions, SearchOptions
 from orchestrator.stored import stored_config
 from orchestrator.waiting import said_when_slow
 from workers.scoring.messages import MaskScore, Stage

@@ -23,7 +23,7 @@ from headmask.border.shown import counted
 from headmask.mask import HeadGrid, HeadMask
 from headmask.tower.towers import prove, view_of
 from headmask.tower.views import TowerView
-from orchestrator.versions import versions
+from orchestrator.settings.versions import versions
 from workers.data.pixels import Pixels
 from workers.scoring.constants import Precision, measured_chunk, resolved_precision
 from workers.scoring.engine import Engine

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.budget import Budget
 from orchestrator.contest.synthetic import make_synthetic
 from orchestrator.search import Search
+from orchestrator.settings.budget import Budget
 from orchestrator.store import StudyStore
 from orchestrator.track.operations import Begin
 from orchestrator.track.tracked import BestCurve
@@ -167,7 +167,7 @@ def bench_driver(
     import torch
 
     from orchestrator.bench import hardware
-    from orchestrator.versions import versions
+    from orchestrator.settings.versions import versions
 
     value = make_synthetic("cliff", GRID, 0)
     free_pool = SimulatedPool(value, replicas, 0.0)

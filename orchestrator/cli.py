@@ -13,7 +13,6 @@ from headmask.border.foreign import reason_of
 from headmask.border.home import give_home
 from headmask.border.writing import check_run_folder
 from headmask.errors import HeadmaskError, PoolError, ReplicasLostError
-from orchestrator.commandline import way_on
 from orchestrator.commands.compare import compare
 from orchestrator.commands.contest import driver, strategies
 from orchestrator.commands.data import (
@@ -36,10 +35,11 @@ from orchestrator.commands.tools import Json, bench_app, cut, finite, models, pr
 from orchestrator.commands.track import TrackingUri, track_app
 from orchestrator.screen.border import EXIT_INTERRUPTED, ended
 from orchestrator.screen.terminal import PrintableLog, Terminal, patient
+from orchestrator.settings.commandline import way_on
 
 if TYPE_CHECKING:
-    from orchestrator.config import SearchConfig
     from orchestrator.result import SearchResult
+    from orchestrator.settings.config import SearchConfig
 
 app = typer.Typer(
     help="Find the attention heads that hurt a CLIP model, prove it on unseen data, and fold them away.",
@@ -86,9 +86,9 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline on the built-in model and data. No download."""
-    from orchestrator.config import flags_of, read_config
     from orchestrator.demo import DEMO_CHUNK, STORY, DemoPaths, check_demo, epilogue, unpack_demo
     from orchestrator.outputs import is_run
+    from orchestrator.settings.config import flags_of, read_config
 
     paths = DemoPaths.in_folder(out)
     options = {"out": out, "masks": masks, "pool": pool, "replicas": replicas, "fold": True}
@@ -207,7 +207,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search for a mask that helps, and report it on data that selection never saw."""
-    from orchestrator.config import OPTIONS, flags_of, read_config
+    from orchestrator.settings.config import OPTIONS, flags_of, read_config
 
     options = {name: value for name, value in locals().items() if name in OPTIONS}
     options["layers"] = None if layers is None else _numbers(layers, "--layers")
@@ -242,7 +242,7 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Continue a study exactly where it stopped, or further with a larger budget."""
-    from orchestrator.config import OPTIONS, flags_of
+    from orchestrator.settings.config import OPTIONS, flags_of
     from orchestrator.stored import stored_config
 
     options = {name: value for name, value in locals().items() if name in OPTIONS and name not in ("study", "storage")}

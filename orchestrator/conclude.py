@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from headmask.apply.exporting import export
 from headmask.mask import HeadMask
 from orchestrator import result as results
-from orchestrator.commandline import report_command
-from orchestrator.config import SearchConfig
 from orchestrator.ledger import count_looks
-from orchestrator.location import redacted
 from orchestrator.plots import write_gates, write_heat_map, write_pareto
 from orchestrator.progress import Display
 from orchestrator.queries import write_queries
 from orchestrator.report.page import FILE, write_report
 from orchestrator.search import Progress
 from orchestrator.session import Session
+from orchestrator.settings.commandline import report_command
+from orchestrator.settings.config import SearchConfig
+from orchestrator.settings.location import redacted
+from orchestrator.settings.versions import versions
 from orchestrator.store import StudyStore
 from orchestrator.surrogate import Surrogate
 from orchestrator.tables import CANDIDATE, write_trials
 from orchestrator.track.tracked import track_verdict
 from orchestrator.track.tracking import Tracker
 from orchestrator.verdict import Verdict
-from orchestrator.versions import versions
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from headmask.border.foreign import reason_of
 from headmask.border.writing import made_folder
 from headmask.errors import StudyError
-from orchestrator.location import file_of, scheme_of
+from orchestrator.settings.location import file_of, scheme_of
 
 PATIENCE_S = 1.0
 """Seconds that a lock may be held by others before it counts as taken."""

@@ -23,8 +23,8 @@ from headmask.border.kinds import (
 )
 from headmask.border.writing import check_outputs, check_run_folder
 from headmask.maskfile import ModelReference
-from orchestrator.config import SearchConfig
-from orchestrator.location import file_of, kind_of
+from orchestrator.settings.config import SearchConfig
+from orchestrator.settings.location import file_of, kind_of
 
 OLDER = "older"
 """Where a run folder keeps what an older version wrote."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headmask.border.shown import shown
 from headmask.errors import StudyError
-from orchestrator.commandline import resume_command
+from orchestrator.settings.commandline import resume_command
 
 _GONE = " (deleted)"
 """What Linux adds to the name of what is open and has no name any more."""

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from headmask.mask import HeadMask
-from orchestrator.config import SearchConfig
 from orchestrator.gradients import GateGradients
-from orchestrator.location import redacted
 from orchestrator.session import Session, prepare
+from orchestrator.settings.config import SearchConfig
+from orchestrator.settings.location import redacted
+from orchestrator.settings.trackinguri import tracked_at
 from orchestrator.sharding import best_shards, embeddings_gib, exchanged_bytes, scan_of, typical_block
-from orchestrator.trackinguri import tracked_at
 from strategies import MaskSampler, ScanSampler, make_sampler
 from workers.data.pixels import Pixels
 from workers.scoring.replica import Payload, Replica

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from headmask.errors import HeadmaskError, StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.integrity import checksum
-from orchestrator.objective import Goal, Objective
+from orchestrator.settings.objective import Goal, Objective
 from strategies import distributions, mask_of, params_of
 
 TOLERANCE = 1e-9

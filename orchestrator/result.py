@@ -15,15 +15,15 @@ from headmask.border.shown import shown
 from headmask.errors import StudyError
 from headmask.mask import Head, HeadMask
 from headmask.maskfile import DataReference, Grid, MaskFile, SplitReference, SplitScores, write_json
-from orchestrator.budget import StopReason
-from orchestrator.commandline import resume_command
 from orchestrator.integrity import checksum
-from orchestrator.objective import Objective
 from orchestrator.runfolder import CONFIG
+from orchestrator.settings.budget import StopReason
+from orchestrator.settings.commandline import resume_command
+from orchestrator.settings.objective import Objective
+from orchestrator.settings.versions import versions
 from orchestrator.statistics import pareto
 from orchestrator.statistics.clusters import Clusters
 from orchestrator.statistics.pareto import Point
-from orchestrator.versions import versions
 from workers.data.remarks import ImageRemarks
 
 if TYPE_CHECKING:

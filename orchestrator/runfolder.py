@@ -11,7 +11,7 @@ from headmask.border.foreign import reason_of
 from headmask.border.reading import check_file, read_json
 from headmask.border.shown import shown
 from headmask.errors import DataError, HeadmaskError, StudyError
-from orchestrator.config import SearchConfig, parse_stored
+from orchestrator.settings.config import SearchConfig, parse_stored
 
 CONFIG = "config.json"
 

@@ -18,14 +18,11 @@ from headmask.border.writing import made_folder
 from headmask.errors import ConfigError, HeadmaskError, PixelsChangedError, StudyError
 from headmask.mask import HeadMask
 from headmask.maskfile import write_json
-from orchestrator.commandline import command_line, resume_command, way_on
 from orchestrator.conclude import Outcome, conclude
-from orchestrator.config import SearchConfig
 from orchestrator.gate import check_baseline
 from orchestrator.gradients import GateGradients
 from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.ledger import look_at_test
-from orchestrator.modelname import ModelName
 from orchestrator.outputs import OLDER, check_run, set_aside_older
 from orchestrator.place import RunPlace, held
 from orchestrator.progress import Display
@@ -35,6 +32,11 @@ from orchestrator.runfolder import CONFIG
 from orchestrator.screen.border import EXIT_TRY_AGAIN
 from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare
+from orchestrator.settings.commandline import command_line, resume_command, way_on
+from orchestrator.settings.config import SearchConfig
+from orchestrator.settings.modelname import ModelName
+from orchestrator.settings.trackinguri import VARIABLE, beside, tracked_at, with_password
+from orchestrator.settings.versions import versions
 from orchestrator.sharding import best_shards
 from orchestrator.store import StudyStore, exists
 from orchestrator.studies import begun_studies
@@ -43,9 +45,7 @@ from orchestrator.track.operations import Begin, Status
 from orchestrator.track.registering import check_foldable, register
 from orchestrator.track.tracked import BestCurve, track_session
 from orchestrator.track.tracking import Tracker
-from orchestrator.trackinguri import VARIABLE, beside, tracked_at, with_password
 from orchestrator.verdict import decide
-from orchestrator.versions import versions
 from strategies import make_sampler
 from workers.pool.queue import InlinePool, Pool
 

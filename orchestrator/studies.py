@@ -14,7 +14,7 @@ from headmask.border.shown import shown
 from headmask.errors import StudyError
 from orchestrator.driverlock import is_driven
 from orchestrator.integrity import checked_attrs
-from orchestrator.location import file_of, redacted
+from orchestrator.settings.location import file_of, redacted
 from orchestrator.store import BEGUN, has_begun, open_storage
 
 State = Literal["not begun", "running", "stopped", "finished"]

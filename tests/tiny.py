@@ -118,7 +118,7 @@ def write_task_datasets(folder: Path) -> Path:
 
 def make_tiny_config(files: tuple[Path, Path], folder: Path, **changes):
     """Return the configuration of a small inline search of a model on data, with changes by key: `budget__masks=20`."""
-    from orchestrator.config import read_config
+    from orchestrator.settings.config import read_config
 
     model, data = files
     flags = {

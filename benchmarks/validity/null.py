@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.validity.differences import Differences
 from headmask.mask import HeadMask
-from orchestrator.sections import SearchSection
+from orchestrator.settings.sections import SearchSection
 from orchestrator.statistics.paired import evidence, paired_standard_error
 from orchestrator.statistics.selection import finalists, select
 from orchestrator.verdict import ERROR_DRAWS

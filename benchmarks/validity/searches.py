@@ -11,13 +11,13 @@ import numpy as np
 
 from headmask.mask import HeadMask
 from orchestrator import runner
-from orchestrator.config import flags_of, read_config
 from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import downstream_rows
 from orchestrator.progress import Quiet
 from orchestrator.runner import Outcome, make_pool
 from orchestrator.search import score_all
 from orchestrator.session import Session
+from orchestrator.settings.config import flags_of, read_config
 from orchestrator.statistics.paired import Outcomes
 from orchestrator.verdict import TEST, improved_outcomes
 from workers.data.dataset import Row, write_dataset

@@ -15,7 +15,7 @@ from headmask.errors import HeadmaskError
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json
 from orchestrator.screen.terminal import Terminal
-from orchestrator.trackinguri import OPTION, VARIABLE
+from orchestrator.settings.trackinguri import OPTION, VARIABLE
 
 TOP = 10
 

@@ -241,9 +241,9 @@ def show(
     from headmask.border.kinds import PICTURE
     from headmask.border.writing import check_output
     from headmask.pixels.images import STOCK
-    from orchestrator.config import parse_data
     from orchestrator.screen.terminal import Terminal
-    from orchestrator.sections import DataSection
+    from orchestrator.settings.config import parse_data
+    from orchestrator.settings.sections import DataSection
     from orchestrator.waiting import counting
     from workers.data.loading import check_data
     from workers.data.show import draw_sheet, look_at

@@ -57,9 +57,9 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show what heads do: texts that describe what they add, images that they hurt most, what they look at there."""
-    from orchestrator.config import parse_data
     from orchestrator.explain.explaining import explain_heads
     from orchestrator.explain.explanation import explanation_sentences, explanation_table
+    from orchestrator.settings.config import parse_data
 
     options = reading_options(locals())
     console = Terminal(stderr=as_json)

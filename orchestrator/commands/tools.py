@@ -85,8 +85,8 @@ def studies(
     """List the studies of a storage with state and progress, also while they run."""
     from dataclasses import asdict
 
-    from orchestrator.commandline import command_line
-    from orchestrator.location import redacted
+    from orchestrator.settings.commandline import command_line
+    from orchestrator.settings.location import redacted
     from orchestrator.studies import list_studies, studies_table
 
     found = list_studies(storage)

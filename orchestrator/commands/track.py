@@ -48,7 +48,7 @@ def register(
     """Register what a search selected: folded weights and their code, which need no headmask."""
     from dataclasses import asdict
 
-    from orchestrator.modelname import ModelName
+    from orchestrator.settings.modelname import ModelName
     from orchestrator.track.registering import register as send
 
     model_name = ModelName.parse(name if alias is None else f"{name}@{alias}")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import MaskFile
-from orchestrator.commandline import resume_command
-from orchestrator.config import flat_settings
-from orchestrator.objective import Goal, Objective
 from orchestrator.records import grid_of, selected_mask
 from orchestrator.result import RELIABLE, SearchResult, read_result
 from orchestrator.runfolder import CONFIG, read_config_file
+from orchestrator.settings.commandline import resume_command
+from orchestrator.settings.config import flat_settings
+from orchestrator.settings.objective import Goal, Objective
 
 if TYPE_CHECKING:
     from orchestrator.records import TrialRecord

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
-from orchestrator.objective import Objective
 from orchestrator.outcomes import outcomes_of
 from orchestrator.queries import Earned, Queries, read_earned
+from orchestrator.settings.objective import Objective
 from orchestrator.statistics.clusters import Clusters, too_few
 from orchestrator.statistics.paired import Outcomes, drawn_values, permutation_p_values
 from workers.tasks.base import Mix, Ranks

@@ -12,10 +12,10 @@ import optuna
 from headmask.border.reading import is_file, is_folder, is_there
 from headmask.border.shown import shown
 from headmask.errors import HeadmaskError, did_you_mean
-from orchestrator.commandline import command_line, resume_command
 from orchestrator.compare.entrant import Entrant, read_folder, read_mask_file, read_trials_alone
 from orchestrator.compare.tracked import Server
-from orchestrator.location import redacted
+from orchestrator.settings.commandline import command_line, resume_command
+from orchestrator.settings.location import redacted
 from orchestrator.store import open_storage, read_stored
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")

@@ -15,10 +15,10 @@ from headmask.border.reading import is_file
 from headmask.border.shown import shown
 from headmask.errors import HeadmaskError, did_you_mean
 from orchestrator.compare.entrant import Entrant, read_folder
-from orchestrator.location import sqlite_file
+from orchestrator.settings.location import sqlite_file
+from orchestrator.settings.trackinguri import OPTION, check_tracking_uri
 from orchestrator.track.mlflowrun import make_client
 from orchestrator.track.refusal import reason_of, refusal_of
-from orchestrator.trackinguri import OPTION, check_tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -21,9 +21,9 @@ from orchestrator.explain.explanation import FILE, DescribingText, ExplainedHead
 from orchestrator.explain.harm import Case, explained_head, measure_harm
 from orchestrator.explain.subject import Subject, find_subject, read_descriptions
 from orchestrator.ledger import keep_looks, looks_at, run_folder_of
-from orchestrator.sections import DataSection
 from orchestrator.session import embedded_texts, load_section, make_payload
-from orchestrator.versions import versions
+from orchestrator.settings.sections import DataSection
+from orchestrator.settings.versions import versions
 from workers.data.loading import ALL, check_data, take_split
 from workers.data.preprocess import UInt8Preprocess
 from workers.scoring.constants import USUAL_CHUNK, Constants

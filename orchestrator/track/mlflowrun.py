@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.location import scheme_of, sqlite_file
+from orchestrator.settings.location import scheme_of, sqlite_file
+from orchestrator.settings.trackinguri import DATABASES, beside
 from orchestrator.track.database import prepare_database
 from orchestrator.track.operations import (
     Artifact,
@@ -30,7 +31,6 @@ from orchestrator.track.operations import (
     TrackedSplit,
 )
 from orchestrator.track.refusal import NO_ANSWER, TrackingRefusedError, refusal_of
-from orchestrator.trackinguri import DATABASES, beside
 
 KEY_TAG = "headmask.key"
 WORDS_TAG = "headmask.words"

@@ -28,14 +28,14 @@ from headmask.maskfile import MaskFile
 from headmask.models.loading import LoadedModel
 from headmask.pixels import compositing
 from headmask.pixels.images import COMPOSITED
-from orchestrator.location import redacted, scheme_of
-from orchestrator.modelname import ModelName
 from orchestrator.result import RELIABLE, SearchResult, read_result
+from orchestrator.settings.location import redacted, scheme_of
+from orchestrator.settings.modelname import ModelName
+from orchestrator.settings.trackinguri import DATABASES, check_tracking_uri
 from orchestrator.track.mlflowrun import WORDS_TAG, make_client
 from orchestrator.track.refusal import reason_of, refusal_of
 from orchestrator.track.tracked import description
 from orchestrator.track.tracking import sync
-from orchestrator.trackinguri import DATABASES, check_tracking_uri
 
 if TYPE_CHECKING:
     from orchestrator.session import Session

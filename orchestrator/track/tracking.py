@@ -18,13 +18,13 @@ from typing import Any, Self
 from headmask.border.passwords import HIDDEN, redacted
 from headmask.border.reading import is_file
 from headmask.errors import StudyError
-from orchestrator.commandline import command_line
-from orchestrator.location import scheme_of
+from orchestrator.settings.commandline import command_line
+from orchestrator.settings.location import scheme_of
+from orchestrator.settings.trackinguri import check_tracking_uri, with_password
 from orchestrator.track.mlflowrun import MlflowRun, Server, server_of
 from orchestrator.track.operations import Begin, Metrics, Operation, Sent, Status
 from orchestrator.track.refusal import NO_ANSWER, is_full, is_refused, reason_of, refusal_of
 from orchestrator.track.spool import NAME, Spool
-from orchestrator.trackinguri import check_tracking_uri, with_password
 
 _log = logging.getLogger(__name__)
 

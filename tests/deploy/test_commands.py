@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from orchestrator.config import read_config
+from orchestrator.settings.config import read_config
 from tests.commands import parse_headmask
 from tests.deploy.files import DEPLOY, ROOT, FakeHeadmask, commands, documents, shown
 

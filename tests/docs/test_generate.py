@@ -3,8 +3,8 @@
 import pytest
 
 from docs.generate import FOLDER, pages
-from orchestrator.config import OPTIONS
 from orchestrator.result import SearchResult
+from orchestrator.settings.config import OPTIONS
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.config import read_config
+from orchestrator.settings.config import read_config
 from tests.malformed.case import Case
 
 NAME = "run"

@@ -15,7 +15,7 @@ import optuna
 
 from headmask.apply import exporting
 from orchestrator import journal, result, runner, store, verdict
-from orchestrator.config import parse_config
+from orchestrator.settings.config import parse_config
 from tests.orchestrator.studies import start
 from workers.pool.queue import InlinePool
 from workers.pool.ray import RayPool  # noqa: F401

@@ -5,7 +5,7 @@ import shutil
 
 import torch
 
-from orchestrator.location import located
+from orchestrator.settings.location import located
 from tests.tiny import TEXT, VISION, tiny_clip, write_tiny_dataset
 
 

@@ -8,8 +8,8 @@ import headmask
 from headmask.errors import ConfigError, StudyError
 from headmask.mask import HeadMask
 from headmask.models.loading import load_model
-from orchestrator.config import OPTIONS
-from orchestrator.options import ResumeOptions, ScanOptions, SearchOptions
+from orchestrator.settings.config import OPTIONS
+from orchestrator.settings.options import ResumeOptions, ScanOptions, SearchOptions
 from tests.orchestrator.studies import start, trials
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from orchestrator.budget import Budget, blocks_without_gain
-from orchestrator.sections import BudgetSection
+from orchestrator.settings.budget import Budget, blocks_without_gain
+from orchestrator.settings.sections import BudgetSection
 
 NOTHING = {"num_masks": 0, "image_forwards": 0.0, "blocks_without_gain": 0, "seconds": 0.0}
 

@@ -10,9 +10,9 @@ from headmask.maskfile import MaskFile
 from orchestrator.compare.comparison import compare
 from orchestrator.compare.sources import Sources
 from orchestrator.found import SearchRun
-from orchestrator.objective import Goal
 from orchestrator.result import Prospects, SearchResult
 from orchestrator.session import prepare
+from orchestrator.settings.objective import Goal
 from orchestrator.statistics.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.statistics.paired import Evidence
 from orchestrator.tables import sentences, split_rows

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from headmask.errors import ConfigError
-from orchestrator.config import SearchConfig, parse_config, read_config
-from orchestrator.sections import DataSection
+from orchestrator.settings.config import SearchConfig, parse_config, read_config
+from orchestrator.settings.sections import DataSection
 
 FLAGS = {"model.name": "ViT-B-32", "data.path": "d.parquet", "output.folder": "runs/x"}
 

@@ -19,7 +19,7 @@ from orchestrator.explain.explaining import explain_heads
 from orchestrator.explain.explanation import Change, DescribingText, ExplainedHead, Explanation, HarmedImage, Query
 from orchestrator.explain.harm import image_credits, place_in_words, rank_in_words
 from orchestrator.explain.subject import read_descriptions
-from orchestrator.sections import DataSection
+from orchestrator.settings.sections import DataSection
 from tests.tiny import tiny_rows, write_tiny_model
 from workers.data.dataset import Kind, Row, write_dataset
 from workers.data.loading import load_data

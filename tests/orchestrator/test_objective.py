@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headmask.errors import ConfigError
-from orchestrator.objective import Goal, Objective
+from orchestrator.settings.objective import Goal, Objective
 from workers.tasks.base import Mix
 
 

@@ -19,8 +19,8 @@ import headmask as library
 from headmask.errors import ConfigError, StudyError
 from headmask.maskfile import MaskFile
 from orchestrator import runner
-from orchestrator.modelname import ModelName
 from orchestrator.progress import Quiet
+from orchestrator.settings.modelname import ModelName
 from orchestrator.track import registering
 from orchestrator.track.registering import register, requirements
 from orchestrator.verdict import Verdict

@@ -11,8 +11,8 @@ import pytest
 
 from headmask.errors import ConfigError, StudyError
 from orchestrator import runner
-from orchestrator.config import SearchConfig
 from orchestrator.search import Interrupted
+from orchestrator.settings.config import SearchConfig
 from orchestrator.store import load_study, open_storage
 from orchestrator.stored import stored_config
 from orchestrator.studies import list_studies

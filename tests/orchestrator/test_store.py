@@ -16,8 +16,8 @@ from optuna_dashboard import wsgi
 from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator import store as store_module
-from orchestrator.location import redacted
 from orchestrator.records import TrialRecord
+from orchestrator.settings.location import redacted
 from orchestrator.store import BEGUN, StudyStore, open_storage
 from strategies import mask_of
 

@@ -14,10 +14,10 @@ from PIL import Image
 from headmask.errors import ConfigError, ModelError
 from headmask.maskfile import MaskFile
 from headmask.models.loading import load_model
-from orchestrator.config import read_config
 from orchestrator.gate import check_baseline
 from orchestrator.plan import make_plan
 from orchestrator.session import prepare
+from orchestrator.settings.config import read_config
 from tests.orchestrator.studies import resume, start, trials
 from tests.tiny import TEMPLATES, write_chinese_model
 from tests.workers.test_sources import write_coco_cn, write_pictures

@@ -20,13 +20,13 @@ from mlflow.protos.databricks_pb2 import ErrorCode
 from sqlalchemy import create_engine
 
 from headmask.errors import ConfigError, StudyError
+from orchestrator.settings.trackinguri import VARIABLE, tracked_at, with_password
 from orchestrator.track import tracking
 from orchestrator.track.mlflowrun import KEY_TAG, MlflowRun, server_of
 from orchestrator.track.operations import Artifact, Begin, Child, Deselect, Inputs, Metrics, Params, Status, Tags
 from orchestrator.track.refusal import refusal_of
 from orchestrator.track.spool import NAME, Spool
 from orchestrator.track.tracking import Tracker, sync
-from orchestrator.trackinguri import VARIABLE, tracked_at, with_password
 
 BEGIN = Begin(key="k1", experiment="e", run_name="first")
 COUNTS = {"params": 1, "tags": 1, "inputs": 1, "metrics": 3, "child": 2, "deselect": 1, "status": 1, "artifact": 1}

@@ -51,8 +51,8 @@ def test_a_sharded_study_is_the_unsharded_one(tiny_config, large_files, local_ra
 @pytest.fixture(scope="module")
 def payload(tmp_path_factory, large_files, task_files, empty_mlflow):
     """What shards are given: a large data set, and a small one of labels."""
-    from orchestrator.config import flags_of, read_config
     from orchestrator.session import prepare
+    from orchestrator.settings.config import flags_of, read_config
 
     paths = [str(large_files[1]), str(task_files / "labels.parquet")]
     options = {"model": f"local-dir:{large_files[0]}", "data": paths, "out": tmp_path_factory.mktemp("shards")}

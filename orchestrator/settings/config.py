@@ -21,8 +21,8 @@ from headmask.border.reading import read_text
 from headmask.border.shown import counted, shown
 from headmask.errors import ConfigError, HeadmaskError, did_you_mean
 from headmask.pixels.images import COMPOSITED
-from orchestrator.location import absolute, is_url, located
-from orchestrator.sections import (
+from orchestrator.settings.location import absolute, is_url, located
+from orchestrator.settings.sections import (
     BudgetSection,
     DataSection,
     ModelSection,

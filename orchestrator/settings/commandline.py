@@ -8,10 +8,10 @@ import shlex
 from typing import TYPE_CHECKING
 
 from headmask.border.shown import shown
-from orchestrator.location import redacted
+from orchestrator.settings.location import redacted
 
 if TYPE_CHECKING:
-    from orchestrator.config import SearchConfig
+    from orchestrator.settings.config import SearchConfig
 
 
 def command_line(*parts: str | os.PathLike[str]) -> str:

@@ -16,7 +16,7 @@ from headmask.border.kinds import TRACKING_DATABASE
 from headmask.border.passwords import HIDDEN, redacted
 from headmask.border.writing import check_output
 from headmask.errors import ConfigError, did_you_mean
-from orchestrator.location import MAX_PORT, check_database, check_driver, file_of, scheme_of, sqlite_file
+from orchestrator.settings.location import MAX_PORT, check_database, check_driver, file_of, scheme_of, sqlite_file
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 OPTION = "--tracking-uri"

@@ -21,10 +21,10 @@ from pydantic import (
 from headmask.border.reading import check_text
 from headmask.errors import ConfigError
 from headmask.mask import Head
-from orchestrator.budget import Budget
-from orchestrator.location import absolute, check_location
-from orchestrator.modelname import ModelName
-from orchestrator.trackinguri import check_tracking_uri
+from orchestrator.settings.budget import Budget
+from orchestrator.settings.location import absolute, check_location
+from orchestrator.settings.modelname import ModelName
+from orchestrator.settings.trackinguri import check_tracking_uri
 from strategies import check_strategy
 from workers.data.prompts import IMAGENET, SIMPLE
 from workers.tasks.base import Mix
