@@ -29,8 +29,8 @@ from headmask.mask import HeadGrid, HeadMask
 from headmask.maskfile import Grid, MaskFile, ModelReference, SplitScores
 from orchestrator.bench import hardware
 from orchestrator.queries import SIDES
-from orchestrator.records import TrialRecord
 from orchestrator.result import RELIABLE, RandomMasks, SearchResult, Size, SplitResult, Splits, TestResult
+from orchestrator.study.records import TrialRecord
 from orchestrator.tables import write_trials
 from workers.tasks.retrieval import RetrievalTargets
 

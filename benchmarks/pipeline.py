@@ -33,7 +33,7 @@ from orchestrator.search import Search, score_all
 from orchestrator.session import Session, prepare
 from orchestrator.settings.budget import Budget
 from orchestrator.settings.config import flags_of, read_config
-from orchestrator.store import StudyStore
+from orchestrator.study.store import StudyStore
 from orchestrator.track.tracked import BestCurve
 from orchestrator.track.tracking import Tracker, default_target
 from strategies import make_sampler

@@ -20,7 +20,7 @@ from orchestrator.search import score_all
 from orchestrator.session import Session, prepare
 from orchestrator.settings.config import flags_of, read_config
 from orchestrator.settings.options import ResumeOptions, ScanOptions, SearchOptions
-from orchestrator.stored import stored_config
+from orchestrator.study.reopening import stored_config
 from orchestrator.waiting import said_when_slow
 from workers.scoring.messages import MaskScore, Stage
 

@@ -16,7 +16,7 @@ from headmask.mask import HeadGrid, HeadMask
 from orchestrator.contest.synthetic import make_synthetic
 from orchestrator.search import Search
 from orchestrator.settings.budget import Budget
-from orchestrator.store import StudyStore
+from orchestrator.study.store import StudyStore
 from orchestrator.track.operations import Begin
 from orchestrator.track.tracked import BestCurve
 from orchestrator.track.tracking import Tracker

@@ -243,7 +243,7 @@ def resume(
 ) -> None:
     """Continue a study exactly where it stopped, or further with a larger budget."""
     from orchestrator.settings.config import OPTIONS, flags_of
-    from orchestrator.stored import stored_config
+    from orchestrator.study.reopening import stored_config
 
     options = {name: value for name, value in locals().items() if name in OPTIONS and name not in ("study", "storage")}
     _run_search(stored_config(study, storage, flags_of(options)), as_json=as_json, resuming=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from headmask.apply.exporting import export
 from headmask.mask import HeadMask
 from orchestrator import result as results
-from orchestrator.ledger import count_looks
 from orchestrator.plots import write_gates, write_heat_map, write_pareto
 from orchestrator.progress import Display
 from orchestrator.queries import write_queries
@@ -18,7 +17,8 @@ from orchestrator.settings.commandline import report_command
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.location import redacted
 from orchestrator.settings.versions import versions
-from orchestrator.store import StudyStore
+from orchestrator.study.looks import count_looks
+from orchestrator.study.store import StudyStore
 from orchestrator.surrogate import Surrogate
 from orchestrator.tables import CANDIDATE, write_trials
 from orchestrator.track.tracked import track_verdict

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from headmask.maskfile import MaskFile
 from orchestrator.result import SearchResult, read_result
-from orchestrator.runfolder import read_parquet
+from orchestrator.study.runfolder import read_parquet
 from orchestrator.tables import sentences, split_rows
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import numpy as np
 from headmask.border.kinds import PICTURE, PICTURE_METADATA
 from headmask.border.writing import written
 from headmask.mask import Head, HeadGrid, HeadMask
-from orchestrator.records import TrialRecord
 from orchestrator.statistics.pareto import Point, front, knee, savings
+from orchestrator.study.records import TrialRecord
 
 
 def scan_deltas(

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from headmask.mask import HeadMask
-from orchestrator.records import TrialRecord
 from orchestrator.result import Prospects
 from orchestrator.search import score_all
 from orchestrator.session import Session
 from orchestrator.statistics.paired import paired_standard_error
 from orchestrator.statistics.pareto import front
+from orchestrator.study.records import TrialRecord
 from orchestrator.verdict import improved_outcomes
 from workers.pool.queue import Pool
 from workers.scoring.messages import Stage

@@ -23,8 +23,8 @@ from headmask.border.shown import shown
 from headmask.border.writing import written
 from headmask.errors import DataError, HeadmaskError
 from orchestrator.outcomes import outcomes_of
-from orchestrator.runfolder import read_parquet
 from orchestrator.statistics.paired import Outcomes
+from orchestrator.study.runfolder import read_parquet
 from workers.tasks.base import Mix, Ranks, Targets, TaskName
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.matching import MatchingTargets

@@ -15,8 +15,6 @@ from headmask.border.shown import shown
 from headmask.errors import StudyError
 from headmask.mask import Head, HeadMask
 from headmask.maskfile import DataReference, Grid, MaskFile, SplitReference, SplitScores, write_json
-from orchestrator.integrity import checksum
-from orchestrator.runfolder import CONFIG
 from orchestrator.settings.budget import StopReason
 from orchestrator.settings.commandline import resume_command
 from orchestrator.settings.objective import Objective
@@ -24,11 +22,13 @@ from orchestrator.settings.versions import versions
 from orchestrator.statistics import pareto
 from orchestrator.statistics.clusters import Clusters
 from orchestrator.statistics.pareto import Point
+from orchestrator.study.integrity import checksum
+from orchestrator.study.runfolder import CONFIG
 from workers.data.remarks import ImageRemarks
 
 if TYPE_CHECKING:
-    from orchestrator.records import TrialRecord
     from orchestrator.session import Session
+    from orchestrator.study.records import TrialRecord
     from orchestrator.surrogate import Surrogate
     from orchestrator.verdict import Verdict
     from strategies import Gates

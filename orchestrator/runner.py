@@ -22,13 +22,10 @@ from orchestrator.conclude import Outcome, conclude
 from orchestrator.gate import check_baseline
 from orchestrator.gradients import GateGradients
 from orchestrator.interrupt import StopFlag, stop_signals
-from orchestrator.ledger import look_at_test
 from orchestrator.outputs import OLDER, check_run, set_aside_older
-from orchestrator.place import RunPlace, held
 from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
 from orchestrator.result import RELIABLE, SearchResult
-from orchestrator.runfolder import CONFIG
 from orchestrator.screen.border import EXIT_TRY_AGAIN
 from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare
@@ -38,8 +35,11 @@ from orchestrator.settings.modelname import ModelName
 from orchestrator.settings.trackinguri import VARIABLE, beside, tracked_at, with_password
 from orchestrator.settings.versions import versions
 from orchestrator.sharding import best_shards
-from orchestrator.store import StudyStore, exists
-from orchestrator.studies import begun_studies
+from orchestrator.study.catalogue import begun_studies
+from orchestrator.study.looks import look_at_test
+from orchestrator.study.place import RunPlace, held
+from orchestrator.study.runfolder import CONFIG
+from orchestrator.study.store import StudyStore, exists
 from orchestrator.surrogate import Surrogate, make_surrogate
 from orchestrator.track.operations import Begin, Status
 from orchestrator.track.registering import check_foldable, register

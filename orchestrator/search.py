@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.records import TrialRecord
 from orchestrator.settings.budget import Budget, StopReason, blocks_without_gain
-from orchestrator.store import StudyStore
+from orchestrator.study.records import TrialRecord
+from orchestrator.study.store import StudyStore
 from strategies import MaskSampler
 from workers.pool.queue import MaskPool, Pool, Result
 from workers.scoring.messages import Stage

@@ -16,14 +16,14 @@ from headmask.border.shown import counted, shown
 from headmask.border.writing import written
 from headmask.errors import DataError, HeadmaskError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.ledger import looked
-from orchestrator.records import TrialRecord
 from orchestrator.result import RELIABLE, Guarded, SearchResult
-from orchestrator.runfolder import read_parquet
 from orchestrator.screen.terminal import Terminal
 from orchestrator.settings.budget import STOPS
 from orchestrator.statistics.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.statistics.paired import Evidence
+from orchestrator.study.looks import looked
+from orchestrator.study.records import TrialRecord
+from orchestrator.study.runfolder import read_parquet
 
 if TYPE_CHECKING:
     from headmask.apply.exporting import ExportProof

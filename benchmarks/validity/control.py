@@ -11,11 +11,11 @@ import numpy as np
 from benchmarks.validity.searches import Workload, outcomes, searched, write_scenes
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.progress import Quiet
-from orchestrator.records import TrialRecord
 from orchestrator.runner import make_pool
 from orchestrator.search import score_all
 from orchestrator.session import Session
 from orchestrator.statistics.paired import paired_interval
+from orchestrator.study.records import TrialRecord
 from orchestrator.verdict import Verdict, decide
 
 

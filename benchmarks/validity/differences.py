@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.validity.searches import Workload, outcomes_on_test, searched, write_scenes
 from headmask.mask import HeadMask
 from orchestrator.statistics.paired import Outcomes
-from orchestrator.store import StudyStore
+from orchestrator.study.store import StudyStore
 
 # M masks, C clusters (scenes with their captions), K ratio metrics
 

@@ -91,8 +91,8 @@ def evaluate(
         alone = len(found) == 1
         print_json(found[0].as_json() if alone else {"evaluations": [each.as_json() for each in found]})
         return
-    from orchestrator.ledger import looked
     from orchestrator.statistics.paired import MIN_CLUSTERS
+    from orchestrator.study.looks import looked
     from orchestrator.tables import empty_mask_sentence, metrics_table, transfer_table
 
     if len(found) == 1:

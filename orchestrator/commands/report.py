@@ -25,7 +25,7 @@ def report(
     from headmask.border.kinds import PAGE
     from headmask.border.writing import check_output
     from orchestrator.report.page import FILE, write_report
-    from orchestrator.stored import stored_config
+    from orchestrator.study.reopening import stored_config
 
     config = stored_config(study, storage)
     path = out or config.folder / FILE

@@ -87,7 +87,7 @@ def studies(
 
     from orchestrator.settings.commandline import command_line
     from orchestrator.settings.location import redacted
-    from orchestrator.studies import list_studies, studies_table
+    from orchestrator.study.catalogue import list_studies, studies_table
 
     found = list_studies(storage)
     if as_json:

@@ -14,8 +14,8 @@ from headmask.border.shown import shown
 from headmask.errors import DataError
 from orchestrator.compare.content import CurvePoint
 from orchestrator.compare.entrant import Entrant
-from orchestrator.runfolder import read_parquet
 from orchestrator.settings.objective import Objective
+from orchestrator.study.runfolder import read_parquet
 
 # T trials, in order of proposal
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import MaskFile
-from orchestrator.records import grid_of, selected_mask
 from orchestrator.result import RELIABLE, SearchResult, read_result
-from orchestrator.runfolder import CONFIG, read_config_file
 from orchestrator.settings.commandline import resume_command
 from orchestrator.settings.config import flat_settings
 from orchestrator.settings.objective import Goal, Objective
+from orchestrator.study.records import grid_of, selected_mask
+from orchestrator.study.runfolder import CONFIG, read_config_file
 
 if TYPE_CHECKING:
-    from orchestrator.records import TrialRecord
-    from orchestrator.store import StoredStudy
+    from orchestrator.study.records import TrialRecord
+    from orchestrator.study.store import StoredStudy
 
 _SPLITS = ("search", "confirm", "test")
 Kind = Literal["run folder", "study", "tracked run", "mask file"]

@@ -16,7 +16,7 @@ from orchestrator.compare.entrant import Entrant, read_folder, read_mask_file, r
 from orchestrator.compare.tracked import Server
 from orchestrator.settings.commandline import command_line, resume_command
 from orchestrator.settings.location import redacted
-from orchestrator.store import open_storage, read_stored
+from orchestrator.study.store import open_storage, read_stored
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 

@@ -13,10 +13,10 @@ from headmask.border.shown import counted
 from headmask.mask import Head, HeadGrid, HeadMask
 from orchestrator import plots
 from orchestrator.pages import Figure, figure
-from orchestrator.records import TrialRecord
 from orchestrator.report.study import Study
 from orchestrator.result import GatesResult, SearchResult
 from orchestrator.statistics.pareto import Point, front, knee, savings
+from orchestrator.study.records import TrialRecord
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.studies import list_studies
+from orchestrator.study.catalogue import list_studies
 from tests.chaos.arena import ENVIRONMENT, Arena, Driver, NotSurvived, limited
 from tests.postgres import Postgres
 

@@ -25,8 +25,8 @@ def config(folder):
 def journal(folder, **attrs):
     """Write a study of a few trials."""
     from headmask.mask import HeadGrid, HeadMask
-    from orchestrator.records import TrialRecord
-    from orchestrator.store import StudyStore
+    from orchestrator.study.records import TrialRecord
+    from orchestrator.study.store import StudyStore
 
     grid = HeadGrid(3, 4)
     content = {"config": config(folder), "fingerprint": _ABOUT, **attrs}
@@ -160,7 +160,7 @@ def other_attr(key, value):
     def make(cwd):
         import optuna
 
-        from orchestrator.store import open_storage
+        from orchestrator.study.store import open_storage
 
         folder = stopped(cwd)
         with open_storage(str(folder / "study.journal")) as storage:

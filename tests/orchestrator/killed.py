@@ -14,8 +14,9 @@ import mlflow  # noqa: F401  imported once, before the children fork
 import optuna
 
 from headmask.apply import exporting
-from orchestrator import journal, result, runner, store, verdict
+from orchestrator import result, runner, verdict
 from orchestrator.settings.config import parse_config
+from orchestrator.study import journal, store
 from tests.orchestrator.studies import start
 from workers.pool.queue import InlinePool
 from workers.pool.ray import RayPool  # noqa: F401

@@ -8,9 +8,9 @@ import optuna
 import pyarrow.parquet as pq
 
 from orchestrator import runner
-from orchestrator.integrity import with_sums
 from orchestrator.progress import Quiet
-from orchestrator.store import open_storage
+from orchestrator.study.integrity import with_sums
+from orchestrator.study.store import open_storage
 
 CLOCKS = ("seconds",)
 NAMES = ("checksum", "seconds", "study", "storage", "mlflow_run_id", "mask_file", "test_looks")

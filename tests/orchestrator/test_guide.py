@@ -9,7 +9,7 @@ from orchestrator.progress import PlainDisplay
 from orchestrator.runner import start as start_with
 from orchestrator.screen.terminal import Terminal
 from orchestrator.session import prepare
-from orchestrator.store import StudyStore
+from orchestrator.study.store import StudyStore
 from tests.orchestrator.studies import resume, start, trials
 
 

@@ -11,9 +11,9 @@ from optuna.storages.journal import JournalFileBackend
 
 from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.integrity import SUMS, checked_attrs, checksum, with_sums
-from orchestrator.records import TrialRecord, read_records
-from orchestrator.store import StudyStore, open_storage, read_stored
+from orchestrator.study.integrity import SUMS, checked_attrs, checksum, with_sums
+from orchestrator.study.records import TrialRecord, read_records
+from orchestrator.study.store import StudyStore, open_storage, read_stored
 from tests.orchestrator.test_store import GRID, record
 
 

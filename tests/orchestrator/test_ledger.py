@@ -6,8 +6,8 @@ from multiprocessing import get_context
 import pytest
 
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator import ledger
-from orchestrator.ledger import FILE, Look, keep_looks, kept_looks, looks_at, looks_of_study, most_looks
+from orchestrator.study import looks as ledger
+from orchestrator.study.looks import FILE, Look, keep_looks, kept_looks, looks_at, looks_of_study, most_looks
 from tests.orchestrator.studies import start
 
 GRID = HeadGrid(3, 4)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from headmask.border.kinds import PICTURE, TRIALS
 from orchestrator.outputs import OLDER, set_aside_older
-from orchestrator.stored import stored_config
+from orchestrator.study.reopening import stored_config
 from tests.orchestrator.studies import resume, start, trials
 
 

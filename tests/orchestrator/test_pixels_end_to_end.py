@@ -17,10 +17,10 @@ from headmask.errors import ConfigError, PixelsChangedError, StudyError
 from headmask.maskfile import MaskFile
 from orchestrator import runner
 from orchestrator.evaluate import evaluate_masks
-from orchestrator.ledger import ATTR
 from orchestrator.progress import Quiet
-from orchestrator.store import StudyStore
-from orchestrator.stored import stored_config
+from orchestrator.study.looks import ATTR
+from orchestrator.study.reopening import stored_config
+from orchestrator.study.store import StudyStore
 from orchestrator.track.registering import package
 from orchestrator.verdict import Verdict
 from tests.odd_images import ODD, PLAIN

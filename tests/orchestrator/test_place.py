@@ -3,8 +3,8 @@
 import pytest
 
 from headmask.errors import StudyError
-from orchestrator.place import held
-from orchestrator.store import StudyStore
+from orchestrator.study.place import held
+from orchestrator.study.store import StudyStore
 from tests.orchestrator.studies import resume, start
 from tests.orchestrator.test_store import GRID, record
 from tests.tiny import make_tiny_config
@@ -58,7 +58,7 @@ def test_a_search_whose_folder_is_moved_looks_at_no_test_split(tiny_files, tmp_p
     assert not looked
     assert not config.folder.exists()
     monkeypatch.undo()
-    from orchestrator.stored import stored_config
+    from orchestrator.study.reopening import stored_config
 
     outcome = resume(stored_config(str(tmp_path / "runs" / "b"), None))
     assert outcome.result.test_looks == 1

@@ -7,8 +7,8 @@ import pytest
 
 from headmask.mask import HeadMask
 from orchestrator.prospects import SEARCH, expected_gain, growth, look_ahead
-from orchestrator.records import TrialRecord
 from orchestrator.statistics.paired import paired_interval
+from orchestrator.study.records import TrialRecord
 from orchestrator.verdict import improved_outcomes
 from tests.orchestrator.test_verdict import EMPTY, GOOD, GRID, LUCKY, SINGLE
 from workers.pool.queue import Result

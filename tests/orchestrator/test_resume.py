@@ -13,9 +13,9 @@ from headmask.errors import ConfigError, StudyError
 from orchestrator import runner
 from orchestrator.search import Interrupted
 from orchestrator.settings.config import SearchConfig
-from orchestrator.store import load_study, open_storage
-from orchestrator.stored import stored_config
-from orchestrator.studies import list_studies
+from orchestrator.study.catalogue import list_studies
+from orchestrator.study.reopening import stored_config
+from orchestrator.study.store import load_study, open_storage
 from orchestrator.verdict import Verdict
 from strategies import STRATEGIES
 from tests.orchestrator.killed import MOMENTS

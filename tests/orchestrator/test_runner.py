@@ -22,11 +22,11 @@ from headmask.border.home import cache_folder
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from orchestrator import conclude, runner
-from orchestrator.ledger import count_looks
 from orchestrator.progress import Quiet
 from orchestrator.result import SearchResult
-from orchestrator.store import StudyStore
-from orchestrator.stored import stored_config
+from orchestrator.study.looks import count_looks
+from orchestrator.study.reopening import stored_config
+from orchestrator.study.store import StudyStore
 from orchestrator.tables import sentences
 from orchestrator.track import mlflowrun, tracking
 from orchestrator.verdict import Verdict

@@ -7,9 +7,9 @@ import pytest
 
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.records import TrialRecord
 from orchestrator.search import Budget, Interrupted, Search, score_all
-from orchestrator.store import StudyStore
+from orchestrator.study.records import TrialRecord
+from orchestrator.study.store import StudyStore
 from strategies import make_sampler
 from tests.strategies.landscapes import Landscape
 from workers.pool.queue import Result

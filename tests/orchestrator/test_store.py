@@ -15,10 +15,10 @@ from optuna_dashboard import wsgi
 
 from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator import store as store_module
-from orchestrator.records import TrialRecord
 from orchestrator.settings.location import redacted
-from orchestrator.store import BEGUN, StudyStore, open_storage
+from orchestrator.study import store as store_module
+from orchestrator.study.records import TrialRecord
+from orchestrator.study.store import BEGUN, StudyStore, open_storage
 from strategies import mask_of
 
 GRID = HeadGrid(3, 4)

@@ -7,8 +7,8 @@ import pytest
 from optuna.trial import create_trial
 
 from headmask.errors import StudyError
-from orchestrator.store import StudyStore, open_storage
-from orchestrator.studies import StudyInfo, begun_studies, list_studies
+from orchestrator.study.catalogue import StudyInfo, begun_studies, list_studies
+from orchestrator.study.store import StudyStore, open_storage
 from tests.orchestrator.studies import resume, start, trials
 
 

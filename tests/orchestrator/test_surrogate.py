@@ -13,7 +13,7 @@ from headmask.mask import HeadMask
 from orchestrator.plan import make_plan
 from orchestrator.search import Interrupted, score_all
 from orchestrator.session import prepare
-from orchestrator.stored import stored_config
+from orchestrator.study.reopening import stored_config
 from orchestrator.surrogate import make_surrogate
 from strategies import MaskSampler
 from tests.orchestrator.studies import killed, outcome, resume, start, trials

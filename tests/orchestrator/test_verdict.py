@@ -5,7 +5,7 @@ import pytest
 
 from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.records import TrialRecord
+from orchestrator.study.records import TrialRecord
 from orchestrator.verdict import CONFIRM, TEST, decide
 from workers.pool.queue import Result
 from workers.scoring.messages import MaskScore

@@ -9,13 +9,13 @@ from typing import Any
 from headmask.border.reading import is_file, is_there
 from headmask.border.shown import shown
 from headmask.errors import StudyError
-from orchestrator.integrity import checked_attrs
-from orchestrator.runfolder import CONFIG, read_config_file
 from orchestrator.settings.commandline import command_line
 from orchestrator.settings.config import SearchConfig, parse_config, parse_stored
 from orchestrator.settings.location import redacted
-from orchestrator.store import BEGUN, load_study, not_ours, open_storage
-from orchestrator.studies import begun_studies
+from orchestrator.study.catalogue import begun_studies
+from orchestrator.study.integrity import checked_attrs
+from orchestrator.study.runfolder import CONFIG, read_config_file
+from orchestrator.study.store import BEGUN, load_study, not_ours, open_storage
 
 
 def stored_config(study: str, storage: str | None, flags: Mapping[str, Any] | None = None) -> SearchConfig:

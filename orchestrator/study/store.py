@@ -30,13 +30,13 @@ from headmask.border.shown import shown
 from headmask.border.writing import check_output, made_folder
 from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.driverlock import DriverLock, StorageAwayError, lock_driver
-from orchestrator.integrity import checked_attrs, with_sums
-from orchestrator.journal import Journal, truncate_torn_line
-from orchestrator.records import TrialRecord, read_records
 from orchestrator.settings.commandline import command_line
 from orchestrator.settings.config import SearchConfig, parse_stored
 from orchestrator.settings.location import SCHEMES, check_location, file_of, is_url, kind_of, redacted, sqlite_file
+from orchestrator.study.integrity import checked_attrs, with_sums
+from orchestrator.study.journal import Journal, truncate_torn_line
+from orchestrator.study.lock import DriverLock, StorageAwayError, lock_driver
+from orchestrator.study.records import TrialRecord, read_records
 
 GROUP = 64
 GROUP_S = 2.0

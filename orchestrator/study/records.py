@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from headmask.errors import HeadmaskError, StudyError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.integrity import checksum
 from orchestrator.settings.objective import Goal, Objective
+from orchestrator.study.integrity import checksum
 from strategies import distributions, mask_of, params_of
 
 TOLERANCE = 1e-9

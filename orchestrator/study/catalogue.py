@@ -12,10 +12,10 @@ from rich.table import Table
 from headmask.border.reading import is_there
 from headmask.border.shown import shown
 from headmask.errors import StudyError
-from orchestrator.driverlock import is_driven
-from orchestrator.integrity import checked_attrs
 from orchestrator.settings.location import file_of, redacted
-from orchestrator.store import BEGUN, has_begun, open_storage
+from orchestrator.study.integrity import checked_attrs
+from orchestrator.study.lock import is_driven
+from orchestrator.study.store import BEGUN, has_begun, open_storage
 
 State = Literal["not begun", "running", "stopped", "finished"]
 

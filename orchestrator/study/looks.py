@@ -26,7 +26,7 @@ from headmask.border.home import cache_folder
 from headmask.border.reading import parse_json, read_bytes
 from headmask.errors import HeadmaskError, StudyError
 from headmask.mask import HeadMask
-from orchestrator.store import StudyStore, open_storage
+from orchestrator.study.store import StudyStore, open_storage
 
 ATTR = "test_looks"
 FILE = "test-looks.jsonl"

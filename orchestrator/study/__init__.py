@@ -1,0 +1,1 @@
+"""A study as it is stored: trials, journal, lock, and looks at the test split."""
