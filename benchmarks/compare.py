@@ -28,10 +28,10 @@ from record import save
 from headmask.mask import HeadGrid, HeadMask
 from headmask.maskfile import Grid, MaskFile, ModelReference, SplitScores
 from orchestrator.bench import hardware
+from orchestrator.outcome.schema import RELIABLE, RandomMasks, SearchResult, Size, SplitResult, Splits, TestResult
+from orchestrator.outcome.tables import write_trials
 from orchestrator.queries import SIDES
-from orchestrator.result import RELIABLE, RandomMasks, SearchResult, Size, SplitResult, Splits, TestResult
 from orchestrator.study.records import TrialRecord
-from orchestrator.tables import write_trials
 from workers.tasks.retrieval import RetrievalTargets
 
 # N images, Q queries

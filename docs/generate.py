@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from headmask.maskfile import MaskFile
 from orchestrator.compare.content import Comparison
 from orchestrator.explain.explanation import Explanation
-from orchestrator.result import SearchResult
+from orchestrator.outcome.schema import SearchResult
 from orchestrator.settings.config import SearchConfig
 
 Schema = dict[str, Any]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from orchestrator.api import resume as resume
     from orchestrator.api import scan as scan
     from orchestrator.api import search as search
-    from orchestrator.found import SearchRun as SearchRun
+    from orchestrator.outcome.run import SearchRun as SearchRun
 
 _HOMES = {
     "ABLATIONS": "headmask.ablation.rules",
@@ -62,7 +62,7 @@ _HOMES = {
     "load_pruned": "headmask.apply.masked",
     "prune": "headmask.apply.pruning",
     "resume": "orchestrator.api",
-    "SearchRun": "orchestrator.found",
+    "SearchRun": "orchestrator.outcome.run",
     "scan": "orchestrator.api",
     "search": "orchestrator.api",
 }

@@ -12,8 +12,8 @@ from headmask.errors import ConfigError, did_you_mean
 from headmask.mask import HeadMask
 from orchestrator import runner
 from orchestrator.conclude import Outcome
-from orchestrator.found import SearchRun
 from orchestrator.gate import check_baseline
+from orchestrator.outcome.run import SearchRun
 from orchestrator.progress import Display, Quiet, make_display
 from orchestrator.screen.terminal import Terminal
 from orchestrator.search import score_all

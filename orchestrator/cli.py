@@ -38,7 +38,7 @@ from orchestrator.screen.terminal import PrintableLog, Terminal, patient
 from orchestrator.settings.commandline import way_on
 
 if TYPE_CHECKING:
-    from orchestrator.result import SearchResult
+    from orchestrator.outcome.schema import SearchResult
     from orchestrator.settings.config import SearchConfig
 
 app = typer.Typer(
@@ -319,7 +319,7 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
     if as_json:
         print(outcome.result.model_dump_json(indent=2))
     else:
-        from orchestrator.tables import show_result
+        from orchestrator.outcome.tables import show_result
 
         show_result(console, outcome.result)
     if outcome.exit_code:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from headmask.apply.exporting import export
 from headmask.mask import HeadMask
-from orchestrator import result as results
-from orchestrator.plots import write_gates, write_heat_map, write_pareto
+from orchestrator.outcome import schema as results
+from orchestrator.outcome.pictures import write_gates, write_heat_map, write_pareto
+from orchestrator.outcome.tables import CANDIDATE, write_trials
 from orchestrator.progress import Display
 from orchestrator.queries import write_queries
 from orchestrator.report.page import FILE, write_report
@@ -20,7 +21,6 @@ from orchestrator.settings.versions import versions
 from orchestrator.study.looks import count_looks
 from orchestrator.study.store import StudyStore
 from orchestrator.surrogate import Surrogate
-from orchestrator.tables import CANDIDATE, write_trials
 from orchestrator.track.tracked import track_verdict
 from orchestrator.track.tracking import Tracker
 from orchestrator.verdict import Verdict

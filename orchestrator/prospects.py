@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from headmask.mask import HeadMask
-from orchestrator.result import Prospects
+from orchestrator.outcome.schema import Prospects
 from orchestrator.search import score_all
 from orchestrator.session import Session
 from orchestrator.statistics.paired import paired_standard_error

@@ -22,10 +22,10 @@ from orchestrator.conclude import Outcome, conclude
 from orchestrator.gate import check_baseline
 from orchestrator.gradients import GateGradients
 from orchestrator.interrupt import StopFlag, stop_signals
+from orchestrator.outcome.schema import RELIABLE, SearchResult
 from orchestrator.outputs import OLDER, check_run, set_aside_older
 from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
-from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.screen.border import EXIT_TRY_AGAIN
 from orchestrator.search import Interrupted, Progress, Search
 from orchestrator.session import Session, prepare

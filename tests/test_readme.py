@@ -9,7 +9,7 @@ import open_clip
 import pytest
 
 from orchestrator.demo import epilogue
-from orchestrator.result import SearchResult
+from orchestrator.outcome.schema import SearchResult
 from tests.commands import parse_headmask
 from tests.docs.pages import PAGES, ROOT
 from tests.orchestrator.test_runner import recall_of

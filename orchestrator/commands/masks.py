@@ -91,9 +91,9 @@ def evaluate(
         alone = len(found) == 1
         print_json(found[0].as_json() if alone else {"evaluations": [each.as_json() for each in found]})
         return
+    from orchestrator.outcome.tables import empty_mask_sentence, metrics_table, transfer_table
     from orchestrator.statistics.paired import MIN_CLUSTERS
     from orchestrator.study.looks import looked
-    from orchestrator.tables import empty_mask_sentence, metrics_table, transfer_table
 
     if len(found) == 1:
         console.print(metrics_table(found[0].title, found[0].baseline, found[0].masked))
@@ -150,7 +150,7 @@ def export(
     if as_json:
         print_json({"checkpoint": str(out), "pruned": prune, **asdict(proof)})
         return
-    from orchestrator.tables import empty_mask_sentence, footprint_table
+    from orchestrator.outcome.tables import empty_mask_sentence, footprint_table
 
     console.say(
         f"{out}: {counted(len(content.heads), 'head')} {'pruned' if prune else 'folded away'}. Loaded by "

@@ -109,7 +109,7 @@ def schema(
 ) -> None:
     """Print the JSON schema of result.json, or of a comparison."""
     from orchestrator.compare.content import Comparison
-    from orchestrator.result import SearchResult
+    from orchestrator.outcome.schema import SearchResult
 
     print_json((SearchResult if what == "result" else Comparison).model_json_schema())
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import MaskFile
-from orchestrator.result import RELIABLE, SearchResult, read_result
+from orchestrator.outcome.schema import RELIABLE, SearchResult, read_result
 from orchestrator.settings.commandline import resume_command
 from orchestrator.settings.config import flat_settings
 from orchestrator.settings.objective import Goal, Objective

@@ -13,7 +13,7 @@ from headmask.border.kinds import Kind
 from headmask.border.writing import check_outputs, written
 
 if TYPE_CHECKING:
-    from orchestrator.result import SearchResult
+    from orchestrator.outcome.schema import SearchResult
 
 STORY = (
     "The demo's model is a small CLIP that learned from 24,000 drawn scenes such as \"a small red circle left "

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from headmask.border.shown import counted
 from headmask.maskfile import Grid, ModelReference
-from orchestrator.tables import empty_mask_sentence
+from orchestrator.outcome.tables import empty_mask_sentence
 
 FILE = "explain.json"
 

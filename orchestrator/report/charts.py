@@ -11,10 +11,10 @@ import numpy as np
 
 from headmask.border.shown import counted
 from headmask.mask import Head, HeadGrid, HeadMask
-from orchestrator import plots
+from orchestrator.outcome import pictures as plots
+from orchestrator.outcome.schema import GatesResult, SearchResult
 from orchestrator.pages import Figure, figure
 from orchestrator.report.study import Study
-from orchestrator.result import GatesResult, SearchResult
 from orchestrator.statistics.pareto import Point, front, knee, savings
 from orchestrator.study.records import TrialRecord
 

@@ -18,16 +18,16 @@ from headmask.border.reading import read_json
 from headmask.border.shown import shown
 from headmask.errors import StudyError
 from headmask.mask import HeadMask
+from orchestrator.outcome.schema import RELIABLE, SearchResult
+from orchestrator.outcome.tables import sentences
 from orchestrator.pages import data_uri, render, write_page
 from orchestrator.queries import Queries
 from orchestrator.report import charts
 from orchestrator.report.examples import Changes, changed
 from orchestrator.report.study import Study, read_study
-from orchestrator.result import RELIABLE, SearchResult
 from orchestrator.settings.budget import STOPS
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.versions import versions
-from orchestrator.tables import sentences
 from orchestrator.waiting import duration
 
 FILE = "report.html"

@@ -28,7 +28,7 @@ from headmask.maskfile import MaskFile
 from headmask.models.loading import LoadedModel
 from headmask.pixels import compositing
 from headmask.pixels.images import COMPOSITED
-from orchestrator.result import RELIABLE, SearchResult, read_result
+from orchestrator.outcome.schema import RELIABLE, SearchResult, read_result
 from orchestrator.settings.location import redacted, scheme_of
 from orchestrator.settings.modelname import ModelName
 from orchestrator.settings.trackinguri import DATABASES, check_tracking_uri

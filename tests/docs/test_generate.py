@@ -3,7 +3,7 @@
 import pytest
 
 from docs.generate import FOLDER, pages
-from orchestrator.result import SearchResult
+from orchestrator.outcome.schema import SearchResult
 from orchestrator.settings.config import OPTIONS
 
 

@@ -14,7 +14,8 @@ import mlflow  # noqa: F401  imported once, before the children fork
 import optuna
 
 from headmask.apply import exporting
-from orchestrator import result, runner, verdict
+from orchestrator import runner, verdict
+from orchestrator.outcome import schema as result
 from orchestrator.settings.config import parse_config
 from orchestrator.study import journal, store
 from tests.orchestrator.studies import start

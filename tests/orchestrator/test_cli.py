@@ -19,7 +19,7 @@ from headmask.errors import ReplicasLostError
 from headmask.mask import HeadGrid, HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models.loading import load_model
-from orchestrator.result import SearchResult
+from orchestrator.outcome.schema import SearchResult
 from tests.orchestrator.studies import trials
 from tests.tiny import write_tiny_dataset, write_tiny_model
 from tests.workers.test_sources import (

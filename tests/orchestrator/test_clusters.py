@@ -9,13 +9,13 @@ from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from orchestrator.compare.comparison import compare
 from orchestrator.compare.sources import Sources
-from orchestrator.found import SearchRun
-from orchestrator.result import Prospects, SearchResult
+from orchestrator.outcome.run import SearchRun
+from orchestrator.outcome.schema import Prospects, SearchResult
+from orchestrator.outcome.tables import sentences, split_rows
 from orchestrator.session import prepare
 from orchestrator.settings.objective import Goal
 from orchestrator.statistics.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.statistics.paired import Evidence
-from orchestrator.tables import sentences, split_rows
 from orchestrator.track.tracked import _metrics
 from orchestrator.verdict import decide
 from tests.orchestrator.studies import start

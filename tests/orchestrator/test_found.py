@@ -10,10 +10,10 @@ from PIL import Image
 import headmask
 from headmask.errors import StudyError
 from headmask.maskfile import MaskFile
-from orchestrator.figures import draw_run
-from orchestrator.found import SearchRun
-from orchestrator.result import SearchResult
-from orchestrator.tables import sentences
+from orchestrator.outcome.figures import draw_run
+from orchestrator.outcome.run import SearchRun
+from orchestrator.outcome.schema import SearchResult
+from orchestrator.outcome.tables import sentences
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.plots import write_pareto
+from orchestrator.outcome.pictures import write_pareto
 
 GRID = HeadGrid(3, 4)
 

@@ -22,12 +22,12 @@ from headmask.border.home import cache_folder
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from orchestrator import conclude, runner
+from orchestrator.outcome.schema import SearchResult
+from orchestrator.outcome.tables import sentences
 from orchestrator.progress import Quiet
-from orchestrator.result import SearchResult
 from orchestrator.study.looks import count_looks
 from orchestrator.study.reopening import stored_config
 from orchestrator.study.store import StudyStore
-from orchestrator.tables import sentences
 from orchestrator.track import mlflowrun, tracking
 from orchestrator.verdict import Verdict
 from tests.orchestrator.studies import resume, start, trials

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from headmask.maskfile import MaskFile
-from orchestrator.result import SearchResult, read_result
+from orchestrator.outcome.schema import SearchResult, read_result
+from orchestrator.outcome.tables import sentences, split_rows
 from orchestrator.study.runfolder import read_parquet
-from orchestrator.tables import sentences, split_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ class SearchRun(SearchResult):
 
     def plot(self) -> Figure:
         """Return a figure: what each head does alone, selected heads marked; and quality against size."""
-        from orchestrator.figures import draw_run
+        from orchestrator.outcome.figures import draw_run
 
         return draw_run(self, self.mask.head_grid, self.trials)
 

@@ -16,7 +16,7 @@ from headmask.border.shown import counted, shown
 from headmask.border.writing import written
 from headmask.errors import DataError, HeadmaskError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.result import RELIABLE, Guarded, SearchResult
+from orchestrator.outcome.schema import RELIABLE, Guarded, SearchResult
 from orchestrator.screen.terminal import Terminal
 from orchestrator.settings.budget import STOPS
 from orchestrator.statistics.clusters import Clusters, doubt, in_words, too_few

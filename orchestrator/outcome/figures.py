@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 
 from headmask.errors import ConfigError
 from headmask.mask import Head, HeadGrid
-from orchestrator.plots import draw_deltas
+from orchestrator.outcome.pictures import draw_deltas
 from workers.tasks.base import Mix
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from orchestrator.result import FrontPoint, SearchResult
+    from orchestrator.outcome.schema import FrontPoint, SearchResult
 
 
 class NotebookFigure(Figure):

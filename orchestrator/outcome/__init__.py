@@ -1,0 +1,1 @@
+"""What a search leaves: its result, tables and pictures."""
