@@ -29,8 +29,8 @@ from record import save
 from headmask.mask import HeadMask
 from orchestrator.bench import hardware
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
-from orchestrator.search import Search, score_all
-from orchestrator.session import Session, prepare
+from orchestrator.search.loop import Search, score_all
+from orchestrator.search.session import Session, prepare
 from orchestrator.settings.budget import Budget
 from orchestrator.settings.config import flags_of, read_config
 from orchestrator.study.store import StudyStore

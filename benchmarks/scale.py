@@ -24,7 +24,7 @@ from record import RESULTS, save
 from orchestrator.bench import hardware
 from orchestrator.bench_driver import GRID, SimulatedPool, run_simulated
 from orchestrator.contest.synthetic import make_synthetic
-from orchestrator.sharding import BYTES_PER_S
+from orchestrator.search.sharding import BYTES_PER_S
 
 REPLICAS, CAPTIONS_PER_IMAGE = 1000, 5
 

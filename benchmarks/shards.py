@@ -26,10 +26,10 @@ from headmask.mask import HeadMask
 from orchestrator.bench import hardware, make_workload
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.demo.scenes import write_downstream
-from orchestrator.search import score_all
-from orchestrator.session import Session, prepare
+from orchestrator.search.loop import score_all
+from orchestrator.search.session import Session, prepare
+from orchestrator.search.sharding import exchanged_bytes
 from orchestrator.settings.config import flags_of, read_config
-from orchestrator.sharding import exchanged_bytes
 from workers.pool.fleet import START_S
 from workers.pool.ray import RayPool
 from workers.scoring.messages import Stage

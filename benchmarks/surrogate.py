@@ -295,7 +295,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def of_session(model: str, data: str) -> Landscape:
     """Return the landscape of a model on the search split of a data set."""
-    from orchestrator.session import prepare
+    from orchestrator.search.session import prepare
     from orchestrator.settings.config import flags_of, read_config
     from workers.scoring.replica import Replica
 

@@ -16,8 +16,8 @@ from orchestrator.gate import check_baseline
 from orchestrator.outcome.run import SearchRun
 from orchestrator.progress import Display, Quiet, make_display
 from orchestrator.screen.terminal import Terminal
-from orchestrator.search import score_all
-from orchestrator.session import Session, prepare
+from orchestrator.search.loop import score_all
+from orchestrator.search.session import Session, prepare
 from orchestrator.settings.config import flags_of, read_config
 from orchestrator.settings.options import ResumeOptions, ScanOptions, SearchOptions
 from orchestrator.study.reopening import stored_config

@@ -14,7 +14,7 @@ from typing import Any
 
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.contest.synthetic import make_synthetic
-from orchestrator.search import Search
+from orchestrator.search.loop import Search
 from orchestrator.settings.budget import Budget
 from orchestrator.study.store import StudyStore
 from orchestrator.track.operations import Begin

@@ -295,7 +295,7 @@ def main() -> None:
 def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) -> SearchResult:
     from orchestrator import runner
     from orchestrator.progress import make_display
-    from orchestrator.search import Interrupted
+    from orchestrator.search.loop import Interrupted
 
     console = Terminal(stderr=as_json)
     display = make_display(console)

@@ -12,15 +12,15 @@ from orchestrator.outcome.tables import CANDIDATE, write_trials
 from orchestrator.progress import Display
 from orchestrator.queries import write_queries
 from orchestrator.report.page import FILE, write_report
-from orchestrator.search import Progress
-from orchestrator.session import Session
+from orchestrator.search.loop import Progress
+from orchestrator.search.session import Session
+from orchestrator.search.surrogate import Surrogate
 from orchestrator.settings.commandline import report_command
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.location import redacted
 from orchestrator.settings.versions import versions
 from orchestrator.study.looks import count_looks
 from orchestrator.study.store import StudyStore
-from orchestrator.surrogate import Surrogate
 from orchestrator.track.tracked import track_verdict
 from orchestrator.track.tracking import Tracker
 from orchestrator.verdict import Verdict

@@ -14,7 +14,7 @@ from torch import nn
 from headmask.border.shown import counted
 from headmask.errors import ModelError
 from headmask.mask import HeadMask
-from orchestrator.session import Session
+from orchestrator.search.session import Session
 from orchestrator.settings.objective import Goal
 from workers.data.pixels import Pixels
 from workers.scoring.constants import USUAL_CHUNK

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from headmask.mask import HeadMask
-from orchestrator.gradients import GateGradients
-from orchestrator.session import Session, prepare
+from orchestrator.search.gradients import GateGradients
+from orchestrator.search.session import Session, prepare
+from orchestrator.search.sharding import best_shards, embeddings_gib, exchanged_bytes, scan_of, typical_block
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.location import redacted
 from orchestrator.settings.trackinguri import tracked_at
-from orchestrator.sharding import best_shards, embeddings_gib, exchanged_bytes, scan_of, typical_block
 from strategies import MaskSampler, ScanSampler, make_sampler
 from workers.data.pixels import Pixels
 from workers.scoring.replica import Payload, Replica

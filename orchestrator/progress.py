@@ -7,8 +7,8 @@ from typing import Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from orchestrator import search as loop
 from orchestrator.screen.terminal import Terminal
+from orchestrator.search import loop
 from orchestrator.waiting import PLAIN_EVERY_S, duration, speed
 
 

@@ -31,7 +31,7 @@ from workers.tasks.matching import MatchingTargets
 from workers.tasks.retrieval import RetrievalTargets
 
 if TYPE_CHECKING:
-    from orchestrator.session import Session
+    from orchestrator.search.session import Session
     from orchestrator.verdict import Verdict
     from workers.data.loading import Split
     from workers.scoring.messages import MaskScore

@@ -20,27 +20,27 @@ from headmask.mask import HeadMask
 from headmask.maskfile import write_json
 from orchestrator.conclude import Outcome, conclude
 from orchestrator.gate import check_baseline
-from orchestrator.gradients import GateGradients
 from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.outcome.schema import RELIABLE, SearchResult
 from orchestrator.outputs import OLDER, check_run, set_aside_older
 from orchestrator.progress import Display
 from orchestrator.prospects import look_ahead
 from orchestrator.screen.border import EXIT_TRY_AGAIN
-from orchestrator.search import Interrupted, Progress, Search
-from orchestrator.session import Session, prepare
+from orchestrator.search.gradients import GateGradients
+from orchestrator.search.loop import Interrupted, Progress, Search
+from orchestrator.search.session import Session, prepare
+from orchestrator.search.sharding import best_shards
+from orchestrator.search.surrogate import Surrogate, make_surrogate
 from orchestrator.settings.commandline import command_line, resume_command, way_on
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.modelname import ModelName
 from orchestrator.settings.trackinguri import VARIABLE, beside, tracked_at, with_password
 from orchestrator.settings.versions import versions
-from orchestrator.sharding import best_shards
 from orchestrator.study.catalogue import begun_studies
 from orchestrator.study.looks import look_at_test
 from orchestrator.study.place import RunPlace, held
 from orchestrator.study.runfolder import CONFIG
 from orchestrator.study.store import StudyStore, exists
-from orchestrator.surrogate import Surrogate, make_surrogate
 from orchestrator.track.operations import Begin, Status
 from orchestrator.track.registering import check_foldable, register
 from orchestrator.track.tracked import BestCurve, track_session

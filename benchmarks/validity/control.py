@@ -12,8 +12,8 @@ from benchmarks.validity.searches import Workload, outcomes, searched, write_sce
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.progress import Quiet
 from orchestrator.runner import make_pool
-from orchestrator.search import score_all
-from orchestrator.session import Session
+from orchestrator.search.loop import score_all
+from orchestrator.search.session import Session
 from orchestrator.statistics.paired import paired_interval
 from orchestrator.study.records import TrialRecord
 from orchestrator.verdict import Verdict, decide

@@ -24,7 +24,7 @@ from headmask.tower.towers import view_of
 from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import CUE
 from orchestrator.outcomes import outcomes_of
-from orchestrator.session import make_payload
+from orchestrator.search.session import make_payload
 from orchestrator.statistics.paired import Outcomes, paired_interval
 from workers.data.loading import Split, load_data
 from workers.data.preprocess import UInt8Preprocess

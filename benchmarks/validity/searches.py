@@ -15,8 +15,8 @@ from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import downstream_rows
 from orchestrator.progress import Quiet
 from orchestrator.runner import Outcome, make_pool
-from orchestrator.search import score_all
-from orchestrator.session import Session
+from orchestrator.search.loop import score_all
+from orchestrator.search.session import Session
 from orchestrator.settings.config import flags_of, read_config
 from orchestrator.statistics.paired import Outcomes
 from orchestrator.verdict import TEST, improved_outcomes

@@ -15,8 +15,8 @@ from headmask.border.home import cache_folder
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.contest.memo import Memo
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
-from orchestrator.gradients import GateGradients
-from orchestrator.session import Session, prepare
+from orchestrator.search.gradients import GateGradients
+from orchestrator.search.session import Session, prepare
 from orchestrator.settings.config import flags_of, read_config
 from strategies import Limits
 from workers.pool.queue import InlinePool

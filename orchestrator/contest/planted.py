@@ -21,7 +21,7 @@ from headmask.mask import HeadGrid, HeadMask
 from orchestrator.contest.measured import Measured, folder_of, session_of
 from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import downstream_rows
-from orchestrator.session import Session
+from orchestrator.search.session import Session
 from strategies import Limits
 from workers.data.dataset import Row, write_dataset
 from workers.scoring.replica import Replica

@@ -20,7 +20,7 @@ from orchestrator.evaluate import objective_on
 from orchestrator.explain.explanation import FILE, DescribingText, ExplainedHead, Explanation
 from orchestrator.explain.harm import Case, explained_head, measure_harm
 from orchestrator.explain.subject import Subject, find_subject, read_descriptions
-from orchestrator.session import embedded_texts, load_section, make_payload
+from orchestrator.search.session import embedded_texts, load_section, make_payload
 from orchestrator.settings.sections import DataSection
 from orchestrator.settings.versions import versions
 from orchestrator.study.looks import keep_looks, looks_at, run_folder_of

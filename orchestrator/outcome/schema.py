@@ -27,9 +27,9 @@ from orchestrator.study.runfolder import CONFIG
 from workers.data.remarks import ImageRemarks
 
 if TYPE_CHECKING:
-    from orchestrator.session import Session
+    from orchestrator.search.session import Session
+    from orchestrator.search.surrogate import Surrogate
     from orchestrator.study.records import TrialRecord
-    from orchestrator.surrogate import Surrogate
     from orchestrator.verdict import Verdict
     from strategies import Gates
     from workers.scoring.messages import MaskScore

@@ -117,7 +117,7 @@ def _looks_by_now(result: SearchResult, folder: Path) -> int:
 
 
 def _unfinished(config: SearchConfig) -> Study:
-    from orchestrator.session import digest_of
+    from orchestrator.search.session import digest_of
 
     if "***" in config.storage:
         raise StudyError(

@@ -38,7 +38,7 @@ from orchestrator.track.tracked import description
 from orchestrator.track.tracking import sync
 
 if TYPE_CHECKING:
-    from orchestrator.session import Session
+    from orchestrator.search.session import Session
 
 CODE = Path(__file__).with_name("served.py")
 FOLDER = "registered"

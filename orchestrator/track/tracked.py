@@ -12,8 +12,8 @@ from headmask.border.shown import counted
 from headmask.mask import HeadMask
 from orchestrator.outcome.schema import SearchResult
 from orchestrator.outcome.tables import sentences
-from orchestrator.search import Progress
-from orchestrator.session import Session
+from orchestrator.search.loop import Progress
+from orchestrator.search.session import Session
 from orchestrator.settings.config import flat_settings
 from orchestrator.track.mlflowrun import SELECTED_NAME, SELECTED_TAG
 from orchestrator.track.operations import (

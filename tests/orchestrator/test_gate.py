@@ -9,7 +9,7 @@ from headmask.errors import ModelError
 from orchestrator import gate
 from orchestrator.demo import unpack_demo
 from orchestrator.gate import check_baseline
-from orchestrator.session import prepare
+from orchestrator.search.session import prepare
 from orchestrator.settings.config import read_config
 from tests.tiny import write_tiny_model
 

@@ -8,7 +8,7 @@ from orchestrator.plan import make_plan
 from orchestrator.progress import PlainDisplay
 from orchestrator.runner import start as start_with
 from orchestrator.screen.terminal import Terminal
-from orchestrator.session import prepare
+from orchestrator.search.session import prepare
 from orchestrator.study.store import StudyStore
 from tests.orchestrator.studies import resume, start, trials
 

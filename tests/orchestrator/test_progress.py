@@ -2,9 +2,9 @@
 
 import pytest
 
-from orchestrator import search
 from orchestrator.progress import summary
-from orchestrator.search import Budget, Progress
+from orchestrator.search import loop as search
+from orchestrator.search.loop import Budget, Progress
 from orchestrator.waiting import speed
 
 

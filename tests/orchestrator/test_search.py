@@ -7,7 +7,7 @@ import pytest
 
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.search import Budget, Interrupted, Search, score_all
+from orchestrator.search.loop import Budget, Interrupted, Search, score_all
 from orchestrator.study.records import TrialRecord
 from orchestrator.study.store import StudyStore
 from strategies import make_sampler

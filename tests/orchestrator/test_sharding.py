@@ -7,7 +7,7 @@ import pytest
 
 from headmask.errors import ConfigError
 from orchestrator.bench_driver import GRID, VIT_L_14
-from orchestrator.sharding import best_shards, embeddings_gib, exchanged_bytes
+from orchestrator.search.sharding import best_shards, embeddings_gib, exchanged_bytes
 from strategies import Limits
 from workers.tasks.retrieval import RetrievalTargets
 

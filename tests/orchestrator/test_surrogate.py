@@ -11,10 +11,10 @@ import strategies
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadMask
 from orchestrator.plan import make_plan
-from orchestrator.search import Interrupted, score_all
-from orchestrator.session import prepare
+from orchestrator.search.loop import Interrupted, score_all
+from orchestrator.search.session import prepare
+from orchestrator.search.surrogate import make_surrogate
 from orchestrator.study.reopening import stored_config
-from orchestrator.surrogate import make_surrogate
 from strategies import MaskSampler
 from tests.orchestrator.studies import killed, outcome, resume, start, trials
 from tests.orchestrator.test_tasks import files  # noqa: F401

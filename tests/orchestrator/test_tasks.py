@@ -16,7 +16,7 @@ from headmask.maskfile import MaskFile
 from headmask.models.loading import load_model
 from orchestrator.gate import check_baseline
 from orchestrator.plan import make_plan
-from orchestrator.session import prepare
+from orchestrator.search.session import prepare
 from orchestrator.settings.config import read_config
 from tests.orchestrator.studies import resume, start, trials
 from tests.tiny import TEMPLATES, write_chinese_model
@@ -250,7 +250,7 @@ def test_embeddings_are_made_once_and_then_found(tiny_config, tmp_path, monkeypa
     files = sorted((tmp_path / "cache").glob("embeddings-*.npz"))
     assert len(files) == 3
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.session.embed_texts", None)
+        patch.setattr("orchestrator.search.session.embed_texts", None)
         second = prepare(tiny_config())
     for name in ("search", "confirm", "test"):
         assert (first.payload.splits[name][""].other_E == second.payload.splits[name][""].other_E).all()

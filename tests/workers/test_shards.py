@@ -51,7 +51,7 @@ def test_a_sharded_study_is_the_unsharded_one(tiny_config, large_files, local_ra
 @pytest.fixture(scope="module")
 def payload(tmp_path_factory, large_files, task_files, empty_mlflow):
     """What shards are given: a large data set, and a small one of labels."""
-    from orchestrator.session import prepare
+    from orchestrator.search.session import prepare
     from orchestrator.settings.config import flags_of, read_config
 
     paths = [str(large_files[1]), str(task_files / "labels.parquet")]

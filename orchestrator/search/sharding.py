@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from headmask.mask import HeadMask
-from orchestrator.session import Session
+from orchestrator.search.session import Session
 from workers.pool.queue import MOST_SHARED
 from workers.tasks.base import block_of, part_of
 

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from headmask.border.home import cache_folder
-from orchestrator.search import POLL_S, Interrupted
-from orchestrator.session import Session
+from orchestrator.search.loop import POLL_S, Interrupted
+from orchestrator.search.session import Session
 from strategies.gates import BATCHES
 from strategies.history import FloatArray
 from workers.pool.queue import Pool

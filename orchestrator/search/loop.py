@@ -26,7 +26,7 @@ from workers.pool.queue import MaskPool, Pool, Result
 from workers.scoring.messages import Stage
 
 if TYPE_CHECKING:
-    from orchestrator.surrogate import Surrogate
+    from orchestrator.search.surrogate import Surrogate
     from strategies import Gates
 
 POLL_S = 0.5

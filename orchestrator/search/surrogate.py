@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from headmask.mask import HeadMask
-from orchestrator.search import score_all
-from orchestrator.session import Session
+from orchestrator.search.loop import score_all
+from orchestrator.search.session import Session
 from workers.pool.queue import Pool, Result
 from workers.scoring.displacement_store import DisplacementStore
 from workers.scoring.messages import Stage
