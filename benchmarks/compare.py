@@ -30,8 +30,8 @@ from headmask.maskfile import Grid, MaskFile, ModelReference, SplitScores
 from orchestrator.bench import hardware
 from orchestrator.outcome.schema import RELIABLE, RandomMasks, SearchResult, Size, SplitResult, Splits, TestResult
 from orchestrator.outcome.tables import write_trials
-from orchestrator.queries import SIDES
 from orchestrator.study.records import TrialRecord
+from orchestrator.verdict.queries import SIDES
 from workers.tasks.retrieval import RetrievalTargets
 
 # N images, Q queries

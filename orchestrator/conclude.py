@@ -10,7 +10,6 @@ from orchestrator.outcome import schema as results
 from orchestrator.outcome.pictures import write_gates, write_heat_map, write_pareto
 from orchestrator.outcome.tables import CANDIDATE, write_trials
 from orchestrator.progress import Display
-from orchestrator.queries import write_queries
 from orchestrator.report.page import FILE, write_report
 from orchestrator.search.loop import Progress
 from orchestrator.search.session import Session
@@ -23,7 +22,8 @@ from orchestrator.study.looks import count_looks
 from orchestrator.study.store import StudyStore
 from orchestrator.track.tracked import track_verdict
 from orchestrator.track.tracking import Tracker
-from orchestrator.verdict import Verdict
+from orchestrator.verdict.decide import Verdict
+from orchestrator.verdict.queries import write_queries
 
 
 @dataclass(frozen=True)

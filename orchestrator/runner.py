@@ -24,7 +24,6 @@ from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.outcome.schema import RELIABLE, SearchResult
 from orchestrator.outputs import OLDER, check_run, set_aside_older
 from orchestrator.progress import Display
-from orchestrator.prospects import look_ahead
 from orchestrator.screen.border import EXIT_TRY_AGAIN
 from orchestrator.search.gradients import GateGradients
 from orchestrator.search.loop import Interrupted, Progress, Search
@@ -45,7 +44,8 @@ from orchestrator.track.operations import Begin, Status
 from orchestrator.track.registering import check_foldable, register
 from orchestrator.track.tracked import BestCurve, track_session
 from orchestrator.track.tracking import Tracker
-from orchestrator.verdict import decide
+from orchestrator.verdict.decide import decide
+from orchestrator.verdict.prospects import look_ahead
 from strategies import make_sampler
 from workers.pool.queue import InlinePool, Pool
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from orchestrator.outcomes import outcomes_of
 from orchestrator.statistics.paired import MIN_CLUSTERS, Outcomes, evidence, num_clusters, paired_interval
+from orchestrator.verdict.outcomes import outcomes_of
 from workers.data.loading import clusters, linked
 from workers.tasks.base import Mix, Ranks
 from workers.tasks.retrieval import RetrievalTargets

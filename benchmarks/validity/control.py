@@ -16,7 +16,7 @@ from orchestrator.search.loop import score_all
 from orchestrator.search.session import Session
 from orchestrator.statistics.paired import paired_interval
 from orchestrator.study.records import TrialRecord
-from orchestrator.verdict import Verdict, decide
+from orchestrator.verdict.decide import Verdict, decide
 
 
 @dataclass(frozen=True)

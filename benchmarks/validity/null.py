@@ -19,7 +19,7 @@ from headmask.mask import HeadMask
 from orchestrator.settings.sections import SearchSection
 from orchestrator.statistics.paired import evidence, paired_standard_error
 from orchestrator.statistics.selection import finalists, select
-from orchestrator.verdict import ERROR_DRAWS
+from orchestrator.verdict.decide import ERROR_DRAWS
 
 # C clusters
 

@@ -19,7 +19,7 @@ from orchestrator.search.loop import score_all
 from orchestrator.search.session import Session
 from orchestrator.settings.config import flags_of, read_config
 from orchestrator.statistics.paired import Outcomes
-from orchestrator.verdict import TEST, improved_outcomes
+from orchestrator.verdict.decide import TEST, improved_outcomes
 from workers.data.dataset import Row, write_dataset
 from workers.scoring.messages import MaskScore
 

@@ -69,8 +69,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score masks against the baseline, with intervals; several masks or data sets give a transfer table."""
-    from orchestrator.evaluate import evaluate_masks
     from orchestrator.settings.config import parse_data
+    from orchestrator.verdict.evaluate import evaluate_masks
 
     options = reading_options(locals())
     sections = parse_data([{"path": path, **options} for path in data])

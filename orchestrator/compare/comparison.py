@@ -12,10 +12,10 @@ from orchestrator.compare.entrant import Entrant
 from orchestrator.compare.panel import SPLITS, Panel, Ranked, draw
 from orchestrator.compare.recommend import recommend
 from orchestrator.compare.relation import Relation, relate, sentences, share_test
-from orchestrator.queries import read_queries
 from orchestrator.settings.objective import Objective
 from orchestrator.statistics.paired import MIN_CLUSTERS, holm
 from orchestrator.statistics.selection import as_good
+from orchestrator.verdict.queries import read_queries
 
 T = TypeVar("T")
 ReferenceBy = Literal["named first", "best on confirm"]

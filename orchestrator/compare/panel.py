@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
-from orchestrator.outcomes import outcomes_of
-from orchestrator.queries import Earned, Queries, read_earned
 from orchestrator.settings.objective import Objective
 from orchestrator.statistics.clusters import Clusters, too_few
 from orchestrator.statistics.paired import Outcomes, drawn_values, permutation_p_values
+from orchestrator.verdict.outcomes import outcomes_of
+from orchestrator.verdict.queries import Earned, Queries, read_earned
 from workers.tasks.base import Mix, Ranks
 
 # C clusters, K kinds of queries, R draws, M masks

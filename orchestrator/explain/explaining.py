@@ -16,7 +16,6 @@ from headmask.errors import ModelError
 from headmask.mask import Head, HeadMask
 from headmask.maskfile import Grid, write_json
 from headmask.tower.attribution import attention_maps, prove_contributions
-from orchestrator.evaluate import objective_on
 from orchestrator.explain.explanation import FILE, DescribingText, ExplainedHead, Explanation
 from orchestrator.explain.harm import Case, explained_head, measure_harm
 from orchestrator.explain.subject import Subject, find_subject, read_descriptions
@@ -24,6 +23,7 @@ from orchestrator.search.session import embedded_texts, load_section, make_paylo
 from orchestrator.settings.sections import DataSection
 from orchestrator.settings.versions import versions
 from orchestrator.study.looks import keep_looks, looks_at, run_folder_of
+from orchestrator.verdict.evaluate import objective_on
 from workers.data.loading import ALL, check_data, take_split
 from workers.data.preprocess import UInt8Preprocess
 from workers.scoring.constants import USUAL_CHUNK, Constants

@@ -14,7 +14,7 @@ from headmask.mask import Head, HeadMask
 from orchestrator.explain.explanation import Change, DescribingText, ExplainedHead, HarmedImage, Query
 from orchestrator.explain.sheets import Cell, draw_attention
 from orchestrator.explain.subject import Subject
-from orchestrator.queries import PROBABILITY
+from orchestrator.verdict.queries import PROBABILITY
 from workers.data.loading import Split
 from workers.scoring.messages import MaskScore
 from workers.tasks.base import Mix, Ranks, Targets

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from orchestrator.search.session import Session
     from orchestrator.search.surrogate import Surrogate
     from orchestrator.study.records import TrialRecord
-    from orchestrator.verdict import Verdict
+    from orchestrator.verdict.decide import Verdict
     from strategies import Gates
     from workers.scoring.messages import MaskScore
 

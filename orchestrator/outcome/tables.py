@@ -27,7 +27,7 @@ from orchestrator.study.runfolder import read_parquet
 
 if TYPE_CHECKING:
     from headmask.apply.exporting import ExportProof
-    from orchestrator.evaluate import Evaluation
+    from orchestrator.verdict.evaluate import Evaluation
 
 
 CANDIDATE = "candidate.json"

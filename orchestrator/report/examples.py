@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from headmask.errors import DataError
 from headmask.pixels.images import COMPOSITED, PixelRule, decode_image, quiet_pillow
 from orchestrator.pages import data_uri
-from orchestrator.queries import PROBABILITY, SIDES, Queries
 from orchestrator.settings.sections import DataSection
+from orchestrator.verdict.queries import PROBABILITY, SIDES, Queries
 from workers.data.dataset import Dataset, captions_of, image_bytes
 
 # Q queries of a kind

@@ -21,13 +21,13 @@ from headmask.mask import HeadMask
 from orchestrator.outcome.schema import RELIABLE, SearchResult
 from orchestrator.outcome.tables import sentences
 from orchestrator.pages import data_uri, render, write_page
-from orchestrator.queries import Queries
 from orchestrator.report import charts
 from orchestrator.report.examples import Changes, changed
 from orchestrator.report.study import Study, read_study
 from orchestrator.settings.budget import STOPS
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.versions import versions
+from orchestrator.verdict.queries import Queries
 from orchestrator.waiting import duration
 
 FILE = "report.html"

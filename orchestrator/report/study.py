@@ -12,7 +12,6 @@ from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import MaskFile, ModelReference
 from orchestrator.outcome.schema import SearchResult, read_result
 from orchestrator.outcome.tables import read_trials
-from orchestrator.queries import Queries, read_queries
 from orchestrator.settings.commandline import command_line, resume_command
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.objective import Goal, Objective
@@ -20,6 +19,7 @@ from orchestrator.study.lock import is_driven
 from orchestrator.study.looks import kept_looks, most_looks
 from orchestrator.study.records import TrialRecord, grid_of, selected_mask
 from orchestrator.study.store import read_stored
+from orchestrator.verdict.queries import Queries, read_queries
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from orchestrator.track.operations import (
     now_ms,
 )
 from orchestrator.track.tracking import Tracker
-from orchestrator.verdict import Finalist, Verdict
+from orchestrator.verdict.decide import Finalist, Verdict
 
 SURE = 0.1
 """Largest probability of being the other way at which a gate counts as surely open or shut."""

@@ -14,10 +14,11 @@ import mlflow  # noqa: F401  imported once, before the children fork
 import optuna
 
 from headmask.apply import exporting
-from orchestrator import runner, verdict
+from orchestrator import runner
 from orchestrator.outcome import schema as result
 from orchestrator.settings.config import parse_config
 from orchestrator.study import journal, store
+from orchestrator.verdict import decide as verdict
 from tests.orchestrator.studies import start
 from workers.pool.queue import InlinePool
 from workers.pool.ray import RayPool  # noqa: F401

@@ -17,7 +17,7 @@ from orchestrator.settings.objective import Goal
 from orchestrator.statistics.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.statistics.paired import Evidence
 from orchestrator.track.tracked import _metrics
-from orchestrator.verdict import decide
+from orchestrator.verdict.decide import decide
 from tests.orchestrator.studies import start
 from tests.orchestrator.test_verdict import EMPTY, GOOD, ScriptedPool, records
 from tests.tiny import tiny_rows

@@ -16,12 +16,12 @@ from orchestrator.compare.content import Comparison
 from orchestrator.compare.panel import Panel, Ranked
 from orchestrator.compare.sources import Sources
 from orchestrator.compare.tracked import connected
-from orchestrator.outcomes import outcomes_of
-from orchestrator.queries import read_queries
 from orchestrator.settings.config import read_config
 from orchestrator.settings.objective import Objective
 from orchestrator.statistics.paired import paired_standard_error
 from orchestrator.statistics.selection import as_good
+from orchestrator.verdict.outcomes import outcomes_of
+from orchestrator.verdict.queries import read_queries
 from tests.orchestrator.studies import move_folder, start
 
 

@@ -13,7 +13,7 @@ from orchestrator.plan import make_plan
 from orchestrator.search.gradients import GateGradients
 from orchestrator.search.session import prepare
 from orchestrator.settings.config import flags_of, read_config
-from orchestrator.verdict import Verdict
+from orchestrator.verdict.decide import Verdict
 from strategies.gates import SWEEP, Gates
 from tests.orchestrator.studies import outcome, resume, start, trials
 from tests.orchestrator.test_tasks import files  # noqa: F401

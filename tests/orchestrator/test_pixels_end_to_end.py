@@ -16,13 +16,13 @@ import headmask
 from headmask.errors import ConfigError, PixelsChangedError, StudyError
 from headmask.maskfile import MaskFile
 from orchestrator import runner
-from orchestrator.evaluate import evaluate_masks
 from orchestrator.progress import Quiet
 from orchestrator.study.looks import ATTR
 from orchestrator.study.reopening import stored_config
 from orchestrator.study.store import StudyStore
 from orchestrator.track.registering import package
-from orchestrator.verdict import Verdict
+from orchestrator.verdict.decide import Verdict
+from orchestrator.verdict.evaluate import evaluate_masks
 from tests.odd_images import ODD, PLAIN
 from tests.orchestrator.studies import start
 from workers.data.dataset import Dataset, Row, write_dataset

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from headmask.mask import HeadMask
-from orchestrator.prospects import SEARCH, expected_gain, growth, look_ahead
 from orchestrator.statistics.paired import paired_interval
 from orchestrator.study.records import TrialRecord
-from orchestrator.verdict import improved_outcomes
+from orchestrator.verdict.decide import improved_outcomes
+from orchestrator.verdict.prospects import SEARCH, expected_gain, growth, look_ahead
 from tests.orchestrator.test_verdict import EMPTY, GOOD, GRID, LUCKY, SINGLE
 from workers.pool.queue import Result
 from workers.scoring.messages import MaskScore

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from headmask.errors import DataError
-from orchestrator.queries import read_queries
 from orchestrator.statistics.paired import paired_interval, permutation_p_value
-from orchestrator.verdict import DRAWS
+from orchestrator.verdict.decide import DRAWS
+from orchestrator.verdict.queries import read_queries
 from tests.orchestrator.studies import start
 from workers.data.dataset import Dataset
 from workers.tasks.base import Mix

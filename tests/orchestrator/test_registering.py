@@ -23,7 +23,7 @@ from orchestrator.progress import Quiet
 from orchestrator.settings.modelname import ModelName
 from orchestrator.track import registering
 from orchestrator.track.registering import register, requirements
-from orchestrator.verdict import Verdict
+from orchestrator.verdict.decide import Verdict
 from tests.orchestrator.studies import start
 from tests.tiny import write_tiny_model
 

@@ -16,7 +16,7 @@ from orchestrator.settings.config import SearchConfig
 from orchestrator.study.catalogue import list_studies
 from orchestrator.study.reopening import stored_config
 from orchestrator.study.store import load_study, open_storage
-from orchestrator.verdict import Verdict
+from orchestrator.verdict.decide import Verdict
 from strategies import STRATEGIES
 from tests.orchestrator.killed import MOMENTS
 from tests.orchestrator.studies import killed, outcome, resume, start, trials

@@ -29,7 +29,7 @@ from orchestrator.study.looks import count_looks
 from orchestrator.study.reopening import stored_config
 from orchestrator.study.store import StudyStore
 from orchestrator.track import mlflowrun, tracking
-from orchestrator.verdict import Verdict
+from orchestrator.verdict.decide import Verdict
 from tests.orchestrator.studies import resume, start, trials
 from workers.data.dataset import Dataset
 from workers.scoring.messages import MaskScore

@@ -6,7 +6,7 @@ import pytest
 from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.study.records import TrialRecord
-from orchestrator.verdict import CONFIRM, TEST, decide
+from orchestrator.verdict.decide import CONFIRM, TEST, decide
 from workers.pool.queue import Result
 from workers.scoring.messages import MaskScore
 from workers.tasks.retrieval import RetrievalTargets

@@ -16,13 +16,13 @@ import numpy as np
 from headmask.border.shown import counted
 from headmask.errors import StudyError
 from headmask.mask import HeadMask
-from orchestrator.outcomes import outcomes_of
 from orchestrator.search.loop import score_all
 from orchestrator.search.session import Session
 from orchestrator.settings.objective import Goal
 from orchestrator.statistics.paired import Evidence, Outcomes, evidence, paired_standard_error
 from orchestrator.statistics.selection import finalists, matched_random_masks, select
 from orchestrator.study.records import TrialRecord
+from orchestrator.verdict.outcomes import outcomes_of
 from workers.pool.queue import Pool
 from workers.scoring.messages import MaskScore, Stage
 

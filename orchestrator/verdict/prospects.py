@@ -14,7 +14,7 @@ from orchestrator.search.session import Session
 from orchestrator.statistics.paired import paired_standard_error
 from orchestrator.statistics.pareto import front
 from orchestrator.study.records import TrialRecord
-from orchestrator.verdict import improved_outcomes
+from orchestrator.verdict.decide import improved_outcomes
 from workers.pool.queue import Pool
 from workers.scoring.messages import Stage
 

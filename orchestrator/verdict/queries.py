@@ -22,9 +22,9 @@ from headmask.border.kinds import QUERIES, parquet_metadata
 from headmask.border.shown import shown
 from headmask.border.writing import written
 from headmask.errors import DataError, HeadmaskError
-from orchestrator.outcomes import outcomes_of
 from orchestrator.statistics.paired import Outcomes
 from orchestrator.study.runfolder import read_parquet
+from orchestrator.verdict.outcomes import outcomes_of
 from workers.tasks.base import Mix, Ranks, Targets, TaskName
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.matching import MatchingTargets
@@ -32,7 +32,7 @@ from workers.tasks.retrieval import RetrievalTargets
 
 if TYPE_CHECKING:
     from orchestrator.search.session import Session
-    from orchestrator.verdict import Verdict
+    from orchestrator.verdict.decide import Verdict
     from workers.data.loading import Split
     from workers.scoring.messages import MaskScore
 

@@ -1,0 +1,1 @@
+"""Which mask is chosen, and what can be claimed of it."""
