@@ -27,9 +27,9 @@ from record import save
 
 from headmask.mask import HeadGrid, HeadMask
 from headmask.maskfile import Grid, MaskFile, ModelReference, SplitScores
-from orchestrator.bench import hardware
 from orchestrator.outcome.schema import RELIABLE, RandomMasks, SearchResult, Size, SplitResult, Splits, TestResult
 from orchestrator.outcome.tables import write_trials
+from orchestrator.run.bench import hardware
 from orchestrator.study.records import TrialRecord
 from orchestrator.verdict.queries import SIDES
 from workers.tasks.retrieval import RetrievalTargets

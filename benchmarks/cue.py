@@ -33,9 +33,9 @@ from headmask.models.loading import LoadedModel, load_model
 from headmask.tower.attribution import direct_contributions
 from headmask.tower.towers import view_of
 from headmask.tower.views import TowerView
-from orchestrator.bench import hardware
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.demo.scenes import KINDS, Scene, draw_scene, render, unique_scenes
+from orchestrator.run.bench import hardware
 from workers.data.pixels import Pixels
 from workers.data.preprocess import UInt8Preprocess
 from workers.scoring.engine import Engine

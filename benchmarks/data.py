@@ -28,7 +28,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from record import save
 
-from orchestrator.bench import hardware
+from orchestrator.run.bench import hardware
 
 
 def picture(number: int, size: tuple[int, int]) -> bytes:

@@ -32,8 +32,8 @@ from pools import COLUMNS, Pool, make_pool
 from record import save
 
 from headmask.mask import HeadMask
-from orchestrator.bench import hardware
 from orchestrator.demo import unpack_demo
+from orchestrator.run.bench import hardware
 from orchestrator.statistics.selection import finalists, select
 from strategies import distributions, make_sampler, mask_of
 from workers.tasks.base import DIRECTIONS

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from record import save
 
 from headmask.mask import HeadMask
-from orchestrator.bench import hardware
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
+from orchestrator.run.bench import hardware
 from orchestrator.search.loop import Search, score_all
 from orchestrator.search.session import Session, prepare
 from orchestrator.settings.budget import Budget

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from record import save
 
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.bench import hardware
 from orchestrator.contest.synthetic import Synthetic, make_synthetic
+from orchestrator.run.bench import hardware
 from strategies import STRATEGIES, distributions, make_sampler, mask_of, params_of
 
 GRID = HeadGrid(24, 16)

@@ -21,9 +21,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from record import RESULTS, save
 
-from orchestrator.bench import hardware
 from orchestrator.bench_driver import GRID, SimulatedPool, run_simulated
 from orchestrator.contest.synthetic import make_synthetic
+from orchestrator.run.bench import hardware
 from orchestrator.search.sharding import BYTES_PER_S
 
 REPLICAS, CAPTIONS_PER_IMAGE = 1000, 5

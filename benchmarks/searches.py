@@ -26,9 +26,9 @@ from guides import mean_and_interval
 from record import save
 
 from orchestrator.api import search
-from orchestrator.bench import hardware
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.demo.scenes import write_downstream
+from orchestrator.run.bench import hardware
 
 Options = dict[str, Any]
 

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from record import save
 
 from headmask.mask import HeadMask
-from orchestrator.bench import hardware, make_workload
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.demo.scenes import write_downstream
+from orchestrator.run.bench import hardware, make_workload
 from orchestrator.search.loop import score_all
 from orchestrator.search.session import Session, prepare
 from orchestrator.search.sharding import exchanged_bytes

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from record import save
 
 from headmask.mask import Head, HeadGrid, HeadMask
-from orchestrator.bench import hardware
+from orchestrator.run.bench import hardware
 from workers.scoring.displacement import Displacements, Predictor, displacement
 from workers.scoring.engine import Engine
 from workers.tasks.base import Targets

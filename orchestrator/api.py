@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from headmask.border.home import give_home
 from headmask.errors import ConfigError, did_you_mean
 from headmask.mask import HeadMask
-from orchestrator import runner
-from orchestrator.conclude import Outcome
-from orchestrator.gate import check_baseline
 from orchestrator.outcome.run import SearchRun
-from orchestrator.progress import Display, Quiet, make_display
+from orchestrator.run import runner
+from orchestrator.run.conclude import Outcome
+from orchestrator.run.display import Display, Quiet, make_display
+from orchestrator.run.precheck import check_baseline
 from orchestrator.screen.terminal import Terminal
 from orchestrator.search.loop import score_all
 from orchestrator.search.session import Session, prepare

@@ -166,7 +166,7 @@ def bench_driver(
     """
     import torch
 
-    from orchestrator.bench import hardware
+    from orchestrator.run.bench import hardware
     from orchestrator.settings.versions import versions
 
     value = make_synthetic("cliff", GRID, 0)

@@ -87,7 +87,7 @@ def demo(
 ) -> None:
     """Run the whole pipeline on the built-in model and data. No download."""
     from orchestrator.demo import DEMO_CHUNK, STORY, DemoPaths, check_demo, epilogue, unpack_demo
-    from orchestrator.outputs import is_run
+    from orchestrator.run.outputs import is_run
     from orchestrator.settings.config import flags_of, read_config
 
     paths = DemoPaths.in_folder(out)
@@ -216,7 +216,7 @@ def search(
     options["max_loss"] = _limits(max_loss) if max_loss else None
     settings = read_config(config, flags_of(options))
     if plan:
-        from orchestrator.plan import make_plan
+        from orchestrator.run.plan import make_plan
 
         _show(make_plan(settings, speed), as_json=as_json)
         return
@@ -293,8 +293,8 @@ def main() -> None:
 
 
 def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) -> SearchResult:
-    from orchestrator import runner
-    from orchestrator.progress import make_display
+    from orchestrator.run import runner
+    from orchestrator.run.display import make_display
     from orchestrator.search.loop import Interrupted
 
     console = Terminal(stderr=as_json)

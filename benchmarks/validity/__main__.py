@@ -25,8 +25,8 @@ from benchmarks.validity.measures import (
     measure_random,
     measure_shuffled,
 )
-from orchestrator.bench import hardware
 from orchestrator.demo import unpack_demo
+from orchestrator.run.bench import hardware
 
 PARTS = {
     "null": (measure_null, 1000),

@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks.validity.searches import Workload, outcomes, searched, write_scenes
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.progress import Quiet
-from orchestrator.runner import make_pool
+from orchestrator.run.display import Quiet
+from orchestrator.run.runner import make_pool
 from orchestrator.search.loop import score_all
 from orchestrator.search.session import Session
 from orchestrator.statistics.paired import paired_interval

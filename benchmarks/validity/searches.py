@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from headmask.mask import HeadMask
-from orchestrator import runner
 from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import downstream_rows
-from orchestrator.progress import Quiet
-from orchestrator.runner import Outcome, make_pool
+from orchestrator.run import runner
+from orchestrator.run.display import Quiet
+from orchestrator.run.runner import Outcome, make_pool
 from orchestrator.search.loop import score_all
 from orchestrator.search.session import Session
 from orchestrator.settings.config import flags_of, read_config

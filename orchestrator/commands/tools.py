@@ -137,7 +137,7 @@ def engine(
     """Time the scoring engine against one stock forward pass per mask."""
     from headmask.models.loading import quiet_open_clip
     from headmask.models.origin import check_architecture
-    from orchestrator.bench import bench_engine
+    from orchestrator.run.bench import bench_engine
 
     check_architecture(model)
     console = Terminal(stderr=as_json)

@@ -17,8 +17,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from record import save
 
-from orchestrator.bench import hardware
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
+from orchestrator.run.bench import hardware
 from tests.chaos.arena import Arena, NotSurvived
 from tests.chaos.scenarios import SCENARIOS
 

@@ -14,8 +14,8 @@ import mlflow  # noqa: F401  imported once, before the children fork
 import optuna
 
 from headmask.apply import exporting
-from orchestrator import runner
 from orchestrator.outcome import schema as result
+from orchestrator.run import runner
 from orchestrator.settings.config import parse_config
 from orchestrator.study import journal, store
 from orchestrator.verdict import decide as verdict

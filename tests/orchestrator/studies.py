@@ -7,8 +7,8 @@ import sys
 import optuna
 import pyarrow.parquet as pq
 
-from orchestrator import runner
-from orchestrator.progress import Quiet
+from orchestrator.run import runner
+from orchestrator.run.display import Quiet
 from orchestrator.study.integrity import with_sums
 from orchestrator.study.store import open_storage
 

@@ -7,8 +7,8 @@ import open_clip
 import pytest
 
 from headmask.mask import HeadGrid
-from orchestrator import bench
-from orchestrator.bench import make_workload
+from orchestrator.run import bench
+from orchestrator.run.bench import make_workload
 from tests.tiny import tiny_clip
 
 GRID = HeadGrid(12, 12)

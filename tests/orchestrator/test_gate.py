@@ -6,9 +6,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from headmask.errors import ModelError
-from orchestrator import gate
 from orchestrator.demo import unpack_demo
-from orchestrator.gate import check_baseline
+from orchestrator.run import precheck as gate
+from orchestrator.run.precheck import check_baseline
 from orchestrator.search.session import prepare
 from orchestrator.settings.config import read_config
 from tests.tiny import write_tiny_model

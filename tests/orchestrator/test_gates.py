@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from headmask.maskfile import MaskFile
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.demo.scenes import downstream_rows
-from orchestrator.plan import make_plan
+from orchestrator.run.plan import make_plan
 from orchestrator.search.gradients import GateGradients
 from orchestrator.search.session import prepare
 from orchestrator.settings.config import flags_of, read_config

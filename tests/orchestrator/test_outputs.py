@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from headmask.border.kinds import PICTURE, TRIALS
-from orchestrator.outputs import OLDER, set_aside_older
+from orchestrator.run.outputs import OLDER, set_aside_older
 from orchestrator.study.reopening import stored_config
 from tests.orchestrator.studies import resume, start, trials
 

@@ -15,8 +15,8 @@ from PIL import Image
 import headmask
 from headmask.errors import ConfigError, PixelsChangedError, StudyError
 from headmask.maskfile import MaskFile
-from orchestrator import runner
-from orchestrator.progress import Quiet
+from orchestrator.run import runner
+from orchestrator.run.display import Quiet
 from orchestrator.study.looks import ATTR
 from orchestrator.study.reopening import stored_config
 from orchestrator.study.store import StudyStore

@@ -41,7 +41,7 @@ def test_a_study_goes_on_in_a_folder_that_is_moved(tmp_path):
 
 
 def test_a_search_whose_folder_is_moved_looks_at_no_test_split(tiny_files, tmp_path, empty_mlflow, monkeypatch):
-    from orchestrator import runner
+    from orchestrator.run import runner
 
     config = make_tiny_config(tiny_files, tmp_path / "runs" / "a", budget__masks=24, search__strategy="scan")
     looked = []

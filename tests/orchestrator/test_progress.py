@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.progress import summary
+from orchestrator.run.display import summary
 from orchestrator.search import loop as search
 from orchestrator.search.loop import Budget, Progress
 from orchestrator.waiting import speed

@@ -18,8 +18,8 @@ from PIL import Image
 import headmask as library
 from headmask.errors import ConfigError, StudyError
 from headmask.maskfile import MaskFile
-from orchestrator import runner
-from orchestrator.progress import Quiet
+from orchestrator.run import runner
+from orchestrator.run.display import Quiet
 from orchestrator.settings.modelname import ModelName
 from orchestrator.track import registering
 from orchestrator.track.registering import register, requirements

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from headmask.errors import ConfigError, StudyError
-from orchestrator import runner
+from orchestrator.run import runner
 from orchestrator.search.loop import Interrupted
 from orchestrator.settings.config import SearchConfig
 from orchestrator.study.catalogue import list_studies

@@ -21,10 +21,10 @@ import headmask
 from headmask.border.home import cache_folder
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from orchestrator import conclude, runner
 from orchestrator.outcome.schema import SearchResult
 from orchestrator.outcome.tables import sentences
-from orchestrator.progress import Quiet
+from orchestrator.run import conclude, runner
+from orchestrator.run.display import Quiet
 from orchestrator.study.looks import count_looks
 from orchestrator.study.reopening import stored_config
 from orchestrator.study.store import StudyStore

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 import strategies
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadMask
-from orchestrator.plan import make_plan
+from orchestrator.run.plan import make_plan
 from orchestrator.search.loop import Interrupted, score_all
 from orchestrator.search.session import prepare
 from orchestrator.search.surrogate import make_surrogate
@@ -227,7 +227,7 @@ class Said:
 
 
 def test_displacements_that_need_too_much_memory_are_done_without(tiny_config):
-    from orchestrator import runner
+    from orchestrator.run import runner
 
     config, display = tiny_config(search__surrogate_gib=1e-6), Said()
     outcome = runner.start(config, display)

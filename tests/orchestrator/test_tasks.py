@@ -14,8 +14,8 @@ from PIL import Image
 from headmask.errors import ConfigError, ModelError
 from headmask.maskfile import MaskFile
 from headmask.models.loading import load_model
-from orchestrator.gate import check_baseline
-from orchestrator.plan import make_plan
+from orchestrator.run.plan import make_plan
+from orchestrator.run.precheck import check_baseline
 from orchestrator.search.session import prepare
 from orchestrator.settings.config import read_config
 from tests.orchestrator.studies import resume, start, trials

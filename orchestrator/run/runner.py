@@ -18,12 +18,12 @@ from headmask.border.writing import made_folder
 from headmask.errors import ConfigError, HeadmaskError, PixelsChangedError, StudyError
 from headmask.mask import HeadMask
 from headmask.maskfile import write_json
-from orchestrator.conclude import Outcome, conclude
-from orchestrator.gate import check_baseline
-from orchestrator.interrupt import StopFlag, stop_signals
 from orchestrator.outcome.schema import RELIABLE, SearchResult
-from orchestrator.outputs import OLDER, check_run, set_aside_older
-from orchestrator.progress import Display
+from orchestrator.run.conclude import Outcome, conclude
+from orchestrator.run.display import Display
+from orchestrator.run.outputs import OLDER, check_run, set_aside_older
+from orchestrator.run.precheck import check_baseline
+from orchestrator.run.signals import StopFlag, stop_signals
 from orchestrator.screen.border import EXIT_TRY_AGAIN
 from orchestrator.search.gradients import GateGradients
 from orchestrator.search.loop import Interrupted, Progress, Search

@@ -9,8 +9,8 @@ from headmask.mask import HeadMask
 from orchestrator.outcome import schema as results
 from orchestrator.outcome.pictures import write_gates, write_heat_map, write_pareto
 from orchestrator.outcome.tables import CANDIDATE, write_trials
-from orchestrator.progress import Display
 from orchestrator.report.page import FILE, write_report
+from orchestrator.run.display import Display
 from orchestrator.search.loop import Progress
 from orchestrator.search.session import Session
 from orchestrator.search.surrogate import Surrogate
