@@ -16,12 +16,12 @@ from orchestrator.run.conclude import Outcome
 from orchestrator.run.display import Display, Quiet, make_display
 from orchestrator.run.precheck import check_baseline
 from orchestrator.screen.terminal import Terminal
+from orchestrator.screen.waiting import said_when_slow
 from orchestrator.search.loop import score_all
 from orchestrator.search.session import Session, prepare
 from orchestrator.settings.config import flags_of, read_config
 from orchestrator.settings.options import ResumeOptions, ScanOptions, SearchOptions
 from orchestrator.study.reopening import stored_config
-from orchestrator.waiting import said_when_slow
 from workers.scoring.messages import MaskScore, Stage
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ def strategies(
     from orchestrator.contest.plot import write_plot
     from orchestrator.contest.summary import standing
     from orchestrator.contest.tables import standing_tables
-    from orchestrator.waiting import counting
+    from orchestrator.screen.waiting import counting
 
     cells = plan(landscape, contestant, full=full, num_seeds=seeds, first_seed=first_seed, budget=evaluations)
     with counting(Terminal(stderr=True), "contest") as on_progress:

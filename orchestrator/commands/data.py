@@ -113,7 +113,7 @@ def build(
     from headmask.border.writing import check_output
     from headmask.errors import ConfigError
     from orchestrator.screen.terminal import Terminal
-    from orchestrator.waiting import counting
+    from orchestrator.screen.waiting import counting
     from workers.data.build import build as build_dataset
     from workers.data.columns import Columns
     from workers.data.splits import SplitMap
@@ -242,9 +242,9 @@ def show(
     from headmask.border.writing import check_output
     from headmask.pixels.images import STOCK
     from orchestrator.screen.terminal import Terminal
+    from orchestrator.screen.waiting import counting
     from orchestrator.settings.config import parse_data
     from orchestrator.settings.sections import DataSection
-    from orchestrator.waiting import counting
     from workers.data.loading import check_data
     from workers.data.show import draw_sheet, look_at
 

@@ -43,7 +43,7 @@ def models(
 ) -> None:
     """Say for every open_clip architecture whether its towers are supported, and how many are."""
     from headmask.models.catalogue import architectures
-    from orchestrator.waiting import counting
+    from orchestrator.screen.waiting import counting
 
     console = Terminal(stderr=as_json)
     with counting(console, "architectures") as on_progress:

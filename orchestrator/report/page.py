@@ -24,11 +24,11 @@ from orchestrator.pages import data_uri, render, write_page
 from orchestrator.report import charts
 from orchestrator.report.examples import Changes, changed
 from orchestrator.report.study import Study, read_study
+from orchestrator.screen.waiting import duration
 from orchestrator.settings.budget import STOPS
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.versions import versions
 from orchestrator.verdict.queries import Queries
-from orchestrator.waiting import duration
 
 FILE = "report.html"
 EXPLAINED = Path("explain") / "explain.json"

@@ -8,8 +8,8 @@ from typing import Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from orchestrator.screen.terminal import Terminal
+from orchestrator.screen.waiting import PLAIN_EVERY_S, duration, speed
 from orchestrator.search import loop
-from orchestrator.waiting import PLAIN_EVERY_S, duration, speed
 
 
 class Display(Protocol):

@@ -24,13 +24,13 @@ from headmask.models.origin import is_tag
 from headmask.pixels.images import STOCK
 from headmask.tower.towers import TowerName, tower_of, view_of
 from headmask.tower.views import TowerView
+from orchestrator.screen.waiting import said_when_slow
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.location import absolute
 from orchestrator.settings.objective import Goal, Objective
 from orchestrator.settings.sections import OBJECTIVE, DataSection, ModelSection
 from orchestrator.study.looks import Look, looks_at
 from orchestrator.study.records import TrialRecord
-from orchestrator.waiting import said_when_slow
 from strategies import REVISION as STRATEGIES_REVISION
 from strategies import Limits, ScanSampler
 from workers.data.loading import Split, check_data, load_data

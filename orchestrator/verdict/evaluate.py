@@ -14,6 +14,7 @@ from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models.loading import LoadedModel
 from headmask.pixels.images import PixelRule
+from orchestrator.screen.waiting import said_when_slow
 from orchestrator.search.session import load_section, make_payload
 from orchestrator.settings.sections import DataSection
 from orchestrator.statistics.clusters import Clusters, doubt, in_words, too_few
@@ -21,7 +22,6 @@ from orchestrator.statistics.paired import Evidence, evidence
 from orchestrator.study.looks import Look, keep_looks, kept_looks, looks_at, most_looks, run_folder_of
 from orchestrator.verdict.decide import DRAWS
 from orchestrator.verdict.outcomes import outcomes_of
-from orchestrator.waiting import said_when_slow
 from workers.data.loading import ALL, Split, check_data, take_split
 from workers.data.preprocess import UInt8Preprocess
 from workers.data.remarks import ImageRemarks

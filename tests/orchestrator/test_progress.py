@@ -3,9 +3,9 @@
 import pytest
 
 from orchestrator.run.display import summary
+from orchestrator.screen.waiting import speed
 from orchestrator.search import loop as search
 from orchestrator.search.loop import Budget, Progress
-from orchestrator.waiting import speed
 
 
 @pytest.fixture
