@@ -1,6 +1,6 @@
 """How long `headmask compare` takes over many run folders, as a fresh process; with `--page`, the page is written, too.
 
-python benchmarks/compare.py --runs 200 --images 1000
+python -m benchmarks.compare --runs 200 --images 1000
 
 The folders are made up: a ViT-B/32's grid, five captions per image on confirm and on test, a thousand trials each.
 """

@@ -1,6 +1,6 @@
 """Do the heads that the demo's search removes track the background cue? Per head, on scenes with random backgrounds.
 
-python benchmarks/cue.py --mask runs/demo/mask.json
+python -m benchmarks.cue --mask runs/demo/mask.json
 
 What a head adds to the embeddings is projected on the text directions of the six kinds of shapes. Measured are the
 share of its variance there that the background explains (`cue`), the share that the two true shapes explain (`shape`),

@@ -1,8 +1,8 @@
 """Measure building and holding data, and keep the figures, with date and commit, in `benchmarks/results/`.
 
-python benchmarks/data.py build            a build against a plain Pillow loop over the same images
-python benchmarks/data.py memory           50,000 images: peak memory of building and loading, shared memory of replicas
-python benchmarks/data.py streaming        an engine that reads cold images from disk against images in memory
+python -m benchmarks.data build            a build against a plain Pillow loop over the same images
+python -m benchmarks.data memory           50,000 images: peak memory of building and loading, shared memory of replicas
+python -m benchmarks.data streaming        an engine that reads cold images from disk against images in memory
 """
 
 from __future__ import annotations

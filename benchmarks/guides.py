@@ -1,7 +1,7 @@
 """Which metric to search masks by: what is gained on test when confirm chooses among the best of search by each guide.
 
-python benchmarks/guides.py --model demo
-python benchmarks/guides.py --model FOLDER --cue 0.95 --shift noise
+python -m benchmarks.guides --model demo
+python -m benchmarks.guides --model FOLDER --cue 0.95 --shift noise
 
 A model folder other than the demo's is one that `python -m orchestrator.demo.train` wrote. Each draw of splits takes
 its search, confirm and test images from one pool at random; a guide orders the masks on search, its 16 finalists go to

@@ -1,6 +1,6 @@
 """What the way through Ray and a search costs: against two bare scorers in two processes, on the same masks.
 
-python benchmarks/pipeline.py
+python -m benchmarks.pipeline
 
 The demo's model, one thread per replica and per process. Bare scorers have half of the masks each, sorted, 64 in a
 call. The pool is given the same masks at once. A search proposes them itself, block by block, and stores and tracks

@@ -1,7 +1,7 @@
 """What a proposal costs the driver in a long study, beside Optuna's random sampler on as long a study.
 
-python benchmarks/proposals.py
-python benchmarks/proposals.py --strategy genetic --trials 1000
+python -m benchmarks.proposals
+python -m benchmarks.proposals --strategy genetic --trials 1000
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from optuna.trial import create_trial
 sys.path.insert(0, str(Path(__file__).parent))
 from record import save
 
+from benchmarks.strategies.synthetic import Synthetic, make_synthetic
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.contest.synthetic import Synthetic, make_synthetic
 from orchestrator.run.bench import hardware
 from strategies import STRATEGIES, distributions, make_sampler, mask_of, params_of
 

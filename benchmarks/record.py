@@ -1,7 +1,7 @@
 """Run `headmask bench engine` or `strategies` and keep what it prints, with date and commit, in `benchmarks/results/`.
 
-python benchmarks/record.py --workload scan --model ViT-B-32 --precision float32
-python benchmarks/record.py strategies --full
+python -m benchmarks.record --workload scan --model ViT-B-32 --precision float32
+python -m benchmarks.record strategies --full
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a driver makes of 1,000 GPUs: simulated replicas of ViT-L/14, the real driver, study and tracking.
 
-python benchmarks/scale.py
+python -m benchmarks.scale
 
 A mask takes what the newest benchmark of the population workload on a GPU measured for ViT-L-14 in bfloat16, by
 the number of images; shards add what their exchange takes at 1 GB/s. Efficiency is the share of the replicas' time in
@@ -21,8 +21,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from record import RESULTS, save
 
-from orchestrator.bench_driver import GRID, SimulatedPool, run_simulated
-from orchestrator.contest.synthetic import make_synthetic
+from benchmarks.driver import GRID, SimulatedPool, run_simulated
+from benchmarks.strategies.synthetic import make_synthetic
 from orchestrator.run.bench import hardware
 from orchestrator.search.sharding import BYTES_PER_S
 

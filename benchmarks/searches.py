@@ -1,7 +1,7 @@
 """Whole searches of the demo's model in several ways on the same data sets, through `headmask.search`.
 
-python benchmarks/searches.py guide=objective guide=mrr --options masks=250 --label mrr
-python benchmarks/searches.py masks=1000,surrogate=false masks=100 --label surrogate
+python -m benchmarks.searches guide=objective guide=mrr --options masks=250 --label mrr
+python -m benchmarks.searches masks=1000,surrogate=false masks=100 --label surrogate
 """
 
 from __future__ import annotations

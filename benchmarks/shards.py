@@ -1,6 +1,6 @@
 """What sharing the images out costs and saves: two replicas as two shards of the images, against two independent ones.
 
-python benchmarks/shards.py
+python -m benchmarks.shards
 
 The demo's model on 2,048 drawn scenes, one thread a replica, Ray on this machine. Both pools are up and warm before the
 clock is; on each workload they alternate. Scores must be equal to the last bit.

@@ -1,8 +1,8 @@
 """How well cheap predictions order masks, against exact evaluation, and what they cost.
 
-python benchmarks/surrogate.py                                        the demo's model and data
-python benchmarks/surrogate.py --random                               12 layers x 12 heads with random weights
-python benchmarks/surrogate.py --model local-dir:FOLDER --data FILE   another model
+python -m benchmarks.surrogate                                        the demo's model and data
+python -m benchmarks.surrogate --random                               12 layers x 12 heads with random weights
+python -m benchmarks.surrogate --model local-dir:FOLDER --data FILE   another model
 
 Masks of 2 to 12 heads, drawn at random, and evolved at their size until they are good; by Spearman's rank correlation
 with the exact objective. Half of the evolved masks are there to be learned from, the other half is predicted.

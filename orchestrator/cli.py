@@ -14,7 +14,6 @@ from headmask.border.home import give_home
 from headmask.border.writing import check_run_folder
 from headmask.errors import HeadmaskError, PoolError, ReplicasLostError
 from orchestrator.commands.compare import compare
-from orchestrator.commands.contest import driver, strategies
 from orchestrator.commands.data import (
     CaptionColumn,
     ClassNames,
@@ -49,8 +48,6 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(track_app, name="track")
-bench_app.command()(strategies)
-bench_app.command()(driver)
 app.add_typer(bench_app, name="bench")
 
 Out = Annotated[str | None, typer.Option(metavar="PATH", help="Run folder: study, mask, results, pictures.")]

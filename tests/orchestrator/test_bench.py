@@ -1,4 +1,4 @@
-"""`headmask bench engine` and `driver`: what it runs is what it says, and its keys are there."""
+"""`headmask bench engine`: what it runs is what it says, and its keys are there."""
 
 import json
 
@@ -59,14 +59,3 @@ def test_the_command_prints_the_keys(monkeypatch, headmask):
     content = json.loads(out)
     assert set(KEYS) <= set(content)
     assert all(content[key] > 0 for key in KEYS)
-
-
-def test_the_driver_is_timed_with_simulated_replicas(headmask):
-    code, printed, _ = headmask("bench", "driver", "--trials", 500, "--replicas", 8, "--evaluation-ms", 2, "--json")
-    found = json.loads(printed)
-    assert code == 0
-    assert (found["trials"], found["replicas"], found["grid"]) == (500, 8, "24x16")
-    assert 0 < found["replica_efficiency"] <= 1
-    keys = "masks_per_s", "driver_ms_per_mask", "resume_s"
-    assert all(found[key] > 0 for key in keys)
-    assert "bytes_per_trial" in found

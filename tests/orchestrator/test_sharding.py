@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks.driver import GRID, VIT_L_14
 from headmask.errors import ConfigError
-from orchestrator.bench_driver import GRID, VIT_L_14
 from orchestrator.search.sharding import best_shards, embeddings_gib, exchanged_bytes
 from strategies import Limits
 from workers.tasks.retrieval import RetrievalTargets

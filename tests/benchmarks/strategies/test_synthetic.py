@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from benchmarks.strategies.synthetic import make_synthetic
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.contest.synthetic import make_synthetic
 
 GRID = HeadGrid(12, 12)
 

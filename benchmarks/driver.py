@@ -1,4 +1,4 @@
-"""`headmask bench driver`: how many replicas a driver keeps busy. They are simulated, everything else is real."""
+"""`python -m benchmarks.driver`: how many replicas a driver keeps busy. They are simulated, everything else is real."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from benchmarks.command import run_command
+from benchmarks.strategies.synthetic import make_synthetic
+from headmask.border.shown import counted
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.contest.synthetic import make_synthetic
+from orchestrator.commands.tools import Json, finite, print_json
+from orchestrator.screen.terminal import Terminal
 from orchestrator.search.loop import Search
 from orchestrator.settings.budget import Budget
 from orchestrator.study.store import StudyStore
@@ -45,7 +51,7 @@ SEARCH, DEVICE = Stage("search"), "simulated"
 
 @dataclass(frozen=True)
 class DriverBench:
-    """What `headmask bench driver` measured."""
+    """What a run of the benchmark measured."""
 
     masks_per_s: float
     """With evaluations that take no time."""
@@ -234,3 +240,37 @@ def _memory() -> int:
     """Return the process's resident memory in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
+
+
+def driver(
+    replicas: Annotated[int, typer.Option(min=1, max=100_000, help="Simulated replicas.")] = 64,
+    evaluation_ms: Annotated[
+        float, typer.Option(min=0.0, max=1e9, callback=finite, help="What a mask takes one of them.")
+    ] = 50.0,
+    trials: Annotated[int, typer.Option(min=500, max=10_000_000, help="Masks of every run.")] = 10_000,
+    block_size: Annotated[int, typer.Option(min=1, max=100_000, help="Most masks in a block.")] = 1_024,
+    as_json: Json = False,
+) -> None:
+    """Time the driver with a journal, tracking and the default strategy; only the replicas are simulated."""
+    console = Terminal(stderr=as_json)
+    found = bench_driver(
+        replicas=replicas,
+        evaluation_ms=evaluation_ms,
+        trials=trials,
+        block_size=block_size,
+        say=console.say,
+    )
+    if as_json:
+        print_json(found.as_json())
+        return
+    console.say(
+        f"{found.masks_per_s:,.0f} masks/s and {found.driver_ms_per_mask:.2f} ms of the driver per mask where "
+        f"evaluations are free; {counted(found.replicas, 'replica')} of {found.evaluation_ms:g} ms are busy "
+        f"{100 * found.replica_efficiency:.0f} % of the time; {found.bytes_per_trial / 1024:.1f} KiB per trial; "
+        f"resuming {counted(found.trials, 'mask')} takes {found.resume_s:.1f} s.\n"
+        f"{found.strategy} on {found.grid} heads, blocks of up to {found.block_size:,}; {found.hardware}.",
+    )
+
+
+if __name__ == "__main__":
+    run_command(driver, "benchmarks.driver")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from orchestrator.contest.summary import Row, Standing
+from benchmarks.strategies.summary import Row, Standing
 
 
 def standing_tables(standing: Standing) -> Iterator[Table]:

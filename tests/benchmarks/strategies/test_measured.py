@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from benchmarks.strategies import landscapes
+from benchmarks.strategies.measured import Measured, table_landscape
+from benchmarks.strategies.planted import planted_mask
 from headmask.mask import HeadMask
-from orchestrator.contest import landscapes
-from orchestrator.contest.measured import Measured, table_landscape
-from orchestrator.contest.planted import planted_mask
 from strategies import Limits
 from workers.pool.queue import InlinePool
 from workers.scoring.messages import Stage

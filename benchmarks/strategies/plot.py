@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.strategies.contest import Run
+from benchmarks.strategies.contestants import SURROGATE
+from benchmarks.strategies.summary import regret
 from headmask.border.kinds import PICTURE, PICTURE_METADATA
 from headmask.border.writing import written
-from orchestrator.contest.contest import Run
-from orchestrator.contest.contestants import SURROGATE
-from orchestrator.contest.summary import regret
 from strategies import STRATEGIES
 
 # S seeds, X distinct evaluations

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from benchmarks.strategies.memo import Memo
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.contest.memo import Memo
 
 GRID = HeadGrid(2, 3)
 MASKS = HeadMask.singles(GRID)

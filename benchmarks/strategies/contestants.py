@@ -8,9 +8,9 @@ from itertools import count
 
 import numpy as np
 
+from benchmarks.strategies import rivals
+from benchmarks.strategies.meter import Meter
 from headmask.mask import Head, HeadMask
-from orchestrator.contest import rivals
-from orchestrator.contest.meter import Meter
 from strategies import STRATEGIES, make_sampler
 
 MOST_RANDOM_HEADS = 8

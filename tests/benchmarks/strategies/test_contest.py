@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.strategies.__main__ import strategies
+from benchmarks.strategies.contest import Cell, Run, run_cell
+from benchmarks.strategies.plan import plan
+from benchmarks.strategies.plot import write_plot
+from benchmarks.strategies.summary import Reached, median_interval, reached, row_of, standing
 from headmask.errors import ConfigError
-from orchestrator.contest.contest import Cell, Run, run_cell
-from orchestrator.contest.plan import plan
-from orchestrator.contest.plot import write_plot
-from orchestrator.contest.summary import Reached, median_interval, reached, row_of, standing
 
 
 def run(contestant, best_so_far, seed=0, landscape="one", optimum=0.9):
@@ -96,10 +97,10 @@ def test_all_contestants_get_the_same_seeds():
     assert set(map(tuple, seeds.values())) == {(7, 8, 9)}
 
 
-def test_the_command_prints_rows_and_mean_ranks(headmask):
+def test_the_command_prints_rows_and_mean_ranks(command):
     flags = ["--landscape", "pairwise-144", "--contestant", "random", "--contestant", "greedy-top-k", "--seeds", "2"]
     flags += ["--evaluations", "300", "--processes", "1", "--json"]
-    code, out, _ = headmask("bench", "strategies", *flags)
+    code, out, _ = command(strategies, "benchmarks.strategies", *flags)
     assert code == 0
     content = json.loads(out)
     assert set(content["mean_rank"]) == {"random", "greedy-top-k"}

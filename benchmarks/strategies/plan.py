@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.strategies.contest import Cell
+from benchmarks.strategies.contestants import TRAINED, contestants, default_names
+from benchmarks.strategies.landscapes import DEFAULT_LANDSCAPES, LANDSCAPES, MEASURED
 from headmask.errors import ConfigError, did_you_mean
-from orchestrator.contest.contest import Cell
-from orchestrator.contest.contestants import TRAINED, contestants, default_names
-from orchestrator.contest.landscapes import DEFAULT_LANDSCAPES, LANDSCAPES, MEASURED
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
+from benchmarks.strategies.meter import Meter
 from headmask.errors import ConfigError
 from headmask.mask import BoolArray
-from orchestrator.contest.meter import Meter
 
 # M masks, F free heads
 

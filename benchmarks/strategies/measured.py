@@ -11,9 +11,9 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from benchmarks.strategies.memo import Memo
 from headmask.border.home import cache_folder
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.contest.memo import Memo
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.search.gradients import GateGradients
 from orchestrator.search.session import Session, prepare

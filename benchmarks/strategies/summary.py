@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, quantile_test, rankdata
 
-from orchestrator.contest.contest import Run
+from benchmarks.strategies.contest import Run
 
 # S seeds
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from open_clip.model import CLIP
 from safetensors.torch import save_file
 
+from benchmarks.strategies.measured import Measured, folder_of, session_of
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.contest.measured import Measured, folder_of, session_of
 from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import downstream_rows
 from orchestrator.search.session import Session

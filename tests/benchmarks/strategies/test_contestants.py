@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.strategies.contestants import contestants
+from benchmarks.strategies.meter import BudgetSpent, Meter
+from benchmarks.strategies.synthetic import make_synthetic
 from headmask.errors import ConfigError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.contest.contestants import contestants
-from orchestrator.contest.meter import BudgetSpent, Meter
-from orchestrator.contest.synthetic import make_synthetic
 
 GRID = HeadGrid(4, 4)
 

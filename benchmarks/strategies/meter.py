@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.strategies.landscapes import Landscape
 from headmask.mask import BoolArray, HeadGrid, HeadMask
-from orchestrator.contest.landscapes import Landscape
 from strategies import Gradients, Limits, Screen
 from strategies.history import FloatArray
 

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import optuna
 
-from orchestrator.contest.contestants import SURROGATE, contestants
-from orchestrator.contest.landscapes import MEASURED, TABLE, fill_table, landscape_of, optimum_of, table_parts
-from orchestrator.contest.meter import BudgetSpent, Meter
+from benchmarks.strategies.contestants import SURROGATE, contestants
+from benchmarks.strategies.landscapes import MEASURED, TABLE, fill_table, landscape_of, optimum_of, table_parts
+from benchmarks.strategies.meter import BudgetSpent, Meter
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from itertools import chain, combinations
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
+from benchmarks.strategies.synthetic import Synthetic, make_synthetic
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.contest.synthetic import Synthetic, make_synthetic
 from strategies import Gradients, Limits, Screen
 
 if TYPE_CHECKING:
-    from orchestrator.contest.measured import Measured
+    from benchmarks.strategies.measured import Measured
 
 LandscapeName = Literal["pairwise-144", "cliff-144", "pairwise-384", "cliff-384", "table-12", "demo-48", "random-144"]
 LANDSCAPES: tuple[LandscapeName, ...] = get_args(LandscapeName)
@@ -87,7 +87,7 @@ def _synthetic(name: str, seed: int) -> Synthetic:
 
 def _measured(name: str) -> Measured:
     # Imports torch and open_clip, which synthetic landscapes need not wait for.
-    from orchestrator.contest.measured import demo_landscape, table_landscape
-    from orchestrator.contest.planted import random_landscape
+    from benchmarks.strategies.measured import demo_landscape, table_landscape
+    from benchmarks.strategies.planted import random_landscape
 
     return {TABLE: table_landscape, DEMO: demo_landscape, RANDOM: random_landscape}[name]()

@@ -1,0 +1,1 @@
+"""`python -m benchmarks.strategies`: our strategies against others, at equal numbers of distinct masks."""
