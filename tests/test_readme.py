@@ -12,7 +12,7 @@ from orchestrator.demo import epilogue
 from orchestrator.outcome.schema import SearchResult
 from tests.commands import parse_headmask
 from tests.docs.pages import PAGES, ROOT
-from tests.orchestrator.test_runner import recall_of
+from tests.orchestrator.run.test_runner import recall_of
 
 COMMAND = re.compile(r"^ {4}(headmask .*)$", re.MULTILINE)
 COMMANDS = sorted({line for page in PAGES for line in COMMAND.findall(page.read_text())})

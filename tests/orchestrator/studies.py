@@ -55,6 +55,6 @@ def killed(runs):
         config_file = config.folder.parent / f"{config.folder.name}.json"
         config_file.write_text(json.dumps(config.model_dump(mode="json")))
         arguments.append(f"{moment}={config_file}")
-    command = [sys.executable, "-m", "tests.orchestrator.killed", *arguments]
+    command = [sys.executable, "-m", "tests.orchestrator.run.killed", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.stdout.split("\n")[:-1] == [f"{moment} 9" for moment, _ in runs], done.stderr

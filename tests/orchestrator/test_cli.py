@@ -22,7 +22,7 @@ from headmask.models.loading import load_model
 from orchestrator.outcome.schema import SearchResult
 from tests.orchestrator.studies import trials
 from tests.tiny import write_tiny_dataset, write_tiny_model
-from tests.workers.test_sources import (
+from tests.workers.data.test_sources import (
     picture,
     write_coco,
     write_coco_cn,
