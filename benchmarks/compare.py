@@ -23,8 +23,7 @@ import pyarrow.parquet as pq
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from record import save
-
+from benchmarks.record import save
 from headmask.mask import HeadGrid, HeadMask
 from headmask.maskfile import Grid, MaskFile, ModelReference, SplitScores
 from orchestrator.outcome.schema import RELIABLE, RandomMasks, SearchResult, Size, SplitResult, Splits, TestResult

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
 sys.path.insert(0, str(Path(__file__).parent))
-from record import save
-
+from benchmarks.record import save
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from headmask.models.loading import LoadedModel, load_model

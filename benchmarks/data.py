@@ -26,8 +26,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from record import save
-
+from benchmarks.record import save
 from orchestrator.run.bench import hardware
 
 

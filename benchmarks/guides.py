@@ -28,9 +28,8 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pools import COLUMNS, Pool, make_pool
-from record import save
-
+from benchmarks.pools import COLUMNS, Pool, make_pool
+from benchmarks.record import save
 from headmask.mask import HeadMask
 from orchestrator.demo import unpack_demo
 from orchestrator.run.bench import hardware

@@ -21,8 +21,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import create_trial
 
 sys.path.insert(0, str(Path(__file__).parent))
-from record import save
-
+from benchmarks.record import save
 from benchmarks.strategies.synthetic import Synthetic, make_synthetic
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.run.bench import hardware

@@ -19,9 +19,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from record import RESULTS, save
-
 from benchmarks.driver import GRID, SimulatedPool, run_simulated
+from benchmarks.record import RESULTS, save
 from benchmarks.strategies.synthetic import make_synthetic
 from orchestrator.run.bench import hardware
 from orchestrator.search.sharding import BYTES_PER_S

@@ -22,9 +22,8 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
-from guides import mean_and_interval
-from record import save
-
+from benchmarks.guides import mean_and_interval
+from benchmarks.record import save
 from orchestrator.api import search
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.demo.scenes import write_downstream

@@ -27,8 +27,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from record import save
-
+from benchmarks.record import save
 from headmask.mask import Head, HeadGrid, HeadMask
 from orchestrator.run.bench import hardware
 from workers.scoring.displacement import Displacements, Predictor, displacement

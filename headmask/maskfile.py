@@ -107,7 +107,7 @@ class MaskFile(_Part):
     means: dict[str, list[Number]] | None = None
     """For ablation `mean`: the mean output of every ablated head, by `L3H7`."""
     pixels: Literal["stock", "composited"] = "composited"
-    """The pixel rule that images were scored under, see `headmask.images`; older files have none."""
+    """The pixel rule that images were scored under, see `headmask.pixels.images`; older files have none."""
     objective: str | None = None
     verdict: Literal["reliable improvement", "no reliable improvement"] | None = None
     """On the search that the mask comes from."""

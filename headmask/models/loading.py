@@ -52,7 +52,7 @@ class LoadedModel:
         return str(self.reference)
 
     def with_pixels(self, rule: str) -> LoadedModel:
-        """Return the same model with a preprocessing that follows a pixel rule, see `headmask.images`.
+        """Return the same model with a preprocessing that follows a pixel rule, see `headmask.pixels.images`.
 
         Raises:
             ConfigError: there is no such rule.

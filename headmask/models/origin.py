@@ -108,7 +108,7 @@ class Origin:
     notes: tuple[str, ...] = ()
     """What was chosen on the way, in sentences."""
     pixels: str | None = None
-    """The pixel rule that one of headmask's exports carries along, see `headmask.images`."""
+    """The pixel rule that one of headmask's exports carries along, see `headmask.pixels.images`."""
 
     def __str__(self) -> str:
         return self.name if self.pretrained is None else f"{self.name} ({self.pretrained})"

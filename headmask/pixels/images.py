@@ -4,7 +4,7 @@
     pixels_CYX = preprocess(Image.open("photo.png"))
 
 Under the rule `stock`, a transform of open_clip gets the image as Pillow opens it. Under `composited` it is first
-turned, scaled and composited, see `headmask.compositing`. Both agree on upright, opaque 8-bit images in RGB or gray.
+turned, scaled and composited, see `headmask.pixels.compositing`. Both agree on upright, opaque 8-bit images in RGB or gray.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def decode_image(content: bytes, where: str, rule: PixelRule = COMPOSITED) -> Im
     Args:
         content: the encoded file.
         where: names the image in errors.
-        rule: `stock` converts as Pillow does; `composited` is upright and on white, see `headmask.compositing`.
+        rule: `stock` converts as Pillow does; `composited` is upright and on white, see `headmask.pixels.compositing`.
 
     Raises:
         DataError: empty, truncated, unreadable, larger than Pillow's limit for decompression bombs, or without a

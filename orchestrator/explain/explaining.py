@@ -72,7 +72,7 @@ def explain_heads(
         heads: those to explain, such as `L3H7,L5H0`; those of the mask by default.
         model: where the model lies, when it is not where the mask file says or there is none.
         pretrained: its tag or checkpoint.
-        pixels: the pixel rule, see `headmask.images`; the mask's own by default, stock without a mask.
+        pixels: the pixel rule, see `headmask.pixels.images`; the mask's own by default, stock without a mask.
         preprocess: how images are prepared, as for `headmask.load_model`.
         split: search, confirm or test; None for the whole file.
         descriptions: file with a text per line; the bundled ones by default.

@@ -126,7 +126,7 @@ def evaluate_masks(
         split: search, confirm or test; None for the whole files.
         model: where the model lies now, when it is not where the mask file says.
         pretrained: its tag or checkpoint.
-        pixels: the pixel rule, see `headmask.images`; the masks' own by default.
+        pixels: the pixel rule, see `headmask.pixels.images`; the masks' own by default.
         preprocess: how images are prepared, as for `headmask.load_model`.
         threads: of the CPU.
         say: told what is loaded, and how far what takes long is.

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from record import save
-
+from benchmarks.record import save
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.run.bench import hardware
 from tests.chaos.arena import Arena, NotSurvived

@@ -121,7 +121,7 @@ def load_data(
         preprocess: of the model.
         reading: how the file is read.
         whole: one split `all` with every row instead of search, confirm and test.
-        cache: folder of the pixel cache; see `headmask.home.cache_folder`.
+        cache: folder of the pixel cache; see `headmask.border.home.cache_folder`.
         may_draw: the caller's user can have the splits drawn, which messages advise then.
         on_progress: called with images decoded and in all.
 

@@ -37,7 +37,7 @@ class UInt8Preprocess:
     """The part of a transform before the tensor: PIL image to uint8 (3, Y, X).
 
     Args:
-        transform: what open_clip returns as `preprocess_val`, under either pixel rule (`headmask.images.by_rule`).
+        transform: what open_clip returns as `preprocess_val`, under either pixel rule (`headmask.pixels.images.by_rule`).
 
     Raises:
         ModelError: the transform does not end in to-tensor and normalise.
@@ -72,7 +72,7 @@ class UInt8Preprocess:
         """Check that an image can be resized, before memory is asked for.
 
         Raises:
-            DataError: see `headmask.images.check_resized`.
+            DataError: see `headmask.pixels.images.check_resized`.
         """
         for step in self._steps:
             becomes = resized(step, size)
@@ -110,7 +110,7 @@ def look(content: bytes, where: str, preprocess: UInt8Preprocess) -> Look:
         preprocess: with its pixel rule.
 
     Raises:
-        DataError: it cannot be decoded, resized or converted; see `headmask.images.decode_image`.
+        DataError: it cannot be decoded, resized or converted; see `headmask.pixels.images.decode_image`.
     """
     with opened(content, where) as image:
         preprocess.check_size(image.size, where)

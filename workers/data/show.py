@@ -145,7 +145,7 @@ def look_at(
         path: Parquet file.
         reading: how it is read.
         model: open_clip name whose tokenizer is asked; `ViT-B-32` by default.
-        pixels: the pixel rule, see `headmask.images`.
+        pixels: the pixel rule, see `headmask.pixels.images`.
         on_progress: called with images looked at and in all.
 
     Raises:

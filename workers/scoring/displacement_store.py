@@ -27,7 +27,7 @@ class DisplacementStore:
         masks: of the scan: the empty mask, then single heads.
         shapes: (N, E) of the embeddings of every data set.
         decides: everything that decides embeddings; see `workers.embedding.kept`.
-        folder: of the cache; see `headmask.home.cache_folder`.
+        folder: of the cache; see `headmask.border.home.cache_folder`.
     """
 
     def __init__(

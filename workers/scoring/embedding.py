@@ -38,7 +38,7 @@ def kept(
     Args:
         decides: everything that decides them, but for the version of torch: texts, bytes, modules by their structure.
         make: computes them.
-        folder: of the cache; see `headmask.home.cache_folder`.
+        folder: of the cache; see `headmask.border.home.cache_folder`.
     """
     folder = folder or cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
