@@ -37,7 +37,7 @@ class ModelReference(_Part):
     pretrained: str | None = None
     """Pretrained tag or checkpoint file; None where the name's scheme brings the weights."""
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Digest of the weights as loaded; see `headmask.models.weights_digest`."""
+    """Digest of the weights as loaded; see `headmask.models.loading.weights_digest`."""
     preprocess: Preprocessing | None = None
     """How images were prepared for it; None in files that are older than this field."""
 

@@ -4,7 +4,8 @@
     pixels_CYX = preprocess(Image.open("photo.png"))
 
 Under the rule `stock`, a transform of open_clip gets the image as Pillow opens it. Under `composited` it is first
-turned, scaled and composited, see `headmask.pixels.compositing`. Both agree on upright, opaque 8-bit images in RGB or gray.
+turned, scaled and composited, see `headmask.pixels.compositing`. Both agree on upright, opaque 8-bit images in RGB or
+gray.
 """
 
 from __future__ import annotations

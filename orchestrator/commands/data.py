@@ -241,12 +241,12 @@ def show(
     from headmask.border.kinds import PICTURE
     from headmask.border.writing import check_output
     from headmask.pixels.images import STOCK
+    from orchestrator.commands.show import draw_sheet, look_at
     from orchestrator.screen.terminal import Terminal
     from orchestrator.screen.waiting import counting
     from orchestrator.settings.config import parse_data
     from orchestrator.settings.sections import DataSection
     from workers.data.loading import check_data
-    from workers.data.show import draw_sheet, look_at
 
     given = {name: value for name, value in locals().items() if name in DataSection.model_fields}
     (section,) = parse_data([{"path": str(file), **given}])

@@ -37,7 +37,8 @@ class UInt8Preprocess:
     """The part of a transform before the tensor: PIL image to uint8 (3, Y, X).
 
     Args:
-        transform: what open_clip returns as `preprocess_val`, under either pixel rule (`headmask.pixels.images.by_rule`).
+        transform: what open_clip returns as `preprocess_val`, under either pixel rule, see
+            `headmask.pixels.images.by_rule`.
 
     Raises:
         ModelError: the transform does not end in to-tensor and normalise.

@@ -21,12 +21,12 @@ from PIL import Image
 
 from headmask.errors import DataError, OutputError
 from headmask.pixels.images import decode_image
+from orchestrator.commands.show import look_at
 from tests.workers.data.test_sources import built, picture, write_pictures, write_shard
 from workers.data import build as build_module
 from workers.data.build import build
 from workers.data.dataset import Dataset, Row, write_dataset
 from workers.data.loading import Reading, load_data
-from workers.data.show import look_at
 from workers.data.sources.captions import karpathy
 from workers.data.sources.parquet import ParquetSource
 from workers.data.sources.shards import ShardSource
