@@ -11,15 +11,13 @@ from statistics import mean
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image, ImageDraw, ImageOps
 from rich.table import Table
 
-from headmask.border.kinds import PICTURE, PICTURE_METADATA
 from headmask.border.shown import counted, shown
-from headmask.border.writing import written
 from headmask.errors import DataError
 from headmask.pixels.images import STOCK, by_rule, quiet_pillow
+from orchestrator.pages.drawing import save_picture, text_font
 from orchestrator.statistics.clusters import LARGE_SHARE, Clusters
 from orchestrator.statistics.paired import MIN_CLUSTERS
 from workers.data.ahead import ahead
@@ -380,33 +378,3 @@ def draw_sheet(found: Findings, out: Path) -> Path:
             draw.text((x, y + THUMBNAIL + 2 + place * line), words, fill="black", font=font)
     save_picture(sheet, out, inputs=[found.path])
     return out
-
-
-def save_picture(image: Image.Image, out: Path, *, inputs: Sequence[Path] = ()) -> None:
-    """Write an image as a PNG that names its maker.
-
-    Raises:
-        OutputError: something else is there, or nothing can be written there.
-    """
-    about = PngInfo()
-    for key, value in PICTURE_METADATA.items():
-        about.add_text(key, value)
-    with written(out, PICTURE, inputs=inputs) as scratch:
-        image.save(scratch, "PNG", pnginfo=about)
-
-
-def text_font(text: str, size: int) -> Any:
-    """Return a font for a text: the one that matplotlib brings, or one of the system's that has more of the letters."""
-    from matplotlib import font_manager, ft2font, get_data_path
-
-    letters = {ord(letter) for letter in text if not letter.isspace()}
-    own = str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
-
-    def num_missing(path: str) -> int:
-        try:
-            return len(letters - ft2font.FT2Font(path).get_charmap().keys())
-        except (OSError, RuntimeError):
-            return len(letters)
-
-    others = sorted(font_manager.findSystemFonts()) if num_missing(own) else []
-    return ImageFont.truetype(min([own, *others], key=num_missing), size)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from orchestrator.commands.show import save_picture, text_font
+from orchestrator.pages.drawing import save_picture, text_font
 
 # Y by X patches
 
