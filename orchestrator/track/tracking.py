@@ -114,7 +114,7 @@ class Tracker:
         self.has_failed = False
         """Whether something was not sent for another reason than a server that is away; known once it is closed."""
         self._opened, self._news, self._closing = threading.Event(), threading.Event(), threading.Event()
-        self._ended = threading.Event()
+        self._given_up, self._ended = threading.Event(), threading.Event()
         self._last_sent = time.monotonic()
         self._deadline = float("inf")
         """When a server that is away is given up."""
@@ -151,10 +151,10 @@ class Tracker:
             self._deadline = self._last_sent + silent_s
             if time.monotonic() > min(self._deadline, started + CLOSE_S):
                 self._deadline = 0.0
+                self._given_up.set()
                 break
-        else:
-            # It gives the file free.
-            self._thread.join(1.0)
+        # It releases the file, except while it waits for an answer.
+        self._thread.join(0.5)
         self.has_failed = bool(self._refusal or self._refused) or (self._is_full and not self.is_complete)
         return self.is_complete
 
@@ -233,7 +233,7 @@ class Tracker:
                 if time.monotonic() > self._deadline:
                     return None
                 if self._closing.wait(delay_s):
-                    time.sleep(CLOSING_DELAY_S)
+                    self._given_up.wait(CLOSING_DELAY_S)
                 delay_s = min(2 * delay_s, 30.0)
 
     def _say_away(self) -> None:

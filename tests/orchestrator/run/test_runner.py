@@ -23,7 +23,7 @@ from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from orchestrator.outcome.schema import SearchResult
 from orchestrator.outcome.tables import sentences
-from orchestrator.run import conclude, runner
+from orchestrator.run import runner
 from orchestrator.run.display import Quiet
 from orchestrator.study.looks import count_looks
 from orchestrator.study.reopening import stored_config
@@ -300,7 +300,7 @@ def test_resuming_continues_the_same_runs(tiny_config, runs):
 
 def test_a_dead_server_never_stops_a_search(tiny_config, runs, monkeypatch, caplog):
     """Nor does it cost anything: what a sync brings, there or elsewhere, is what a server that is there would have."""
-    monkeypatch.setattr(conclude, "RUN_WAIT_S", 0.5)
+    monkeypatch.setattr(tracking, "RUN_S", 0.5)
     monkeypatch.setattr(tracking, "CLOSE_S", 3.0)
     config = tiny_config(output__tracking_uri="http://127.0.0.1:9", budget__masks=16)
     with caplog.at_level(logging.WARNING):
