@@ -209,7 +209,6 @@ class Session:
         }
         return {
             "model": self.model.reference.weights_sha256,
-            "tower": search.tower,
             "grid": str(self.grid),
             "data": {
                 f"{goal.prefix}{name}": part.digest
@@ -222,22 +221,12 @@ class Session:
             "task": self.splits["search"][0].targets.task if len(goals) == 1 else several,
             "objective": _names(self.objective),
             "guide": _names(self.guide),
-            "ablation": search.ablation,
             "engine": REVISION,
-            "precision": search.precision,
-            "image_chunk": search.image_chunk,
-            "threads": search.threads,
-            "strategy": search.strategy,
             "strategies_revision": STRATEGIES_REVISION,
-            "shortlist": search.shortlist,
-            "gate_share": search.gate_share,
-            "layers": list(search.layers) if search.layers is not None else None,
-            "protect": sorted(search.protect),
-            "max_heads": search.max_heads,
             "surrogate": self.uses_surrogate,
-            "block_size": search.block_size,
-            "seed": search.seed,
-            "finalists": search.finalists,
+            **search.decisive(),
+            # Their order decides nothing.
+            "protect": sorted(search.protect),
         }
 
     @property

@@ -29,8 +29,8 @@ from orchestrator.settings.sections import (
     OutputSection,
     PoolSection,
     SearchSection,
-    Section,
 )
+from orchestrator.settings.setting import Section
 
 
 def _twice(names: Sequence[str]) -> str:

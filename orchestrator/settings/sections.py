@@ -1,43 +1,58 @@
-"""The sections of a search's configuration: what each setting is, and what it may be."""
+"""The sections of a search's configuration: every setting, written once.
+
+A setting is its key, its type, its default and its description, and what `Setting` says of it besides. The command
+line, `headmask.search`, the reference and the fingerprint follow from that. Nothing heavy is imported here, because
+the command line is made of this whenever it is called.
+"""
 
 from __future__ import annotations
 
-import numbers
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Strict,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from headmask.border.reading import check_text
 from headmask.errors import ConfigError
-from headmask.mask import Head
 from orchestrator.settings.budget import Budget
 from orchestrator.settings.location import absolute, check_location
 from orchestrator.settings.modelname import ModelName
+from orchestrator.settings.setting import (
+    MAX_CHUNK,
+    MAX_HEADS,
+    MAX_POOL,
+    AnyPath,
+    HeadCount,
+    MaskCount,
+    Real,
+    Section,
+    Seed,
+    Setting,
+    Switch,
+    Text,
+    Threads,
+    Whole,
+    count_or,
+)
 from orchestrator.settings.trackinguri import check_tracking_uri
-from strategies import check_strategy
-from workers.data.prompts import IMAGENET, SIMPLE
-from workers.tasks.base import Mix
-
-OBJECTIVE = "objective"
-"""The guide's name for the objective itself."""
 
 if TYPE_CHECKING:
     from workers.data.loading import Reading
 
+OBJECTIVE = "objective"
+"""The guide's name for the objective itself."""
+SEARCHED = Setting(fingerprint="value")
+"""Decides a study."""
+SCANNED = Setting(fingerprint="value", scan=True)
+"""Decides a study, and a scan as well."""
+READ = Setting(fingerprint="effect", scan=True, reading=True)
+"""Says how a data set is read, whose digest decides a study."""
+BUDGET = Setting(resume=True)
+POOL = Setting(resume=True, scan=True)
+
 
 def _checked_mix(objective: str | None) -> str | None:
     """Return an objective that can be parsed; a mistake counts as one among others."""
+    from workers.tasks.base import Mix
+
     try:
         if objective is not None:
             Mix.parse(objective)
@@ -51,114 +66,53 @@ def _checked_guide(guide: str | None) -> str | None:
     return guide if guide == OBJECTIVE else _checked_mix(guide)
 
 
-def _number(value: Any) -> Any:
-    """Return a number; a boolean is none, nor is a text that holds one."""
-    # NumPy's numbers are registered, its booleans are not.
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ValueError("must be a number")
-    return value
-
-
-def _count_or(word: str, value: Any, most: int) -> int | str:
-    """Return a word, or a number from 1 up, also as text.
-
-    Checked here, because a union of types would report every mistake twice.
-    """
-    if isinstance(value, str) and value == word:
-        return word
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
-        value = int(value)
-    # As other whole numbers, 3.0 is 3.
-    is_whole = not isinstance(value, bool) and isinstance(value, numbers.Real) and value == value // 1
-    if not is_whole or not 1 <= value <= most:
-        raise ValueError(f"must be {word}, or a whole number from 1 to {most:,}")
-    return int(value)
-
-
-def _boolean(value: Any) -> Any:
-    # NumPy's booleans are none of Python's.
-    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
-        raise ValueError("must be true or false")
-    return bool(value)
-
-
-def _text(text: str) -> str:
-    """Return a text that can name something."""
-    if not text.strip():
-        raise ValueError("must not be empty")
-    if reason := check_text(text):
-        raise ValueError(reason)
-    return text
-
-
-Whole = Annotated[int, BeforeValidator(_number)]
-"""A whole number. Its range stands with the setting: `Annotated[Whole, Field(ge=..., le=...)]`."""
-Real = Annotated[float, BeforeValidator(_number)]
-"""A finite number."""
-Switch = Annotated[bool, BeforeValidator(_boolean)]
-Text = Annotated[str, Strict(), AfterValidator(_text)]
-MAX_SEED = 2**63 - 1
-MAX_MASKS = 10_000_000
-"""In a study: their trials would fill a large machine's memory."""
-MAX_HEADS = 1_000_000
-MAX_THREADS = 1_024
-MAX_CHUNK = 65_536
-MAX_POOL = 100_000
-"""Replicas, however large the cluster is."""
-Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
-Threads = Annotated[Whole, Field(ge=1, le=MAX_THREADS)]
-
-
-class Section(BaseModel):
-    """Settings that belong together; unknown ones are refused, and so are numbers that are not finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
 class ModelSection(Section):
-    """Which model is searched."""
+    """The model whose heads are searched."""
 
-    name: Text
-    """open_clip architecture, a configuration file of one, or `local-dir:` / `hf-hub:` with a folder or repository."""
-    pretrained: Text | None = None
-    """Tag or checkpoint file."""
-    preprocess: Text | None = None
-    """How images are prepared: the tag whose way is meant, `openai`, or a JSON file; as the weights say by default."""
+    name: Annotated[Text, Setting(name="model", fingerprint="effect", scan=True)]
+    """CLIP model: an open_clip architecture, its configuration NAME.json, `local-dir:FOLDER` or `hf-hub:ORG/REPO`."""
+    pretrained: Annotated[Text | None, Setting(fingerprint="effect", scan=True, metavar="TAG|FILE")] = None
+    """Weights of the model: an open_clip tag, or a checkpoint file."""
+    preprocess: Annotated[AnyPath | None, Setting(fingerprint="effect", scan=True, metavar="TAG|FILE")] = None
+    """Preprocessing of images: that of a pretrained tag, `openai`, or a JSON file; by default, that of the weights."""
 
 
 class DataSection(Section):
-    """Which data it is searched on."""
+    """A data set that is searched on."""
 
-    path: Text
-    """Parquet file, as `headmask data build` writes it."""
-    name: Annotated[str, Field(pattern=r"^[\w. -]+$")] | None = None
-    """What its metrics begin with where there are several data sets; the file's name without its ending by default."""
-    task: Literal["retrieval", "classification", "matching"] | None = None
-    """Found by the columns by default."""
-    objective: Text | None = None
-    """Metric or mix of metrics; the search's by default."""
-    guide: Text | None = None
-    """What masks are searched by here; the search's by default."""
-    max_loss: Annotated[Real, Field(ge=0, le=100)] | None = None
-    """Points that the objective may lose here; the data set then limits the search instead of guiding it."""
-    image_column: Text | None = None
-    """Name of the column; found by its usual names by default."""
-    caption_column: Text | None = None
-    """The same for captions."""
-    label_column: Text | None = None
-    """The same for labels."""
-    group_column: Text | None = None
-    """The same for groups, of which `worst_group` reports the worst."""
-    split_column: Text | None = None
-    """The same for splits."""
-    draw_splits: Switch = False
-    """Draw the splits even where the file has a split column."""
-    split_seed: Seed = 0
-    """Of drawn splits."""
-    templates: Text | None = None
-    """`imagenet`, `simple` or a file; those that came with the data, or `imagenet`, by default."""
-    class_names: Text | None = None
-    """File of class names; those of the data by default."""
+    path: Annotated[AnyPath, Setting(name="data", fingerprint="effect", scan=True, takes="several")]
+    """Parquet file of a data set, as `headmask data build` writes it; several are searched on together."""
+    name: Annotated[Annotated[str, Field(pattern=r"^[\w. -]+$")] | None, Setting(flag=False)] = None
+    """Name of the data set, with which its metrics begin where there are several; by default, the file's name."""
+    task: Annotated[Literal["retrieval", "classification", "matching"] | None, READ] = None
+    """Task of the data set; by default, the one that its columns tell."""
+    objective: Annotated[Text | None, Setting(fingerprint="effect", flag=False)] = None
+    """Metric to maximise on this data set, or a mix of metrics; by default, the objective of the search."""
+    guide: Annotated[Text | None, Setting(fingerprint="effect", flag=False)] = None
+    """Metric or mix that guides the search on this data set; by default, the guide of the search."""
+    max_loss: Annotated[
+        Annotated[Real, Field(ge=0, le=100)] | None,
+        Setting(fingerprint="effect", takes="by_name", metavar="NAME=POINTS"),
+    ] = None
+    """Points that the objective may lose on a data set, which then limits the search instead of guiding it."""
+    image_column: Annotated[Text | None, READ] = None
+    """Name of the image column; by default, it is found by its usual names."""
+    caption_column: Annotated[Text | None, READ] = None
+    """Name of the caption column; by default, it is found by its usual names."""
+    label_column: Annotated[Text | None, READ] = None
+    """Name of the label column; by default, it is found by its usual names."""
+    group_column: Annotated[Text | None, READ] = None
+    """Name of the group column, for worst-group accuracy; by default, it is found by its usual names."""
+    split_column: Annotated[Text | None, READ] = None
+    """Name of the split column; by default, it is found by its usual names."""
+    draw_splits: Annotated[Switch, Setting(fingerprint="effect", scan=True)] = False
+    """Draw the splits at random, even where the file has a split column."""
+    split_seed: Annotated[Seed, Setting(fingerprint="effect", scan=True)] = 0
+    """Seed of splits that are drawn at random."""
+    templates: Annotated[AnyPath | None, READ] = None
+    """Prompt templates: those of the data (default), `imagenet` (80), `simple` (7), or a file with {c} in its lines."""
+    class_names: Annotated[AnyPath | None, READ] = None
+    """File of class names in the order of labels, as lines or JSON; by default, the names in the data."""
 
     @field_validator("objective")
     @classmethod
@@ -172,6 +126,8 @@ class DataSection(Section):
 
     def anywhere(self) -> Self:
         """Return the section with absolute paths."""
+        from workers.data.prompts import IMAGENET, SIMPLE
+
         is_file = self.templates is not None and self.templates not in (IMAGENET, SIMPLE)
         return self.model_copy(
             update={
@@ -205,76 +161,86 @@ class DataSection(Section):
 class SearchSection(Section):
     """What is searched, and how."""
 
-    tower: Literal["image", "text"] = "image"
-    """Whose heads are searched."""
-    objective: Text | None = None
-    """Metric, or mix such as 0.7*t2i_r1 + 0.3*i2t_r1; mean_recall, top1 or group_score by the task by default."""
-    guide: Text | None = None
-    """Metric or mix that masks are searched by, or `objective`; the objective decides on confirm.
+    tower: Annotated[Literal["image", "text"], SCANNED] = "image"
+    """Tower whose heads are searched."""
+    objective: Annotated[Text | None, Setting(fingerprint="effect", scan=True)] = None
+    """Metric to maximise, or a mix such as 0.7*t2i_r1 + 0.3*i2t_r1; by default, the main metric of the task."""
+    guide: Annotated[Text | None, Setting(fingerprint="effect")] = None
+    """Metric or mix that guides the search, while the objective decides on the confirm split.
 
-    By default `probability` for metrics by ranks in retrieval, else the objective; it, too, for the worst of data sets.
+    By default `probability` for metrics of retrieval that count ranks; otherwise, and for the worst of several data
+    sets, `objective`, which is the objective itself.
     """
-    combine: Literal["mean", "worst"] = "mean"
-    """Of several data sets, the mean of their objectives is maximised, or the smallest of them."""
-    ablation: Literal["zero", "mean", "uniform", "cls"] = "zero"
-    """What replaces a head."""
-    pixels: Literal["stock", "composited"] = "stock"
-    """How images become RGB: `stock`, as open_clip's own preprocessing does; `composited`, upright and on white."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    """Of the search; `auto` is bfloat16 where the hardware computes in it. Finalists are always scored in float32."""
-    strategy: Text = "mixture"
-    """How masks are proposed: `mixture`, `pairwise`, `genetic`, `gates` or `scan`; slower are `tpe` and `nsga2`."""
-    shortlist: Annotated[Whole, Field(ge=1, le=MAX_HEADS)] | None = None
-    """Best heads of the scan that `tpe` and `nsga2` search among; 48 by default."""
-    gate_share: Annotated[Real, Field(ge=0, lt=1)] = 0.0
-    """Part of the mixture's masks after the scan that come from gates, learned by back-propagation."""
-    seed: Seed = 0
-    """Of the strategy."""
-    block_size: Annotated[Whole, Field(ge=1, le=100_000)] = 32
-    """Most masks that are proposed together."""
-    layers: tuple[Annotated[Whole, Field(ge=0, le=MAX_HEADS)], ...] | None = None
-    """Layers whose heads may be ablated; all by default."""
-    protect: tuple[Text, ...] = ()
+    combine: Annotated[Literal["mean", "worst"], Setting(fingerprint="effect", scan=True)] = "mean"
+    """What to maximise over several data sets: the mean of their objectives, or the worst of them."""
+    ablation: Annotated[Literal["zero", "mean", "uniform", "cls"], SCANNED] = "zero"
+    """Rule that says what replaces an ablated head."""
+    pixels: Annotated[Literal["stock", "composited"], Setting(fingerprint="effect", scan=True)] = "stock"
+    """How images become RGB: `stock`, as in open_clip's own preprocessing; `composited`, upright and on white."""
+    precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], SCANNED] = "float32"
+    """Precision of the search; `auto` is bfloat16 where the hardware has it. Finalists are always scored in float32."""
+    strategy: Annotated[Text, SEARCHED] = "mixture"
+    """Strategy that proposes masks: `mixture`, `pairwise`, `genetic`, `gates`, `scan`; slower are `tpe` and `nsga2`."""
+    shortlist: Annotated[HeadCount | None, SEARCHED] = None
+    """Number of best heads of the scan that `tpe` and `nsga2` search among; 48 by default."""
+    gate_share: Annotated[Real, Field(ge=0, lt=1), SEARCHED] = 0.0
+    """Share of the mixture's masks after the scan that come from gates, which back-propagation trains."""
+    seed: Annotated[Seed, SEARCHED] = 0
+    """Seed of the strategy's random numbers."""
+    block_size: Annotated[Whole, Field(ge=1, le=100_000), Setting(fingerprint="value", flag=False)] = 32
+    """Maximum number of masks that are proposed together."""
+    layers: Annotated[
+        tuple[Annotated[Whole, Field(ge=0, le=MAX_HEADS)], ...] | None,
+        Setting(fingerprint="value", scan=True, metavar="N,N,..."),
+    ] = None
+    """Layers whose heads may be ablated, such as 9,10,11; all by default."""
+    protect: Annotated[tuple[Text, ...], Setting(fingerprint="value", scan=True, metavar="HEAD,HEAD,...")] = ()
     """Heads that are never ablated, such as L11H3."""
-    max_heads: Annotated[Whole, Field(ge=1, le=MAX_HEADS)] | None = None
-    """Most heads in a mask."""
-    image_chunk: int | Literal["measure"] | None = None
-    """Images (or texts) computed together; a constant of the study, chosen by device and model by default.
+    max_heads: Annotated[HeadCount | None, SEARCHED] = None
+    """Maximum number of heads in a mask."""
+    image_chunk: Annotated[int | Literal["measure"] | None, SCANNED] = None
+    """Number of images (or texts) computed together, a constant of the study; by default, it suits device and model.
 
     `measure` takes the fastest on this machine at this moment, which may be another number each time.
     """
-    threads: Threads = 1
-    """CPU threads of one replica; a constant of the study."""
-    finalists: Annotated[Whole, Field(ge=1, le=100_000)] = 48
-    """Best masks that are re-scored on the confirm split, besides the best ones of every smaller size."""
-    surrogate: Switch = True
-    """Let strategies predict what masks score by how far embeddings move when single heads go."""
-    surrogate_gib: Annotated[Real, Field(gt=0, le=1_000_000)] = 4.0
-    """Most memory that these displacements may take; a search that needs more goes without."""
-    random_masks: Annotated[Whole, Field(ge=0, le=100_000)] = 40
-    """Random masks of the selected one's size, scored on the confirm split for context."""
-    gate: Switch = True
+    threads: Annotated[Threads, SCANNED] = 1
+    """CPU threads of one replica, a constant of the study."""
+    finalists: Annotated[Whole, Field(ge=1, le=100_000), Setting(fingerprint="value", flag=False)] = 48
+    """Number of best masks that are scored again on the confirm split, besides the best ones of every smaller size."""
+    surrogate: Annotated[Switch, Setting(fingerprint="effect")] = True
+    """Let strategies predict the scores of masks from how far embeddings move when single heads are ablated."""
+    surrogate_gib: Annotated[Real, Field(gt=0, le=1_000_000), Setting(fingerprint="effect")] = 4.0
+    """Maximum memory for such predictions in GiB; a search that needs more goes without them."""
+    random_masks: Annotated[Whole, Field(ge=0, le=100_000), Setting(flag=False)] = 40
+    """Number of random masks of the selected mask's size that are scored on the confirm split for context."""
+    gate: Annotated[Switch, Setting(scan=True)] = True
     """Refuse a model whose baseline scores at chance level."""
 
     @field_validator("image_chunk", mode="before")
     @classmethod
     def _number_or_measure(cls, chunk: Any) -> Any:
-        return chunk if chunk is None else _count_or("measure", chunk, MAX_CHUNK)
+        return chunk if chunk is None else count_or("measure", chunk, MAX_CHUNK)
 
     @field_validator("protect")
     @classmethod
     def _heads_parse(cls, heads: tuple[str, ...]) -> tuple[str, ...]:
+        from headmask.mask import Head
+
         return tuple(str(Head.parse(head)) for head in heads)
 
     @field_validator("strategy")
     @classmethod
     def _exists(cls, strategy: str) -> str:
+        from strategies import check_strategy
+
         check_strategy(strategy)
         return strategy
 
     @field_validator("shortlist")
     @classmethod
     def _has_shortlist(cls, shortlist: int | None, checked: ValidationInfo) -> int | None:
+        from strategies import check_strategy
+
         if "strategy" in checked.data:
             check_strategy(checked.data["strategy"], shortlist)
         return shortlist
@@ -282,6 +248,8 @@ class SearchSection(Section):
     @field_validator("gate_share")
     @classmethod
     def _has_gates(cls, gate_share: float, checked: ValidationInfo) -> float:
+        from strategies import check_strategy
+
         if "strategy" in checked.data:
             check_strategy(checked.data["strategy"], gate_share=gate_share)
         return gate_share
@@ -303,14 +271,14 @@ class BudgetSection(Section):
     No part of the fingerprint: a study goes on with another budget.
     """
 
-    masks: Annotated[Whole, Field(ge=1, le=MAX_MASKS)] = 1000
-    """Distinct masks scored on the search split."""
-    seconds: Annotated[Real, Field(gt=0, le=1e9)] | None = None
-    """Of this run of the driver."""
-    image_forwards: Annotated[Whole, Field(ge=1, le=10**15)] | None = None
-    """Plain forward passes of one image (or text), as predicted for the masks that are searched."""
-    patience: Annotated[Whole, Field(ge=1, le=MAX_MASKS)] | None = None
-    """Blocks in a row without a better mask."""
+    masks: Annotated[MaskCount, BUDGET] = 1000
+    """Number of distinct masks to score on the search split."""
+    seconds: Annotated[Annotated[Real, Field(gt=0, le=1e9)] | None, BUDGET] = None
+    """Seconds after which this run of the driver ends, at the end of a block; 0 lifts the limit."""
+    image_forwards: Annotated[Annotated[Whole, Field(ge=1, le=10**15)] | None, BUDGET] = None
+    """Number of plain forward passes of one image (or text) to spend, as predicted for the masks; 0 lifts the limit."""
+    patience: Annotated[MaskCount | None, BUDGET] = None
+    """Number of blocks in a row without a better mask after which to stop; 0 lifts the limit."""
 
     @field_validator("seconds", "image_forwards", "patience", mode="before")
     @classmethod
@@ -325,23 +293,23 @@ class BudgetSection(Section):
 class PoolSection(Section):
     """Where masks are scored."""
 
-    kind: Literal["ray", "inline"] = "ray"
-    """On Ray, or in the process of the driver."""
-    replicas: int | Literal["auto"] = "auto"
-    """Number of Ray replicas; by default as many as there is room for, when nodes join or leave, too."""
-    gpus_per_replica: Annotated[Real, Field(ge=0, le=1_024)] | None = None
-    """1, a part of 1 for several replicas on a GPU, or 0 for replicas on CPUs; 1 where there are GPUs by default."""
-    shards: int | Literal["auto"] = "auto"
-    """Replicas that share the images out and score as one; by default what is predicted to cost less."""
-    mixed_devices: Switch = False
-    """Let devices of different kinds score one study: the last bits of its scores then depend on who computed them."""
-    address: Text | None = None
-    """Ray cluster to join; Ray starts on this machine by default."""
+    kind: Annotated[Literal["ray", "inline"], Setting(name="pool", resume=True, scan=True)] = "ray"
+    """Where masks are scored: by replicas on Ray, or inline, in this process."""
+    replicas: Annotated[int | Literal["auto"], POOL] = "auto"
+    """Number of Ray replicas; `auto` is as many as there is room for, also when nodes join or leave."""
+    gpus_per_replica: Annotated[Annotated[Real, Field(ge=0, le=1_024)] | None, POOL] = None
+    """GPUs of a replica: a fraction lets several share one, 0 is for CPUs; by default 1 where there are GPUs."""
+    shards: Annotated[int | Literal["auto"], POOL] = "auto"
+    """Number of replicas that share the images and score as one; `auto` is what is predicted to cost least."""
+    mixed_devices: Annotated[Switch, POOL] = False
+    """Let devices of different kinds score one study; the last bits of a score then depend on the device."""
+    address: Annotated[Text | None, POOL] = None
+    """Address of the Ray cluster to join; by default, Ray starts on this machine."""
 
     @field_validator("replicas", "shards", mode="before")
     @classmethod
     def _number_or_auto(cls, count: Any) -> Any:
-        return "auto" if count is None else _count_or("auto", count, MAX_POOL)
+        return "auto" if count is None else count_or("auto", count, MAX_POOL)
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
@@ -364,20 +332,23 @@ class PoolSection(Section):
 class OutputSection(Section):
     """Where results go."""
 
-    folder: Text
-    """Run folder."""
+    folder: Annotated[AnyPath, Setting(name="out", resume=True)]
+    """Run folder, for the study, the mask, results and pictures."""
     study: Text | None = None
-    """Name of the study; the folder's name by default."""
-    storage: Text | None = None
-    """Journal file or database URL; `study.journal` in the folder by default."""
-    tracking_uri: Text | None = None
-    """MLflow server or store; by default that of `MLFLOW_TRACKING_URI`, or else `mlflow.db` beside the folder."""
+    """Name of the study; by default, the name of the run folder."""
+    storage: AnyPath | None = None
+    """Journal file or database URL that holds the study; by default, `study.journal` in the run folder."""
+    tracking_uri: Annotated[Text | None, Setting(resume=True)] = None
+    """MLflow server or store; by default that of MLFLOW_TRACKING_URI, or else `mlflow.db` beside the run folder.
+
+    A study that is resumed keeps the one that it has; another one gets everything.
+    """
     experiment: Text = "headmask"
-    """MLflow experiment."""
+    """Name of the MLflow experiment."""
     fold: Switch = False
-    """Fold a reliable mask into `folded`, a model folder, at the end."""
-    register_as: Text | None = None
-    """Name, or name@alias, under which the model of a reliable mask is registered in MLflow at the end."""
+    """Fold a reliable mask into the weights at the end, and write them to `folded`, a model folder."""
+    register_as: Annotated[Text | None, Setting(name="register", metavar="NAME[@ALIAS]")] = None
+    """Name, or name@alias, under which the folded model of a reliable mask is registered in MLflow at the end."""
 
     @field_validator("storage")
     @classmethod

@@ -1,0 +1,127 @@
+"""A setting: its type with its checks, and what else is said of it where it is written, in `sections.py`."""
+
+from __future__ import annotations
+
+import numbers
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic.fields import FieldInfo
+
+from headmask.border.reading import check_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is said of a setting besides its key, its type, its default and its description; a part of `Annotated`."""
+
+    fingerprint: Literal["value", "effect"] | None = None
+    """How it decides a study: by its value, which the fingerprint has under its key; or by what it leads to, such as
+    the digest of a data set, which `Session.fingerprint` names."""
+    resume: bool = False
+    """Whether it may change when a study is resumed."""
+    scan: bool = False
+    """Whether `headmask.scan` has it as well."""
+    reading: bool = False
+    """Whether it says how a data set is read, for every command that reads one."""
+    name: str | None = None
+    """Name of its flag and of its Python option, where that is not the key."""
+    flag: bool = True
+    """Whether it has a flag and a Python option; the others are for files alone."""
+    metavar: str | None = None
+    """What help shows in the place of the value, where the type does not say it."""
+    takes: Literal["one", "several", "by_name"] = "one"
+    """Of several data sets: one value for all, one each, or one by the name of a data set."""
+    formerly: str | None = None
+    """The name that it had before, which still works."""
+
+
+def setting_of(field: FieldInfo) -> Setting:
+    """Return what is said of a section's field."""
+    return next((each for each in field.metadata if isinstance(each, Setting)), Setting())
+
+
+def _number(value: Any) -> Any:
+    """Return a number; a boolean is none, nor is a text that holds one."""
+    # NumPy's numbers are registered, its booleans are not.
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError("must be a number")
+    return value
+
+
+def count_or(word: str, value: Any, maximum: int) -> int | str:
+    """Return a word, or a number from 1 up, also as text.
+
+    Checked here, because a union of types would report every mistake twice.
+    """
+    if isinstance(value, str) and value == word:
+        return word
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+        value = int(value)
+    # As other whole numbers, 3.0 is 3.
+    is_whole = not isinstance(value, bool) and isinstance(value, numbers.Real) and value == value // 1
+    if not is_whole or not 1 <= value <= maximum:
+        raise ValueError(f"must be {word}, or a whole number from 1 to {maximum:,}")
+    return int(value)
+
+
+def _boolean(value: Any) -> Any:
+    # NumPy's booleans are none of Python's.
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        raise ValueError("must be true or false")
+    return bool(value)
+
+
+def _text(text: str) -> str:
+    """Return a text that can name something."""
+    if not text.strip():
+        raise ValueError("must not be empty")
+    if reason := check_text(text):
+        raise ValueError(reason)
+    return text
+
+
+Whole = Annotated[int, BeforeValidator(_number)]
+"""A whole number. Its range stands with the setting: `Annotated[Whole, Field(ge=..., le=...)]`."""
+Real = Annotated[float, BeforeValidator(_number)]
+"""A finite number."""
+Switch = Annotated[bool, BeforeValidator(_boolean)]
+Text = Annotated[str, Strict(), AfterValidator(_text)]
+MAX_SEED = 2**63 - 1
+MAX_MASKS = 10_000_000
+"""In a study: their trials would fill a large machine's memory."""
+MAX_HEADS = 1_000_000
+MAX_THREADS = 1_024
+MAX_CHUNK = 65_536
+MAX_POOL = 100_000
+"""Replicas, however large the cluster is."""
+PATH = object()
+"""Marks a text that may be given as a path."""
+AnyPath = Annotated[Text, PATH]
+HeadCount = Annotated[Whole, Field(ge=1, le=MAX_HEADS)]
+MaskCount = Annotated[Whole, Field(ge=1, le=MAX_MASKS)]
+Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
+Threads = Annotated[Whole, Field(ge=1, le=MAX_THREADS)]
+
+
+class Section(BaseModel):
+    """Settings that belong together; unknown ones are refused, and so are numbers that are not finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_names(cls, content: Any) -> Any:
+        """Return the content with settings under the names that they have now."""
+        if not isinstance(content, dict):
+            return content
+        former = {setting_of(field).formerly: name for name, field in cls.model_fields.items()}
+        return {former.get(key, key) if former.get(key) not in content else key: content[key] for key in content}
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the settings whose values decide a study, as JSON values by their keys."""
+        fields = type(self).model_fields.items()
+        names = {name for name, field in fields if setting_of(field).fingerprint == "value"}
+        return self.model_dump(mode="json", include=names)
