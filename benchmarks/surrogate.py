@@ -28,6 +28,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.record import save
+from headmask.ablation.rules import ZERO
 from headmask.mask import Head, HeadGrid, HeadMask
 from orchestrator.run.bench import hardware
 from workers.scoring.displacement import Displacements, Predictor, displacement
@@ -159,13 +160,13 @@ def contributions(engine: Engine, *, mean_ablated: bool) -> Predict:
     sequences = view.embed(inputs)
     x, written = sequences.x_BTD, {}
     for layer, attention in enumerate(view.attentions):
-        entered = view.enter(layer, sequences, x, "zero")
+        entered = view.enter(layer, sequences, x, ZERO)
         z_BH1d = entered.attended.z_BHQd[:, :, :1]
         nothing = torch.zeros_like(entered.x_BQD[:, :1])
         for head in range(view.grid.heads):
             y_B1D = -attention.corrected(nothing, [head], None, z_BH1d)
             written[Head(layer, head)] = y_B1D - y_B1D.mean(0) if mean_ablated else y_B1D
-        x = view.leave(layer, entered, 0, "zero")
+        x = view.leave(layer, entered, 0, ZERO)
     left = x[:, :1]
 
     def predict(mask: HeadMask) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from headmask.ablation.rules import ABLATIONS, AblationName
 from headmask.border.kinds import MASK_FILE, Kind
 from headmask.border.reading import parse_model, read_json
 from headmask.border.shown import shown
@@ -102,7 +103,7 @@ class MaskFile(_Part):
     model: ModelReference
     tower: Literal["image", "text"] = "image"
     grid: Grid
-    ablation: Literal["zero", "mean", "uniform", "cls"] = "zero"
+    ablation: AblationName = "zero"
     heads: tuple[str, ...]
     means: dict[str, list[Number]] | None = None
     """For ablation `mean`: the mean output of every ablated head, by `L3H7`."""
@@ -132,10 +133,9 @@ class MaskFile(_Part):
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         missing = set(self.heads) - set(self.means or {})
-        if self.ablation == "mean" and missing:
-            raise ValueError(
-                f"ablation mean needs the means of every ablated head; missing {', '.join(sorted(missing))}"
-            )
+        if ABLATIONS[self.ablation].needs_means and missing:
+            listed = ", ".join(sorted(missing))
+            raise ValueError(f"ablation {self.ablation} needs the means of every ablated head; missing {listed}")
         if self.means and len({len(mean) for mean in self.means.values()}) > 1:
             raise ValueError("means of different widths")
         HeadMask.from_heads(self.head_grid, map(Head.parse, self.means or ()))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headmask.ablation.rules import Ablation, check_ablation
+from headmask.ablation.rules import Ablation, find_ablation
 from headmask.attention.heads import HeadAttention
 from headmask.errors import AblationError
 from headmask.mask import HeadMask
@@ -22,14 +22,13 @@ def fold(
     model: nn.Module,
     mask: HeadMask | MaskFile,
     *,
-    ablation: Ablation = "zero",
+    ablation: str = "zero",
     tower: TowerName = "image",
     means_LHd: Tensor | None = None,
 ) -> nn.Module:
     """Return a copy of the model with the mask written into its weights.
 
-    `zero` clears the heads' columns of W_O; `mean` moves the constant output into b_O as well; `uniform` (image towers)
-    clears the heads' query rows, so that every token weighs the same.
+    See `fold` of the ablations in `headmask.ablation.rules`.
 
     Raises:
         GridError: the mask is of another grid.
@@ -40,42 +39,21 @@ def fold(
     folded: nn.Module = deepcopy(model)
     view = view_of(folded, tower)
     check_grid(mask, view.grid, f"this model's {tower} tower")
-    check_ablation(ablation, has_class_token=view.has_class_token, means=means_LHd)
+    rule = find_ablation(ablation)
+    rule.check(has_class_token=view.has_class_token, means=means_LHd)
     with torch.no_grad():
         for layer, head in mask.heads:
-            mean_d = means_LHd[layer, head] if means_LHd is not None else None
-            _fold_head(view.attentions[layer], head, ablation, tower, mean_d)
+            if reason := why_not_folded(rule, view.attentions[layer], tower):
+                raise AblationError(reason)
+            rule.fold(view.attentions[layer], head, None if means_LHd is None else means_LHd[layer, head])
     return folded
 
 
-def _fold_head(
-    attention: HeadAttention, head: int, ablation: Ablation, tower: TowerName, mean_d: Tensor | None
-) -> None:
+def why_not_folded(ablation: Ablation, attention: HeadAttention, tower: TowerName) -> str | None:
+    """Return why no weights of an attention module equal it with an ablated head; None where some do."""
     if attention.normalises_heads:
-        raise AblationError(
-            "this tower normalises the heads' outputs before W_O: no weights equal an ablated head there"
-        )
-    columns = attention.columns(head)
-    weight, bias = attention.out_proj.weight, attention.out_proj.bias
-    if ablation == "uniform":
-        if tower != "image":
-            raise AblationError("ablation uniform folds into image towers only; a causal mask needs z itself")
-        if attention.normalises_query:
-            raise AblationError("this tower normalises its queries: a zero query row does not give uniform attention")
-        for parameter in attention.query_parameters():
-            parameter[columns] = 0
-    elif ablation == "cls":
-        raise AblationError(
-            "ablation cls does not fold into weights; use it live, or search with zero, mean or uniform"
-        )
-    else:
-        if ablation == "mean" and mean_d is not None:
-            if bias is None:
-                raise AblationError("ablation mean folds into the output bias, and this tower has none")
-            scale_H = attention.head_scale_H
-            scaled_d = mean_d.to(weight) * (1 if scale_H is None else scale_H[head])
-            bias.add_(weight[:, columns] @ scaled_d)
-        weight[:, columns] = 0
+        return "this tower normalises the heads' outputs before W_O: no weights equal an ablated head there"
+    return ablation.why_not_folded(attention, tower)
 
 
 def probe_images(model: Any, count: int, *, seed: int = 0) -> Tensor:

@@ -16,8 +16,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from headmask.ablation.rules import Ablation, check_ablation, replace_heads
+from headmask.ablation.replacing import replace_heads
+from headmask.ablation.rules import Ablation, find_ablation
 from headmask.attention.heads import Attended, HeadAttention, SeeZ
+from headmask.attention.values import OfValues, keep_none
 from headmask.errors import AblationError
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
@@ -31,7 +33,7 @@ def ablate(
     model: nn.Module,
     mask: HeadMask | MaskFile,
     *,
-    ablation: Ablation = "zero",
+    ablation: str = "zero",
     tower: TowerName = "image",
     means_LHd: Tensor | None = None,
 ) -> Iterator[nn.Module]:
@@ -40,9 +42,9 @@ def ablate(
     Args:
         model: an open_clip model, or its image tower alone.
         mask: the heads to ablate; a `MaskFile` brings its own ablation, tower and means.
-        ablation: what replaces an ablated head.
+        ablation: what replaces an ablated head, by its name in `headmask.ABLATIONS`.
         tower: `image` or `text`.
-        means_LHd: (layers, heads, head width) mean outputs, for `mean` only; see `calibrate_means`.
+        means_LHd: (layers, heads, head width) mean outputs, where the ablation needs them; see `calibrate_means`.
 
     Raises:
         GridError: the mask is of another grid.
@@ -51,7 +53,7 @@ def ablate(
     """
     with ExitStack() as stack:
         for attention, see, rule in _replacements(model, mask, ablation, tower, means_LHd):
-            stack.enter_context(_forward(attention, rule, see))
+            stack.enter_context(_forward(attention, rule.of_values, see))
         yield model
 
 
@@ -63,14 +65,14 @@ def ablate_for_good(model: nn.Module, mask: MaskFile) -> nn.Module:
     """
     masked: nn.Module = deepcopy(model)
     for attention, see, rule in _replacements(masked, mask):
-        attention.module.forward = partial(attention.forward, see, rule)
+        attention.module.forward = partial(attention.forward, see, rule.of_values)
     return masked
 
 
 def _replacements(
     model: nn.Module,
     mask: HeadMask | MaskFile,
-    ablation: Ablation = "zero",
+    ablation: str = "zero",
     tower: TowerName = "image",
     means_LHd: Tensor | None = None,
 ) -> Iterator[tuple[HeadAttention, SeeZ, Ablation]]:
@@ -81,11 +83,12 @@ def _replacements(
         mask = mask.mask
     view = view_of(model, tower)
     check_grid(mask, view.grid, f"this model's {tower} tower")
-    check_ablation(ablation, has_class_token=view.has_class_token, means=means_LHd)
+    rule = find_ablation(ablation)
+    rule.check(has_class_token=view.has_class_token, means=means_LHd)
     for layer, attention in enumerate(view.attentions):
         if word := mask.words[layer]:
             means_Hd = None if means_LHd is None else means_LHd[layer]
-            yield attention, _replacing(word, ablation, means_Hd), ablation
+            yield attention, _replacing(word, rule, means_Hd), rule
 
 
 def _replacing(word: int, ablation: Ablation, means_Hd: Tensor | None) -> SeeZ:
@@ -93,11 +96,11 @@ def _replacing(word: int, ablation: Ablation, means_Hd: Tensor | None) -> SeeZ:
 
 
 @contextmanager
-def _forward(attention: HeadAttention, ablation: Ablation, see: SeeZ) -> Iterator[None]:
+def _forward(attention: HeadAttention, of_values: OfValues, see: SeeZ) -> Iterator[None]:
     """Route the module's forward pass through `see`, which is given z and returns the z to go on with."""
     module = attention.module
     previous = module.__dict__.get("forward")
-    module.forward = partial(attention.forward, see, ablation)
+    module.forward = partial(attention.forward, see, of_values)
     try:
         yield
     finally:
@@ -141,7 +144,7 @@ def mean_outputs(layers: Sequence[HeadAttention], encode: Callable[[], object]) 
 
     with ExitStack() as stack:
         for layer, attention in enumerate(layers):
-            stack.enter_context(_forward(attention, "zero", watching(layer)))
+            stack.enter_context(_forward(attention, keep_none, watching(layer)))
         encode()
     if any(total is None for total in sums):
         raise AblationError("calibration ran nothing through the tower")

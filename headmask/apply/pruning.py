@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headmask.ablation.rules import Ablation
-from headmask.apply.folding import fold
+from headmask.ablation.rules import Ablation, find_ablation
+from headmask.apply.folding import fold, why_not_folded
 from headmask.attention.adapters import TimmHeadAttention, additive
 from headmask.attention.heads import HeadAttention, Linear, SeeZ
+from headmask.attention.values import OfValues, keep_none
 from headmask.errors import AblationError
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
@@ -86,7 +87,7 @@ class PrunedAttention(nn.Module):
         bias = additive(attn_mask, x_BTD, self.num_stock_heads)
         if bias is not None and bias.ndim == 4:
             bias = bias[:, self.heads]
-        y_BTD: Tensor = _PrunedHeads(self).forward(lambda attended: attended.z_BHQd, "zero", x_BTD, bias, rope)
+        y_BTD: Tensor = _PrunedHeads(self).forward(lambda attended: attended.z_BHQd, keep_none, x_BTD, bias, rope)
         return y_BTD
 
 
@@ -100,15 +101,15 @@ class _PrunedHeads(HeadAttention):
     def packed_projection(self) -> Linear | None:
         return self.module.in_proj_weight, self.module.in_proj_bias
 
-    def forward(self, see: SeeZ, ablation: str, x: Tensor, bias: Tensor | None, rope: Tensor | None) -> Any:
-        return self.project(see(self.attend(x, bias=bias, rope=rope, ablation=ablation)))
+    def forward(self, see: SeeZ, of_values: OfValues, x: Tensor, bias: Tensor | None, rope: Tensor | None) -> Any:
+        return self.project(see(self.attend(x, bias=bias, rope=rope, of_values=of_values)))
 
 
 def prune(
     model: nn.Module,
     mask: HeadMask | MaskFile,
     *,
-    ablation: Ablation = "zero",
+    ablation: str = "zero",
     tower: TowerName = "image",
     means_LHd: Tensor | None = None,
 ) -> nn.Module:
@@ -123,14 +124,16 @@ def prune(
     """
     if isinstance(mask, MaskFile):
         ablation, tower, means_LHd, mask = mask.ablation, mask.tower, mask.means_tensor(), mask.mask
-    if ablation in ("uniform", "cls"):
-        raise AblationError(
-            f"ablation {ablation} cannot be pruned: it still needs the head's values; use zero or mean"
-            + (", or fold it" if ablation == "uniform" else "")
-        )
+    if reason := find_ablation(ablation).why_not_pruned():
+        raise AblationError(reason)
     pruned = fold(model, mask, ablation=ablation, tower=tower, means_LHd=means_LHd)
     take_out(pruned, mask, tower)
     return pruned
+
+
+def why_not_pruned(ablation: Ablation, attention: HeadAttention, tower: TowerName) -> str | None:
+    """Return why an ablated head cannot be taken out of an attention module; None where it can."""
+    return ablation.why_not_pruned() or why_not_folded(ablation, attention, tower)
 
 
 def take_out(model: nn.Module, mask: HeadMask, tower: TowerName) -> None:

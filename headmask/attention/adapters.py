@@ -17,6 +17,7 @@ from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
 from headmask.attention.heads import HeadAttention, Linear, SeeZ
+from headmask.attention.values import OfValues
 from headmask.errors import AblationError, ModelError
 
 # B batch, H heads, T tokens, D width
@@ -36,7 +37,7 @@ class MultiheadAttention(HeadAttention):
         """Return the three projections as one."""
         return self.module.in_proj_weight, self.module.in_proj_bias
 
-    def forward(self, see: SeeZ, ablation: str, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, see: SeeZ, of_values: OfValues, *args: Any, **kwargs: Any) -> Any:
         """Do what `nn.MultiheadAttention.forward` does for self-attention."""
         query, key, value = args
         if key is not query or value is not query:
@@ -45,7 +46,7 @@ class MultiheadAttention(HeadAttention):
             )
         x_BTD = query if self.module.batch_first else query.transpose(0, 1)
         bias = additive(kwargs.get("attn_mask"), x_BTD, self.num_heads)
-        y_BTD = self.project(see(self.attend(x_BTD, bias=bias, ablation=ablation)))
+        y_BTD = self.project(see(self.attend(x_BTD, bias=bias, of_values=of_values)))
         return (y_BTD if self.module.batch_first else y_BTD.transpose(0, 1)), None
 
 
@@ -69,9 +70,9 @@ class CustomAttention(HeadAttention):
         """Return the three projections as one."""
         return self.module.in_proj_weight, self.module.in_proj_bias
 
-    def forward(self, see: SeeZ, ablation: str, x: Tensor, attn_mask: Tensor | None = None) -> Any:
+    def forward(self, see: SeeZ, of_values: OfValues, x: Tensor, attn_mask: Tensor | None = None) -> Any:
         """Do what open_clip's `Attention.forward` does."""
-        return self.project(see(self.attend(x, bias=additive(attn_mask, x, self.num_heads), ablation=ablation)))
+        return self.project(see(self.attend(x, bias=additive(attn_mask, x, self.num_heads), of_values=of_values)))
 
 
 class TimmHeadAttention(HeadAttention):
@@ -97,11 +98,11 @@ class TimmHeadAttention(HeadAttention):
         """Return the three projections as one, where they lie in one tensor."""
         return None if self.module.qkv is None else (self.module.qkv.weight, self.module.qkv.bias)
 
-    def forward(self, see: SeeZ, ablation: str, x: Tensor, rope: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(self, see: SeeZ, of_values: OfValues, x: Tensor, rope: Tensor | None = None, **kwargs: Any) -> Any:
         """Do what timm's `forward` does, without an attention mask."""
         if kwargs.get("attn_mask") is not None or kwargs.get("is_causal"):
             raise AblationError("attention masks are not supported in timm's image towers")
-        return self.project(see(self.attend(x, rope=rope, ablation=ablation)))
+        return self.project(see(self.attend(x, rope=rope, of_values=of_values)))
 
 
 class EvaHeadAttention(TimmHeadAttention):

@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 
+from headmask.attention.values import AbsorbedValues, OfValues, ProjectedValues, keep_none
 from headmask.errors import ModelError
 
 # B batch, H heads, h ablated heads, T tokens, Q queries (all tokens, or one), D width, d head width
@@ -30,8 +31,16 @@ class Attended(NamedTuple):
 
     z_BHQd: Tensor
     """Outputs of the heads: softmax(q k^T / sqrt(d)) v."""
-    instead_BHQd: Tensor | None
-    """What takes the place of an ablated head's z under `uniform` and `cls` (broadcasts over Q); else None."""
+    kept_BHQd: Tensor | None
+    """What an ablation keeps of the values (broadcasts over Q); None where it needs none."""
+
+    def z_of(self, heads: list[int]) -> Tensor:
+        """Return the outputs of some heads (B, h, Q, d)."""
+        return take_heads(self.z_BHQd, heads)
+
+    def kept_of(self, heads: list[int]) -> Tensor | None:
+        """Return what was kept for some heads."""
+        return None if self.kept_BHQd is None else take_heads(self.kept_BHQd, heads)
 
 
 class HeadAttention(ABC):
@@ -94,7 +103,7 @@ class HeadAttention(ABC):
         return tuple(zip(weight.chunk(3), biases, strict=True))  # type: ignore[return-value]
 
     @abstractmethod
-    def forward(self, see: SeeZ, ablation: str, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, see: SeeZ, of_values: OfValues, *args: Any, **kwargs: Any) -> Any:
         """Do what the module's own `forward` does, with z passed through `see`."""
 
     def query_parameters(self) -> list[Tensor]:
@@ -108,7 +117,12 @@ class HeadAttention(ABC):
         return slice(head * width, (head + 1) * width)
 
     def attend(
-        self, x_BTD: Tensor, *, bias: Tensor | None = None, rope: Tensor | None = None, ablation: str = "zero"
+        self,
+        x_BTD: Tensor,
+        *,
+        bias: Tensor | None = None,
+        rope: Tensor | None = None,
+        of_values: OfValues = keep_none,
     ) -> Attended:
         """Return z at every token.
 
@@ -116,12 +130,12 @@ class HeadAttention(ABC):
             x_BTD: what the module is given: the residual stream, normalised by the block.
             bias: additive attention mask (T, T) or (B, H, T, T): 0 where a query may see a token, -inf where not.
             rope: rotary embedding of the tokens after the prefix.
-            ablation: for which the replacement of an ablated head is wanted.
+            of_values: what is kept of the values.
         """
         q, k, v = self._queries_keys_values(x_BTD)
         if rope is not None:
             q, k = self._rotated(q, rope), self._rotated(k, rope)
-        return Attended(scaled_attention(q, k, v, bias), _instead(v, bias, ablation))
+        return Attended(scaled_attention(q, k, v, bias), of_values(ProjectedValues(v, bias)))
 
     def attend_at(
         self,
@@ -130,7 +144,7 @@ class HeadAttention(ABC):
         *,
         bias: Tensor | None = None,
         rope: Tensor | None = None,
-        ablation: str = "zero",
+        of_values: OfValues = keep_none,
     ) -> Attended:
         """Return z at one token of each sequence (Q = 1); the arguments are those of `attend`."""
         rows_B = torch.arange(len(x_BTD), device=x_BTD.device)
@@ -139,7 +153,7 @@ class HeadAttention(ABC):
         if self.query_norm is not None:
             q_BH1d = self.query_norm(q_BH1d)
         if self.key_norm is None and rope is None:
-            return self._absorbed(q_BH1d, x_BTD, bias_row, ablation)
+            return self._absorbed(q_BH1d, x_BTD, bias_row, of_values)
         _, of_k, of_v = self.projections()
         k_BHTd, v_BHTd = self._split(F.linear(x_BTD, *of_k)), self._split(F.linear(x_BTD, *of_v))
         if self.key_norm is not None:
@@ -147,9 +161,10 @@ class HeadAttention(ABC):
         if rope is not None:
             # Pooling reads a prefix token, which is not rotated: only the keys are.
             k_BHTd = self._rotated(k_BHTd, rope)
-        return Attended(scaled_attention(q_BH1d, k_BHTd, v_BHTd, bias_row), _instead(v_BHTd, bias_row, ablation))
+        z_BH1d = scaled_attention(q_BH1d, k_BHTd, v_BHTd, bias_row)
+        return Attended(z_BH1d, of_values(ProjectedValues(v_BHTd, bias_row)))
 
-    def _absorbed(self, q_BH1d: Tensor, x_BTD: Tensor, bias_row: Tensor | None, ablation: str) -> Attended:
+    def _absorbed(self, q_BH1d: Tensor, x_BTD: Tensor, bias_row: Tensor | None, of_values: OfValues) -> Attended:
         """Return z of one query without any token's key or value.
 
         In the scores q.k = (W_K^T q).x + q.b_K, the last term is the same for all tokens and cancels in the softmax;
@@ -162,14 +177,7 @@ class HeadAttention(ABC):
         if bias_row is not None:
             scores_BHT = scores_BHT + bias_row[:, :, 0]
         z_BH1d = self._values_of(torch.matmul(scores_BHT.softmax(-1), x_BTD))
-        if ablation == "cls":
-            return Attended(z_BH1d, self._values_of(x_BTD[:, :1]))
-        if ablation == "uniform":
-            seen = x_BTD.new_full((1, 1, x_BTD.shape[1]), 1 / x_BTD.shape[1])
-            if bias_row is not None:
-                seen = _uniform_weights(bias_row[:, :, 0]).to(x_BTD)
-            return Attended(z_BH1d, self._values_of(torch.matmul(seen.expand(len(x_BTD), -1, -1), x_BTD)))
-        return Attended(z_BH1d, None)
+        return Attended(z_BH1d, of_values(AbsorbedValues(x_BTD, bias_row, self._values_of)))
 
     def weights(self, x_BTD: Tensor, head: int, token_B: Tensor | None, *, rope: Tensor | None = None) -> Tensor:
         """Return one head's attention weights (B, Q, T), of one token of each sequence, or of all where that is None.
@@ -262,23 +270,6 @@ def take_heads(x: Tensor, heads: list[int]) -> Tensor:
     if heads == list(range(heads[0], heads[0] + len(heads))):
         return x[:, heads[0] : heads[0] + len(heads)]
     return x[:, torch.tensor(heads, device=x.device)]
-
-
-def _instead(v_BHTd: Tensor, bias: Tensor | None, ablation: str) -> Tensor | None:
-    """Return what takes the place of an ablated head's z; a tensor of its own, so that v can go."""
-    if ablation == "cls":
-        return v_BHTd[:, :, :1].clone()
-    if ablation != "uniform":
-        return None
-    if bias is None:
-        return v_BHTd.mean(dim=2, keepdim=True)
-    return torch.matmul(_uniform_weights(bias).to(v_BHTd), v_BHTd)
-
-
-def _uniform_weights(bias: Tensor) -> Tensor:
-    """Return equal weights on the tokens that an additive mask lets a query see, summing to 1."""
-    visible = bias.isfinite().float()
-    return visible / visible.sum(-1, keepdim=True)
 
 
 def _rows_of_bias(bias: Tensor, rows_B: Tensor, token_B: Tensor) -> Tensor:

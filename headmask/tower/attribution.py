@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from headmask.ablation.rules import ZERO
 from headmask.attention.heads import HeadAttention
 from headmask.errors import ModelError
 from headmask.mask import Head
@@ -50,7 +51,7 @@ def direct_contributions(view: TowerView, inputs: Tensor, heads: Sequence[Head])
     rest_BQD = _read(x_BTD, sequences)
     of_heads: dict[Head, Tensor] = {}
     for layer, block in enumerate(view.blocks):
-        x_BTD, attended, y_BTD = view.enter(layer, sequences, x_BTD, "zero")
+        x_BTD, attended, y_BTD = view.enter(layer, sequences, x_BTD, ZERO)
         attention = view.attentions[layer]
         own = [head for head in dict.fromkeys(heads) if head.layer == layer]
         parts_BPQD = _output_parts(attention, _read(attended.z_BHQd, sequences, dim=2), [head.head for head in own])
@@ -102,7 +103,7 @@ def attention_maps(view: TowerView, inputs: Tensor, head: Head) -> Tensor:
     sequences = view.embed(inputs)
     x_BTD = sequences.x_BTD
     for layer in range(head.layer):
-        x_BTD = view.leave(layer, view.enter(layer, sequences, x_BTD, "zero"), 0, "zero")
+        x_BTD = view.leave(layer, view.enter(layer, sequences, x_BTD, ZERO), 0, ZERO)
     weights_BQT = view.attentions[head.layer].weights(
         view.blocks[head.layer].read(x_BTD), head.head, sequences.token_B, rope=sequences.rope_of(head.layer)
     )

@@ -17,7 +17,8 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from headmask.ablation.rules import Ablation, corrected_output, gate_heads, replace_heads
+from headmask.ablation.replacing import corrected_output, gate_heads, replace_heads
+from headmask.ablation.rules import ZERO, Ablation
 from headmask.attention.adapters import open_attention
 from headmask.attention.heads import Attended, HeadAttention
 from headmask.errors import ModelError
@@ -132,10 +133,10 @@ class TowerView(ABC):
         rope = sequences.rope_of(layer)
         read_BTD = self.blocks[layer].read(x_BTD)
         if layer < self.grid.layers - 1 or sequences.token_B is None:
-            attended = attention.attend(read_BTD, bias=sequences.bias, rope=rope, ablation=ablation)
+            attended = attention.attend(read_BTD, bias=sequences.bias, rope=rope, of_values=ablation.of_values)
         else:
-            token_B = sequences.token_B
-            attended = attention.attend_at(read_BTD, token_B, bias=sequences.bias, rope=rope, ablation=ablation)
+            token_B, bias = sequences.token_B, sequences.bias
+            attended = attention.attend_at(read_BTD, token_B, bias=bias, rope=rope, of_values=ablation.of_values)
             x_BTD = x_BTD[torch.arange(len(x_BTD), device=x_BTD.device), token_B][:, None]
         return x_BTD, attended
 
@@ -152,7 +153,7 @@ class TowerView(ABC):
         return self.blocks[layer].finish(x_BQD, y_BQD)
 
     def encode(
-        self, inputs: Tensor, mask: HeadMask, ablation: Ablation = "zero", means_LHd: Tensor | None = None
+        self, inputs: Tensor, mask: HeadMask, ablation: Ablation = ZERO, means_LHd: Tensor | None = None
     ) -> Tensor:
         """Return the embeddings (B, E) with a mask applied: one pass through all pieces."""
         sequences = self.embed(inputs)
@@ -163,7 +164,7 @@ class TowerView(ABC):
         return self.pool(x)
 
     def encode_gated(
-        self, inputs: Tensor, gates_LH: Tensor, ablation: Ablation = "zero", means_LHd: Tensor | None = None
+        self, inputs: Tensor, gates_LH: Tensor, ablation: Ablation = ZERO, means_LHd: Tensor | None = None
     ) -> Tensor:
         """Return the embeddings (B, E) with gates on all heads, differentiable by the gates.
 
@@ -174,7 +175,7 @@ class TowerView(ABC):
             inputs: see `embed`.
             gates_LH: one gate per head; float32, whatever the tower's precision.
             ablation: what a gate of 0 puts in place of a head.
-            means_LHd: calibrated mean outputs, for `mean` only.
+            means_LHd: calibrated mean outputs, where the ablation needs them.
         """
         sequences = self.embed(inputs)
         x = sequences.x_BTD

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headmask.ablation.rules import Ablation
+from headmask.ablation.rules import find_ablation
 from headmask.apply.masked import load_for
 from headmask.errors import AblationError, ConfigError
 from headmask.mask import Head, HeadMask
@@ -33,13 +33,13 @@ class Subject:
     """The mask file, where there is one."""
 
     @property
-    def ablation(self) -> Ablation:
-        """What replaces an ablated head."""
+    def ablation(self) -> str:
+        """What replaces an ablated head, by name."""
         return self.content.ablation if self.content else "zero"
 
     @property
     def means_LHd(self) -> NDArray[np.float32] | None:
-        """Mean outputs of heads, for ablation `mean`."""
+        """Mean outputs of heads, where the ablation needs them."""
         means = self.content.means_tensor() if self.content else None
         return None if means is None else means.numpy()
 
@@ -56,7 +56,7 @@ def find_subject(
 
     Raises:
         ConfigError: neither a mask nor heads with a model, or heads of a text tower.
-        AblationError: the ablation is `mean`, and the mask file has no mean of one of the heads.
+        AblationError: the ablation needs means, and the mask file has no mean of one of the heads.
         HeadmaskError: a file, the model or a head is not as it must be.
     """
     content = None if mask is None else MaskFile.read(mask)
@@ -74,7 +74,7 @@ def find_subject(
     chosen = (whole if named is None else named).heads
     if named is not None and named.is_empty:
         raise ConfigError(f"--heads must name heads, such as L3H7,L5H0; got {heads!r}")
-    if content is not None and content.ablation == "mean":
+    if content is not None and find_ablation(content.ablation).needs_means:
         missing = [str(head) for head in chosen if str(head) not in (content.means or {})]
         if missing:
             raise AblationError(

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headmask.ablation.rules import check_ablation
+from headmask.ablation.rules import find_ablation
+from headmask.apply.pruning import why_not_pruned
 from headmask.border.reading import is_file
 from headmask.border.shown import counted
 from headmask.errors import ConfigError
@@ -104,12 +105,10 @@ class Session:
         }
 
     def pruned_share(self, mask: HeadMask) -> float | None:
-        """Return what pruning a mask's heads spares the tower, see `TowerCost.saved`; None where they cannot be pruned.
-
-        Only `zero` and `mean` need nothing of an ablated head, and only where heads are not normalised together.
-        """
-        normalises = any(attention.normalises_heads for attention in self.view.attentions)
-        return None if normalises or self.config.search.ablation not in ("zero", "mean") else self.cost.saved(mask)
+        """Return what pruning a mask's heads spares the tower, see `TowerCost.saved`; None where they stay."""
+        ablation, tower = find_ablation(self.config.search.ablation), self.config.search.tower
+        refused = any(why_not_pruned(ablation, attention, tower) for attention in self.view.attentions)
+        return None if refused else self.cost.saved(mask)
 
     def num_inputs(self, split: str) -> int:
         """Return how many images, or texts, of a split the searched tower is given for one mask."""
@@ -259,7 +258,7 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     for note in model.notes:
         say(note)
     view = view_of(model.clip, search.tower)
-    check_ablation(search.ablation, has_class_token=view.has_class_token, means=())
+    find_ablation(search.ablation).check(has_class_token=view.has_class_token, means=())
     limits = _limits(config, view.grid)
     preprocess = UInt8Preprocess(model.preprocess)
     data = {

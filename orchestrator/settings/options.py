@@ -52,7 +52,7 @@ class ScanOptions(PoolOptions, total=False):
     tower: Literal["image", "text"]
     objective: str
     combine: Literal["mean", "worst"]
-    ablation: Literal["zero", "mean", "uniform", "cls"]
+    ablation: str
     pixels: Literal["stock", "composited"]
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     layers: Sequence[int]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from headmask.ablation.rules import AblationName
 from headmask.errors import ConfigError
 from orchestrator.settings.budget import Budget
 from orchestrator.settings.location import absolute, check_location
@@ -173,7 +174,7 @@ class SearchSection(Section):
     """
     combine: Annotated[Literal["mean", "worst"], Setting(fingerprint="effect", scan=True)] = "mean"
     """What to maximise over several data sets: the mean of their objectives, or the worst of them."""
-    ablation: Annotated[Literal["zero", "mean", "uniform", "cls"], SCANNED] = "zero"
+    ablation: Annotated[AblationName, SCANNED] = "zero"
     """Rule that says what replaces an ablated head."""
     pixels: Annotated[Literal["stock", "composited"], Setting(fingerprint="effect", scan=True)] = "stock"
     """How images become RGB: `stock`, as in open_clip's own preprocessing; `composited`, upright and on white."""

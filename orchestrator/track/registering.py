@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 
-from headmask import export, fold
+from headmask import export
+from headmask.ablation.rules import find_ablation
+from headmask.apply.folding import why_not_folded
 from headmask.apply.masked import load_for
 from headmask.border.kinds import PACKAGE
 from headmask.border.writing import check_output, scratch_folder, written_folder
-from headmask.errors import AblationError, ConfigError, StudyError
-from headmask.mask import HeadMask
+from headmask.errors import ConfigError, StudyError
 from headmask.maskfile import MaskFile
 from headmask.models.loading import LoadedModel
 from headmask.pixels import compositing
@@ -80,14 +80,10 @@ def check_foldable(session: Session) -> None:
     Raises:
         ConfigError: they cannot; the message says why.
     """
-    search, attention = session.config.search, session.view.attentions[0]
-    shape = session.grid.layers, session.grid.heads, attention.out_proj.in_features // attention.num_heads
-    means_LHd = torch.zeros(shape) if search.ablation == "mean" else None
-    try:
-        mask = HeadMask.from_heads(session.grid, [(0, 0)])
-        fold(session.model.clip, mask, ablation=search.ablation, tower=search.tower, means_LHd=means_LHd)
-    except AblationError as error:
-        raise ConfigError(f"{error}. Search without --fold and --register, or with another --ablation") from None
+    search = session.config.search
+    for attention in session.view.attentions:
+        if reason := why_not_folded(find_ablation(search.ablation), attention, search.tower):
+            raise ConfigError(f"{reason}. Search without --fold and --register, or with another --ablation")
 
 
 def register(

@@ -1,16 +1,23 @@
 """Running searches in tests, and comparing what they leave behind."""
 
+import io
 import json
 import subprocess
 import sys
 
+import numpy as np
 import optuna
 import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F  # noqa: N812
+from PIL import Image
 
 from orchestrator.run import runner
 from orchestrator.run.display import Quiet
 from orchestrator.study.integrity import with_sums
 from orchestrator.study.store import open_storage
+from workers.data.dataset import Dataset
+from workers.tasks.retrieval import RetrievalTargets
 
 CLOCKS = ("seconds",)
 NAMES = ("checksum", "seconds", "study", "storage", "mlflow_run_id", "mask_file", "test_looks")
@@ -36,6 +43,20 @@ def outcome(folder):
     if result["surrogate"]:
         del result["surrogate"]["num_screened"]
     return {key: value for key, value in result.items() if key not in NAMES}
+
+
+def recall_of(model, preprocess, tokenizer, data):
+    """Return the mean recall of a model on the test split of a data set, by its own preprocessing and tokenizer."""
+    dataset = Dataset(data)
+    rows = [row for row, split in enumerate(dataset.splits()) if split == "test"]
+    encoded, captions = list(dataset.images()), dataset.captions()
+    images = torch.stack([preprocess(Image.open(io.BytesIO(encoded[row]))) for row in rows])
+    texts = [caption for row in rows for caption in captions[row]]
+    with torch.no_grad():
+        image_NE = F.normalize(model.encode_image(images), dim=-1)
+        text_QE = F.normalize(model.encode_text(tokenizer(texts)), dim=-1)
+    targets = RetrievalTargets(np.repeat(np.arange(len(rows)), [len(captions[row]) for row in rows]))
+    return targets.values(targets.measure(image_NE, text_QE))["mean_recall"]
 
 
 def move_folder(journal, name, folder):

@@ -42,7 +42,7 @@ class Constants:
     chunk: int
     """Inputs computed together."""
     means_LHd: NDArray[np.float32] | None = None
-    """Calibrated mean outputs, for ablation `mean` only."""
+    """Calibrated mean outputs, where the ablation needs them."""
     baseline: Mapping[str, float] | None = None
     """Metrics of the empty mask on the search split, where losses against it are limited."""
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from headmask.ablation.rules import Ablation
+from headmask.ablation.rules import ZERO, Ablation
 from headmask.apply.live import mean_outputs
 from headmask.errors import DeviceMemoryError
 from headmask.mask import HeadMask
@@ -34,7 +34,7 @@ class Engine:
         view: the tower, already on its device in the precision of the computation.
         inputs: images or texts.
         ablation: what replaces an ablated head.
-        means_LHd: calibrated mean outputs, for `mean` only.
+        means_LHd: calibrated mean outputs, where the ablation needs them.
         chunk: inputs computed together; a constant of the study.
         max_nodes: nodes of the trie that may be kept at a time; short of memory, the engine lowers it by itself.
     """
@@ -44,14 +44,14 @@ class Engine:
         view: TowerView,
         inputs: Inputs,
         *,
-        ablation: Ablation = "zero",
+        ablation: Ablation = ZERO,
         means_LHd: Tensor | None = None,
         chunk: int,
         max_nodes: int | None = None,
     ) -> None:
         self.view = view
         self.inputs = inputs
-        self.ablation: Ablation = ablation
+        self.ablation = ablation
         self.means_LHd = means_LHd
         self.chunk = chunk
         self.max_nodes = max_nodes or view.grid.layers
@@ -87,7 +87,7 @@ class Engine:
 
     @torch.inference_mode()
     def means(self) -> Tensor:
-        """Return each head's mean output (L, H, d) in float32, over all tokens of all inputs: the `mean` ablation's."""
+        """Return each head's mean output (L, H, d) in float32, over all tokens of all inputs."""
 
         def encode() -> None:
             for taken in self.inputs.stream(self._parts()):

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headmask.ablation.rules import Ablation
+from headmask.ablation.rules import ZERO, Ablation
 from headmask.tower.towers import TowerName
 from headmask.tower.views import TextView, TowerView
 from workers.scoring.inputs import Inputs
@@ -35,7 +35,7 @@ class GateLoss:
         other_E: L2-normalised embeddings of the other side.
         targets: what is right.
         ablation: what a gate of 0 puts in place of a head.
-        means_LHd: calibrated mean outputs, for `mean` only.
+        means_LHd: calibrated mean outputs, where the ablation needs them.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class GateLoss:
         other_E: Tensor,
         targets: Targets,
         *,
-        ablation: Ablation = "zero",
+        ablation: Ablation = ZERO,
         means_LHd: Tensor | None = None,
     ) -> None:
         view.module.requires_grad_(False)
         self._view, self._inputs, self._other_E, self._targets = view, inputs, other_E, targets
-        self._ablation: Ablation = ablation
+        self._ablation = ablation
         self._means_LHd = means_LHd
         self._place_N = np.argsort(inputs.order_N)
 

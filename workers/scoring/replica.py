@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from headmask.ablation.rules import find_ablation
 from headmask.errors import ModelError
 from headmask.mask import BoolArray, HeadGrid, HeadMask, stack
 from headmask.tower.towers import TowerName, grid_of
@@ -306,7 +307,7 @@ def settled(replica: Settling, wanted: Wanted) -> Constants:
         ModelError: losses against the baseline are limited, and it cannot be scored.
     """
     constants = replica.measure(wanted)
-    if replica.payload.settings.ablation == "mean":
+    if find_ablation(replica.payload.settings.ablation).needs_means:
         constants = replace(constants, means_LHd=replica.means())
     replica.adopt(constants)
     if wanted.baseline:

@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from headmask.ablation.rules import Ablation
+from headmask.ablation.rules import find_ablation
 from headmask.errors import GridError
 from headmask.mask import BoolArray, HeadMask
 from headmask.tower.towers import TowerName, prove, view_of
@@ -61,7 +61,8 @@ class SplitArrays:
 class ScorerSettings:
     """The constants of a study that decide the bits of a score."""
 
-    ablation: Ablation = "zero"
+    ablation: str = "zero"
+    """By name."""
     threads: int = 1
     """Threads of one scorer's matrix products on a CPU."""
 
@@ -76,7 +77,7 @@ class Scorer:
         normalisation: of the model's preprocessing.
         settings: constants of the study.
         chunk: inputs computed together; a constant of the study too.
-        means_LHd: calibrated mean outputs, for ablation `mean` only.
+        means_LHd: calibrated mean outputs, where the ablation needs them.
         shard: which of how many parts of the images; see `workers.shards`.
     """
 
@@ -105,7 +106,7 @@ class Scorer:
         self._engine = Engine(
             view,
             make_inputs(inputs, view, normalisation),
-            ablation=settings.ablation,
+            ablation=find_ablation(settings.ablation),
             means_LHd=None if means_LHd is None else means_LHd.to(view.device),
             chunk=chunk,
         )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headmask.ablation.rules import ZERO
 from headmask.apply.footprint import counting_flops
 from headmask.mask import HeadMask
 from headmask.tower.views import TowerView
@@ -55,9 +56,9 @@ class TowerCost:
         last = view.grid.layers - 1
         pieces, numbers = [], 0
         for layer in sorted({0, last}):
-            enter, entered = _count(view.enter, layer, sequences, sequences.x_BTD, "zero")
-            leave, x_BQD = _count(view.leave, layer, entered, 0, "zero")
-            head = _count(view.leave, layer, entered, 1, "zero")[0] - leave
+            enter, entered = _count(view.enter, layer, sequences, sequences.x_BTD, ZERO)
+            leave, x_BQD = _count(view.leave, layer, entered, 0, ZERO)
+            head = _count(view.leave, layer, entered, 1, ZERO)[0] - leave
             pieces.append((enter / plain, leave / plain, head / plain))
             if layer == 0:
                 kept = entered.x_BQD, entered.y_BQD, *entered.attended

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from headmask.ablation.rules import ABLATIONS
 from headmask.apply.folding import probe_images
 from headmask.apply.live import calibrate_means
 from headmask.mask import HeadMask
@@ -20,7 +21,7 @@ def gated(tower, name):
     inputs = probe_images(model, 2) if tower == "image" else tokens(2)
     means_LHd = calibrate_means(model, lambda: view.stock(inputs), tower=tower)
     for ablation in ("zero", "uniform", "mean", *(["cls"] if view.has_class_token else [])):
-        yield view, inputs, ablation, means_LHd if ablation == "mean" else None
+        yield view, inputs, ABLATIONS[ablation], means_LHd if ablation == "mean" else None
 
 
 @pytest.mark.parametrize(("tower", "name"), CASES)

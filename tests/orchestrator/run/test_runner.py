@@ -1,18 +1,14 @@
 """What a search leaves behind: files by their schema, MLflow runs, a checkpoint that gives what the report says."""
 
-import io
 import json
 import logging
 import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import pyarrow.parquet as pq
 import pytest
-import torch
-import torch.nn.functional as F  # noqa: N812
 from mlflow import MlflowClient
 from mlflow.data import get_source
 from PIL import Image
@@ -30,11 +26,9 @@ from orchestrator.study.reopening import stored_config
 from orchestrator.study.store import StudyStore
 from orchestrator.track import mlflowrun, tracking
 from orchestrator.verdict.decide import Verdict
-from tests.orchestrator.studies import resume, start, trials
-from workers.data.dataset import Dataset
+from tests.orchestrator.studies import recall_of, resume, start, trials
 from workers.scoring.messages import MaskScore
 from workers.scoring.scorer import Scorer
-from workers.tasks.retrieval import RetrievalTargets
 
 
 @pytest.fixture
@@ -148,19 +142,6 @@ def test_the_folded_checkpoint_gives_the_reported_test_recall(tiny_config, relia
     assert recall_of(model.eval(), preprocess, tokenizer, Path(config.data[0].path)) == pytest.approx(
         result.splits.test.selected["mean_recall"], abs=1e-9
     )
-
-
-def recall_of(model, preprocess, tokenizer, data):
-    dataset = Dataset(data)
-    rows = [row for row, split in enumerate(dataset.splits()) if split == "test"]
-    encoded, captions = list(dataset.images()), dataset.captions()
-    images = torch.stack([preprocess(Image.open(io.BytesIO(encoded[row]))) for row in rows])
-    texts = [caption for row in rows for caption in captions[row]]
-    with torch.no_grad():
-        image_NE = F.normalize(model.encode_image(images), dim=-1)
-        text_QE = F.normalize(model.encode_text(tokenizer(texts)), dim=-1)
-    targets = RetrievalTargets(np.repeat(np.arange(len(rows)), [len(captions[row]) for row in rows]))
-    return targets.values(targets.measure(image_NE, text_QE))["mean_recall"]
 
 
 def test_every_ablation_can_be_searched(tiny_config):

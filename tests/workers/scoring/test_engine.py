@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headmask.ablation.rules import ABLATIONS
 from headmask.apply.live import ablate, calibrate_means
 from headmask.errors import DeviceMemoryError
 from headmask.mask import HeadGrid, HeadMask
@@ -40,10 +41,11 @@ def pixels_for(model, count):
     return Pixels(pixels, np.arange(count))
 
 
-def engine_of(model, count=7, *, tower="image", dtype=torch.float32, chunk=3, **options):
+def engine_of(model, count=7, *, tower="image", dtype=torch.float32, chunk=3, ablation="zero", **options):
     view = view_of(model.to(dtype), tower)
     inputs = pixels_for(model, count) if tower == "image" else tokens(count).numpy()
-    return Engine(view, make_inputs(inputs, view, NORMALISATION), chunk=chunk, **options)
+    made = make_inputs(inputs, view, NORMALISATION)
+    return Engine(view, made, chunk=chunk, ablation=ABLATIONS[ablation], **options)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

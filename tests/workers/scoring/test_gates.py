@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from headmask.ablation.rules import ABLATIONS
 from headmask.apply.live import calibrate_means
 from headmask.errors import DataError, PoolError
 from headmask.tower.towers import tower_of, view_of
@@ -51,7 +52,8 @@ def loss_of(task, tower, ablation, dtype):
     means_LHd = None
     if ablation == "mean":
         means_LHd = calibrate_means(model, lambda: view.stock(made.take(slice(0, 12))), tower=tower).to(dtype)
-    return GateLoss(view, made, F.normalize(other_E, dim=-1).to(dtype), targets, ablation=ablation, means_LHd=means_LHd)
+    other_E = F.normalize(other_E, dim=-1).to(dtype)
+    return GateLoss(view, made, other_E, targets, ablation=ABLATIONS[ablation], means_LHd=means_LHd)
 
 
 @pytest.mark.parametrize("ablation", ["zero", "uniform", "mean"])
@@ -70,7 +72,7 @@ def test_the_gradient_is_that_of_float64_finite_differences(task, tower, ablatio
         tower_name = "text" if isinstance(view, TextView) else "image"
         batch = micro_batch(exact._targets, units_u, tower_name, len(inputs))
         taken = inputs.take(exact._place_N[batch.inputs_n])
-        embedding = view.encode_gated(taken, torch.from_numpy(gates_LH), ablation, exact._means_LHd)
+        embedding = view.encode_gated(taken, torch.from_numpy(gates_LH), exact._ablation, exact._means_LHd)
         return float(batch.loss(F.normalize(embedding, dim=-1), exact._other_E))
 
     expected = np.zeros_like(gates_LH)
