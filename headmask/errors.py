@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `, did you mean X?` with the known name nearest to a wrong one; empty when none is near."""
+    """Return `, did you mean X?` with the known name nearest to a wrong one; empty if none is near."""
     near = difflib.get_close_matches(name, known, n=1)
     return f", did you mean {near[0]}?" if near else ""
 
@@ -37,7 +37,7 @@ class AblationError(HeadmaskError):
 
 
 class DataError(HeadmaskError):
-    """A data set, caption file or image cannot be read as asked."""
+    """A data set, caption file or image cannot be read as requested."""
 
 
 class PixelsChangedError(DataError):
@@ -57,15 +57,15 @@ class StudyError(HeadmaskError):
 
 
 class PoolError(HeadmaskError):
-    """Masks cannot be scored as asked: an address without a cluster, replicas that fit nowhere."""
+    """Masks cannot be scored as requested: an address without a cluster, replicas that fit nowhere."""
 
 
 class ReplicasLostError(PoolError):
-    """Replicas could not be had in time, or were lost and did not come back; no fault of the input."""
+    """Replicas did not start in time, or were lost and did not come back; the input is not at fault."""
 
 
 class PixelsGoneError(ReplicasLostError):
-    """Decoded pixels are no longer where they were written; whoever starts again makes them anew."""
+    """Decoded pixels are no longer where they were written; starting again decodes them anew."""
 
 
 class DeviceMemoryError(HeadmaskError):

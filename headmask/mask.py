@@ -23,7 +23,7 @@ from headmask.errors import GridError, HeadmaskError
 BoolArray = NDArray[np.bool_]
 
 MAX_HEADS = 53
-"""Most heads in a layer: Optuna stores integers as floats, which are exact up to 2**53."""
+"""Maximum number of heads in a layer: Optuna stores integers as floats, which are exact up to 2**53."""
 
 _HEAD = re.compile(r"[Ll]([0-9]{1,9})[Hh]([0-9]{1,9})")
 
@@ -127,7 +127,7 @@ class HeadMask:
 
     @classmethod
     def singles(cls, grid: HeadGrid, heads: Iterable[tuple[int, int]] | None = None) -> list[HeadMask]:
-        """Return the masks of a scan: the empty one, then one for each of the heads, all by default."""
+        """Return the masks of a scan: the empty one, then one for each of the given heads, by default all."""
         return [cls.empty(grid), *(cls.from_heads(grid, [head]) for head in (grid if heads is None else heads))]
 
     @classmethod
@@ -183,7 +183,7 @@ class HeadMask:
         return sum(self.layer_counts)
 
     def __bool__(self) -> bool:
-        """Return True: a mask is a value, and the empty one is as good as any. Ask `is_empty` instead."""
+        """Return True: a mask is a value, and the empty one is no exception. Use `is_empty` instead."""
         return True
 
     def __contains__(self, head: object) -> bool:

@@ -31,7 +31,7 @@ class _Part(BaseModel):
 
 
 class ModelReference(_Part):
-    """The model a mask was made for."""
+    """The model that a mask was made for."""
 
     name: str
     """open_clip architecture, or `local-dir:` / `hf-hub:` with a folder or repository."""
@@ -40,11 +40,11 @@ class ModelReference(_Part):
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Digest of the weights as loaded; see `headmask.models.loading.weights_digest`."""
     preprocess: Preprocessing | None = None
-    """How images were prepared for it; None in files that are older than this field."""
+    """How images were prepared for the model; None in files older than this field."""
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Where its files may lie, if they are files: the folder or architecture, and the checkpoint."""
+        """Paths of the model's files, if it has any: the folder or architecture, and the checkpoint."""
         return tuple(filter(None, (self.name.removeprefix("local-dir:"), self.pretrained)))
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class ModelReference(_Part):
 
     @property
     def short(self) -> str:
-        """The name without folders, fit for others to read."""
+        """The name without folders, suitable for sharing."""
         scheme, _, rest = self.name.rpartition(":") if self.name.startswith("local-dir:") else ("", "", self.name)
         name = rest.rstrip("/").rpartition("/")[2] if scheme or self.name.endswith(".json") else self.name
         return name if self.pretrained is None else f"{name} ({self.pretrained.rpartition('/')[2]})"
@@ -66,14 +66,14 @@ class Grid(_Part):
 
 
 class SplitScores(_Part):
-    """What the mask and the baseline scored on one split."""
+    """Scores of the mask and of the baseline on one split."""
 
     baseline: dict[str, Number]
     selected: dict[str, Number]
     interval: tuple[Number, Number] | None = None
-    """Two-sided 95 % interval of the objective's delta, where one was computed."""
+    """Two-sided 95 % interval of the objective's delta, if computed."""
     p_value: Number | None = None
-    """Two-sided sign-flip permutation test of the objective's delta, where one was made."""
+    """P-value of the two-sided sign-flip permutation test of the objective's delta, if computed."""
 
 
 class SplitReference(_Part):
@@ -82,7 +82,7 @@ class SplitReference(_Part):
     digest: str
     num_images: Count
     num_captions: Count
-    """Captions; for classification, prompts."""
+    """Number of captions; for classification, of prompts."""
 
 
 class DataReference(_Part):
@@ -106,20 +106,20 @@ class MaskFile(_Part):
     ablation: AblationName = "zero"
     heads: tuple[str, ...]
     means: dict[str, list[Number]] | None = None
-    """For ablation `mean`: the mean output of every ablated head, by `L3H7`."""
+    """For the ablation `mean`: the mean output of every ablated head, by `L3H7`."""
     pixels: Literal["stock", "composited"] = "composited"
-    """The pixel rule that images were scored under, see `headmask.pixels.images`; older files have none."""
+    """The pixel rule that images were scored under (see `headmask.pixels.images`); None in older files."""
     objective: str | None = None
     verdict: Literal["reliable improvement", "no reliable improvement"] | None = None
-    """On the search that the mask comes from."""
+    """Verdict of the search that the mask comes from."""
     scores: dict[str, SplitScores] = {}
     data: tuple[DataReference, ...] = ()
-    """What it was searched on."""
+    """The data sets that the mask was searched on."""
     study: str | None = None
     run: str | None = None
     """MLflow run id of the search."""
     gates: dict[str, Number] | None = None
-    """Of a search that trained gates: by `L3H7`, the probability of every ablated head's gate to be shut in the end."""
+    """For a search that trained gates: by `L3H7`, every ablated head's final probability that its gate is shut."""
     versions: dict[str, str] = {}
 
     @field_validator("heads")
@@ -168,7 +168,7 @@ class MaskFile(_Part):
         """Check that the mask belongs to a model, by its weights and its preprocessing.
 
         Raises:
-            MaskFileError: other weights, or images are prepared in another way; the message says both sides.
+            MaskFileError: the weights or the preprocessing differ; the message shows both sides.
         """
         if loaded.weights_sha256 != self.model.weights_sha256:
             raise MaskFileError(
@@ -197,18 +197,18 @@ class MaskFile(_Part):
         return parse_model(content, cls, where, MaskFileError)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the file, atomically; a mask file that is there is replaced.
+        """Write the file, atomically; an existing mask file is replaced.
 
         Raises:
-            OutputError: something else is there, or nothing can be written there.
+            OutputError: something else exists there, or nothing can be written there.
         """
         write_json(path, self.model_dump(mode="json"), MASK_FILE)
 
 
 def write_json(path: str | os.PathLike[str], content: Any, kind: Kind) -> None:
-    """Write a value as indented JSON, so that a reader sees the old file or the new one, never a part.
+    """Write a value as indented JSON, atomically: readers see the old file or the new one, never a part.
 
     Raises:
-        OutputError: something else is there, or nothing can be written there.
+        OutputError: something else exists there, or nothing can be written there.
     """
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n", kind)

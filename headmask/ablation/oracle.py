@@ -1,4 +1,4 @@
-"""Zero ablation written into stock weights, without our attention code: what a tower view is proven against."""
+"""Zero ablation written into stock weights, without headmask's attention code: the reference for tower views."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A mask on a model: live, folded into its weights, pruned out of them, exported and described."""
+"""Putting a mask into a model: live, folded into its weights, pruned, exported and described in a card."""

@@ -1,7 +1,7 @@
-"""The model card of an exported folder: what was ablated, how sure the gain is and on what data, how to load, limits.
+"""The model card of an exported folder: the ablated heads, the gain and its uncertainty, how to load the model.
 
-Names of models, data sets and studies are the user's: each is escaped, so that none can break the front matter or
-become Markdown or HTML.
+Names of models, data sets and studies come from users, so each is escaped: none can break the front matter or become
+Markdown or HTML.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
 
     Args:
         mask: the mask file that was exported.
-        proof: what was shown on the way.
-        prune: whether the heads are taken out, instead of folded.
+        proof: the proof that the export made.
+        prune: whether the heads are pruned instead of folded.
     """
     done = "pruned" if prune else "folded into the weights"
     parts = [
@@ -103,7 +103,7 @@ def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
 
 
 def footprint_rows(proof: ExportProof) -> list[tuple[str, str, str]]:
-    """Return what the tower takes before and after, as rows of a table."""
+    """Return the tower's footprint before and after, as rows of a table."""
     found = proof.footprints
     before, after = found.before, found.after
     one = "image" if found.tower == "image" else "text"
@@ -187,7 +187,7 @@ def _scores(mask: MaskFile) -> Iterable[str]:
 
 
 def _data(mask: MaskFile) -> Iterable[str]:
-    """Yield what it was searched on."""
+    """Yield a description of each data set that the mask was searched on."""
     if not mask.data:
         return
     yield "## Data"
@@ -214,7 +214,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _text(value: object) -> str:
-    """Return a name as one line of Markdown that shows it and nothing else."""
+    """Return a name as one line of Markdown that displays it literally."""
     printable = "".join(letter if letter.isprintable() else " " for letter in str(value))
     escaped = html.escape(_SPECIAL.sub(r"\\\1", " ".join(printable.split())), quote=False)
     # What would become a link without any brackets.

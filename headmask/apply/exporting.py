@@ -1,4 +1,4 @@
-"""Exporting a model with a mask in it, folded or pruned; kept only if what was written is proven equal."""
+"""Exporting a model with a mask in it, folded or pruned; kept only if it is proven equal to the masked model."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ from headmask.pixels.images import STOCK
 from headmask.pixels.preprocessing import Preprocessing
 
 SMALL_MODEL = 20_000_000
-"""Parameters below which the tighter tolerance of the proof holds."""
+"""Models with fewer parameters are held to the tighter tolerance of the proof."""
 NUM_PROBES = 4
 _TEXTS = ("a photo of a dog", "two red circles left of a blue square", "night", "Children build a castle of sand.")
 
 
 @dataclass(frozen=True)
 class ExportProof:
-    """How far what was exported, loaded again, is from the masked model; and what its tower takes."""
+    """How far an export, loaded again, is from the masked model, and the footprint of its tower."""
 
     max_difference: float
     """Largest absolute difference of L2-normalised float32 embeddings."""
     tolerance: float
     num_probes: int
-    """Images, and texts."""
+    """Number of images, and of texts."""
     how_to_load: str
-    """The call that loads it: stock open_clip's, or `headmask.load_pruned`."""
+    """The call that loads the export: stock open_clip's, or `headmask.load_pruned`."""
     footprints: Footprints
-    """Of the searched tower, before and after."""
+    """Footprints of the searched tower, before and after."""
 
 
 def export(
@@ -74,9 +74,9 @@ def export(
         out: `NAME.safetensors` for a checkpoint file, which `open_clip.create_model(ARCHITECTURE, pretrained=FILE)`
             loads; any other name for a folder in the layout of Hugging Face, with a model card, which
             `open_clip.create_model("local-dir:FOLDER")` loads.
-        prune: take the heads out instead of folding them; always a folder, which `headmask.load_pruned` loads.
-        latency_s: about how many seconds are spent on measuring latency; 0 for none.
-        overwrite: replace an export that is there; whatever else is there stays, and is an error.
+        prune: remove the heads instead of folding them; always a folder, which `headmask.load_pruned` loads.
+        latency_s: approximate time to spend on measuring latency, in seconds; 0 for none.
+        overwrite: replace an existing export; anything else at that place stays, and is an error.
 
     Raises:
         MaskFileError: the mask was made for other weights, or a pruned model is to be a file.
@@ -133,7 +133,7 @@ def _write_and_prove(
     prune: bool = False,
     latency_s: float,
 ) -> ExportProof:
-    """Write everything but the card where it is not in its place yet, and return the proof that it is right."""
+    """Return the proof that the export is right, having written everything except the card to a scratch place."""
     is_file = _is_file(target)
     _write(model, mask, changed, checkpoint, PRUNED if prune else FOLDED)
     del changed
@@ -148,7 +148,7 @@ def _write_and_prove(
 
 
 def _write(model: LoadedModel, mask: MaskFile, changed: nn.Module, checkpoint: Path, metadata: dict[str, str]) -> None:
-    """Write the weights, and beside them what a folder needs to be loaded."""
+    """Write the weights, with the other files that a folder needs to be loaded."""
     folder = checkpoint.parent
     if isinstance(model.tokenizer, HFTokenizer):
         # A folder's tokenizer is looked for in the folder.
@@ -184,7 +184,7 @@ def _check_tokenizer(model: LoadedModel, folder: Path) -> None:
 
 @torch.no_grad()
 def _prove(model: LoadedModel, mask: MaskFile, loaded: Any) -> tuple[float, float]:
-    """Return the largest difference between embeddings of the masked and the exported model, and what is allowed."""
+    """Return the largest difference between embeddings of the masked and the exported model, and the tolerance."""
     images, texts = probe_images(model.clip, NUM_PROBES), model.tokenizer(list(_TEXTS))
     exported = loaded.encode_image(images), loaded.encode_text(texts)
     with ablate(model.clip, mask):
@@ -222,7 +222,7 @@ def _how_to_load(model: LoadedModel, target: Path, *, prune: bool) -> str:
 
 
 def _stock_load(model: LoadedModel, checkpoint: Path, *, is_file: bool) -> Any:
-    """Return the model that open_clip makes of an export."""
+    """Return the export as stock open_clip loads it."""
     name = model.reference.name
     with quiet_open_clip():
         if not is_file:

@@ -1,4 +1,4 @@
-"""Folding a mask into the weights, so that a stock loader needs no code of ours."""
+"""Folding a mask into the weights, so that a stock loader needs no headmask code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tower takes: parameters, floating-point operations, and measured time."""
+"""The footprint of a tower: its parameters, floating-point operations and measured latency."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from headmask.border.shown import counted
 from headmask.tower.towers import TowerName, tower_of
 
 ROUNDS, MIN_ROUNDS = 20, 5
-"""Of both models, if they fit into the time; and if they do not."""
+"""Rounds for each model: if they fit into the time, and if they do not."""
 LARGEST_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a tower takes."""
+    """Footprint of one tower."""
 
     parameters: int
     flops: int
-    """Of one input, in products and convolutions; a multiply-add counts as two."""
+    """Floating-point operations for one input, in products and convolutions; a multiply-add counts as two."""
     latency_ms: float | None = None
-    """Median time of one batch, where it was measured."""
+    """Median time of one batch, if measured."""
     quartiles_ms: tuple[float, float] | None = None
-    """Between which half of the times lie."""
+    """The interquartile range of the times."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How latencies were measured: rounds of both models, in turns the one or the other first."""
+    """How latencies were measured: in rounds of both models that take turns going first."""
 
     device: str
     batch: int
@@ -47,25 +47,25 @@ class Timing:
 
 @dataclass(frozen=True)
 class Footprints:
-    """A tower before and after."""
+    """Footprints of a tower before and after."""
 
     tower: TowerName
     before: Footprint
     after: Footprint
     timing: Timing | None = None
-    """None where nothing was timed."""
+    """None if latency was not measured."""
 
 
 @torch.no_grad()
 def compare(before: Any, after: Any, inputs: Tensor, tower: TowerName, *, seconds: float = 0.0) -> Footprints:
-    """Return what a tower takes in two models.
+    """Return the footprint of a tower in two models.
 
     Args:
         before: an open_clip model on the CPU.
         after: another one, with the same inputs.
         inputs: normalised images of the model's size, or token ids; at least one.
-        tower: which one.
-        seconds: about how long latency is measured, on the GPU where there is one; 0 for not at all.
+        tower: the tower to measure.
+        seconds: approximate time to spend on measuring latency, on the GPU if there is one; 0 for none.
     """
     found = [Footprint(_num_parameters(model, tower), _flops(model, inputs[:1], tower)) for model in (before, after)]
     timing = None
@@ -110,7 +110,7 @@ def _encode(model: Any, tower: TowerName) -> Callable[[Tensor], Any]:
 def _timed(
     before: Any, after: Any, inputs: Tensor, tower: TowerName, seconds: float
 ) -> tuple[Timing, tuple[list[float], list[float]]]:
-    """Return how long a batch took in each of two models, in milliseconds, round by round."""
+    """Return the milliseconds that a batch took in each of two models, round by round."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [deepcopy(model).to(device) if device == "cuda" else model for model in (before, after)]
     calls = [_encode(model, tower) for model in models]
@@ -130,7 +130,7 @@ def _timed(
 
 
 def _batch(one_ms: float, seconds: float) -> int:
-    """Return the largest power of two of which enough rounds fit into the time."""
+    """Return the largest power of two as the batch size at which enough rounds fit into the time."""
     batch = 1
     while batch < LARGEST_BATCH and 2 * batch * one_ms * 2 * ROUNDS <= 1000 * seconds:
         batch *= 2

@@ -58,7 +58,7 @@ def ablate(
 
 
 def ablate_for_good(model: nn.Module, mask: MaskFile) -> nn.Module:
-    """Return a copy of a model that ablates a mask's heads whenever it runs; its weights do not tell.
+    """Return a copy of a model that ablates a mask's heads whenever it runs; its weights do not show it.
 
     Raises:
         GridError, AblationError, ModelError: as `ablate`.
@@ -76,7 +76,7 @@ def _replacements(
     tower: TowerName = "image",
     means_LHd: Tensor | None = None,
 ) -> Iterator[tuple[HeadAttention, SeeZ, Ablation]]:
-    """Yield the attention modules that lose heads, with what replaces their z."""
+    """Yield the attention modules that lose heads, each with the function that replaces their z."""
     if isinstance(mask, MaskFile):
         ablation, tower = mask.ablation, mask.tower
         means_LHd = mask.means_tensor()

@@ -1,4 +1,4 @@
-"""Models with a mask in them: loaded by name and mask file, or as a pruned export left them."""
+"""Models with a mask in them: loaded by name and mask file, or from a pruned export."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from headmask.models.origin import FOLDER, find_config, full_name, is_config_fil
 from headmask.pixels.preprocessing import Preprocessing
 
 FOLDED = {"format": "pt", "headmask": "folded"}
-"""What the weights of a folded model say of themselves."""
+"""Metadata that marks the weights of a folded model."""
 PRUNED = {"format": "pt", "headmask": "pruned"}
-"""What the weights of a pruned model say of themselves."""
+"""Metadata that marks the weights of a pruned model."""
 
 
 def load(
@@ -45,19 +45,19 @@ def load(
     *,
     preprocess: PreprocessLike | None = None,
 ) -> LoadedModel:
-    """Return a model with a mask applied for good, with its preprocessing and tokenizer.
+    """Return a model with a mask applied permanently, with its preprocessing and tokenizer.
 
         masked = headmask.load("ViT-B-32", "runs/first/mask.json", "openai")
         embeddings = masked.clip.encode_image(masked.preprocess(Image.open("photo.jpg"))[None])
 
     The preprocessing follows the pixel rule under which the mask was searched; give it the image as Pillow opens it.
-    The mask is in the weights where it folds into them; elsewhere the model computes it as it runs, and saving its
-    weights would lose it. A model that was given loaded stays as it is.
+    The mask is in the weights where it folds into them; otherwise the model applies it while it runs, and saving its
+    weights would lose it. A model passed in is not changed.
 
     Args:
         model: open_clip name, as for `load_model`, or a model that it returned.
         mask: a mask file, or its path.
-        pretrained: open_clip tag or checkpoint file; None takes the mask's, where the name is the mask's too.
+        pretrained: open_clip tag or checkpoint file; None uses the mask's, if the name is the mask's too.
         preprocess: how images are prepared, as for `load_model`; by default what belongs to the weights, or the mask's.
 
     Raises:
@@ -86,8 +86,8 @@ def load_for(
     """Return the model that a mask was made for, without the mask.
 
     Args:
-        content: of the mask file.
-        model: where the model lies now, when it is not where the mask file says.
+        content: content of the mask file.
+        model: where the model is now, if it is not where the mask file says.
         pretrained: its tag or checkpoint.
         preprocess: how images are prepared, as for `load_model`; by default what belongs to the weights, or the mask's.
 
@@ -113,7 +113,7 @@ def load_for(
 
 
 def _gone(model: ModelReference) -> str | None:
-    """Return the path of a model that is not there any more, or not on this machine."""
+    """Return the path of a model that no longer exists, or does not exist on this machine."""
     paths = [
         *([model.name.removeprefix(FOLDER)] if model.name.startswith(FOLDER) else []),
         *([model.name] if is_config_file(model.name) else []),
@@ -128,7 +128,7 @@ def load_pruned(folder: str | os.PathLike[str]) -> LoadedModel:
     Its `clip` is an open_clip model; only attention in layers that lost heads is headmask's.
 
     Raises:
-        ModelError: the folder holds no pruned model, or one that is torn.
+        ModelError: the folder holds no pruned model, or an incomplete one.
     """
     path = Path(folder)
     if _form(path) != PRUNED["headmask"]:
@@ -151,7 +151,7 @@ def load_pruned(folder: str | os.PathLike[str]) -> LoadedModel:
 
 
 def _form(folder: Path) -> str | None:
-    """Return what the weights in a folder say of themselves."""
+    """Return the form of the model in a folder, from the metadata of its weights."""
     check_utf8(folder, "the model folder")
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as weights:

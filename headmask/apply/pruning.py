@@ -1,4 +1,4 @@
-"""Pruning: attention with the ablated heads taken out, rows of q, k and v and columns of W_O.
+"""Pruning: attention without the ablated heads' rows of q, k and v and columns of W_O.
 
 A pruned model computes what the masked one does with less, but no stock loader knows layers of different numbers of
 heads: `headmask.load_pruned` loads it.
@@ -26,7 +26,7 @@ from headmask.tower.towers import TowerName, check_grid, view_of
 
 
 class PrunedAttention(nn.Module):
-    """Self-attention with some of a stock module's heads, which it takes the place of in a block.
+    """Self-attention with a subset of a stock module's heads; it replaces that module in a block.
 
     It is called as the stock module is. A factor per head is multiplied into W_O. There is no dropout.
 
@@ -66,7 +66,7 @@ class PrunedAttention(nn.Module):
         is_causal: bool = False,
         need_weights: bool = False,
     ) -> Any:
-        """Return the attention output, as the stock module gives it: with None beside it where it returns weights."""
+        """Return the attention output as the stock module does: paired with None if that returns weights."""
         if any(other is not None and other is not x for other in (key, value)):
             raise AblationError("pruned attention is self-attention; it was called with other keys or values")
         if is_causal or (attn_mask is not None and not self.takes_mask):
@@ -77,7 +77,7 @@ class PrunedAttention(nn.Module):
         return (y_BTD, None) if self.returns_pair else y_BTD
 
     def extra_repr(self) -> str:
-        """Return what is left, for printing the model."""
+        """Return what printing the model shows of this module."""
         return f"{self.num_heads} of {self.num_stock_heads} heads"
 
     def _attend(self, x_BTD: Tensor, attn_mask: Tensor | None, rope: Tensor | None) -> Tensor:
@@ -113,7 +113,7 @@ def prune(
     tower: TowerName = "image",
     means_LHd: Tensor | None = None,
 ) -> nn.Module:
-    """Return a copy of the model without a mask's heads; layers that lose none stay as they are.
+    """Return a copy of the model without a mask's heads; layers that lose none are unchanged.
 
     What `mean` puts in place of a head is added to the output bias.
 
@@ -137,7 +137,7 @@ def why_not_pruned(ablation: Ablation, attention: HeadAttention, tower: TowerNam
 
 
 def take_out(model: nn.Module, mask: HeadMask, tower: TowerName) -> None:
-    """Take a mask's heads out of a model, in place.
+    """Remove a mask's heads from a model, in place.
 
     Raises:
         GridError: the mask is of another grid.
@@ -151,7 +151,7 @@ def take_out(model: nn.Module, mask: HeadMask, tower: TowerName) -> None:
 
 
 def _packed(attention: HeadAttention, rows: Tensor) -> Linear:
-    """Return the three projections as one, with some rows of each; a bias that only some have is zero for the rest."""
+    """Return the three projections as one, with some rows of each; a bias missing in some is zero there."""
     projections = attention.projections()
     weight = torch.cat([weight.detach()[rows] for weight, _ in projections])
     if all(bias is None for _, bias in projections):
@@ -161,7 +161,7 @@ def _packed(attention: HeadAttention, rows: Tensor) -> Linear:
 
 
 def _narrowed(attention: HeadAttention, columns: Tensor) -> nn.Linear:
-    """Return the output projection with some columns."""
+    """Return the output projection with a subset of its columns."""
     stock, scale_H = attention.out_proj, attention.head_scale_H
     weight: Tensor = stock.weight.detach()
     if scale_H is not None:

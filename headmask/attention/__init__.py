@@ -1,1 +1,1 @@
-"""The attention of a block as its heads see it, whichever of open_clip's and timm's modules it is."""
+"""The attention of a block as its heads see it, for all attention modules of open_clip and timm."""

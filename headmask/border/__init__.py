@@ -1,1 +1,1 @@
-"""What comes in and what goes out: reading, writing, and what is not ours in messages. The only reader and writer."""
+"""Everything that enters or leaves: reading and writing files, and quoting foreign text in messages."""

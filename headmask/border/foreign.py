@@ -1,4 +1,4 @@
-"""What other libraries' exceptions say, in one line that fits into a message of ours."""
+"""Exceptions of other libraries, as one line that fits into one of headmask's messages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _NOISE = re.compile(
     r"\(Background on this error at: .*|Traceback \(most recent call last\):|During handling of the above exception.*"
     r"|The above exception was the direct cause.*|File \".*\", line \d+.*|[-=~^*]{3,}"
 )
-"""Lines that explain nothing to who reads the message."""
+"""Lines that mean nothing to the reader of a message."""
 
 
 def reason_of(error: BaseException, limit: int = MAX_REASON) -> str:
-    """Return why another library refused something: what its exception says, as one line of `limit` letters at most.
+    """Return why another library refused something: its exception's message, as one line of at most `limit` characters.
 
     The first line of such a text is often a heading ("Error(s) in loading state_dict for CLIP:") and the reason comes
-    after it; a full stop at its end is left out. An exception that says nothing is named by its type, and so is one
-    that says no more than a key. Passwords are hidden in the addresses that it names.
+    after it; a full stop at its end is left out. An exception without a message, or with only a key, is named by its
+    type. Passwords in addresses are hidden.
     """
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""

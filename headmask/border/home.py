@@ -1,4 +1,4 @@
-"""Where caches lie, also for users without a home: containers run under numbers that no password file has."""
+"""Where caches are kept, also for users without a home: containers run under user ids that no password file lists."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from headmask.errors import HeadmaskError
 
 CACHE = "HEADMASK_CACHE"
 HUB = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
-"""What tells the Hugging Face Hub's library where its cache is."""
+"""Variables that tell the Hugging Face Hub's library where its cache is."""
 
 
 def cache_folder() -> Path:
-    """Return where caches lie: `$HEADMASK_CACHE`, or `.cache/headmask` at home or in a private temporary folder.
+    """Return the cache folder: `$HEADMASK_CACHE`, or `.cache/headmask` at home or in a private temporary folder.
 
     Raises:
         HeadmaskError: there is no home, and the temporary folder cannot be had.
@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
 
 def hub_cache() -> str | None:
-    """Return where open_clip keeps what it downloads; None for its own choice, which is below the home.
+    """Return where open_clip keeps its downloads; None for its own choice, which is below the home.
 
     Raises:
         HeadmaskError: as `cache_folder`.
@@ -39,7 +39,7 @@ def hub_cache() -> str | None:
 
 
 def give_home() -> None:
-    """Let other libraries find a home where there is none: they fail without one, or print pages about it."""
+    """Give other libraries a home if there is none: without one, they fail or print long warnings."""
     if _home() is None:
         # Where there is no temporary folder either, whoever needs one says so.
         with contextlib.suppress(HeadmaskError):
@@ -47,7 +47,7 @@ def give_home() -> None:
 
 
 def _home() -> Path | None:
-    """Return the user's home; None where there is none, it does not exist, or is `/`, as in containers."""
+    """Return the user's home; None if there is none, if it does not exist, or if it is `/`, as in containers."""
     try:
         home = Path.home()
     except RuntimeError:
@@ -57,7 +57,7 @@ def _home() -> Path | None:
 
 
 def _private() -> Path:
-    """Return a folder that nobody else can have prepared or looks into."""
+    """Return a folder that only this user can have made or can read."""
     try:
         folder = Path(tempfile.gettempdir(), f"headmask-{os.getuid()}")
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The kinds of files and folders that headmask writes, each told by its content: names prove nothing.
+"""The kinds of files and folders that headmask writes, each recognised by its content, never by its name.
 
 Pictures and pages name the software that made them, Parquet files and checkpoints have metadata, JSON files a format.
 Standard library only, so that a path can be checked before anything heavy is imported.
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 SOFTWARE = "headmask"
-"""What pictures and pages name as the software that made them."""
+"""The software name in pictures and pages."""
 PARQUET_KEY = "headmask.kind"
-"""The key of a Parquet file's metadata under which its kind stands."""
+"""The key of a Parquet file's metadata that holds its kind."""
 BESIDE = "headmask.files"
-"""The key of a checkpoint's metadata under which the other files of its folder stand, with spaces between."""
+"""The key of a checkpoint's metadata that lists the other files of its folder, separated by spaces."""
 CONFIG, WEIGHTS, MASK, CARD = "open_clip_config.json", "open_clip_model.safetensors", "mask.json", "README.md"
 """The files of an exported folder."""
 PICTURE_METADATA = {"Software": SOFTWARE}
@@ -40,7 +40,7 @@ _PACKAGED = {
     "served.py",
     "serving_input_example.json",
 }
-"""What MLflow writes into the folder of a model."""
+"""Names that MLflow writes into the folder of a model."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Kind:
     """A kind of file that headmask writes."""
 
     name: str
-    """With its article, such as `a mask file`."""
+    """Name with its article, such as `a mask file`."""
     is_ours: Callable[[Path], bool]
-    """Tells by content whether headmask wrote a file of this kind; may raise whatever comes of damaged content."""
+    """Returns, by content, whether headmask wrote a file of this kind; may raise anything on damaged content."""
 
     def made(self, path: Path) -> bool:
-        """Return whether headmask wrote a file of this kind; a file that cannot be read is none."""
+        """Return whether headmask wrote a file of this kind; False if the file cannot be read."""
         try:
             return self.is_ours(path)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -67,12 +67,12 @@ class FolderKind:
     """A kind of folder that headmask writes and replaces as a whole."""
 
     name: str
-    """With its article, such as `a model folder`."""
+    """Name with its article, such as `a model folder`."""
     foreign: Callable[[Path], list[str]]
-    """Returns the names in a folder that headmask did not write; may raise whatever comes of damaged content."""
+    """Returns the names in a folder that headmask did not write; may raise anything on damaged content."""
 
     def others(self, folder: Path) -> list[str]:
-        """Return the names in a folder that headmask did not write; all where that cannot be told."""
+        """Return the names in a folder that headmask did not write; all names if that cannot be decided."""
         try:
             return sorted(self.foreign(folder))
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -80,7 +80,7 @@ class FolderKind:
 
 
 def json_of(path: Path) -> Any:
-    """Return a JSON file's value.
+    """Return the value of a JSON file.
 
     Raises:
         ValueError: it is not JSON.
@@ -89,12 +89,12 @@ def json_of(path: Path) -> Any:
 
 
 def has_format(name: str) -> Callable[[Path], bool]:
-    """Return what tells JSON objects whose `format` is one of some versions, such as `headmask/1` of `headmask`."""
+    """Return a test for JSON objects whose `format` is one of some versions, such as `headmask/1` of `headmask`."""
     return lambda path: str(json_of(path)["format"]).partition("/")[0] == name
 
 
 def has_keys(*keys: str) -> Callable[[Path], bool]:
-    """Return what tells JSON objects that have some keys."""
+    """Return a test for JSON objects that have some keys."""
     return lambda path: set(keys) <= json_of(path).keys()
 
 
@@ -124,12 +124,12 @@ def _is_own_page(path: Path) -> bool:
 
 
 def parquet_metadata(kind: str) -> dict[str, str]:
-    """Return what a Parquet file of headmask says of itself in its metadata."""
+    """Return the metadata that marks a Parquet file as headmask's."""
     return {PARQUET_KEY: kind}
 
 
 def has_parquet_kind(kind: str) -> Callable[[Path], bool]:
-    """Return what tells Parquet files with the metadata of `parquet_metadata`."""
+    """Return a test for Parquet files with the metadata of `parquet_metadata`."""
     # A key and its value in Thrift's compact protocol: both are strings, the fields 1 and 2 of a struct.
     key, value = PARQUET_KEY.encode(), kind.encode()
     entry = bytes([0x18, len(key)]) + key + bytes([0x18, len(value)]) + value + b"\0"
@@ -168,7 +168,7 @@ def _is_own_checkpoint(path: Path) -> bool:
 
 
 def _is_journal(path: Path) -> bool:
-    """Return whether a file begins with a line of an Optuna journal."""
+    """Return whether a file begins like an Optuna journal."""
     with path.open("rb") as file:
         line = file.readline(1 << 24)
     if not line.endswith(b"\n"):  # Its writer was killed in the middle of the first line.
@@ -177,7 +177,7 @@ def _is_journal(path: Path) -> bool:
 
 
 def _is_spool(path: Path) -> bool:
-    """Return whether a file begins with a line of tracked operations."""
+    """Return whether a file begins like a list of tracked operations."""
     with path.open("rb") as file:
         line = file.readline(1 << 24)
     if not line.endswith(b"\n"):
@@ -186,22 +186,22 @@ def _is_spool(path: Path) -> bool:
 
 
 def _is_study_database(path: Path) -> bool:
-    """Return whether a file is an SQLite database that holds no tables but Optuna's."""
+    """Return whether a file is an SQLite database with no tables except Optuna's."""
     names = tables_of(path)
     return names is None or all(name.startswith(("stud", "trial", "version_info", "alembic")) for name in names)
 
 
 def _is_tracking_database(path: Path) -> bool:
-    """Return whether a file is an SQLite database with tables of MLflow, or with none."""
+    """Return whether a file is an SQLite database with tables of MLflow, or with no tables."""
     names = tables_of(path)
     return not names or bool(names & {"datasets", "experiments", "inputs", "registered_models", "runs"})
 
 
 def tables_of(path: Path) -> set[str] | None:
-    """Return the names of the tables of an SQLite database, without changing it; None where another process holds it.
+    """Return the names of the tables of an SQLite database, without changing it; None if another process holds it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file is not an SQLite database.
     """
     with path.open("rb") as file:
         if file.read(16) != b"SQLite format 3\0":
@@ -214,7 +214,7 @@ def tables_of(path: Path) -> set[str] | None:
 
 
 def _foreign_to_model(folder: Path) -> list[str]:
-    """Return what is in a folder beside an exported model; all of it where there is none."""
+    """Return the names in a folder that are not part of an exported model; all names if there is no model."""
     names = sorted(each.name for each in folder.iterdir())
     if not CHECKPOINT.made(folder / WEIGHTS):
         return names
@@ -226,7 +226,7 @@ def _foreign_to_model(folder: Path) -> list[str]:
 
 
 def _foreign_to_package(folder: Path) -> list[str]:
-    """Return what is in a folder beside a model packaged for MLflow; all of it where there is none."""
+    """Return the names in a folder that are not part of a model packaged for MLflow; all names if there is none."""
     names = sorted(each.name for each in folder.iterdir())
     if "headmask.verdict:" not in (folder / "MLmodel").read_text(encoding="utf-8"):
         return names
@@ -237,7 +237,7 @@ def _foreign_to_package(folder: Path) -> list[str]:
 
 
 def _foreign_to_explanation(folder: Path) -> list[str]:
-    """Return what is in a folder beside an explanation and its pictures."""
+    """Return the names in a folder that are not part of an explanation."""
 
     def is_own(path: Path) -> bool:
         if path.name == "explain.json":

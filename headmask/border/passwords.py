@@ -1,4 +1,4 @@
-"""Passwords are not printed, stored or logged: addresses, and texts that contain addresses, without them."""
+"""Keeping passwords out of everything that is printed, stored or logged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
 MIN_LENGTH = 3
-"""Characters of a password below which it is hidden in addresses only: elsewhere it would be parts of words."""
+"""Shorter passwords are hidden in addresses only: elsewhere they could be parts of words."""
 
 _SCHEME = re.compile(r"([A-Za-z][\w+.-]*:/{0,3})(.*)", re.DOTALL)
 _PARAMETER = re.compile(r"(?i)([?&;][^=&;#]*(?:pass|pwd|secret|token|api_?key|credential)[^=&;#]*=|[?&;]pw=)([^&;#]*)")
@@ -15,16 +15,16 @@ _ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://[^\s\"'<>]+")
 
 
 def redacted(location: str) -> str:
-    """Return an address without passwords: neither before its host nor in its parameters; a file's path as it is."""
+    """Return an address without the passwords before its host or in its parameters; a file's path unchanged."""
     return _split(location)[0]
 
 
 def hidden(text: str, *locations: str | None) -> str:
-    """Return a text without the passwords of the addresses in it, and of others, wherever and however it has them.
+    """Return a text without the passwords of the addresses in it, or of other given addresses, in any spelling.
 
     Args:
-        text: such as the message of another library.
-        locations: addresses whose passwords may stand in it by themselves.
+        text: any text, such as the message of another library.
+        locations: addresses whose passwords may occur by themselves.
     """
     for location in locations:
         if location:
@@ -36,7 +36,7 @@ def hidden(text: str, *locations: str | None) -> str:
 
 
 def _split(location: str) -> tuple[str, list[str]]:
-    """Return an address without its passwords, and those."""
+    """Return an address without its passwords, and the passwords."""
     found = _SCHEME.fullmatch(location)
     if found is None:
         return location, []
@@ -61,7 +61,7 @@ def _split(location: str) -> tuple[str, list[str]]:
 
 
 def _end_of_user(rest: str, *, is_web: bool) -> int | None:
-    """Return where user and password end, at an @; None without them.
+    """Return where user and password end, at an @; None if there are none.
 
     A password may hold an @, a / or a ?, though it should not; a path of the web may hold an @, too.
     """
@@ -76,12 +76,12 @@ def _end_of_user(rest: str, *, is_web: bool) -> int | None:
 
 
 def _last_at(rest: str) -> int:
-    """Return the place of the last @ before a database's parameters; -1 without one."""
+    """Return the position of the last @ before a database's parameters; -1 if there is none."""
     return re.split(r"[?&]\w+=", rest, maxsplit=1)[0].rfind("@")
 
 
 def _spellings(passwords: list[str]) -> set[str]:
-    """Return passwords as they may be written: as they are, decoded, encoded again."""
+    """Return the ways in which passwords may be written: as given, decoded, encoded again."""
     plain = {way(each) for each in passwords for way in (str, unquote, unquote_plus)}
     found = plain | {way(each) for each in plain for way in (quote, quote_plus, lambda text: quote(text, safe=""))}
     return {each for each in found if len(each) >= MIN_LENGTH}

@@ -1,9 +1,9 @@
-"""The one reader of files: whatever is wrong with one is a single message that names it, the rule and the way out.
+"""The one reader of files: anything wrong with a file is one message that names the file, the rule and the way out.
 
     names = read_json(path, "class names", DataError)
 
-Text is checked where it enters: UTF-8, without null bytes and without halves of surrogate pairs, so that whatever comes
-after may print it, hash it and write it.
+Text is checked where it enters: UTF-8, without null bytes and without halves of surrogate pairs, so that later code can
+print it, hash it and write it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from headmask.errors import HeadmaskError
 
 M = TypeVar("M", bound=BaseModel)
 MAX_DIGITS = 400
-"""Digits of a number in JSON; no count, label or score has more."""
+"""Maximum number of digits of a number in JSON; no count, label or score has more."""
 _KIND_OF_UNION = re.compile(r"(constrained-|function-|literal\[|(tuple|list|dict|union)\[)|(int|float|str|bool|none)$")
-"""How pydantic names the kinds of a union in the place of a mistake."""
+"""How pydantic names the kinds of a union in the location of a mistake."""
 _AN_OBJECT = re.compile(r"a valid dictionary( or instance of \w+)?")
 _KINDS = {
     stat.S_ISDIR: "a folder",
@@ -41,7 +41,7 @@ def read_bytes(path: str | os.PathLike[str], what: str, error: type[HeadmaskErro
 
     Args:
         path: the file; links are followed.
-        what: what it should be, such as `mask file`, for messages.
+        what: what the file should be, such as `mask file`, for messages.
         error: raised when it cannot be read.
 
     Raises:
@@ -55,10 +55,10 @@ def read_bytes(path: str | os.PathLike[str], what: str, error: type[HeadmaskErro
 
 
 def check_file(path: str | os.PathLike[str], what: str, error: type[HeadmaskError] = HeadmaskError) -> None:
-    """Check that a path names a regular file, without opening it: opening a pipe would wait for a writer.
+    """Check that a path names a regular file, without opening it: opening a pipe would block.
 
     Raises:
-        HeadmaskError: as `error`, with what is there instead.
+        HeadmaskError: as `error`, with what was found instead.
     """
     if not os.fspath(path):
         raise error(f"the name of the {what} is empty")
@@ -75,7 +75,7 @@ def check_file(path: str | os.PathLike[str], what: str, error: type[HeadmaskErro
 
 
 def is_there(path: str | os.PathLike[str]) -> bool:
-    """Return whether there is something at a path; no where a name is too long or links lead in a circle.
+    """Return whether anything exists at a path; False if a name is too long or links form a circle.
 
     The methods of `pathlib` raise there before Python 3.14, as they do in a folder that may not be entered.
     """
@@ -83,12 +83,12 @@ def is_there(path: str | os.PathLike[str]) -> bool:
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether a regular file is at a path, as `is_there` does."""
+    """Return whether a regular file exists at a path, as `is_there` does."""
     return os.path.isfile(path)
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Return whether a folder is at a path, as `is_there` does."""
+    """Return whether a folder exists at a path, as `is_there` does."""
     return os.path.isdir(path)
 
 
@@ -99,7 +99,7 @@ def _cannot_read(
 
 
 def lfs_hint(head: bytes) -> str | None:
-    """Return what a file is that begins like a pointer of Git LFS, and the way out; None of any other."""
+    """Return a hint for a file that begins like a Git LFS pointer; None for any other."""
     if not head.startswith(b"version https://git-lfs"):
         return None
     return "a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository"
@@ -137,7 +137,7 @@ def decoded(content: bytes, where: str, error: type[HeadmaskError] = HeadmaskErr
 
 
 def lines_of(text: str) -> list[str]:
-    r"""Return the lines of a text, without their ends: \n, \r\n or \r, and nothing else.
+    r"""Return the lines of a text without their ends, which are \n, \r\n or \r and nothing else.
 
     `str.splitlines` also cuts at U+2028, U+0085 and form feeds, which captions contain.
     """
@@ -146,7 +146,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def check_text(text: str) -> str | None:
-    """Return why a text cannot be used, or None: a null byte, or half of a surrogate pair, which no file can hold."""
+    """Return why a text cannot be used, or None: it has a null byte or half of a surrogate pair."""
     if "\0" in text:
         return "there is a null byte in it"
     try:
@@ -173,10 +173,10 @@ def parse_json(
     """Return the value of a JSON text.
 
     Args:
-        text: of JSON as RFC 8259 has it: NaN and infinities are refused, and so are keys that repeat in an object.
-        where: names it in messages.
+        text: JSON by RFC 8259: NaN and infinities are refused, and so are repeated keys in an object.
+        where: name of the text in messages.
         error: raised when it is malformed.
-        any_text: leave `check_text` to the caller, who can tell which part of the whole has a text of that kind.
+        any_text: leave `check_text` to the caller, who can say which part has such a text.
 
     Raises:
         HeadmaskError: as `error`: it is not JSON, is nested too deep, has a number with too many digits, a key twice in

@@ -1,4 +1,4 @@
-"""How text that is not ours is shown: names of files, captions, messages of other libraries."""
+"""How foreign text is shown: names of files, captions, messages of other libraries."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import unicodedata
 
 _HIDDEN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 _JOINERS = frozenset("\u200c\u200d")
-"""Invisible, and part of ordinary words and emoji."""
+"""Invisible characters that are part of ordinary words and emoji."""
 
 
 def shown(value: object) -> str:
-    r"""Return a text as one printable line: what a terminal would obey or hide is escaped, as in `a\x1b[31mb`.
+    r"""Return a text as one printable line: what a terminal would interpret or hide is escaped, as in `a\x1b[31mb`.
 
     Control characters, line ends, escape sequences, halves of surrogate pairs and marks that turn the direction of
     writing are written as Python escapes; letters of any script stay. On a rich console print the result with
@@ -23,7 +23,7 @@ def shown(value: object) -> str:
 
 
 def shown_lines(value: object) -> str:
-    """Return a text of several lines with every line as `shown` writes it."""
+    """Return a text of several lines, each written as by `shown`."""
     return "\n".join(map(shown, str(value).split("\n")))
 
 
@@ -36,11 +36,11 @@ def _escaped(letter: str) -> str:
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with what it counts, in the right form: `1 head`, `1,000 heads`.
+    """Return a number with its noun in the right form: `1 head`, `1,000 heads`.
 
     Args:
         count: how many.
-        noun: what, when there is one.
-        plural: what, when there are others; the noun with an `s` by default.
+        noun: singular form.
+        plural: plural form; the noun with an `s` by default.
     """
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

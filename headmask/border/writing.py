@@ -1,11 +1,12 @@
-"""The one way to write files and folders: what is there is replaced only where headmask made it, whole or not at all.
+"""The only way to write files and folders: existing ones are replaced only if headmask made them, and only as a whole.
 
     with written(path, PAGE, inputs=[data]) as scratch:
         scratch.write_text(html)
 
-An output is new, empty, or of the same kind and made by headmask, which its content says and never its name. It is no
-input of the same command, by whatever link. It is written beside and renamed at the end; after a failure nothing is
-left, new parent folders included. Links are followed: what they lead to is replaced, not they.
+An output is new, empty, or of the same kind and made by headmask, which its content says and never its name. It is
+never an input of the same command, not even through a link. It is written under another name beside its place and
+renamed at the end; a failure leaves nothing behind, not even new parent folders. Links are followed: their target is
+replaced.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ def check_output(
     inputs: Paths = (),
     overwrite: bool = True,
 ) -> None:
-    """Check that something may be written at a path, and can be; leaves nothing there.
+    """Check that something may be written at a path, and can be, without leaving anything there.
 
     Args:
-        path: of the file or folder.
-        kind: what is to be written.
+        path: path of the file or folder.
+        kind: the kind to be written.
         inputs: files and folders that the same command reads; None and names of what is no file are skipped.
         overwrite: whether what headmask made there before may be replaced.
 
     Raises:
-        OutputError: it may not, or cannot; the message says why, and what to do.
+        OutputError: it may not or cannot be written; the message says why, and what to do.
     """
     given = Path(path)
     with _one_message(given):
@@ -70,10 +71,10 @@ def check_output(
 
 
 def check_outputs(outputs: Mapping[Path, Kind | FolderKind], *, inputs: Paths = ()) -> None:
-    """Check that everything that a command is going to write may be written, before its work begins.
+    """Check, before the work begins, that everything that a command is going to write may be written.
 
     Raises:
-        OutputError: one or several may not; the message has them all.
+        OutputError: some may not; the message lists them all.
     """
     inputs, reasons = list(inputs), list[str]()
     for path, kind in outputs.items():
@@ -88,7 +89,7 @@ def check_outputs(outputs: Mapping[Path, Kind | FolderKind], *, inputs: Paths = 
 
 @contextmanager
 def written(path: str | os.PathLike[str], kind: Kind, *, inputs: Paths = (), overwrite: bool = True) -> Iterator[Path]:
-    """Yield a scratch file to be written, which becomes the file at `path` when the block ends without an exception.
+    """Yield a scratch file for writing, which becomes the file at `path` when the block ends without an exception.
 
     Arguments and errors are those of `check_output`; an OSError of the block that is about the scratch file becomes
     an OutputError, too.
@@ -151,7 +152,7 @@ def write_text(
 
 @contextmanager
 def made_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Make a folder, with those above it; what was made is taken away again where the block fails and leaves it empty.
+    """Make a folder and its parents; new folders are removed again if the block fails and leaves them empty.
 
     Raises:
         OutputError: it cannot be made.
@@ -170,8 +171,8 @@ def check_run_folder(path: str | os.PathLike[str], is_run: Callable[[Path], bool
     """Check that a folder can take the results of a run, beside files of others.
 
     Args:
-        path: of the folder.
-        is_run: whether a folder holds a run already.
+        path: path of the folder.
+        is_run: returns whether a folder holds a run already.
 
     Raises:
         OutputError: it is the root, or the working folder or one above it with other files in it; or it cannot be
@@ -190,7 +191,7 @@ def check_run_folder(path: str | os.PathLike[str], is_run: Callable[[Path], bool
 
 
 def reason_of(error: OSError, path: str | os.PathLike[str]) -> str:
-    """Return an error of the file system as the reason why a path cannot be written, with the way out."""
+    """Return why a path cannot be written, from an error of the file system, with the way out."""
     number = error.errno
     if number is None and "No space left on device" in str(error):
         number = errno.ENOSPC
@@ -200,7 +201,7 @@ def reason_of(error: OSError, path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def _one_message(path: Path) -> Iterator[None]:
-    """Turn what the operating system says of a path that is written into one message."""
+    """Turn an error of the operating system about a written path into one message."""
     try:
         yield
     except OSError as error:
@@ -210,7 +211,7 @@ def _one_message(path: Path) -> Iterator[None]:
 
 
 def _is_about(error: OSError, path: Path) -> bool:
-    """Return whether an error is about a path, a folder above it or a scratch file; or does not say."""
+    """Return whether an error is about a path, a folder above it or a scratch file, or names no path."""
     about = error.filename
     if not isinstance(about, str | bytes):
         return True
@@ -220,11 +221,11 @@ def _is_about(error: OSError, path: Path) -> bool:
 
 
 def _followed(path: Path) -> Path:
-    """Return the place that a path leads to, links followed; it need not exist.
+    """Return the target of a path, links followed; it need not exist.
 
     Raises:
         OSError: links lead in a circle, or a name is too long.
-        OutputError: the name cannot be one.
+        OutputError: the name is not valid.
     """
     if "\0" in str(path):
         raise OutputError(f"cannot write {str(path)!r}: a name cannot hold a NUL character")
@@ -285,7 +286,7 @@ def _check_folder(given: Path, target: Path, kind: FolderKind, *, overwrite: boo
 
 
 def _check_no_input(given: Path, target: Path, inputs: Paths) -> None:
-    """Refuse an output that is an input, or a folder that an input lies in."""
+    """Refuse an output that is an input, or that is a folder containing an input."""
     if not target.exists():
         return
     for each in inputs:
@@ -305,7 +306,7 @@ def _is_read(target: Path, source: str | os.PathLike[str]) -> bool:
 
 
 def _check_parent(target: Path) -> None:
-    """Check that files can be made beside a target, in the nearest folder that is there."""
+    """Check that files can be made beside a target, in the nearest existing folder."""
     folder = target.parent
     while not folder.exists():
         folder = folder.parent
@@ -318,9 +319,9 @@ def _check_parent(target: Path) -> None:
 
 @contextmanager
 def _scratch(target: Path, *, is_folder: bool) -> Iterator[tuple[Path, Path]]:
-    """Yield a target, and an empty scratch file or folder beside it that is gone at the end.
+    """Yield a target, with an empty scratch file or folder beside it that is removed at the end.
 
-    What a killed process left there is removed: its lock tells that nobody writes it any more.
+    Leftovers of a killed process are removed: their free lock shows that no one is writing them.
     """
     made = _make_folders(target.parent)
     scratch = target.parent / f"{_stem(target)}{secrets.token_hex(4)}"
@@ -340,7 +341,7 @@ def _scratch(target: Path, *, is_folder: bool) -> Iterator[tuple[Path, Path]]:
 
 
 def _make_held(scratch: Path, *, is_folder: bool) -> int:
-    """Make an empty scratch file or folder, and return its descriptor, locked where the file system has locks."""
+    """Return the descriptor of a new, empty scratch file or folder, locked if the file system has locks."""
     while True:
         if is_folder:
             scratch.mkdir()
@@ -354,14 +355,14 @@ def _make_held(scratch: Path, *, is_folder: bool) -> int:
 
 
 def hidden_beside(path: Path, ending: str) -> Path:
-    """Return a hidden place beside a path, by its name; a name that is long already is shortened."""
+    """Return a hidden path beside a path; a long name is shortened."""
     name = os.fsencode(path.name)
     short = os.fsdecode(name) if len(name) < 200 else f"{zlib.crc32(name):08x}"
     return path.with_name(f".{short}{ending}")
 
 
 def _stem(target: Path) -> str:
-    """Return how the names of scratch files of a target begin."""
+    """Return the common beginning of the names of a target's scratch files."""
     return hidden_beside(target, _SCRATCH).name
 
 
@@ -381,7 +382,7 @@ def _remove_left(target: Path) -> None:
 
 
 def _settle(scratch: Path, target: Path) -> None:
-    """Force a file to disk, which says now that a disk is full, with the permissions of what it replaces."""
+    """Force a file to disk, which detects a full disk now, with the permissions of the file that it replaces."""
     descriptor = os.open(scratch, os.O_RDONLY)
     try:
         if target.exists():
@@ -392,7 +393,7 @@ def _settle(scratch: Path, target: Path) -> None:
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Make a folder and those above it, and return those that were made, the innermost first."""
+    """Return the folders that were made to have a folder with its parents, the innermost first."""
     missing = []
     while not folder.exists():
         missing.append(folder)

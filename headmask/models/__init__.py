@@ -1,1 +1,1 @@
-"""Models: by name or file, with their weights, preprocessing and origin."""
+"""Models: loaded by name or file, with their weights, preprocessing and origin."""

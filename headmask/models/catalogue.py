@@ -1,4 +1,4 @@
-"""Which of open_clip's architectures are supported: every one is built without storage, and its towers are opened."""
+"""The architectures of open_clip that are supported: each is built without storage, and its towers are opened."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Architecture:
     text: HeadGrid | str
 
     def grid(self, tower: TowerName) -> HeadGrid | None:
-        """Return a tower's grid; None where it is not supported."""
+        """Return a tower's grid; None if it is not supported."""
         found = self.image if tower == "image" else self.text
         return found if isinstance(found, HeadGrid) else None
 
@@ -64,5 +64,5 @@ def _text_grid(config: dict[str, Any]) -> HeadGrid | str:
 
 
 def _why(error: ModelError) -> str:
-    """Return a refusal without the list of what is supported, which is the table it stands in."""
+    """Return a refusal without its list of supported towers, because it is shown in that list."""
     return str(error).split("; supported:")[0].split(" tower is ", 1)[-1].replace("a TimmModel around ", "")

@@ -1,9 +1,9 @@
-"""Checkpoint files: what one is, told by its content; its weights as open_clip takes them; why one does not fit.
+"""Checkpoint files: what kind a file is, by its content; its weights as open_clip expects them; why one does not fit.
 
     with bare_weights(path) as weights:
         open_clip.load_checkpoint(clip, str(weights.path))
 
-Whatever is no checkpoint, or one of something else, is refused with its way out before a model is built.
+Files that are not checkpoints, or not of a CLIP model, are refused with a way out before a model is built.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from headmask.border.shown import shown
 from headmask.errors import ModelError
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")
-"""What training wraps names in, and what is taken off where every name begins with it."""
+"""Prefixes that training adds to names; they are stripped if all names begin with one."""
 WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")
-"""Keys under which training keeps the weights, the one that open_clip knows first."""
+"""Keys under which training stores the weights, the one that open_clip knows first."""
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 PREPROCESS_KEY, PIXELS_KEY, FORM_KEY = "preprocess_cfg", "pixels", "headmask"
 """Metadata of safetensors files that headmask writes."""
 NUMPY = (".npz", ".npy")
-"""Of big_vision, which open_clip reads by itself."""
+"""Endings of big_vision's files, which open_clip reads itself."""
 _PICKLE, _ZIP = b"\x80", b"PK\x03\x04"
 _MAX_HEADER = 100_000_000
 _FOREIGN = (
@@ -46,7 +46,7 @@ _FOREIGN = (
     (b"\x89HDF", "an HDF5 file of TensorFlow; take the checkpoint for PyTorch"),
 )
 MAX_DEPTH = 4
-"""Dictionaries in one another that are searched for weights."""
+"""Maximum depth of nested dictionaries that are searched for weights."""
 _NAME = re.compile(r'"([^"]+)"')
 _SIZE = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\((.*?)\) from checkpoint, "
@@ -60,17 +60,17 @@ class Weights:
 
     path: Path
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Of a safetensors file."""
+    """Metadata of a safetensors file."""
     notes: tuple[str, ...] = ()
-    """What was done with them, or left, in sentences."""
+    """What was done with the weights or left out, in sentences."""
 
 
 @contextmanager
 def bare_weights(path: Path) -> Iterator[Weights]:
-    """Yield a checkpoint file as open_clip takes it: the file, or without what training wrapped its names in.
+    """Yield a checkpoint file as open_clip expects it: the file itself, or one without the prefixes of training.
 
     Raises:
-        ModelError: it is no checkpoint, or none of a CLIP model; the message has the way out.
+        ModelError: it is not a checkpoint of a CLIP model; the message has the way out.
     """
     metadata = metadata_of(path)
     if path.suffix in NUMPY:
@@ -99,10 +99,10 @@ def bare_weights(path: Path) -> Iterator[Weights]:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file, and nothing of others.
+    """Return the metadata of a safetensors file; empty for others.
 
     Raises:
-        ModelError: the file is no checkpoint; the message says what it is.
+        ModelError: the file is not a checkpoint; the message says what it is.
     """
     check_file(path, "checkpoint", ModelError)
     check_utf8(path, "checkpoint")
@@ -123,7 +123,7 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def check_utf8(path: Path, what: str) -> None:
-    """Check that a path can be given to the libraries that read weights, which take UTF-8 alone.
+    """Check that a path is UTF-8, because libraries that read weights accept nothing else.
 
     Raises:
         ModelError: it is not UTF-8.
@@ -133,7 +133,7 @@ def check_utf8(path: Path, what: str) -> None:
 
 
 def _check_kind(path: Path, head: bytes, size: int) -> None:
-    """Refuse what is no checkpoint by its first bytes, and what open_clip would read as another kind by its ending."""
+    """Refuse files that do not begin like a checkpoint, or that open_clip would misread because of their ending."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if size == 0:
         raise ModelError(f"checkpoint {shown(path)} is empty: it was not written, or not downloaded, to its end")
@@ -196,7 +196,7 @@ def _damaged(path: Path, error: BaseException) -> ModelError:
 
 @dataclass(frozen=True)
 class _State:
-    """Tensors by name, not yet read from the disk where the file allows that; and where in the file they were."""
+    """Tensors by name, read from disk only when needed if the file allows it, and where in the file they were."""
 
     state: dict[str, Any]
     key: str | None = None
@@ -215,7 +215,7 @@ class _State:
 
     @classmethod
     def _chosen(cls, path: Path, content: Any) -> _State:
-        """Return the weights in what torch.save was given."""
+        """Return the weights in the content of a torch.save file."""
         if not isinstance(content, dict):
             raise ModelError(
                 f"{shown(path)} holds {_kind(content)}, not weights by name: save model.state_dict() of a CLIP model"
@@ -249,7 +249,7 @@ class _State:
 
 
 def _deeper(content: Mapping[Any, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the keys, from the outermost in, of weights that lie two to four dictionaries deep."""
+    """Yield the keys, outermost first, of weights that are two to four dictionaries deep."""
     for key, value in content.items():
         place = (*above, str(key))
         if isinstance(value, dict) and len(place) > 1 and _is_state(value):
@@ -259,7 +259,7 @@ def _deeper(content: Mapping[Any, Any], above: tuple[str, ...] = ()) -> Iterator
 
 
 def _unpickled(path: Path) -> Any:
-    """Return the content of a file of torch.save, without running code that is in it."""
+    """Return the content of a torch.save file, without running code in it."""
     for mmap in (True, False):
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -293,7 +293,7 @@ def _kind(value: Any) -> str:
 
 
 def _is_state(content: Mapping[Any, Any]) -> bool:
-    """Return whether a dictionary is of tensors by name; what is beside them, such as a step's number, may be there."""
+    """Return whether a dictionary holds tensors by name; other values, such as a step's number, may be among them."""
     return bool(content) and all(isinstance(key, str) for key in content) and _tensors(content) > len(content) / 2
 
 
@@ -302,7 +302,7 @@ def _tensors(content: Mapping[Any, Any]) -> int:
 
 
 def _unwrapped(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return weights without the prefixes that all their names have, and these."""
+    """Return weights without the prefixes that all their names share, and the prefixes."""
     taken = ""
     while True:
         first = next(iter(state))
@@ -313,13 +313,13 @@ def _unwrapped(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def _prefix_of_scale(state: Mapping[str, Any]) -> str | None:
-    """Return what stands before the name of a CLIP model's scale, of which it has one: what training called it."""
+    """Return the prefix that training put before the name of a CLIP model's scale, of which there is only one."""
     found = [name.removesuffix("logit_scale") for name in state if name.endswith(".logit_scale")]
     return found[0] if len(found) == 1 else None
 
 
 def _check_names(path: Path, state: Mapping[str, Any]) -> None:
-    """Refuse weights of other libraries' models, by their names, and values that are no weights."""
+    """Refuse weights of other libraries' models, by their names, and values that are not weights."""
     names = set(state)
     strays = [name for name in state if not isinstance(state[name], torch.Tensor)]
     if strays:
@@ -362,7 +362,7 @@ def _check_names(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def why_not(error: BaseException, path: Path, name: str) -> str:
-    """Return why a model did not take the weights of a file, with the names that tell."""
+    """Return why a model did not accept the weights of a file, with the names that show it."""
     text = str(error)
     missing, unexpected, sizes = _listed(text, "Missing key"), _listed(text, "Unexpected key"), _SIZE.findall(text)
     parts = [
@@ -392,10 +392,10 @@ def _shapes(name: str, there: str, here: str) -> str:
 
 
 def preprocess_of(metadata: Mapping[str, str], path: Path) -> Any:
-    """Return the preprocessing that a file of headmask's carries along; None where it carries none.
+    """Return the preprocessing in the metadata of a file that headmask wrote; None if there is none.
 
     Raises:
-        ModelError: what it carries is no JSON.
+        ModelError: the metadata is not JSON.
     """
     from headmask.border.reading import parse_json
 
@@ -404,10 +404,10 @@ def preprocess_of(metadata: Mapping[str, str], path: Path) -> Any:
 
 
 def check_finite(path: str, state: Mapping[str, torch.Tensor]) -> None:
-    """Check that weights are numbers.
+    """Check that all weights are finite.
 
     Raises:
-        ModelError: one is NaN or infinite, so that every score would be.
+        ModelError: one is NaN or infinite, so every score would be, too.
     """
     for name, value in state.items():
         if value.is_floating_point() and not name.endswith("attn_mask") and not bool(torch.isfinite(value).all()):

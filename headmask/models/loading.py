@@ -1,4 +1,4 @@
-"""Loading open_clip models, by open_clip's own loader, with its refusals turned into clear messages."""
+"""Loading open_clip models with open_clip's own loader; its refusals become clear messages."""
 
 from __future__ import annotations
 
@@ -30,23 +30,25 @@ from headmask.pixels.images import COMPOSITED, STOCK, by_rule
 from headmask.pixels.preprocessing import GivenPreprocessing, Preprocessing, read_preprocessing
 
 OPENAI = "openai"
-"""What `preprocess` calls OpenAI's own: mean, deviation and crop of the first CLIP models, open_clip's default."""
+"""The value of `preprocess` for OpenAI's own: mean, deviation and crop of the first CLIP models, open_clip's
+default.
+"""
 
 PreprocessLike = str | os.PathLike[str] | GivenPreprocessing | Preprocessing
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """An open_clip model in evaluation mode, with what belongs to it."""
+    """An open_clip model in evaluation mode, with everything that belongs to it."""
 
     clip: Any
-    """The model, an `open_clip.CLIP` or one of its kin."""
+    """The model, an `open_clip.CLIP` or a similar class."""
     preprocess: Callable[..., Tensor]
     """open_clip's evaluation transform, under a pixel rule: opened PIL image to normalised float32 (3, Y, X)."""
     tokenizer: Callable[..., Tensor]
     reference: ModelReference
     notes: tuple[str, ...] = ()
-    """What was found and chosen on the way, in sentences: how images are prepared, and why."""
+    """What was found and chosen during loading, in sentences: how images are prepared, and why."""
 
     def __str__(self) -> str:
         return str(self.reference)
@@ -71,7 +73,7 @@ class LoadedModel:
 
     @property
     def scale(self) -> float:
-        """What similarities are multiplied by before a softmax: one over the model's temperature."""
+        """The factor on similarities before a softmax: one over the model's temperature."""
         return float(self.clip.logit_scale.detach().exp())
 
 
@@ -91,9 +93,9 @@ def load_model(
         name: open_clip architecture such as `ViT-B-32`, a configuration file such as `my.json`, `local-dir:FOLDER`, or
             `hf-hub:ORG/REPO`.
         pretrained: open_clip tag such as `openai`, or a checkpoint file; with a scheme in the name, None.
-        preprocess: how images are prepared: the tag whose preprocessing is meant, `openai`, or a JSON file with a
+        preprocess: how images are prepared: a tag whose preprocessing is used, `openai`, or a JSON file with a
             `preprocess_cfg`; by default what belongs to the weights.
-        otherwise: how images are prepared where nothing comes with the weights, such as a mask file's.
+        otherwise: how images are prepared if nothing comes with the weights, such as a mask file's.
 
     Raises:
         ModelError: unknown architecture or tag, missing or malformed weights, an activation that does not match, or
@@ -121,11 +123,11 @@ def load_model(
 def choose_preprocessing(
     origin: Origin, asked: PreprocessLike | None = None, otherwise: Preprocessing | None = None
 ) -> tuple[GivenPreprocessing, str]:
-    """Return how images are prepared for a model, and who says so, in the middle of a sentence.
+    """Return how images are prepared for a model, and where that comes from, as part of a sentence.
 
     Raises:
-        ModelError: it is unknown, because the pretrained tags of the architecture do not agree, or what is asked for is
-            no tag and no file.
+        ModelError: it is unknown, because the pretrained tags of the architecture do not agree, or the request is
+            neither a tag nor a file.
     """
     if asked is not None:
         return _asked(origin, asked)
@@ -180,7 +182,7 @@ def _given(values: GivenPreprocessing | Preprocessing) -> GivenPreprocessing:
 
 
 def _check_size(clip: Any, chosen: GivenPreprocessing) -> None:
-    """Check that images get the size that the image tower takes."""
+    """Check that images get the size that the image tower expects."""
     wanted = clip.visual.image_size
     wanted = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted)
     size = (chosen.size, chosen.size) if isinstance(chosen.size, int) else chosen.size
@@ -192,7 +194,7 @@ def _check_size(clip: Any, chosen: GivenPreprocessing) -> None:
 
 
 def _built(origin: Origin, preprocess: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
-    """Return a model with its weights, and what was done with them."""
+    """Return a model with its weights, and notes on what was done with them."""
     # The size is the model's own, and checked.
     changes = {key: value for key, value in preprocess.items() if key != "size"}
     if origin.checkpoint is None:
@@ -238,7 +240,7 @@ def tokenizer_of(name: str) -> Callable[..., Tensor]:
     """Return the tokenizer of a model: texts to token ids (Q, T).
 
     Raises:
-        ModelError: unknown model, or a tokenizer that cannot be had.
+        ModelError: unknown model, or a tokenizer that cannot be loaded.
     """
     config, _ = find_config(name)
     with quiet_open_clip():
@@ -273,7 +275,7 @@ def model_config(name: str) -> dict[str, Any]:
     """Return open_clip's architecture configuration of a model name.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such model.
     """
     return find_config(name)[0]
 

@@ -1,7 +1,7 @@
-"""Where a model comes from: what its name and `pretrained` stand for, looked up and checked before anything is built.
+"""Where a model comes from: the meaning of its name and `pretrained`, checked before anything is built.
 
-A name is an architecture of open_clip, a configuration file of one's own (`NAME.json`), a folder (`local-dir:FOLDER`)
-or a repository of the Hugging Face Hub (`hf-hub:ORG/REPO`).
+A name is an open_clip architecture, a user's configuration file (`NAME.json`), a folder (`local-dir:FOLDER`) or a
+repository of the Hugging Face Hub (`hf-hub:ORG/REPO`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FOLDER, HUB = "local-dir:", "hf-hub:"
 SCHEMES = (FOLDER, HUB)
 CONFIG = "open_clip_config.json"
 CHECKPOINTS = ("*.safetensors", "*.bin", "*.pth")
-"""What open_clip looks for in a folder."""
+"""Files that open_clip looks for in a folder."""
 _ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz", ".npy")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
@@ -45,7 +45,7 @@ Pixels = Annotated[int, Field(strict=True, ge=1, le=16_384)]
 
 
 class _Vision(BaseModel):
-    """Sizes of an image tower, which decide how much memory it takes; open_clip knows the rest."""
+    """Sizes of an image tower that decide its memory; open_clip knows the rest."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -75,7 +75,7 @@ class _Text(BaseModel):
 
 
 class _Model(BaseModel):
-    """An architecture as open_clip's configuration files have it."""
+    """An architecture in the format of open_clip's configuration files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -93,29 +93,29 @@ class _Model(BaseModel):
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model is made of."""
+    """The parts of a model."""
 
     name: str
-    """As given, with paths absolute, so that it holds from any folder."""
+    """Name as given, with absolute paths, so that it is valid from any folder."""
     pretrained: str | None
-    """Tag, or the absolute path of a checkpoint file; None where the name brings the weights."""
+    """Tag, or the absolute path of a checkpoint file; None if the name brings the weights."""
     config: Mapping[str, Any]
     """open_clip's configuration of the architecture."""
     preprocess: GivenPreprocessing | None = None
-    """That comes with the weights, or with the configuration; None where nothing comes."""
+    """Preprocessing that comes with the weights or with the configuration; None if neither brings any."""
     checkpoint: Path | None = None
-    """None for tags, whose weights open_clip gets."""
+    """Checkpoint file; None for tags, whose weights open_clip downloads."""
     notes: tuple[str, ...] = ()
-    """What was chosen on the way, in sentences."""
+    """What was chosen during the look-up, in sentences."""
     pixels: str | None = None
-    """The pixel rule that one of headmask's exports carries along, see `headmask.pixels.images`."""
+    """The pixel rule recorded in an export of headmask (see `headmask.pixels.images`)."""
 
     def __str__(self) -> str:
         return self.name if self.pretrained is None else f"{self.name} ({self.pretrained})"
 
     @property
     def is_tag(self) -> bool:
-        """Whether the weights are ones that open_clip knows by a tag."""
+        """Whether the weights are those of a tag that open_clip knows."""
         return self.checkpoint is None
 
     @cached_property
@@ -132,10 +132,10 @@ class Origin:
 
 
 def find_origin(name: str, pretrained: str | None = None) -> Origin:
-    """Return what a model's name and `pretrained` stand for.
+    """Return the origin that a model's name and `pretrained` stand for.
 
     Raises:
-        ModelError: there is no such model, no such weights, or they are not what they should be.
+        ModelError: there is no such model, no such weights, or they are not valid.
     """
     if name.startswith(SCHEMES) and pretrained is not None:
         config_file = f"{shown(name.removeprefix(FOLDER))}/{CONFIG}"
@@ -172,7 +172,7 @@ def find_origin(name: str, pretrained: str | None = None) -> Origin:
 
 
 def _with_carried(origin: Origin) -> Origin:
-    """Return an origin with the preprocessing that its checkpoint carries along, where it is one of headmask's."""
+    """Return an origin with the preprocessing in its checkpoint, if headmask wrote that."""
     path = origin.checkpoint
     if path is None:
         return origin
@@ -198,7 +198,7 @@ def _with_carried(origin: Origin) -> Origin:
 
 
 def _pixels_beside(name: str) -> str | None:
-    """Return the pixel rule that a folder's configuration names, where it does."""
+    """Return the pixel rule in a folder's configuration, if there is one."""
     if not name.startswith(FOLDER):
         return None
     own = read_json(Path(name.removeprefix(FOLDER), CONFIG), "model configuration", ModelError).get("headmask")
@@ -210,7 +210,7 @@ def find_config(name: str) -> tuple[dict[str, Any], GivenPreprocessing | None]:
     """Return open_clip's configuration of a model's architecture, with the preprocessing that comes with it, if any.
 
     Raises:
-        ModelError: there is no such model, or its configuration is not as it must be.
+        ModelError: there is no such model, or its configuration is not valid.
     """
     if why := check_text(name):
         raise ModelError(f"the model's name {shown(repr(name))} cannot be used: {why}")
@@ -235,12 +235,12 @@ def find_config(name: str) -> tuple[dict[str, Any], GivenPreprocessing | None]:
 
 
 def is_config_file(name: str) -> bool:
-    """Return whether a model's name is a configuration file of the user's."""
+    """Return whether a model's name is a user's configuration file."""
     return name.endswith(".json") and not name.startswith(SCHEMES)
 
 
 def is_listed(name: str) -> bool:
-    """Return whether open_clip has an architecture of a name."""
+    """Return whether open_clip lists an architecture of a name."""
     return name in open_clip.list_models()
 
 
@@ -248,7 +248,7 @@ def check_architecture(name: str) -> None:
     """Check that open_clip has an architecture of a name.
 
     Raises:
-        ModelError: it has none; the message has what was meant, by its kind or its letters.
+        ModelError: it has none; the message suggests what was meant.
     """
     if is_listed(name):
         return
@@ -267,7 +267,7 @@ def check_architecture(name: str) -> None:
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], GivenPreprocessing | None]:
-    """Return architecture and preprocessing in a configuration file: alone, or as a folder has them side by side."""
+    """Return architecture and preprocessing from a configuration file, which holds either the former or both."""
     where = f"model configuration {shown(path)}"
     content = read_json(path, "model configuration", ModelError)
     if not isinstance(content, dict):
@@ -312,14 +312,14 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def full_name(name: str) -> str:
-    """Return a model's name with its path, if it is one, absolute."""
+    """Return a model's name, made absolute if it is a path."""
     if name.startswith(FOLDER):
         return f"{FOLDER}{_absolute(name.removeprefix(FOLDER))}"
     return str(_absolute(name)) if is_config_file(name) else name
 
 
 def _absolute(path: str) -> Path:
-    """Return a path that holds from any folder, with its links; shells do not expand `~` after `local-dir:`."""
+    """Return an absolute path, with its links kept; shells do not expand `~` after `local-dir:`."""
     expanded = os.path.expanduser(path) if path.startswith("~/") else path
     return Path(os.path.abspath(expanded))
 
@@ -346,7 +346,7 @@ def _same_architectures(config: Mapping[str, Any]) -> list[str]:
 
 
 def _own_checkpoint(name: str) -> tuple[Path, tuple[str, ...]]:
-    """Return the weights of a folder or a repository."""
+    """Return the checkpoint in a folder or a repository."""
     if name.startswith(HUB):
         return _download(name, None), ()
     folder = _absolute(name.removeprefix(FOLDER))
@@ -383,7 +383,7 @@ _PREFERRED = (
     "pytorch_model.pth",
     "model.pth",
 )
-"""Names that open_clip prefers, whatever else is in a folder."""
+"""Names that open_clip prefers over everything else in a folder."""
 
 
 def _by_file(folder: Path, name: str) -> str:
@@ -391,7 +391,7 @@ def _by_file(folder: Path, name: str) -> str:
 
 
 def _download(name: str, filename: str | None) -> Path:
-    """Return a file of a repository, downloaded or from the cache; without a name, its weights."""
+    """Return a file of a repository, downloaded or from the cache; by default its weights."""
     repository = name.removeprefix(HUB)
     what = filename or "weights"
     try:
@@ -425,7 +425,7 @@ def _advice(error: BaseException) -> str:
 
 
 def make_tokenizer(name: str, config: Mapping[str, Any]) -> Callable[..., Tensor]:
-    """Return the tokenizer of a model: texts to token ids (Q, T). Raises whatever open_clip and transformers do."""
+    """Return the tokenizer of a model: texts to token ids (Q, T). Raises any error of open_clip and transformers."""
     if not is_config_file(name):
         made: Callable[..., Tensor] = open_clip.get_tokenizer(full_name(name), cache_dir=hub_cache())
         return made
@@ -447,7 +447,7 @@ def make_tokenizer(name: str, config: Mapping[str, Any]) -> Callable[..., Tensor
 
 @contextmanager
 def as_folder(config: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield a folder without weights that open_clip builds an architecture from; its own list stays as it is."""
+    """Yield a folder without weights from which open_clip builds an architecture, without registering it."""
     with tempfile.TemporaryDirectory(prefix="headmask-") as scratch:
         Path(scratch, CONFIG).write_text(json.dumps({"model_cfg": config}), encoding="utf-8")
         yield Path(scratch)

@@ -1,1 +1,1 @@
-"""From files to pixels: which images are read, how they become RGB, and how a model wants them."""
+"""From files to pixels: which images are read, how they become RGB, and how a model expects them."""

@@ -1,6 +1,6 @@
 """The pixel rule `composited`: any image that Pillow opens as upright 8-bit RGB on white, by NumPy and Pillow alone.
 
-The code of a registered model brings a copy of this file, so nothing of headmask is imported here.
+A registered model contains a copy of this file, so it imports nothing from headmask.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 _BITMAP_ROWS = 256
-"""Rows that are scaled at a time, so that a large image takes little memory besides itself."""
+"""Rows that are scaled at a time, so that a large image needs little extra memory."""
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _PHOTOMETRIC = 258, 339, 262
@@ -19,11 +19,11 @@ _LIMITS = ((340, 341), (280, 281))
 """The tags of a TIFF for the smallest and the largest value: SMinSampleValue first, then MinSampleValue."""
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 _SUSPICIOUS = 4096
-"""Values of 16 bits that all lie below it may as well have 12 bits, which the file does not tell."""
+"""16-bit values that are all below it may as well be 12-bit values, which the file does not say."""
 
 
 class RangeError(ValueError):
-    """What is black and what is white cannot be told from a file."""
+    """A file does not say what is black and what is white."""
 
 
 class Composited:
@@ -38,7 +38,7 @@ class Composited:
 
 
 def composited(image: Image.Image) -> Image.Image:
-    """Return an image as upright 8-bit RGB, transparency composited over white.
+    """Return an image as upright 8-bit RGB, with transparency composited over white.
 
     EXIF orientation is applied. Values of more than 8 bits are scaled from the range that the file declares: the depth
     of its samples, the tags for smallest and largest value of a TIFF, the maxval of a PGM. Other images are converted
@@ -63,7 +63,7 @@ def composited(image: Image.Image) -> Image.Image:
 
 
 def is_plain(image: Image.Image) -> bool:
-    """Return whether the rules agree on an image whatever its pixels: it is opaque 8-bit RGB or gray, and upright."""
+    """Return whether the rules agree on an image, whatever its pixels: it is opaque 8-bit RGB or gray, and upright."""
     return (
         image.mode in ("RGB", "L")
         and not _is_wide_colour(image)
@@ -73,9 +73,9 @@ def is_plain(image: Image.Image) -> bool:
 
 
 def orientation(image: Image.Image) -> int | None:
-    """Return the EXIF orientation of an image, 2 to 8 where it is to be turned; None where there is none to be read.
+    """Return the EXIF orientation of an image, 2 to 8 if it has to be turned; None if there is none to read.
 
-    The pixels are read first: a PNG may have its EXIF data behind them, and what breaks there is no matter of EXIF.
+    The pixels are read first: a PNG may have its EXIF data behind them, and errors there are not EXIF's.
     """
     image.load()
     try:
@@ -87,7 +87,7 @@ def orientation(image: Image.Image) -> int | None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return an image turned as its EXIF orientation says; as it is where that cannot be read."""
+    """Return an image turned as its EXIF orientation says, or unchanged if that cannot be read."""
     if orientation(image) not in range(2, 9):
         return image
     try:
@@ -162,7 +162,7 @@ def _declared(image: Image.Image) -> tuple[float, float] | None:
 
 
 def _tag(image: Image.Image, number: int) -> float | None:
-    """Return a number from the tags of a TIFF, that of the first channel; None where it gives none."""
+    """Return a number from the tags of a TIFF, for the first channel; None if it has none."""
     value: Any = getattr(image, "tag_v2", {}).get(number)
     value = value[0] if isinstance(value, tuple) and value else value
     try:
@@ -172,12 +172,12 @@ def _tag(image: Image.Image, number: int) -> float | None:
 
 
 def _is_wide_colour(image: Image.Image) -> bool:
-    """Return whether colours of 16 bits are going to be cut to 8; known until the pixels are read."""
+    """Return whether 16-bit colours are going to be cut to 8 bits; known once the pixels are read."""
     return any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ()))
 
 
 def _check_colour(image: Image.Image) -> None:
-    """Refuse colours of 16 bits with fewer in use: Pillow keeps the upper 8, so that hardly anything would be left."""
+    """Refuse 16-bit colours that use fewer bits: Pillow keeps the upper 8, so almost nothing would be left."""
     limits = [_tag(image, highest) for _, highest in _LIMITS]
     extrema: Any = image.getextrema()
     colours = [extrema] if isinstance(extrema[0], int) else extrema[: 1 if image.mode == "LA" else 3]

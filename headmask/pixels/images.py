@@ -1,4 +1,4 @@
-"""Images as scoring has them and as a deployed model gets them: opening files, and the rule that makes pixels RGB.
+"""Images as scoring and deployed models see them: opening files, and the rule that makes pixels RGB.
 
     preprocess = by_rule(preprocess, "composited")
     pixels_CYX = preprocess(Image.open("photo.png"))
@@ -30,14 +30,14 @@ PixelRule = Literal["stock", "composited"]
 STOCK: PixelRule = "stock"
 COMPOSITED: PixelRule = "composited"
 SMALLEST_INPUT = 224
-"""Pixels that the models of open_clip resize the shorter side to, at least."""
+"""The smallest size to which open_clip's models resize the shorter side, in pixels."""
 
 
 def by_rule(transform: Callable[..., Tensor], rule: str) -> Callable[..., Tensor]:
-    """Return an evaluation transform of open_clip that follows a pixel rule, whichever it followed before.
+    """Return an evaluation transform of open_clip that follows a pixel rule, whichever rule it followed before.
 
     Raises:
-        ConfigError: there is no such rule, or the transform cannot be put together anew.
+        ConfigError: there is no such rule, or the transform cannot be rebuilt.
     """
     if rule not in get_args(PixelRule):
         raise ConfigError(f"pixels must be {' or '.join(get_args(PixelRule))}; got {rule!r}")
@@ -59,11 +59,11 @@ def rule_of(transform: Any) -> PixelRule:
 
 
 def decode_image(content: bytes, where: str, rule: PixelRule = COMPOSITED) -> Image.Image:
-    """Return an image as 8-bit RGB at its full size, as a pixel rule has it. Of animations, the first frame is taken.
+    """Return an image as 8-bit RGB at its full size, by a pixel rule. For animations, that is the first frame.
 
     Args:
         content: the encoded file.
-        where: names the image in errors.
+        where: name of the image in errors.
         rule: `stock` converts as Pillow does; `composited` is upright and on white, see `headmask.pixels.compositing`.
 
     Raises:
@@ -92,7 +92,7 @@ def check_image(content: bytes, where: str) -> None:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's remarks on odd files; entered once, around all threads that decode."""
+    """Silence Pillow's warnings about odd files; entered once, around all threads that decode."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
@@ -100,7 +100,7 @@ def quiet_pillow() -> Iterator[None]:
 
 @contextmanager
 def opened(content: bytes, where: str) -> Iterator[Image.Image]:
-    """Open an image, with everything that goes wrong until the block ends as one kind of error.
+    """Open an image, and turn every error until the block ends into one kind of error.
 
     Raises:
         DataError: see `decode_image`.
@@ -130,12 +130,12 @@ def opened(content: bytes, where: str) -> Iterator[Image.Image]:
 
 
 def check_resized(size: tuple[int, int], resized: tuple[int, int], where: str) -> None:
-    """Check that an image is neither too long nor too thin to be resized, before memory is asked for.
+    """Check that an image is neither too long nor too thin to be resized, before memory is allocated.
 
     Args:
         size: width and height.
-        resized: what they become.
-        where: names the image in errors.
+        resized: width and height after resizing.
+        where: name of the image in errors.
 
     Raises:
         DataError: it is; resized it would have more pixels than Pillow decodes, or none.
@@ -164,7 +164,7 @@ def resized(step: Any, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _shortest(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Return a size resized so that its shorter side has some pixels."""
+    """Return a size resized so that its shorter side has the given number of pixels."""
     shorter = min(size)
     width, height = (side if each == shorter else side * each // shorter for each in size)
     return width, height
@@ -177,7 +177,7 @@ def looks_constant(image: Image.Image, spread: int = 16) -> bool:
 
 
 def is_clipped(image: Image.Image) -> bool:
-    """Return whether Pillow's conversion to RGB cuts values off: of more than 8 bits, and beyond 0 to 255."""
+    """Return whether Pillow's conversion to RGB cuts values off: they have more than 8 bits, or are beyond 0 to 255."""
     if not image.mode.startswith(("I", "F")):
         return False
     extrema: Any = image.getextrema()

@@ -1,4 +1,4 @@
-"""How images are prepared for a model: open_clip's preprocessing as values that are recorded, compared and said.
+"""How images are prepared for a model: open_clip's preprocessing as values that can be recorded, compared and printed.
 
 The same weights with another mean, deviation or crop are another model: its scores are lower, and nothing fails.
 """
@@ -26,7 +26,7 @@ DEFAULT: dict[str, Any] = {
     "resize_mode": "shortest",
     "fill_color": 0,
 }
-"""open_clip's, which is OpenAI's; without the size, which is the model's own."""
+"""open_clip's default, which is OpenAI's, without the size, which belongs to the model."""
 _RESIZES = {
     "shortest": "the shorter side resized and the middle cropped",
     "longest": "the longer side resized and the rest filled",
@@ -35,22 +35,22 @@ _RESIZES = {
 
 
 class GivenPreprocessing(BaseModel):
-    """A `preprocess_cfg` as configurations have it: what is left out is open_clip's default."""
+    """A `preprocess_cfg` as in configurations: fields left out have open_clip's default."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     size: Pixels | tuple[Pixels, Pixels] | None = None
-    """Pixels of a side, or height and width; None for the model's own."""
+    """Pixels of a side, or height and width; None for the model's size."""
     mode: Literal["RGB"] | None = None
     mean: tuple[Number, Number, Number] | None = None
     """Subtracted from red, green and blue in [0, 1]."""
     std: tuple[Positive, Positive, Positive] | None = None
-    """Divided by then."""
+    """Divisors of red, green and blue after that."""
     interpolation: Literal["bicubic", "bilinear", "random"] | None = None
-    """Of resizing; random, of training, is bicubic here."""
+    """Interpolation for resizing; `random`, used in training, is bicubic here."""
     resize_mode: Literal["shortest", "longest", "squash"] | None = None
     fill_color: Annotated[int, Field(strict=True, ge=0, le=255)] | None = None
-    """Around the image with resize mode `longest`."""
+    """Colour around the image with resize mode `longest`."""
 
     @field_validator("mean", "std", mode="before")
     @classmethod
@@ -59,12 +59,12 @@ class GivenPreprocessing(BaseModel):
         return (value,) * 3 if is_number else value
 
     def changes(self) -> dict[str, Any]:
-        """Return what is given, as open_clip takes it."""
+        """Return the given values in open_clip's format."""
         return self.model_dump(exclude_none=True)
 
 
 class Preprocessing(BaseModel):
-    """All of it."""
+    """A complete preprocessing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -74,17 +74,17 @@ class Preprocessing(BaseModel):
     mean: tuple[Number, Number, Number]
     """Subtracted from red, green and blue in [0, 1]."""
     std: tuple[Positive, Positive, Positive]
-    """Divided by then."""
+    """Divisors of red, green and blue after that."""
     interpolation: Literal["bicubic", "bilinear"]
-    """Of resizing."""
+    """Interpolation for resizing."""
     resize_mode: Literal["shortest", "longest", "squash"]
-    """What becomes of images that are not square: the middle is cropped, the rest is filled, or they are squashed."""
+    """Treatment of images that are not square: crop the middle, fill the rest, or squash."""
     fill_color: Annotated[int, Field(strict=True, ge=0, le=255)] = 0
-    """Around the image with resize mode `longest`."""
+    """Colour around the image with resize mode `longest`."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
-        """Return a model's preprocessing from open_clip's configuration of it, which is whole."""
+        """Return a model's preprocessing from open_clip's complete configuration of it."""
         size = config["size"]
         height, width = (size, size) if isinstance(size, int) else size
         interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
@@ -97,11 +97,11 @@ class Preprocessing(BaseModel):
         return f"{width} x {height} pixels, {how}, mean {means}, std {stds}"
 
     def changes(self) -> dict[str, Any]:
-        """Return what differs from open_clip's default, as it takes it; the size is the model's own."""
+        """Return the values that differ from open_clip's default, in its format; the size is the model's."""
         return {name: getattr(self, name) for name, value in DEFAULT.items() if getattr(self, name) != value}
 
     def differences(self, other: Preprocessing) -> str:
-        """Return what differs from another, with both values; empty when nothing does."""
+        """Return the values that differ from another preprocessing, from both sides; empty if none do."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in type(self).model_fields}
         if "longest" not in (self.resize_mode, other.resize_mode):
             del pairs["fill_color"]  # Nothing is filled.
@@ -109,10 +109,10 @@ class Preprocessing(BaseModel):
 
 
 def read_preprocessing(path: str | os.PathLike[str]) -> GivenPreprocessing:
-    """Return the preprocessing that a JSON file holds: a `preprocess_cfg`, an `open_clip_config.json`, or a mask file.
+    """Return the preprocessing in a JSON file: a `preprocess_cfg`, an `open_clip_config.json`, or a mask file.
 
     Raises:
-        ModelError: the file holds none, or values that are not as they must be.
+        ModelError: the file holds none, or invalid values.
     """
     content, where = read_json(path, "preprocessing", ModelError), f"preprocessing {shown(path)}"
     if isinstance(content, dict) and isinstance(content.get("preprocess_cfg"), dict):

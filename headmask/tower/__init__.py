@@ -1,1 +1,1 @@
-"""A tower in pieces: views of its blocks, what is read from the last one, and what its heads contribute."""
+"""A tower in pieces: views of its blocks, the readout of the last one, and the contributions of its heads."""

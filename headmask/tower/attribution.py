@@ -1,9 +1,9 @@
-"""What single heads add to an image's embedding, and what they look at.
+"""What single heads add to an image's embedding, and where they look.
 
 The residual stream is a sum: the token embedding, what every head of every layer writes, what every MLP writes, and
 biases. From there to the embedding everything is affine at the statistics that the norms take of that image. So the
 embedding is a sum, too, of one *direct contribution* per head and the rest (Elhage et al. 2021; Gandelsman et al. 2024,
-arXiv 2310.05916). What later layers make of what a head writes is theirs.
+arXiv 2310.05916). How later layers use a head's output counts as theirs.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from headmask.tower.views import Sequences, TowerView
 
 
 class Contributions(NamedTuple):
-    """Embeddings, and what adds up to them; nothing is normalised."""
+    """Embeddings, and parts that add up to them; nothing is normalised."""
 
     embedding_BE: Tensor
     heads_BhE: Tensor
-    """The direct contribution of each head that was asked for."""
+    """The direct contribution of each requested head."""
     rest_BE: Tensor
-    """That of everything else: the token embedding, MLPs, biases, heads that were not asked for."""
+    """Contribution of everything else: the token embedding, MLPs, biases, other heads."""
 
 
 def direct_contributions(view: TowerView, inputs: Tensor, heads: Sequence[Head]) -> Contributions:
     """Return the embeddings of images, and the direct contributions of some heads to them.
 
     Args:
-        view: of an image tower that pools by a token or by a mean of tokens.
+        view: view of an image tower that pools by a token or by a mean of tokens.
         inputs: normalised images (B, 3, Y, X).
-        heads: whose contributions are wanted.
+        heads: the heads whose contributions are wanted.
 
     Raises:
-        ModelError: the tower pools in another way, or normalises by what is no layer norm.
+        ModelError: the tower pools in another way, or its norms are not layer norms.
     """
     readout, sequences = view.readout(), view.embed(inputs)
     x_BTD = sequences.x_BTD
@@ -68,10 +68,10 @@ def direct_contributions(view: TowerView, inputs: Tensor, heads: Sequence[Head])
 
 
 def prove_contributions(view: TowerView, inputs: Tensor, *, tolerance: float) -> None:
-    """Show on a probe batch that direct contributions add up to the embeddings, else refuse the tower.
+    """Prove on a probe batch that direct contributions add up to the embeddings, or refuse the tower.
 
     Args:
-        view: of the tower.
+        view: view of the tower.
         inputs: normalised images.
         tolerance: largest difference allowed, as a share of the largest value among contributions and embeddings:
             large ones may cancel.
@@ -90,13 +90,13 @@ def prove_contributions(view: TowerView, inputs: Tensor, *, tolerance: float) ->
 
 
 def attention_maps(view: TowerView, inputs: Tensor, head: Head) -> Tensor:
-    """Return how much of its attention a head pays to every patch, (B, Y, X): of the token that pooling reads.
+    """Return how much attention a head pays to every patch (B, Y, X), from the token that pooling reads.
 
-    Where pooling reads all tokens, it is the mean over their attention. What is missing to 1 goes to tokens that are no
+    Where pooling reads all tokens, it is the mean over their attention. The rest up to 1 goes to tokens that are not
     patches, such as the class token.
 
     Args:
-        view: of an image tower.
+        view: view of an image tower.
         inputs: normalised images (B, 3, Y, X).
         head: the head.
     """
@@ -120,7 +120,7 @@ def _read(values: Tensor, sequences: Sequences, dim: int = 1) -> Tensor:
 
 
 def _output_parts(attention: HeadAttention, z_BHQd: Tensor, heads: Sequence[int]) -> Tensor:
-    """Return the parts (B, P, Q, D) of an attention output: what is not of the heads, then one part per head."""
+    """Return the parts (B, P, Q, D) of an attention output: first what no head contributes, then one per head."""
     if attention.head_scale_H is not None:
         z_BHQd = z_BHQd * attention.head_scale_H[:, None, None]
     is_of_PH = torch.zeros(1 + len(heads), attention.num_heads, dtype=torch.bool, device=z_BHQd.device)

@@ -1,4 +1,4 @@
-"""The transformer blocks of towers: what attention reads in them, and what becomes of what it gives."""
+"""The transformer blocks of towers: what attention reads in them, and how its output is used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OpenClipBlock:
 
     @property
     def output_norm(self) -> nn.Module | None:
-        """The norm of the attention output, where there is one."""
+        """The norm of the attention output, if there is one."""
         norm: nn.Module | None = getattr(self._block, "ln_attn", None)
         return norm
 
@@ -31,7 +31,7 @@ class OpenClipBlock:
         self._block.attn = module
 
     def read(self, x_BTD: Tensor) -> Tensor:
-        """Return what attention reads."""
+        """Return the input of attention."""
         read_BTD: Tensor = self._block.ln_1(x_BTD)
         return read_BTD
 
@@ -116,7 +116,7 @@ def open_block(block: nn.Module) -> OpenClipBlock:
     """Return a transformer block, opened where attention reads and writes.
 
     Raises:
-        ModelError: it is of a kind that is not known.
+        ModelError: its kind is not supported.
     """
     if type(block) not in _BLOCKS:
         raise ModelError(f"blocks of type {type(block).__name__} are not supported")

@@ -1,4 +1,4 @@
-"""From the residual stream to the embedding, where that is a norm, a mean of tokens, another norm, and linear maps.
+"""From the residual stream to the embedding, if that is a norm, a mean of tokens, a norm, and linear maps.
 
 All of these are affine once the statistics of the norms are given, so what is added to the stream can be followed to
 the embedding part by part: `affine` says what becomes of the parts.
@@ -20,18 +20,18 @@ from headmask.errors import ModelError
 
 
 class Readout(NamedTuple):
-    """The steps from what leaves the last block to the embedding."""
+    """The steps from the output of the last block to the embedding."""
 
     before: nn.Module
     """Norm of every token."""
     tokens: slice
-    """Tokens of which the mean is taken, among those that are computed."""
+    """Tokens that are averaged, among those that are computed."""
     after: nn.Module
     """Norm of that mean."""
     linear: tuple[Linear, ...]
 
     def __call__(self, parts_BPQD: Tensor) -> Tensor:
-        """Return the parts (B, P, E) of the embedding that parts of the residual stream make."""
+        """Return the parts (B, P, E) of the embedding that come from parts of the residual stream."""
         parts_BPD = affine(self.before, parts_BPQD)[:, :, self.tokens].mean(2)
         parts_BPE = affine(self.after, parts_BPD)
         for weight, bias in self.linear:
@@ -40,10 +40,10 @@ class Readout(NamedTuple):
 
 
 def affine(norm: nn.Module, parts: Tensor) -> Tensor:
-    """Return the parts of what a norm makes of their sum, at the statistics of that sum; its bias goes to the first.
+    """Return the parts that a norm makes of parts, at the statistics of their sum; its bias goes to the first.
 
     Args:
-        norm: a layer norm, or none.
+        norm: a layer norm, or an identity.
         parts: (B, P, ..., D).
 
     Raises:
@@ -59,7 +59,7 @@ def affine(norm: nn.Module, parts: Tensor) -> Tensor:
 
 
 def linear(parts: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the parts of what a linear map makes of their sum; its bias goes to the first."""
+    """Return the parts that a linear map makes of parts; its bias goes to the first."""
     return _with_bias(F.linear(parts, weight), bias)
 
 

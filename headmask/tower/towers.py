@@ -1,6 +1,6 @@
 """Towers: where a model's heads are, and which view opens them.
 
-`prove` shows that a view is the model: a mask that is silently never applied cannot happen.
+`prove` shows that a view computes the same as the model, so no mask can silently fail to apply.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SUPPORTED = (
 
 
 def tower_of(model: Any, tower: TowerName = "image") -> nn.Module:
-    """Return a tower of a model as a module that runs by itself; a tower given alone comes back as it is.
+    """Return a tower of a model as a module that runs by itself; a tower passed alone is returned unchanged.
 
     Text towers of plain `CLIP` models are spread over the model: what comes back then is the model without its image
     tower, sharing all weights.
@@ -50,10 +50,10 @@ def tower_of(model: Any, tower: TowerName = "image") -> nn.Module:
 
 
 def view_of(model: nn.Module, tower: TowerName = "image") -> TowerView:
-    """Return the view of a model's tower, or of a tower given alone.
+    """Return the view of a model's tower, or of a tower passed alone.
 
     Raises:
-        ModelError: the tower is not one whose heads headmask knows; the message names it and lists what is supported.
+        ModelError: the tower is not supported; the message names it and lists what is.
     """
     module: Any = tower_of(model, tower)
     refusal = f"the {tower} tower is a {_kind(module)}"
@@ -92,7 +92,7 @@ def check_grid(mask: HeadMask, grid: HeadGrid, what: str) -> None:
     """Check that a mask belongs on a tower's grid.
 
     Raises:
-        GridError: it does not; the message says both sides.
+        GridError: it does not; the message shows both grids.
     """
     if mask.grid != grid:
         raise GridError(
@@ -103,16 +103,16 @@ def check_grid(mask: HeadMask, grid: HeadGrid, what: str) -> None:
 
 @torch.no_grad()
 def prove(view: TowerView, inputs: Tensor, *, tolerance: float, seed: int = 0) -> None:
-    """Show on a probe batch that the view is the model, else refuse the tower.
+    """Prove on a probe batch that the view computes the same as the model, or refuse the tower.
 
     The baseline must equal the stock forward pass, and one random mask per layer the stock forward pass with edited
     weights; differences are of L2-normalised embeddings.
 
     Args:
-        view: the view to be proven.
+        view: the view to prove.
         inputs: normalised images of the tower's size, or token ids; at least three.
         tolerance: largest difference allowed.
-        seed: of the random masks.
+        seed: seed of the random masks.
 
     Raises:
         ModelError: the view differs from the model, or the model's own embeddings are not finite.

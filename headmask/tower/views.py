@@ -1,4 +1,4 @@
-"""Tower views: the pieces of a tower's forward pass, so that a scoring engine runs them itself and needs no hooks.
+"""Tower views: the pieces of a tower's forward pass, which the scoring engine runs itself, without hooks.
 
 A view splits a layer where masks part: `enter` does all that the masks with a common prefix share (norm, q, k, v,
 attention, the output projection), `leave` what belongs to one word (what the ablated heads change, residual, MLP). In
@@ -35,11 +35,11 @@ class Sequences(NamedTuple):
     x_BTD: Tensor
     """Residual stream."""
     bias: Tensor | None = None
-    """Additive attention mask (T, T) or (B, H, T, T); None where every token sees all."""
+    """Additive attention mask (T, T) or (B, H, T, T); None if every token sees all."""
     rope: Tensor | None = None
     """Rotary embeddings, for all layers (T, ...) or one each (L, T, ...)."""
     token_B: Tensor | None = None
-    """The only token that pooling reads of each sequence; None where it reads all."""
+    """The only token that pooling reads of each sequence; None if it reads all."""
 
     def rope_of(self, layer: int) -> Tensor | None:
         """Return the rotary embeddings of a layer."""
@@ -47,13 +47,13 @@ class Sequences(NamedTuple):
 
 
 class Entered(NamedTuple):
-    """A layer up to where masks part: what a node of the trie keeps."""
+    """A layer up to the point where masks branch off: what a node of the trie keeps."""
 
     x_BQD: Tensor
     """Residual stream that enters the layer, at the tokens that are computed."""
     attended: Attended
     y_BQD: Tensor | None
-    """Attention output with no head ablated; None where z is normalised before W_O."""
+    """Attention output with no head ablated; None if z is normalised before W_O."""
 
 
 class TowerView(ABC):
@@ -64,7 +64,7 @@ class TowerView(ABC):
         blocks: its transformer blocks.
 
     Raises:
-        ModelError: a block or its attention is of a kind that is not known, or layers differ in their heads.
+        ModelError: a block or its attention is not supported, or layers have different heads.
     """
 
     has_class_token: bool
@@ -81,7 +81,7 @@ class TowerView(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the tower's weights lie."""
+        """The device of the tower's weights."""
         return self._parameter.device
 
     @property
@@ -100,13 +100,13 @@ class TowerView(ABC):
 
     @abstractmethod
     def pool(self, x_BQD: Tensor) -> Tensor:
-        """Return the embeddings (B, E), not normalised, of what leaves the last block."""
+        """Return the embeddings (B, E), not normalised, from the output of the last block."""
 
     def readout(self) -> Readout:
-        """Return the steps of `pool`, where it is a norm, a mean of tokens, a norm and linear maps.
+        """Return the steps of `pool`, if they are a norm, a mean of tokens, a norm and linear maps.
 
         Raises:
-            ModelError: it is something else.
+            ModelError: they are something else.
         """
         raise ModelError("only image towers have the steps of their pooling known")
 
@@ -122,7 +122,7 @@ class TowerView(ABC):
         return embedding_BE
 
     def enter(self, layer: int, sequences: Sequences, x_BTD: Tensor, ablation: Ablation) -> Entered:
-        """Return what all masks share in a layer, given the residual stream that enters it."""
+        """Return the part of a layer that all masks share, given the residual stream that enters it."""
         attention = self.attentions[layer]
         x_BQD, attended = self._attend(layer, sequences, x_BTD, ablation)
         return Entered(x_BQD, attended, None if attention.normalises_heads else attention.project(attended.z_BHQd))
@@ -278,7 +278,7 @@ class TimmImageView(TowerView):
 
 
 class EvaImageView(TimmImageView):
-    """open_clip's wrapper of timm's `Eva`: EVA01, EVA02 and PE, with rotary embeddings where they have them."""
+    """open_clip's wrapper of timm's `Eva`: EVA01, EVA02 and PE, with rotary embeddings if they have them."""
 
     def embed(self, inputs: Tensor) -> Sequences:
         """Return normalised images as they enter the first block."""
@@ -288,7 +288,7 @@ class EvaImageView(TimmImageView):
 
 
 class TextView(TowerView):
-    """open_clip's text transformer, as a module of its own or spread over `CLIP`."""
+    """open_clip's text transformer, as a separate module or spread over `CLIP`."""
 
     has_class_token = False
 
@@ -346,4 +346,4 @@ class TextView(TowerView):
 
 
 IMAGE_VIEWS: dict[type, type[TimmImageView]] = {TimmVisionTransformer: TimmImageView, Eva: EvaImageView}
-"""By the type of timm trunk."""
+"""Views by the type of timm trunk."""
