@@ -1,4 +1,4 @@
-"""Attention modules of open_clip and timm: where their weights lie, and what they normalise.
+"""Attention modules of open_clip and timm: where their weights are, and what they normalise.
 
 open_clip builds its blocks on `torch.nn.MultiheadAttention` or on its own `Attention`, timm on an `Attention`, a rotary
 one and EVA's.
@@ -38,7 +38,7 @@ class MultiheadAttention(HeadAttention):
         return self.module.in_proj_weight, self.module.in_proj_bias
 
     def forward(self, see: SeeZ, of_values: OfValues, *args: Any, **kwargs: Any) -> Any:
-        """Do what `nn.MultiheadAttention.forward` does for self-attention."""
+        """Run the self-attention of `nn.MultiheadAttention.forward`."""
         query, key, value = args
         if key is not query or value is not query:
             raise AblationError(
@@ -62,7 +62,7 @@ class CustomAttention(HeadAttention):
 
     @property
     def head_scale_H(self) -> Tensor | None:
-        """The factor that the module puts on z per head, or None where it has none."""
+        """The module's factor on z per head, or None if it has none."""
         scale_H11: Tensor | None = self.module.head_scale
         return None if scale_H11 is None else scale_H11.flatten()
 
@@ -71,7 +71,7 @@ class CustomAttention(HeadAttention):
         return self.module.in_proj_weight, self.module.in_proj_bias
 
     def forward(self, see: SeeZ, of_values: OfValues, x: Tensor, attn_mask: Tensor | None = None) -> Any:
-        """Do what open_clip's `Attention.forward` does."""
+        """Run open_clip's `Attention.forward`."""
         return self.project(see(self.attend(x, bias=additive(attn_mask, x, self.num_heads), of_values=of_values)))
 
 
@@ -95,11 +95,11 @@ class TimmHeadAttention(HeadAttention):
         return (q.weight, q.bias), (k.weight, k.bias), (v.weight, v.bias)
 
     def packed_projection(self) -> Linear | None:
-        """Return the three projections as one, where they lie in one tensor."""
+        """Return the three projections as one, if they are in one tensor."""
         return None if self.module.qkv is None else (self.module.qkv.weight, self.module.qkv.bias)
 
     def forward(self, see: SeeZ, of_values: OfValues, x: Tensor, rope: Tensor | None = None, **kwargs: Any) -> Any:
-        """Do what timm's `forward` does, without an attention mask."""
+        """Run timm's `forward`, without an attention mask."""
         if kwargs.get("attn_mask") is not None or kwargs.get("is_causal"):
             raise AblationError("attention masks are not supported in timm's image towers")
         return self.project(see(self.attend(x, rope=rope, of_values=of_values)))
@@ -109,7 +109,7 @@ class EvaHeadAttention(TimmHeadAttention):
     """timm's `EvaAttention`: biases kept apart from the packed weight, none on k; EVA02 normalises z."""
 
     def packed_projection(self) -> Linear | None:
-        """Return the three projections as one, where they lie in one tensor; the bias is put together."""
+        """Return the three projections as one, if they are in one tensor; the bias is assembled."""
         module = self.module
         if module.qkv is None:
             return None
@@ -117,7 +117,7 @@ class EvaHeadAttention(TimmHeadAttention):
         return module.qkv.weight, bias
 
     def query_parameters(self) -> list[Tensor]:
-        """Return weight and bias of the q projection, to be edited in place."""
+        """Return weight and bias of the q projection, for editing in place."""
         weight, *bias = super().query_parameters()
         return [weight, *([self.module.q_bias] if self.module.q_bias is not None else bias)]
 

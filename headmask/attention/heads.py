@@ -23,7 +23,7 @@ from headmask.errors import ModelError
 Linear = tuple[Tensor, Tensor | None]
 """Weight (out, in) and bias (out,)."""
 SeeZ = Callable[["Attended"], Tensor]
-"""Given what attention read, returns the z to go on with."""
+"""Takes what attention read; returns the z to continue with."""
 
 
 class Attended(NamedTuple):
@@ -55,7 +55,7 @@ class HeadAttention(ABC):
     """
 
     num_prefix_tokens = 0
-    """Tokens that rotary embeddings leave alone."""
+    """Number of tokens that rotary embeddings leave alone."""
 
     def __init__(
         self,
@@ -86,12 +86,12 @@ class HeadAttention(ABC):
 
     @property
     def head_scale_H(self) -> Tensor | None:
-        """The factor that the module puts on z per head, or None where it has none."""
+        """The module's factor on z per head, or None if it has none."""
         return None
 
     @abstractmethod
     def packed_projection(self) -> Linear | None:
-        """Return the three projections as one, where they lie in one tensor."""
+        """Return the three projections as one, if they are in one tensor."""
 
     def projections(self) -> tuple[Linear, Linear, Linear]:
         """Return the q, k and v projections, one block of rows per head; views of the weights, not copies."""
@@ -104,10 +104,10 @@ class HeadAttention(ABC):
 
     @abstractmethod
     def forward(self, see: SeeZ, of_values: OfValues, *args: Any, **kwargs: Any) -> Any:
-        """Do what the module's own `forward` does, with z passed through `see`."""
+        """Run the module's own `forward`, with z passed through `see`."""
 
     def query_parameters(self) -> list[Tensor]:
-        """Return weight and bias of the q projection, to be edited in place."""
+        """Return weight and bias of the q projection, for editing in place."""
         weight, bias = self.projections()[0]
         return [weight] if bias is None else [weight, bias]
 
@@ -207,7 +207,7 @@ class HeadAttention(ABC):
 
         Args:
             y_BQD: the output with no head ablated. Only where nothing is normalised between z and W_O.
-            heads: whose z changes.
+            heads: the heads whose z changes.
             change_BhQd: what is added to their z; None takes them away.
             z_BHQd: z of all heads.
         """
@@ -257,7 +257,7 @@ class HeadAttention(ABC):
 
 
 def scaled_attention(q_BHQd: Tensor, k_BHTd: Tensor, v_BHTd: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return softmax(q k^T / sqrt(d) + bias) v, by the fused kernel or, where it is slower, by two products."""
+    """Return softmax(q k^T / sqrt(d) + bias) v, by the fused kernel or, if that is slower, by two products."""
     if q_BHQd.device.type == "cpu" and q_BHQd.dtype != torch.float32:
         # Torch's fused kernel takes twice the time of two products there (benchmarks/README.md).
         scores_BHQT = torch.matmul(q_BHQd, k_BHTd.transpose(-2, -1)).mul_(q_BHQd.shape[-1] ** -0.5)
@@ -266,7 +266,7 @@ def scaled_attention(q_BHQd: Tensor, k_BHTd: Tensor, v_BHTd: Tensor, bias: Tenso
 
 
 def take_heads(x: Tensor, heads: list[int]) -> Tensor:
-    """Return some heads of a tensor whose second dimension is heads: a view where they are neighbours."""
+    """Return some heads of a tensor whose second dimension is heads: a view if they are adjacent."""
     if heads == list(range(heads[0], heads[0] + len(heads))):
         return x[:, heads[0] : heads[0] + len(heads)]
     return x[:, torch.tensor(heads, device=x.device)]

@@ -31,7 +31,9 @@ def call(command, monkeypatch):
         subprocess.run([sys.executable, *arguments], check=True)
     else:
         monkeypatch.setattr(sys, "argv", [program, *arguments])
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
 
 
 @pytest.mark.slow

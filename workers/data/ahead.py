@@ -1,4 +1,4 @@
-"""Threads that run a little ahead of whoever takes their results."""
+"""Threads that run a little ahead of the consumer of their results."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def ahead(
     Args:
         function: called in the threads.
         items: its arguments.
-        threads: how many; one per core when None.
-        per_thread: results that may wait to be taken, for each thread.
+        threads: number of threads; one per core when None.
+        per_thread: maximum number of results that wait to be taken, for each thread.
     """
     workers = threads or os.cpu_count() or 1
     waiting: deque[Future[U]] = deque()

@@ -1,7 +1,7 @@
-"""Building a data set from a source: streamed, decoded in parallel, resumable, and whole or not there at all.
+"""Building a data set from a source: streamed, decoded in parallel, resumable, and written as a whole or not at all.
 
-Rows go into parts, each written at once, in a folder beside the data set. A build that was killed goes on after its
-last part; when all parts are there, they are joined into one file, which takes its name last.
+Rows are written in parts, each as a whole, into a folder beside the data set. A build that was killed continues after
+its last part; when all parts are there, they are joined into one file, which takes its name last.
 """
 
 from __future__ import annotations
@@ -41,40 +41,40 @@ _MOST_LISTED = 20
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What was built."""
+    """The result of a build."""
 
     path: Path
     task: str
     num_images: int
     num_captions: int
     splits: dict[str, int]
-    """Images of every split; empty where the splits will be drawn."""
+    """Number of images in every split; empty if the splits will be drawn."""
     bad_rows: tuple[BadRow, ...]
-    """Left out, with `on_bad_row="skip"`."""
+    """Bad rows that were left out, with `on_bad_row="skip"`."""
     num_unnamed: int
-    """Image files that lie there but that no annotation names."""
+    """Number of image files that no annotation names."""
     ignored: dict[str, int]
-    """Files of the source that are no images, by ending."""
+    """Number of the source's files that are not images, by ending."""
     skipped: dict[str, int]
-    """What else was left aside: hidden files, links that lead in a circle."""
+    """Number of other things that were skipped: hidden files, links that form a circle."""
     duplicates: tuple[str, ...]
-    """What was done about images in several splits, by the names of their files."""
+    """What was done about images in several splits, with the names of their files."""
     empty_classes: tuple[str, ...]
-    """Classes that no image has."""
+    """Classes without images."""
     num_resumed: int
-    """Images that an earlier build, which was stopped, had done."""
+    """Number of images that an earlier, interrupted build had done."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows that are written, and what else there was among the items up to here."""
+    """Rows that have been written, with everything else found among the items so far."""
 
     path: Path
     num_items: int
-    """Items of the source that were taken, from the first one of this part."""
+    """Number of items taken from the source, from the first one of this part."""
     bad_rows: tuple[BadRow, ...]
     digests: tuple[str, ...]
-    """Of every row's pixels; empty where they are not needed."""
+    """Digest of every row's pixels; empty if they are not needed."""
 
     @classmethod
     def read(cls, path: Path) -> _Part:
@@ -95,22 +95,22 @@ def build(
     inputs: Iterable[str | Path | None] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BuildReport:
-    """Write a Parquet data set of a source, and return what went into it.
+    """Write a source's images as a Parquet data set, and return what went into it.
 
     Args:
         source: where the images come from. They are stored as they are, in the source's order.
         out: the Parquet file to write.
         splits: which of the source's splits become search, confirm and test; by their usual names when None.
         on_bad_row: whether an unreadable image or a row without image or caption stops the build, or is left out.
-        duplicates: what is done about images that are in several splits by their pixels; see `settle`.
+        duplicates: what to do about images whose pixels occur in several splits; see `settle`.
         pixels: the rule by which pixels are compared, as the data will be scored.
-        overwrite: replace `out` where it is a data set that was built.
-        inputs: what else is read besides the source's files, and must not be `out`.
+        overwrite: replace `out` if it is a data set that was built.
+        inputs: other files that are read besides the source's, which must not be `out`.
         on_progress: called with images done, and in all where that is known, else 0.
 
     Raises:
         DataError: bad input; with `on_bad_row="fail"` every bad row is named. Nothing is written then.
-        OutputError: something is at `out` that may not be replaced, or nothing can be written there.
+        OutputError: something at `out` may not be replaced, or nothing can be written there.
     """
     check_output(out, DATA_SET, inputs=[*inputs, *source.files], overwrite=overwrite)
     chosen = (splits or SplitMap()).fitted(source.split_names)
@@ -127,9 +127,9 @@ def build(
 
 @contextmanager
 def _work_folder(out: Path, *, is_remote: bool) -> Iterator[Path]:
-    """Hold the folder of parts. It stays, with what is done, where the build was stopped or may succeed later.
+    """Hold the folder of parts, and keep it if the build was stopped or may succeed later.
 
-    Bad input takes it away, unless it comes from elsewhere: that may be there again.
+    Bad input removes it, unless the input is remote and may become available again.
     """
     work = hidden_beside(Path(os.path.realpath(out)), ".build")
     if work.exists() and not (work / "identity").is_file() and any(each.name != "lock" for each in work.iterdir()):
@@ -143,7 +143,7 @@ def _work_folder(out: Path, *, is_remote: bool) -> Iterator[Path]:
 
 
 def _kept(work: Path, out: Path, *, is_remote: bool) -> Iterator[Path]:
-    """Yield the folder of parts, and take it away where nobody will go on with it."""
+    """Yield the folder of parts, and remove it if no later build can continue it."""
     try:
         yield work
     except OSError as error:
@@ -163,7 +163,7 @@ def _kept(work: Path, out: Path, *, is_remote: bool) -> Iterator[Path]:
 
 
 def _clear(work: Path) -> bool:
-    """Remove the folder of parts if there are none, and return whether there are some."""
+    """Return whether the folder of parts contains any; remove it if not."""
     if any(work.glob("*.parquet")):
         return True
     shutil.rmtree(work, ignore_errors=True)
@@ -176,7 +176,7 @@ def _identity(source: Source, splits: SplitMap, compared: PixelRule | None) -> s
 
 
 def _resumed(work: Path, identity: str) -> list[_Part]:
-    """Return the parts that an earlier build of the same data left; those of another one are removed."""
+    """Return the parts that an earlier build of the same data left, removing those of other builds."""
     stamp = work / "identity"
     if not stamp.is_file() or stamp.read_text() != identity:
         for left in work.glob("*.*"):
@@ -200,7 +200,7 @@ def _parts(
     on_progress: Callable[[int, int], None],
     compared: PixelRule | None,
 ) -> Iterator[_Part]:
-    """Yield the parts after those that are there, each written whole."""
+    """Yield the parts after the existing ones, each once it is written."""
     done = sum(part.num_items for part in before)
     items = source.items()
     for _ in range(done):
@@ -226,7 +226,7 @@ def _parts(
 
 
 def _row(item: Item | BadRow, splits: SplitMap, compared: PixelRule | None) -> tuple[Row, str] | BadRow | None:
-    """Return an item as a row, after its image was decoded, with its digest; None where its split is left out.
+    """Return a decoded item as a row, with its digest; None if its split is left out.
 
     The digest is under a pixel rule, and empty without one.
     """
@@ -322,7 +322,7 @@ def _join(
 
 
 def _placed(parts: list[_Part]) -> list[Placed]:
-    """Return every image with its digest and split; none where digests are not needed."""
+    """Return every image with its digest and split; empty if digests are not needed."""
     found: list[Placed] = []
     for part in parts:
         if not part.digests:
@@ -336,7 +336,7 @@ def _placed(parts: list[_Part]) -> list[Placed]:
 
 
 def _tables(parts: list[_Part], settled: Settled) -> Iterator[pa.Table]:
-    """Yield the rows of all parts, those of several splits dropped or moved, a row group in memory at a time."""
+    """Yield the rows of all parts, with duplicates dropped or moved, one row group in memory at a time."""
     start, moved = 0, dict(settled.moved)
     for part in parts:
         with pq.ParquetFile(part.path) as file:

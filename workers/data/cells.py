@@ -1,4 +1,4 @@
-"""Parquet that others wrote: whatever is wrong with a file is one message, and broken text concerns its cell alone."""
+"""Parquet files written by others: any damage is one message, and broken text affects only its cell."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Broken:
 
 
 def cells(column: pa.Array) -> list[Any]:
-    """Return the values of a column; `Broken` where one holds text that is not UTF-8."""
+    """Return the values of a column; `Broken` for text that is not UTF-8."""
     try:
         values: list[Any] = column.to_pylist()
     except UnicodeDecodeError:
@@ -44,7 +44,7 @@ def _cell(column: pa.Array, place: int) -> Any:
 
 @contextmanager
 def reading_parquet(where: str | Path) -> Iterator[None]:
-    """Turn what pyarrow raises while it reads a file into one message: damaged only where it is.
+    """Turn pyarrow's errors while it reads a file into one message.
 
     Raises:
         DataError: the file cannot be read.
@@ -64,7 +64,7 @@ def reading_parquet(where: str | Path) -> Iterator[None]:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """Return a Parquet file that is opened for reading.
+    """Return a Parquet file opened for reading.
 
     Raises:
         DataError: there is no such file, or it is not Parquet.
@@ -85,7 +85,7 @@ def check_data_file(path: Path) -> None:
 
 
 def openable(path: Path) -> str | IO[bytes]:
-    """Return what pyarrow opens: a path, or the file itself where the name is not UTF-8, which pyarrow insists on."""
+    """Return what pyarrow can open: a path, or the opened file if its name is not UTF-8, which pyarrow requires."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -94,7 +94,7 @@ def openable(path: Path) -> str | IO[bytes]:
 
 
 def parquet_of(source: Any, where: str | Path) -> pq.ParquetFile:
-    """Return a Parquet file of whatever pyarrow opens.
+    """Return anything that pyarrow opens as a Parquet file.
 
     Raises:
         DataError: it is not Parquet.
@@ -110,5 +110,5 @@ def parquet_of(source: Any, where: str | Path) -> pq.ParquetFile:
 
 
 def first_broken(values: Iterable[Any]) -> tuple[int, Broken] | None:
-    """Return the first cell that cannot be read, with its place."""
+    """Return the first cell that cannot be read, with its location."""
     return next(((place, value) for place, value in enumerate(values) if isinstance(value, Broken)), None)

@@ -1,4 +1,4 @@
-"""Which columns of a table hold what, and whether they have types that can be read."""
+"""Which columns of a table hold what, and whether their types can be read."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ COLUMNS = {
     "pair": ("pair",),
     "split": ("split",),
 }
-"""What columns are usually called, by what they hold."""
+"""Usual names of columns, by what they hold."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns; those that are None are found by what they are usually called."""
+    """Names of columns; those that are None are found by their usual names."""
 
     image: str | None = None
     caption: str | None = None
@@ -37,10 +37,10 @@ class Columns:
     split: str | None = None
 
     def find(self, what: str, schema: pa.Schema, where: str) -> str | None:
-        """Return the name of a column in a file, or None where it is not named and not there.
+        """Return the name of a column in a file; None if it was not asked for by name and does not exist.
 
         Raises:
-            DataError: a column that is named is not there, or one is there twice.
+            DataError: a column asked for by name does not exist, or one exists twice.
         """
         asked = getattr(self, what)
         if asked is not None and asked not in schema.names:
@@ -53,7 +53,7 @@ class Columns:
         return found
 
     def task(self, schema: pa.Schema, where: str) -> TaskName:
-        """Return the task that the columns of a file are for."""
+        """Return the task that a file's columns are for."""
         if self.label is None or self.caption is not None:
             if self.find("pair", schema, where) and self.find("caption", schema, where):
                 return "matching"
@@ -63,7 +63,7 @@ class Columns:
 
 
 def no_column(what: str, wanted: str, schema: pa.Schema, where: str) -> DataError:
-    """Return the error for a column that is not there."""
+    """Return the error for a missing column."""
     names = shown(", ".join(schema.names) or "none")
     return DataError(
         f"{shown(where)} has no {what} column {shown(wanted)}; it has {names}. Name one with --{what}-column"
@@ -71,7 +71,7 @@ def no_column(what: str, wanted: str, schema: pa.Schema, where: str) -> DataErro
 
 
 def label_names(schema: pa.Schema, column: str, where: str) -> tuple[str, ...]:
-    """Return the class names that a file's description for the Hugging Face hub gives a column; there may be none.
+    """Return the class names in a file's metadata for the Hugging Face Hub for a column; empty if there are none.
 
     Raises:
         DataError: the description is malformed.
@@ -110,13 +110,13 @@ class Own(BaseModel):
     templates: tuple[Annotated[str, Field(strict=True)], ...] = ()
     """Prompt templates that came with the data."""
     labels: tuple[Annotated[str, Field(strict=True)], ...] = ()
-    """What the source calls its classes, where it is not what they are named."""
+    """The source's labels of the classes, if they differ from the class names."""
     ignored: dict[str, int] = Field(default_factory=dict)
-    """Files of the source that are no images, by ending."""
+    """Number of the source's files that are not images, by ending."""
 
     @classmethod
     def of(cls, schema: pa.Schema, where: str) -> Self:
-        """Return what a file's metadata holds.
+        """Return the content of a file's metadata.
 
         Raises:
             DataError: it is malformed.
@@ -143,7 +143,7 @@ def check_type(what: str, column: str, schema: pa.Schema, where: str) -> None:
     """Check that a column has a type that can be read.
 
     Raises:
-        DataError: it has not.
+        DataError: its type cannot be read.
     """
     kind = schema.field(column).type
     fits, wanted = _FITS[what](kind), _WANTED[what]
@@ -161,7 +161,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _item(kind: pa.DataType) -> pa.DataType | None:
-    """Return the type of a list's items; None of anything else."""
+    """Return the type of a list's items; None for any other type."""
     kind = _plain(kind)
     is_listed = any(
         test(kind)
@@ -188,7 +188,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def is_whole(kind: pa.DataType) -> bool:
-    """Return whether a type is one of whole numbers."""
+    """Return whether a type is an integer type."""
     return bool(pa.types.is_integer(_plain(kind)))
 
 
@@ -203,7 +203,7 @@ def _is_image(kind: pa.DataType) -> bool:
 
 
 def _is_name(kind: pa.DataType) -> bool:
-    """Return whether a type is one of what groups and splits are called by; all of them may be missing."""
+    """Return whether a type can hold names of groups or splits; all of them may be missing."""
     return _is_text(kind) or is_whole(kind) or bool(pa.types.is_boolean(kind)) or bool(pa.types.is_null(kind))
 
 

@@ -1,4 +1,4 @@
-"""Data sets as Parquet, in the layouts of the Hugging Face hub.
+"""Data sets as Parquet, in the layouts of the Hugging Face Hub.
 
 One row per image: `image` struct<bytes, path>; `caption` list<string> for retrieval and matching, with `pair` for the
 latter; `label` for classification, with `group` where there are groups; `split` where the splits are given. Captions
@@ -29,7 +29,7 @@ from workers.tasks.base import TaskName
 
 ROW_GROUP = 100
 BATCH = 16
-"""Images that are read at a time; more may be too large for one array."""
+"""Images read at a time; more may be too large for one array."""
 GROUP_BYTES = 1 << 26
 _NEEDED: dict[TaskName, tuple[str, ...]] = {
     "retrieval": ("image", "caption"),
@@ -47,7 +47,7 @@ _OPTIONAL: dict[TaskName, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One image with what belongs to it."""
+    """One image with everything that belongs to it."""
 
     path: str
     image: bytes
@@ -63,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a data set is for."""
+    """The task of a data set, with its classes and templates."""
 
     task: TaskName = "retrieval"
     class_names: tuple[str, ...] = ()
@@ -71,13 +71,13 @@ class Kind:
     """Prompt templates that came with the data, with {c} for the class name."""
     has_groups: bool = False
     labels: tuple[str, ...] = ()
-    """What the source calls the classes, where it is not what they are named: folders, numbers."""
+    """The source's labels of the classes, if they differ from their names: folders, numbers."""
 
     def schema(self, ignored: Mapping[str, int] | None = None) -> pa.Schema:
         """Return the columns of a file, with their description for the Hugging Face hub.
 
         Args:
-            ignored: files of the source that are no images, by ending.
+            ignored: number of the source's files that are not images, by ending.
         """
         string = {"dtype": "string", "_type": "Value"}
         columns: dict[str, tuple[pa.DataType, dict[str, Any]]] = {
@@ -105,7 +105,7 @@ class Kind:
 
 
 def write_dataset(path: Path, rows: Iterable[Row], kind: Kind | None = None) -> int:
-    """Write rows in groups of 100, and return how many there were. The file appears whole or not at all."""
+    """Write rows in groups of 100, and return their number. The file appears as a whole or not at all."""
     schema = (kind or Kind()).schema()
     count = 0
     with written(path, DATA_SET) as scratch, pq.ParquetWriter(scratch, schema) as writer:
@@ -147,8 +147,7 @@ class Dataset:
 
     Args:
         path: the file.
-        columns: their names.
-        task: what the file is for; found by its columns when None.
+        columns: names of its columns. task: task of the file; found from its columns when None.
 
     Raises:
         DataError: no such file, not Parquet, a column is missing or of another type, or there are no rows.
@@ -170,7 +169,7 @@ class Dataset:
             if (name := self._names[what]) is not None:
                 check_type(what, name, schema, where)
         self.own = Own.of(schema, where)
-        """What headmask wrote into the file beside the rows."""
+        """What headmask wrote into the file besides the rows."""
         if not len(self):
             raise DataError(f"{shown(path)} has no rows")
 
@@ -193,7 +192,7 @@ class Dataset:
         return found
 
     def raw_captions(self) -> list[tuple[Any, ...]]:
-        """Return the captions of every image as they are, empty ones and all."""
+        """Return the captions of every image unchecked, including empty ones."""
         return [captions_of(value) for value in self._read("caption")]
 
     def labels(self, class_names: Path | None = None) -> tuple[list[int], tuple[str, ...]]:
@@ -202,7 +201,7 @@ class Dataset:
         Names are those of the file's description, or else the labels themselves; see `Classes`.
 
         Args:
-            class_names: a file of other names.
+            class_names: a file with other names.
 
         Raises:
             DataError: a label is missing, or names no class; or the class names do not fit.
@@ -232,7 +231,7 @@ class Dataset:
         return [classes.place[text] for text in texts], classes
 
     def groups(self) -> list[str] | None:
-        """Return the group of every image; None where the file gives none.
+        """Return the group of every image; None if the file has no groups.
 
         Raises:
             DataError: some images have a group and others none.
@@ -257,18 +256,18 @@ class Dataset:
         return pairs
 
     def splits(self) -> list[str | None] | None:
-        """Return the split of every image; None where the file gives none."""
+        """Return the split of every image; None if the file has no splits."""
         if self._names["split"] is None:
             return None
         splits = [None if split is None else str(split) for split in self._read("split")]
         return None if all(split is None for split in splits) else splits
 
     def templates(self) -> tuple[str, ...]:
-        """Return the prompt templates that came with the data; there may be none."""
+        """Return the prompt templates that came with the data; empty if there are none."""
         return self.own.templates
 
     def name_of(self, row: int) -> str:
-        """Return what an image is called in errors: its row, and the name of its file where there is one."""
+        """Return the name of an image for errors: its row, and its file name if there is one."""
         cell = self.rows("image", [row]).get(row)
         name = cell.get("path") if isinstance(cell, dict) else None
         return f"row {row}" + (f" ({shown(name)})" if name else "")
@@ -306,7 +305,7 @@ class Dataset:
         return found
 
     def _column(self, group: int, name: str, count: int) -> list[Any]:
-        """Return the first cells of a row group, read in pieces: whole ones may be too large for one array."""
+        """Return the first cells of a row group, read in pieces: a whole one may be too large for one array."""
         found: list[Any] = []
         with reading_parquet(self.path):
             for batch in self._file.iter_batches(BATCH, row_groups=[group], columns=[name], use_threads=False):
@@ -335,7 +334,7 @@ class Dataset:
 
 
 def captions_of(value: Any) -> tuple[Any, ...]:
-    """Return a cell of a caption column as captions."""
+    """Return a cell of a caption column as a tuple of captions."""
     return (value,) if isinstance(value, str) else tuple(value or ())
 
 
@@ -344,8 +343,8 @@ def image_bytes(value: Any, folder: Path | None, where: str) -> bytes:
 
     Args:
         value: bytes, or a struct of bytes and path.
-        folder: where paths lead from; None where only bytes can be had.
-        where: names the cell in errors.
+        folder: folder that paths are relative to; None if only bytes are available.
+        where: name of the cell in errors.
 
     Raises:
         DataError: neither bytes nor a readable file inside the folder.

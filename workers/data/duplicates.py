@@ -1,4 +1,4 @@
-"""Images that are in several splits by their pixels: a search refuses them, so a build names, drops or moves them."""
+"""Images whose pixels occur in several splits: a search refuses them, so a build reports, drops or moves them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Placed:
 
     name: str
     digest: str
-    """Of its pixels."""
+    """Digest of its pixels."""
     split: str
     pair: int | None = None
 
@@ -30,17 +30,17 @@ class Placed:
 
 @dataclass(frozen=True)
 class Settled:
-    """What is done about images in several splits, by row."""
+    """What to do with images in several splits, by row."""
 
     dropped: frozenset[int] = frozenset()
     moved: tuple[tuple[int, str], ...] = ()
     """Rows with their new splits."""
     notes: tuple[str, ...] = ()
-    """Says all of it by the names of files."""
+    """Descriptions of it for the user, with the names of files."""
 
 
 def settle(images: Sequence[Placed], choice: Duplicates) -> Settled:
-    """Return what is done about images that are in several splits.
+    """Return what to do with images that are in several splits.
 
     Args:
         images: row by row.
@@ -104,7 +104,7 @@ def _moved(images: Sequence[Placed], across: list[list[int]], pairs: dict[int, l
 
 
 def _joined(groups: Iterable[Sequence[int]], count: int) -> list[list[int]]:
-    """Return groups of rows with those that share a row made one."""
+    """Return groups of rows, with groups that share a row merged."""
     parent = list(range(count))
 
     def root(row: int) -> int:

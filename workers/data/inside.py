@@ -1,8 +1,8 @@
-"""Files in a folder, by names that others wrote down: a name stays as it is given, and is resolved only to be read.
+"""Files in a folder, found by names from other files: a name is stored as given, and resolved only for reading.
 
 Names come from macOS in Unicode's decomposed form, from Windows with backslashes, from old archives in Latin-1. Links
-are followed wherever they lead: whoever made them in the folder wanted that. What leads out of the folder by its name
-alone is refused, since names come from files that others made.
+are followed wherever they lead, because someone put them into the folder on purpose. Names that lead out of the folder
+are refused, because they come from files that others made.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from headmask.errors import DataError
 
 
 def readable(name: str) -> str:
-    """Return the name of a file as text that can be stored: one that is not UTF-8 is taken for Latin-1."""
+    """Return the name of a file as text that can be stored: a name that is not UTF-8 is read as Latin-1."""
     for errors in ("strict", "surrogateescape"):
         try:
             content = name.encode("utf-8", errors)
@@ -31,7 +31,7 @@ def readable(name: str) -> str:
 
 
 def name_key(name: str) -> str:
-    """Return what is the same for all spellings of a file's name."""
+    """Return a key that is the same for all spellings of a file's name."""
     return unicodedata.normalize("NFC", os.path.normpath(readable(name).replace("\\", "/")))
 
 
@@ -56,7 +56,7 @@ def read_inside(folder: Path, name: str, where: str) -> bytes:
 
 
 def _inner(folder: Path, name: str) -> str | None:
-    """Return a name relative to a folder, in its simplest form; None where it leads out, links left aside."""
+    """Return a name relative to a folder, in its simplest form and ignoring links; None if it leads out."""
     if not os.path.isabs(name):
         inner = os.path.normpath(name)
         return None if inner.split("/")[0] == ".." else inner
@@ -68,7 +68,7 @@ def _inner(folder: Path, name: str) -> str | None:
 
 
 def _found(folder: Path, inner: str) -> Path | None:
-    """Return where a file lies, its name spelled as it is on disk; None where there is none."""
+    """Return the path of a file, spelled as it is on disk; None if there is no such file."""
     place = folder
     for part in inner.split("/"):
         spelled = next((each for each in _spellings(part) if os.path.lexists(place / each)), None)

@@ -1,4 +1,4 @@
-"""Classes: those that the labels of a data set name, in an order that is the same for every source."""
+"""Classes: the distinct labels of a data set, in an order that is the same for every source."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from headmask.errors import DataError
 from workers.data.prompts import read_names
 
 _MISSING = frozenset(("nan", "na", "n/a", "<na>", "null", "none"))
-"""What tables have where a label is missing, in lower case."""
+"""What tables contain for a missing label, in lower case."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What the data calls its classes and what prompts call them, in order of their numbers."""
+    """Labels of the data and their names for prompts, in order of class number."""
 
     labels: tuple[str, ...]
     names: tuple[str, ...]
 
     @classmethod
     def of(cls, found: Iterable[str], where: str) -> Self:
-        """Return the classes of labels: those that are present, and no others.
+        """Return the classes of labels: those that occur, and no others.
 
         Labels that are all numbers are ordered by number, others by text as torchvision orders folders.
 
         Args:
             found: labels, as `label_text` returns them.
-            where: names the data in errors.
+            where: name of the data in errors.
 
         Raises:
-            DataError: a number is written in two ways, or what stands for a missing label is among numbers.
+            DataError: a number is written in two ways, or there is a missing label among numbers.
         """
         labels = sorted(set(found))
         others = [label for label in labels if not _is_number(label)]
@@ -57,7 +57,7 @@ class Classes:
 
     @classmethod
     def numbered(cls, names: Iterable[str]) -> Self:
-        """Return the classes of a list of names, whose labels are places in it."""
+        """Return the classes of a list of names, whose labels are indices into it."""
         listed = tuple(names)
         return cls(tuple(map(str, range(len(listed)))), listed)
 
@@ -67,10 +67,10 @@ class Classes:
         return {label: number for number, label in enumerate(self.labels)}
 
     def named(self, file: Path) -> Classes:
-        """Return the classes with the names of a file.
+        """Return the classes with names from a file.
 
-        A list has a name for every class, in their order; or, where labels are whole numbers from 0 on of which some
-        are absent, a name for every number. A JSON object has names by label.
+        A list has a name for every class, in their order; or, if labels are integers from 0 on with some absent, a name
+        for every number. A JSON object maps labels to names.
 
         Raises:
             DataError: the file cannot be read, or its names do not fit; or a list may be of another order than the
@@ -89,7 +89,7 @@ class Classes:
         return Classes(tuple(numbers.get(place, str(place)) for place in range(len(content))), content)
 
     def _are_places_in(self, names: tuple[str, ...]) -> bool:
-        """Return whether labels can only be places in a longer list: a class 0 is there, and none beyond its end.
+        """Return whether labels can only be indices into a longer list: class 0 exists, and none is beyond the end.
 
         Without a class 0, counting may begin at 1, and names would be shifted by one.
         """
@@ -98,7 +98,7 @@ class Classes:
         return _by_number(self.labels[0])[1] == "" and _by_number(self.labels[-1]) < _by_number(str(len(names)))
 
     def _check_order(self, names: tuple[str, ...], file: str) -> None:
-        """Check that a list is in the order of the classes, as far as labels and names tell."""
+        """Check that a list is in the order of the classes, as far as labels and names show."""
         if all(map(_is_number, self.labels)):
             return
         own = {_loose(label): label for label in self.labels}
@@ -142,7 +142,7 @@ class Classes:
 
 
 def label_text(value: Any) -> str:
-    """Return a label as text: whole numbers in digits, texts in Unicode's composed form, without the blanks around.
+    """Return a label as text: integers in digits, text in Unicode's composed form without surrounding blanks.
 
     Raises:
         ValueError: it is missing, several, a negative number, or neither text nor a whole number.
@@ -172,17 +172,17 @@ def _is_number(label: str) -> bool:
 
 
 def _loose(name: str) -> str:
-    """Return what is the same for a label and a name that say the same: `fire_truck` and `Fire truck`."""
+    """Return a key that is the same for a label and its name: `fire_truck` and `Fire truck`."""
     return " ".join(re.findall(r"\w+", name.replace("_", " ").casefold()))
 
 
 def _natural(label: str) -> list[tuple[int, str, str] | str]:
-    """Return what orders labels by the numbers in them: texts and numbers in turn."""
+    """Return a key that orders labels by the numbers in them: texts and numbers in turn."""
     return [_by_number(part) if part.isdecimal() else part for part in re.split(r"(\d+)", label)]
 
 
 def _by_number(label: str) -> tuple[int, str, str]:
-    """Return what orders numbers of any length."""
+    """Return a key that orders numbers of any length."""
     whole, _, rest = label.partition(".")
     whole = whole.lstrip("0")
     return len(whole), whole, rest.rstrip("0")

@@ -1,4 +1,4 @@
-"""Data ready for scoring: decoded images with their texts and targets, by split."""
+"""Data ready for scoring: decoded images with texts and targets, by split."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ from workers.tasks.retrieval import RetrievalTargets
 # N images, Q texts
 
 ALL = "all"
-"""Name of the split that holds a whole file."""
+"""Name of the split that consists of the whole file."""
 MAX_COPIES, LABEL_SHARE = 20, 0.1
-"""More images than either, the share of a split, with the same captions: these are a label, no sign of a copy."""
+"""Captions shared by more images than the first, and by more than this share of a split, are labels, not copies."""
 MIN_SETS = 20
-"""Fewer different sets of captions than these in a split: nothing else tells images apart, and labels link them too."""
+"""With fewer different sets of captions than this in a split, captions are all that tells images apart: labels link
+them.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,15 @@ class Split:
     """All captions, image by image; for classification all prompts, class by class (Q)."""
     targets: Targets
     clusters_N: NDArray[np.int64]
-    """Resampling cluster of every image: images with identical pixels, the same captions or one pair share one."""
+    """Resampling cluster of every image: images with identical pixels, with the same captions, or of one pair share
+    one.
+    """
     digest: str
-    """Covers pixels, texts, targets, order and name; the same however the file is laid out."""
+    """Digest of pixels, texts, targets, order and name; independent of the file's layout."""
     class_names: tuple[str, ...] = ()
-    """Of classification, in order of the labels."""
+    """Class names in order of the labels, for classification."""
     remarks: Remarks = field(default_factory=Remarks)
-    """Images to know about, by row of the file."""
+    """Images that the user should know about, by row of the file."""
 
 
 @dataclass(frozen=True)
@@ -60,27 +64,29 @@ class Reading:
     """How a data file is read."""
 
     task: TaskName | None = None
-    """Found by the columns when None."""
+    """Task of the file; found from the columns when None."""
     columns: Columns = field(default_factory=Columns)
     draw_splits: bool = False
-    """Draw the splits even where the file gives them."""
+    """Draw the splits even if the file gives them."""
     split_seed: int = 0
     templates: str | None = None
-    """`imagenet` (80 templates), `simple` (7), or a file; those that came with the data, or `imagenet`, when None."""
+    """`imagenet` (80 templates), `simple` (7), or a file; when None, those that came with the data, or else
+    `imagenet`.
+    """
     class_names: str | None = None
-    """A file of class names in order of their labels; those of the data when None."""
+    """A file of class names in order of their labels; when None, those of the data."""
 
     @property
     def names_file(self) -> Path | None:
-        """The file of class names, where there is one."""
+        """The file of class names, if there is one."""
         return None if self.class_names is None else Path(self.class_names)
 
 
 def check_data(path: Path, reading: Reading) -> None:
-    """Check a data file and what is asked of it as far as that goes without its rows, before a model is loaded.
+    """Check a data file and the options for it, as far as possible without its rows, before a model is loaded.
 
     Raises:
-        DataError: the file cannot be read, a column is missing, or an option is not for what the file holds.
+        DataError: the file cannot be read, a column is missing, or an option does not suit the file.
     """
     _check_reading(Dataset(path, reading.columns, task=reading.task), reading)
 
@@ -118,15 +124,15 @@ def load_data(
 
     Args:
         path: the file.
-        preprocess: of the model.
+        preprocess: preprocessing of the model.
         reading: how the file is read.
         whole: one split `all` with every row instead of search, confirm and test.
         cache: folder of the pixel cache; see `headmask.border.home.cache_folder`.
-        may_draw: the caller's user can have the splits drawn, which messages advise then.
+        may_draw: whether the user can have the splits drawn, so that messages suggest it.
         on_progress: called with images decoded and in all.
 
     Raises:
-        DataError: the file, an image, a text, a label or a split is not as it must be.
+        DataError: the file, an image, a text, a label or a split is not valid.
     """
     reading = reading or Reading()
     dataset = Dataset(path, reading.columns, task=reading.task)
@@ -160,32 +166,32 @@ def take_split(splits: dict[str, Split], name: str) -> Split:
 
 @dataclass(frozen=True)
 class _Part:
-    """What some rows hold besides images."""
+    """Contents of some rows besides images."""
 
     texts: tuple[str, ...]
     targets: Targets
     digest: str
     captions: Sequence[tuple[str, ...]] = ()
-    """Of every image; none for classification."""
+    """Captions of every image; empty for classification."""
     pairs: Sequence[int] = ()
     """The pair of every image, for matching."""
     class_names: tuple[str, ...] = ()
 
 
 class _Contents(ABC):
-    """What a data set holds besides images."""
+    """Contents of a data set besides images."""
 
     @abstractmethod
     def __init__(self, dataset: Dataset, reading: Reading) -> None:
-        """Read it, without touching the images."""
+        """Read the contents, without touching the images."""
 
     def together(self, digests: Sequence[str]) -> Sequence[str]:
-        """Return a key for every row; rows with the same key belong into one split."""
+        """Return a key for every row; rows with the same key must be in the same split."""
         return digests
 
     @abstractmethod
     def part(self, name: str, rows: Sequence[int], digests: Sequence[str]) -> _Part:
-        """Return what some rows hold, given digests of all that decides their images' pixels."""
+        """Return the contents of some rows, given digests of everything that decides their images' pixels."""
 
     def split(self, name: str, rows_N: NDArray[np.int64], decoded: PixelCache) -> Split:
         """Return some rows as a split."""
@@ -272,7 +278,7 @@ def _digest(name: str, digests: Sequence[str], texts: Sequence[Sequence[str]]) -
 
 
 def _by(what: str, values: Sequence[Any]) -> list[tuple[int, ...]]:
-    """Return the images that share a value."""
+    """Return groups of images that share a value."""
     sharing: dict[tuple[str, Any], list[int]] = defaultdict(list)
     for image, value in enumerate(values):
         sharing[what, value].append(image)
@@ -285,9 +291,9 @@ def linked(
     """Return the resampling cluster of every image of a split, numbered by first image.
 
     Args:
-        digests: of the images' pixels.
-        captions: of every image; none for classification.
-        pairs: of every image, for matching; a pair says what both of its captions say.
+        digests: digests of the images' pixels.
+        captions: captions of every image; none for classification.
+        pairs: pair of every image, for matching; a pair has the captions of both images.
     """
     if pairs:
         of_pair: dict[int, tuple[str, ...]] = defaultdict(tuple)
@@ -298,10 +304,10 @@ def linked(
 
 
 def same_captions(captions: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
-    """Return the images of which all captions are the same, whatever their order: they show one thing.
+    """Return groups of images whose captions are all the same, in any order: they show the same thing.
 
-    A caption beside others says nothing of that, and neither does a set of captions that a large part of the images
-    has, as long as there are others: see docs/decisions/0016-clusters.md.
+    One shared caption among others does not count, nor does a set of captions that a large part of the images has, as
+    long as there are other sets: see docs/decisions/0016-clusters.md.
     """
     alike = _by("captions", [frozenset(each) for each in captions])
     if len(alike) < MIN_SETS:
@@ -310,7 +316,7 @@ def same_captions(captions: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
 
 
 def clusters(count: int, shared: Iterable[Sequence[int]]) -> NDArray[np.int64]:
-    """Return the connected components of images of which some share something, numbered by first image."""
+    """Return the connected components of images that share something, numbered by first image."""
     parent = list(range(count))
 
     def root(image: int) -> int:

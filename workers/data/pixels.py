@@ -1,9 +1,9 @@
-"""Every image of a data set, decoded once to uint8 and memory-mapped by whoever needs it.
+"""The images of a data set, decoded once to uint8 and memory-mapped by every process that needs them.
 
 The cache is a NumPy file of pixels and a JSON file about it. Its name is the digest of the encoded images and the
 preprocessing with its pixel rule; a checksum finds damage, and a damaged or half-written cache is made again. All
 processes of a host map the same file, so they share one copy; other hosts get it in pieces and keep their own cache.
-Whoever maps a file compares what it maps with the checksum, once when it does, and once more when a search ends.
+Every process that maps a file verifies the checksum, once when it maps it and again when a search ends.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CacheFile:
-    """A file of pixels as processes find it: at its place, in their host's cache, or in pieces that others hold."""
+    """A file of pixels as processes find it: at its path, in their host's cache, or in pieces in Ray's object store."""
 
     path: Path
     checksum: str
     """SHA-256 of the pixels."""
     pieces: tuple[Any, ...] = ()
-    """Object references; none where every process is on the host of the file."""
+    """Object references; empty if every process is on the host of the file."""
 
     def array(self, fetch: Callable[[Any], NDArray[np.uint8]] | None = None) -> NDArray[np.uint8]:
-        """Return the pixels (N, 3, Y, X), memory-mapped, after one pass over them that compares the checksum.
+        """Return the pixels (N, 3, Y, X), memory-mapped, after one pass that verifies their checksum.
 
         Args:
             fetch: returns the bytes of a piece.
 
         Raises:
             PixelsGoneError: the file is not on this host, and there are no pieces.
-            PixelsChangedError: it is there with other pixels, and there are no pieces.
+            PixelsChangedError: the file has other pixels, and there are no pieces.
         """
         own = cache_folder() / self.path.name
         there = [path for path in dict.fromkeys((self.path, own)) if path.exists()]
@@ -75,7 +75,7 @@ class CacheFile:
         raise self._changed(there[-1]) if there else self._gone()
 
     def check(self, mapped_NCYX: NDArray[np.uint8]) -> None:
-        """Compare what was mapped with the checksum once more.
+        """Verify the checksum of what was mapped once more.
 
         Raises:
             PixelsChangedError: it has changed since.
@@ -87,7 +87,7 @@ class CacheFile:
             raise self._changed(path)
 
     def _as_it_was(self, path: Path) -> NDArray[np.uint8] | None:
-        """Return the pixels of a file; None where they are not those of the checksum."""
+        """Return the pixels of a file; None if they do not have the recorded checksum."""
         try:
             mapped_NCYX = _mapped(path)
             return mapped_NCYX if pixel_checksum(mapped_NCYX) == self.checksum else None
@@ -109,10 +109,10 @@ class CacheFile:
         )
 
     def in_pieces(self, put: Callable[[NDArray[np.uint8]], Any]) -> CacheFile:
-        """Return the same file with its content put where other hosts find it.
+        """Return the same file with its content stored where other hosts find it.
 
         Args:
-            put: stores a piece, and returns what it is fetched by.
+            put: stores a piece, and returns the reference for fetching it.
         """
         with self.path.open("rb") as file:
             pieces = tuple(put(np.frombuffer(part, np.uint8)) for part in _parts(file, PIECE_BYTES))
@@ -128,23 +128,23 @@ class CacheFile:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Some images of a cache, in the order of `rows_N`; what is asked for is gathered, the rest stays on disk."""
+    """Some images of a cache, in the order of `rows_N`; only images that are asked for are read."""
 
     cache_NCYX: NDArray[np.uint8]
     rows_N: NDArray[np.int64]
     file: CacheFile | None = None
-    """Where the cache lies, if it is a file."""
+    """Location of the cache, if it is a file."""
 
     def __len__(self) -> int:
         return len(self.rows_N)
 
     def __getitem__(self, part: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return a slice of the images, or those of some places, as uint8 (n, 3, Y, X)."""
+        """Return images, given a slice or their indices, as uint8 (n, 3, Y, X)."""
         gathered: NDArray[np.uint8] = self.cache_NCYX[self.rows_N[part]]
         return gathered
 
     def check(self) -> None:
-        """Compare what was mapped with the file's checksum once more.
+        """Verify the file's checksum of what was mapped once more.
 
         Raises:
             PixelsChangedError: it has changed since.
@@ -158,11 +158,11 @@ class Pixels:
         return len(self) * int(np.prod(self.cache_NCYX.shape[1:]))
 
     def part(self, part: slice) -> Pixels:
-        """Return some of the images, one after another."""
+        """Return a consecutive part of the images."""
         return replace(self, rows_N=self.rows_N[part])
 
     def packed(self) -> PackedPixels:
-        """Return the images as they travel: by the place of their file, or in an array of their own."""
+        """Return the images in a form that travels: as the location of their file, or as a separate array."""
         if self.file is None:
             return PackedPixels(np.arange(len(self)), pixels_NCYX=self[:])
         return PackedPixels(self.rows_N, self.file)
@@ -180,17 +180,17 @@ def check_all(inputs: Iterable[Any]) -> None:
 
 @dataclass(frozen=True)
 class PackedPixels:
-    """Images on their way to another process: where their cache is, or all of them where there is none."""
+    """Images on their way to another process: the location of their cache, or the images themselves without one."""
 
     rows_N: NDArray[np.int64]
     file: CacheFile | None = None
     pixels_NCYX: NDArray[np.uint8] | None = None
 
     def unpack(self, fetch: Callable[[Any], NDArray[np.uint8]] | None = None) -> Pixels:
-        """Return the images, memory-mapped where they are in a file.
+        """Return the images, memory-mapped if they are in a file.
 
         Raises:
-            DataError: they cannot be had on this host.
+            DataError: they are not available on this host.
         """
         if self.pixels_NCYX is not None:
             return Pixels(self.pixels_NCYX, self.rows_N)
@@ -204,14 +204,14 @@ class Remarks:
     """Images that a user should know about, by row."""
 
     differing: frozenset[int] = frozenset()
-    """Those that the two pixel rules make different pixels of."""
+    """Images for which the two pixel rules give different pixels."""
     constant: frozenset[int] = frozenset()
-    """Those of almost one colour."""
+    """Images of almost one colour."""
     clipped: frozenset[int] = frozenset()
-    """Those of which values are cut off."""
+    """Images whose values are cut off."""
 
     def of(self, rows: Iterable[int]) -> Remarks:
-        """Return what concerns some rows."""
+        """Return the remarks on some rows."""
         chosen = frozenset(rows)
         return Remarks(self.differing & chosen, self.constant & chosen, self.clipped & chosen)
 
@@ -226,7 +226,7 @@ class PixelCache:
     """SHA-256 of every image's decoded pixels at full size, so the same for any preprocessing and file format."""
     file: CacheFile
     sources: tuple[str, ...] = ()
-    """Digests of all that decides the pixels, see `workers.preprocess.Look`."""
+    """Digests of everything that decides the pixels, see `workers.data.preprocess.Look`."""
     remarks: Remarks = field(default_factory=lambda: Remarks())
 
     def rows(self, rows_N: Sequence[int] | NDArray[np.int64]) -> Pixels:
@@ -274,7 +274,7 @@ def _key(dataset: Dataset, preprocess: UInt8Preprocess) -> str:
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> PixelCache | None:
-    """Return the cache at a path, or None where there is none that is whole."""
+    """Return the cache at a path, or None if there is no intact one."""
     about = path.with_suffix(".json")
     if not path.exists() and not about.exists():
         return None
@@ -298,7 +298,7 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
 
 
 def _build(path: Path, dataset: Dataset, preprocess: UInt8Preprocess, on_progress: Callable[[int, int], None]) -> None:
-    """Write the images one after another, so that memory stays bounded; the file that says it is whole comes last."""
+    """Write the images one after another, so that memory stays bounded; the file that marks it complete comes last."""
     count, looks = len(dataset), []
     scratch = path.with_suffix(".part")
     # What a process left that was killed here; the lock is ours.
@@ -337,7 +337,7 @@ _REMARKS = ("differing", "constant", "clipped")
 
 
 def _about(looks: Sequence[_Seen], pixels: str) -> dict[str, Any]:
-    """Return what is written of a cache, with a checksum over all of it."""
+    """Return the description of a cache, with a checksum over all of it."""
     flags = {
         "differing": [row for row, seen in enumerate(looks) if seen.differs],
         "constant": [row for row, seen in enumerate(looks) if seen.constant],
@@ -349,7 +349,7 @@ def _about(looks: Sequence[_Seen], pixels: str) -> dict[str, Any]:
 
 
 def _is_whole(about: dict[str, Any], count: int, pixels: str) -> bool:
-    """Return whether a cache is as it was written, by what was written of it and its pixels' checksum."""
+    """Return whether a cache is intact, by its description and its pixels' checksum."""
     content = {name: value for name, value in about.items() if name != "checksum"}
     return len(about["digests"]) == count and about["pixels"] == pixels and about["checksum"] == _checksum(content)
 
@@ -372,7 +372,7 @@ def _parts(file: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 def _decoded(dataset: Dataset, preprocess: UInt8Preprocess) -> Iterator[tuple[NDArray[np.uint8], _Seen]]:
-    """Yield the crop of every image in order with what is kept of it, by a few threads that run a little ahead."""
+    """Yield the crop of every image in order, with what is kept of it, from a few threads that run a little ahead."""
 
     def decode(numbered: tuple[int, bytes]) -> tuple[NDArray[np.uint8], _Seen]:
         row, content = numbered

@@ -1,4 +1,4 @@
-"""A model's own open_clip preprocessing, split where pixels are still whole numbers.
+"""A model's own open_clip preprocessing, split at the point where pixels are still integers.
 
 open_clip's evaluation transform resizes, crops, and only then divides uint8 by 255 and normalises; so the uint8 crop is
 a lossless cache of everything that is slow.
@@ -37,7 +37,7 @@ class UInt8Preprocess:
     """The part of a transform before the tensor: PIL image to uint8 (3, Y, X).
 
     Args:
-        transform: what open_clip returns as `preprocess_val`, under either pixel rule, see
+        transform: open_clip's `preprocess_val`, under either pixel rule, see
             `headmask.pixels.images.by_rule`.
 
     Raises:
@@ -56,7 +56,7 @@ class UInt8Preprocess:
         self.mean: NDArray[np.float32] = np.array(steps[-1].mean, dtype=np.float32)
         self.std: NDArray[np.float32] = np.array(steps[-1].std, dtype=np.float32)
         self.description = re.sub(r" at 0x[0-9a-f]+", "", "; ".join(map(repr, steps)))
-        """The transform as text, the same for the same transform; the pixel rule is no part of it."""
+        """The transform as text, the same for equal transforms; without the pixel rule."""
         self.shape: tuple[int, int, int] = self(Image.new("RGB", (8, 8))).shape
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
@@ -70,7 +70,7 @@ class UInt8Preprocess:
         return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
     def check_size(self, size: tuple[int, int], where: str) -> None:
-        """Check that an image can be resized, before memory is asked for.
+        """Check that an image can be resized, before memory is allocated.
 
         Raises:
             DataError: see `headmask.pixels.images.check_resized`.
@@ -84,31 +84,31 @@ class UInt8Preprocess:
 
 @dataclass(frozen=True)
 class Look:
-    """What becomes of one image."""
+    """An image as the model gets it, with its digests and remarks."""
 
     crop: NDArray[np.uint8]
-    """What the model gets, before the tensor (3, Y, X)."""
+    """The model's input before it becomes a tensor (3, Y, X)."""
     image: Image.Image
-    """8-bit RGB at its full size, under the pixel rule."""
+    """The image as 8-bit RGB at its full size, under the pixel rule."""
     digest: str
-    """SHA-256 of what the image shows, at its full size; the same for every preprocessing and file format."""
+    """SHA-256 of the image at its full size; the same for every preprocessing and file format."""
     source: str
-    """Digest of all that decides the crop: other than `digest` where open_clip resizes before it converts to RGB."""
+    """Digest of everything that decides the crop: not `digest` if open_clip resizes before it converts to RGB."""
     differs: bool
-    """Whether the two pixel rules lead to other crops."""
+    """Whether the two pixel rules give different crops."""
     constant: bool
-    """Whether it has almost one colour."""
+    """Whether the image has almost one colour."""
     clipped: bool
-    """Whether its values are cut off, because they have more than 8 bits."""
+    """Whether values are cut off, because they have more than 8 bits."""
 
 
 def look(content: bytes, where: str, preprocess: UInt8Preprocess) -> Look:
-    """Return what becomes of an encoded image.
+    """Return an encoded image as the model gets it, with its digests and remarks.
 
     Args:
         content: the encoded file.
-        where: names the image in errors.
-        preprocess: with its pixel rule.
+        where: name of the image in errors.
+        preprocess: the preprocessing with its pixel rule.
 
     Raises:
         DataError: it cannot be decoded, resized or converted; see `headmask.pixels.images.decode_image`.
@@ -127,7 +127,7 @@ def look(content: bytes, where: str, preprocess: UInt8Preprocess) -> Look:
 
 
 def _odd_look(image: Image.Image, where: str, preprocess: UInt8Preprocess) -> Look:
-    """Return what becomes of an image on which the rules may differ."""
+    """Return the look of an image on which the rules may differ."""
     on_white, no_composite = _or_problem(composited, image)
     stock, no_stock = _or_problem(preprocess.crop, image)
     crop = None if on_white is None else preprocess.crop(on_white)
@@ -149,7 +149,7 @@ def _odd_look(image: Image.Image, where: str, preprocess: UInt8Preprocess) -> Lo
 
 
 def _or_problem(step: Callable[[Image.Image], T], image: Image.Image) -> tuple[T | None, str]:
-    """Return what a step makes of an image, or why it makes nothing."""
+    """Return the result of a step on an image, or why it has none."""
     try:
         return step(image), ""
     except OSError:
@@ -161,7 +161,7 @@ def _or_problem(step: Callable[[Image.Image], T], image: Image.Image) -> tuple[T
 
 
 def digest_of(content: bytes, where: str, rule: PixelRule = STOCK) -> str:
-    """Return the digest of what an encoded image shows under a pixel rule, as `look` has it.
+    """Return the digest of an encoded image under a pixel rule, as in `look`.
 
     Raises:
         DataError: it cannot be decoded, or its values have no declared range under `composited`.
@@ -173,7 +173,7 @@ def digest_of(content: bytes, where: str, rule: PixelRule = STOCK) -> str:
 
 
 def _stock_digests(image: Image.Image, rgb: Image.Image) -> tuple[str, str]:
-    """Return the digests of what an image shows, and of all that decides what stock open_clip makes of it."""
+    """Return the digest of what an image shows, and that of everything that decides stock open_clip's result."""
     shown = image_digest(rgb)
     if image.mode in ("RGB", "L"):
         return shown, shown

@@ -23,8 +23,8 @@ def templates_of(wanted: str | None, own: Sequence[str] = ()) -> tuple[str, ...]
 
     Args:
         wanted: `imagenet` for the 80 templates of CLIP's ImageNet evaluation, `simple` for the 7 best of them, or a
-            file with a template per line; None for those that came with the data, or else `imagenet`.
-        own: those that came with the data.
+            file with one template per line; None for those that came with the data, or else `imagenet`.
+        own: the templates that came with the data.
 
     Raises:
         DataError: there is no such file, or a line has no place for the class name.
@@ -44,10 +44,10 @@ def templates_of(wanted: str | None, own: Sequence[str] = ()) -> tuple[str, ...]
 
 
 def check_templates(templates: Sequence[str], where: str) -> tuple[str, ...]:
-    """Return prompt templates with {c} for the class name, which some write as {}.
+    """Return prompt templates with {c} for the class name; {} is accepted and replaced.
 
     Raises:
-        DataError: one has no place for the class name.
+        DataError: a template has no place for the class name.
     """
     found = tuple(template.replace("{}", "{c}") for template in templates)
     for template in found:
@@ -86,11 +86,11 @@ def _name(value: Any, place: str, path: Path) -> str:
 
 
 def read_lines(path: Path, what: str) -> tuple[str, ...]:
-    """Return the lines of a UTF-8 file without the blanks around them, those that are empty left out.
+    """Return the non-empty lines of a UTF-8 file, without surrounding blanks.
 
     Args:
         path: the file.
-        what: what it should be, for errors.
+        what: what the file should be, for errors.
 
     Raises:
         DataError: the file cannot be read, or there is nothing in it.

@@ -1,4 +1,4 @@
-"""What to know about the images of a data set: pixels that depend on the rule, almost one colour, values cut off."""
+"""Remarks on the images of a data set: pixels that depend on the rule, almost one colour, values cut off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ImageRemarks(BaseModel):
-    """How many images of a data set there is something to know about."""
+    """Number of images of a data set with each remark."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,7 +36,7 @@ class ImageRemarks(BaseModel):
         )
 
     def sentences(self, rule: PixelRule, name: str) -> Iterator[str]:
-        """Yield what is to be said of a data set that is scored under a pixel rule; nothing for ordinary images."""
+        """Yield the remarks for a data set that is scored under a pixel rule; none for ordinary images."""
         if self.num_differing:
             have = _have(self.num_differing)
             yield (

@@ -1,4 +1,4 @@
-"""Which image belongs to which split: by a column, by a source's own splits, or drawn by seed and image."""
+"""Which image belongs to which split: by a column, by a source's own splits, or drawn from seed and image."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ USUAL = MappingProxyType(
         **dict.fromkeys(("test", "testing"), "test"),
     }
 )
-"""What sources call the splits."""
+"""Usual names of splits in sources."""
 SEARCH_SHARE = 2 / 3
-"""Of a source's split that becomes both search and confirm."""
+"""Share of a source's split that becomes search, if the split becomes both search and confirm."""
 
 
 @dataclass(frozen=True)
 class SplitMap:
-    """Which splits of a source become search, confirm and test; the usual ones by name where nothing is said."""
+    """Which splits of a source become search, confirm and test; by default by their usual names."""
 
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Our splits by the source's; those that are not named are left out."""
+    """headmask's splits by the source's; splits that are not listed are left out."""
     is_open: bool = False
-    """Whether the splits are left to be drawn when the data is searched."""
+    """Whether the splits are drawn when the data is searched."""
     only: str | None = None
-    """The one split that the source names, where they are left to be drawn."""
+    """The source's only split, if the splits are to be drawn."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the map written as `search=train+restval,confirm=val,test=test`.
 
         Raises:
-            DataError: it is not written so, or a split is named that is none of ours.
+            DataError: the text has another form, or names a split other than these three.
         """
         sources: dict[str, tuple[str, ...]] = {}
         for part in text.split(","):
@@ -66,12 +66,12 @@ class SplitMap:
         return "drawn" if self.is_open else ",".join(f"{'+'.join(to)}={name}" for name, to in self.sources.items())
 
     def fitted(self, names: Collection[str]) -> SplitMap:
-        """Return the map for a source with these splits.
+        """Return the map for a source with the given splits.
 
-        A source with one split alone says nothing about ours; they are drawn when the data is searched.
+        If a source has only one split, the three are drawn when the data is searched.
 
         Raises:
-            DataError: a split is named that the source lacks, or has no usual name.
+            DataError: a named split is missing in the source, or a split has no usual name.
         """
         listed = shown(", ".join(sorted(names)))[:300] or "none"
         if self.sources:
@@ -94,9 +94,9 @@ class SplitMap:
         return not self.is_open and name is not None and name not in self.sources
 
     def target(self, name: str | None, key: bytes) -> str | None:
-        """Return the split of an image of a source's split; None where it will be drawn.
+        """Return the split of an image from the source's split; None if it will be drawn.
 
-        Where a split becomes several, the image's content decides, so that identical images stay together.
+        If a split becomes several, the image's content decides, so that identical images stay together.
 
         Raises:
             DataError: the image has no split, though others have.
@@ -123,14 +123,14 @@ def given_splits(
     name_of: Callable[[int], str] = lambda row: f"row {row}",
     rule: str = "stock",
 ) -> dict[str, NDArray[np.int64]]:
-    """Return the rows of every split as a column gives them.
+    """Return the rows of every split as given by a column.
 
     Args:
-        splits: of every row.
-        digests: of every row's pixels.
-        advice: what else the caller's user can do, such as `, or draw the splits with --draw-splits`.
-        name_of: names a row in errors.
-        rule: the pixel rule under which the digests were taken.
+        splits: split of every row.
+        digests: digest of every row's pixels.
+        advice: another way out for the user, such as `, or draw the splits with --draw-splits`.
+        name_of: returns the name of a row in errors.
+        rule: the pixel rule of the digests.
 
     Raises:
         DataError: other values than search, confirm and test, an empty split, or identical pixels in two splits.
@@ -157,7 +157,7 @@ def given_splits(
 def drawn_splits(
     digests: Sequence[str], seed: int, fractions: Sequence[float] = FRACTIONS
 ) -> dict[str, NDArray[np.int64]]:
-    """Return the rows of every split, drawn by seed over distinct digests: rows with the same digest stay together.
+    """Return the rows of every split, drawn from a seed over distinct digests: rows with the same digest stay together.
 
     An image's place depends on the seed and the set of images, not on their order.
 

@@ -1,1 +1,1 @@
-"""Who scores, and where: batches, replicas, what happens when they die, and groups that share images."""
+"""Who scores, and where: batches, replicas, their replacement when they die, and groups that share images."""

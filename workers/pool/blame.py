@@ -1,33 +1,33 @@
-"""Who is to blame for a lost replica: the work that it did alone, or nobody. Pure, so that it can be tested as such."""
+"""Deciding which work is to blame for a lost replica: the work that it did alone, or none. Free of side effects."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable
 
 STRIKES = 3
-"""Replicas that a piece of work may cost while it is alone on them."""
+"""Number of replicas that a piece of work may cost while it is alone on them."""
 
 
 class Blame:
-    """Decides which work is given up.
+    """Decides which work to give up.
 
-    Work that was alone when its replica was lost gets a strike, and after three it is given up. But where replicas are
-    lost over work that is done in the end, something else kills them: every such loss since the first strike allows
+    Work that was alone when its replica was lost gets a strike, and after three it is given up. But if replicas are
+    lost over work that succeeds in the end, something else kills them: every such loss since the first strike allows
     one strike more.
     """
 
     def __init__(self) -> None:
         self._strikes: dict[Hashable, int] = {}
         self._innocent_before: dict[Hashable, int] = {}
-        """How many losses had turned out to be nobody's fault, at the first strike."""
+        """Number of losses that had turned out not to be the work's fault, at its first strike."""
         self._num_innocent = self._num_done = 0
         self._done_before: dict[Hashable, int] = {}
-        """How often anything had been done, at the first strike."""
+        """Number of pieces of work that had been done at its first strike."""
         self._suspects: list[set[Hashable]] = []
-        """What was being done at each loss, without what was done since."""
+        """The work in progress at each loss, without what has been done since."""
 
     def lost_over(self, work: Collection[Hashable]) -> int:
-        """Take note of a lost replica; return how many its work has cost alone if it is given up, 0 if it is not.
+        """Record a lost replica; return the number that its work has cost alone if it is given up, 0 if it is not.
 
         Args:
             work: what the replica was doing.
@@ -45,12 +45,12 @@ class Blame:
         return self._strikes[only]
 
     def others_done(self, work: Collection[Hashable]) -> bool:
-        """Return whether anything was done since the first strike of one piece: whether replicas work at all."""
+        """Return whether anything has been done since a work's first strike, that is, whether replicas work at all."""
         (only,) = work
         return self._num_done > self._done_before[only]
 
     def done(self, work: Collection[Hashable]) -> None:
-        """Take note of work that is done, and forget what it cost: it is not to blame."""
+        """Record work that is done, and clear its strikes: it is not to blame."""
         self._num_done += 1
         for each in work:
             # The micro-batches of every step of training are told apart by their places alone.

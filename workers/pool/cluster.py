@@ -1,4 +1,4 @@
-"""A cluster of Ray's: started on this machine or joined, and the replicas that it has room for."""
+"""A Ray cluster, started on this machine or joined, and the number of replicas that fit."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from headmask.errors import PoolError, ReplicasLostError
 from workers.pool.watch import Watch, watch
 
 REASON = 400
-"""Characters of an error that are shown at most."""
+"""Maximum number of characters shown of an error."""
 CONNECT_S = 10.0
 """Seconds that a cluster may take to answer at its address."""
 JOIN_S = 60.0
-"""Seconds that Ray may take to join a cluster that answers."""
+"""Seconds that joining a cluster may take once it answers."""
 _HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]")
 
 
@@ -33,7 +33,7 @@ Node = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Resources:
-    """What one replica holds of a node."""
+    """Resources of a node that one replica needs."""
 
     cpus: int = 1
     gpus: float = 0
@@ -43,14 +43,14 @@ class Resources:
 
 
 def connect(address: str | None, on_stuck: Callable[[str], None] | None = None) -> tuple[Any, bool, Watch]:
-    """Return the ray module, connected, whether this process started the cluster, and a watch over it.
+    """Return the connected ray module, whether this process started the cluster, and a watch over it.
 
     Args:
-        address: of a cluster to join; None starts Ray on this machine.
+        address: address of a cluster to join; None starts Ray on this machine.
         on_stuck: see `Watch`; called, too, when Ray keeps trying to join a cluster.
 
     Raises:
-        PoolError: the address is none, or what listens there is no cluster.
+        PoolError: the address is not valid, or what listens there is not a cluster.
         ReplicasLostError: Ray cannot be started, or the cluster cannot be joined.
     """
     ray = _imported()
@@ -83,7 +83,7 @@ def connect(address: str | None, on_stuck: Callable[[str], None] | None = None) 
 
 
 def _imported() -> Any:
-    """Return the ray module, with what it reads of the environment as it is imported."""
+    """Return the ray module, imported with the environment variables that it reads at import."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -92,7 +92,7 @@ def _imported() -> Any:
 
 
 def _silence(ray: Any) -> None:
-    """Keep Ray from printing what its control plane publishes, such as twenty lines of the log of one that died."""
+    """Keep Ray from printing messages of its control plane, such as twenty lines of the log of a dead one."""
     # Not an option of Ray's; `log_to_driver` is for what workers print.
     with contextlib.suppress(AttributeError):
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
@@ -100,7 +100,7 @@ def _silence(ray: Any) -> None:
 
 @contextmanager
 def _given_up(address: str, on_stuck: Callable[[str], None] | None) -> Iterator[None]:
-    """End the process where Ray tries to join for too long: it does so for many minutes, and then ends it itself."""
+    """End the process if Ray tries to join for too long: it would try for minutes, and then end the process itself."""
     key = "RAY_BACKEND_LOG_LEVEL"
     before = os.environ.get(key)
     os.environ[key] = before or "error"
@@ -117,7 +117,7 @@ def _given_up(address: str, on_stuck: Callable[[str], None] | None) -> Iterator[
 
 
 def check_address(address: str) -> None:
-    """Check that an address can be one of a cluster.
+    """Check that an address can be that of a cluster.
 
     Raises:
         PoolError: it cannot.
@@ -133,7 +133,7 @@ def check_address(address: str) -> None:
 
 
 def check_answers(address: str) -> None:
-    """Check that something of Ray's listens at an address: Ray itself tries for many minutes.
+    """Check that a Ray service listens at an address: Ray itself would try for many minutes.
 
     Raises:
         PoolError: there is no such host, or something else listens there.
@@ -159,7 +159,7 @@ def check_answers(address: str) -> None:
 
 
 def _speaks_http2(connection: socket.socket) -> bool:
-    """Return whether a server answers as those of gRPC do: by a frame of settings."""
+    """Return whether a server answers as gRPC servers do, with a frame of settings."""
     connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
     answer = b""
     try:
@@ -171,7 +171,7 @@ def _speaks_http2(connection: socket.socket) -> bool:
 
 
 def local_nodes() -> list[Node]:
-    """Return this machine as the node that Ray will see, or the nodes of a cluster that is joined already."""
+    """Return this machine as the node that Ray will see, or the nodes of a cluster that has been joined."""
     ray = _imported()
     if ray.is_initialized():
         found: list[Node] = ray.nodes()
@@ -188,17 +188,17 @@ def local_nodes() -> list[Node]:
 def check_pool(
     address: str | None, replicas: int | None, threads: int, gpus_per_replica: float | None, shards: int | None
 ) -> None:
-    """Check, before anything is loaded, that replicas can be had as asked: here, or where a cluster is said to be.
+    """Check, before anything is loaded, that the requested replicas are possible, here or on a cluster.
 
     Args:
-        address: of a cluster to join; None for this machine.
-        replicas: how many; None for as many as there is room for.
-        threads: CPU threads of one.
+        address: address of a cluster to join; None for this machine.
+        replicas: number of replicas; None for as many as fit.
+        threads: CPU threads of each.
         gpus_per_replica: see `RayPool`.
-        shards: of a group; None for what is predicted to pay.
+        shards: shards of a group; None for whatever is predicted to be faster.
 
     Raises:
-        PoolError: they cannot.
+        PoolError: they are not.
         ReplicasLostError: the cluster does not answer.
     """
     if address is not None:
@@ -211,14 +211,14 @@ def check_pool(
 
 
 def need_of(nodes: Sequence[Node], threads: int, gpus_per_replica: float | None = None) -> Resources:
-    """Return what a replica holds: a GPU, or the part of one that is asked for, where there are any, else CPUs."""
+    """Return the resources of a replica: a GPU, or the requested part of one, if there are any, otherwise CPUs."""
     if gpus_per_replica is None:
         gpus_per_replica = 1 if any(_resource(node, "GPU") for node in nodes) else 0
     return Resources(1 if gpus_per_replica else threads, gpus_per_replica)
 
 
 def room_for(nodes: Sequence[Node], need: Resources) -> int:
-    """Return how many replicas fit on the nodes that live; each has to fit on one node."""
+    """Return the number of replicas that fit on the live nodes; each has to fit on one node."""
     return sum(_room_on(node, need) for node in nodes if node["Alive"])
 
 
@@ -254,12 +254,12 @@ def check_room(need: Resources, room: int, replicas: int | None) -> None:
 
 
 def describe(resources: dict[str, float]) -> str:
-    """Return resources in words."""
+    """Return resources as text."""
     return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
 
 
 def reason_of(error: Exception) -> str:
-    """Return the last line that an error of Ray's says, which names the cause; without its general advice."""
+    """Return the last line of a Ray error, which names the cause, without its general advice."""
     if "AF_UNIX path length" in str(error):
         return (
             "the folder for its sockets has a path that is too long, as job systems such as SLURM give it in TMPDIR; "

@@ -1,7 +1,7 @@
-"""Replicas as actors that are kept alive: started, watched, replaced elsewhere, and more of them where there is room.
+"""Replicas as actors that are kept alive: started, watched, replaced elsewhere, and added where there is room.
 
-What is lost is not this module's business: whoever gave a replica work learns that it is gone, and gives the work to
-another one. A replica that answers no sign of life is lost as well; one that computes for hours answers all the same.
+Lost work is not this module's concern: the caller learns that a replica is gone, and gives its work to another one. A
+replica that does not answer a sign of life counts as lost, too; one that computes for hours still answers.
 """
 
 from __future__ import annotations
@@ -19,27 +19,29 @@ from workers.pool.cluster import Resources, describe, reason_of, room_for
 from workers.pool.host import Birth
 
 SIGN_S = 10.0
-"""Seconds between two questions whether a replica is alive."""
+"""Seconds between two requests for a sign of life."""
 LOOK_S = 1.0
 """Seconds between two looks for answers."""
 SILENCE_S = 60.0
-"""Seconds without an answer after which it is not."""
+"""Seconds without an answer after which a replica counts as lost."""
 START_S = 1800.0
-"""Seconds that a replica may take to come up before another one is started; while it waits, an autoscaler sees that."""
+"""Seconds that a replica may take to start before another one is started; while it waits, an autoscaler sees that."""
 TELL_S = 60.0
-"""Seconds between two lines about what is waited for."""
+"""Seconds between two messages about what is waited for."""
 ROOM_S = 5.0
-"""Seconds between two looks at what the cluster has room for."""
+"""Seconds between two checks of the cluster's room."""
 BACK_OFF_S, MOST_BACK_OFF_S = 0.5, 30.0
 """Pause before the next start, once more replicas than the pool has did not come up; doubled by every further one."""
 MAX_PENDING = 1000
-"""Replicas that start, or wait for room, at a time: enough for an autoscaler, and no burden to a control plane."""
+"""Maximum number of replicas that start or wait for room: enough for an autoscaler, without burdening a control
+plane.
+"""
 MAX_LOSSES, GIVE_UP_S = 12, 1800.0
 """Losses in a row, for each of the pool's replicas, and seconds without a finished batch, after which it gives up."""
 BAD_NODE, BAD_NODE_S = 3, 600.0
 """Replicas lost in a row on one node while others get on, and for how many seconds the node is left alone then."""
 NODE_LABEL = "ray.io/node-id"
-"""Of every node, by Ray itself."""
+"""Label of every node, set by Ray itself."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,28 +58,28 @@ class Member:
     node: str = ""
     device: str = ""
     sign: Any = None
-    """Reference to an answer that is awaited."""
+    """Reference to a sign of life that has been requested."""
     asked: float = 0.0
-    """When it was last asked for a sign of life."""
+    """When a sign of life was last requested."""
     pace: float = 1.0
-    """Seconds that it takes for what takes the average replica one."""
+    """Seconds that it takes for work that takes the average replica one second."""
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Return the reference to what a method of the replica will return."""
+        """Return the reference to the result of a method of the replica."""
         return self.actor.call.remote(method, *arguments)
 
 
 class Fleet:
-    """Keeps as many replicas as are wanted, or as there is room for.
+    """Keeps as many replicas as are wanted, or as fit.
 
     Args:
         ray: the module, connected.
-        start: makes a host by its options of placement.
-        need: what a replica holds of a node.
-        count: of replicas; None for as many as there is room for, which is looked at again and again.
+        start: makes a host, given its placement options.
+        need: resources of a node that a replica needs.
+        count: number of replicas; None for as many as fit, which is checked regularly.
         size: how many times a replica of this fleet needs that: more than once if it is a group of them.
         mixed: whether replicas on devices of different kinds may work together.
-        on_birth: told of every replica that came up.
+        on_birth: called with every replica that has started.
         check: raises when the cluster cannot work any more.
     """
 
@@ -96,35 +98,35 @@ class Fleet:
         self._ray, self._start, self._need, self._count = ray, start, need, count
         self._size, self._mixed, self._on_birth, self._check = size, mixed, on_birth, check
         self.members: list[Member] = []
-        """Those that are up."""
+        """Replicas that have started."""
         self.pending: list[Member] = []
-        """Those that are not yet."""
+        """Replicas that have not started yet."""
         self.device = ""
-        """Kind of device of the first that was up."""
+        """Kind of device of the first replica that started."""
         self.num_lost = self.num_replaced = 0
         self._others: set[str] = set()
         """Nodes whose devices are of another kind."""
         self._in_a_row = self._num_unborn = 0
-        """Losses in a row, and those of replicas that were never up."""
+        """Losses in a row, and losses in a row of replicas that never started."""
         self._did_well_at = time.monotonic()
         self._on_node: Counter[str] = Counter()
         """Losses in a row, by node."""
         self._avoided: dict[str, float] = {}
-        """Until when nodes are left alone."""
+        """Time until which nodes are avoided."""
         self._not_before = 0.0
         self._room, self._room_at = 1, float("-inf")
         self._looked_at = float("-inf")
         self.reason = ""
-        """Why the last one was lost."""
+        """Why the last replica was lost."""
 
     @property
     def wanted(self) -> int:
-        """How many replicas there should be."""
+        """Number of replicas that there should be."""
         return self._room if self._count is None else self._count
 
     @property
     def status(self) -> str:
-        """A few words for the progress display."""
+        """A short text for the progress display."""
         alive = len(self.members) * self._size
         parts = [counted(alive, "replica") + (" alive" if self.num_lost else "")]
         parts += [f"{len(self.pending)} starting"] if self.pending else []
@@ -132,7 +134,7 @@ class Fleet:
         return ", ".join(parts)
 
     def refresh(self) -> list[tuple[Member, str]]:
-        """Start what is missing, take in what is up, and return those that were lost without a word, with the reason.
+        """Return replicas that were lost silently, with the reason, having started missing ones and taken in new ones.
 
         Raises:
             ReplicasLostError: replicas keep dying.
@@ -153,7 +155,7 @@ class Fleet:
         return silent
 
     def lose(self, member: Member, reason: str) -> None:
-        """Give a replica up; another one is started in its place.
+        """Give up a replica and start another one in its place.
 
         Raises:
             ReplicasLostError: replicas keep dying.
@@ -179,7 +181,7 @@ class Fleet:
         _log.warning("a replica was lost (%s)", reason)
 
     def did_well(self, member: Member) -> None:
-        """Take note of a finished batch."""
+        """Record a finished batch."""
         self._in_a_row, self._did_well_at = 0, time.monotonic()
         self._on_node[member.node] = 0
 
@@ -190,7 +192,7 @@ class Fleet:
         self.members, self.pending = [], []
 
     def _blame(self, node: str, now: float) -> None:
-        """Leave a node alone for a while where replicas die in a row, if there are others."""
+        """Avoid a node for a while if replicas die there in a row and there are other nodes."""
         if not node:
             return
         self._on_node[node] += 1
@@ -228,7 +230,7 @@ class Fleet:
                 self.lose(member, f"not up after {START_S:.0f} s")
 
     def _ready(self, references: list[Any]) -> set[Any]:
-        """Return the references of which the results are there."""
+        """Return the references whose results have arrived."""
         if not references:
             return set()
         ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
@@ -255,7 +257,7 @@ class Fleet:
         self._on_birth(member)
 
     def _leave_out(self, member: Member) -> None:
-        """Let a device of another kind be, and say so once."""
+        """Exclude a device of another kind, with one warning."""
         self._ray.kill(member.actor)
         if member.node not in self._others:
             _log.warning(
@@ -268,7 +270,7 @@ class Fleet:
         self._others.add(member.node)
 
     def _silent(self, now: float) -> list[tuple[Member, str]]:
-        """Return those that no longer answer, and ask the others again when it is time."""
+        """Return replicas that no longer answer, and request signs of life from the others when due."""
         if now < self._looked_at + LOOK_S:
             return []
         self._looked_at = now
@@ -289,15 +291,15 @@ class Fleet:
         return silent
 
     def wait_for(self, count: int, timeout_s: float, say: Callable[[str], None] = lambda text: None) -> None:
-        """Wait until so many replicas are up.
+        """Wait until enough replicas have started.
 
         Args:
-            count: one, or all that there should be.
-            timeout_s: how long.
-            say: told every minute what is waited for.
+            count: number of replicas.
+            timeout_s: maximum time to wait.
+            say: called every minute with what is waited for.
 
         Raises:
-            ReplicasLostError: they are not, in time.
+            ReplicasLostError: they have not started in time.
         """
         tell_at, deadline = time.monotonic() + TELL_S, time.monotonic() + timeout_s
         self.refresh()
@@ -317,7 +319,7 @@ class Fleet:
             self.refresh()
 
     def _lack(self) -> tuple[str, str]:
-        """Return what is waited for, replicas that start or room for them, and what would help."""
+        """Return what is missing, replicas that start or room for them, and what would help."""
         free, total = self._ray.available_resources(), self._ray.cluster_resources()
         wanted, kind = self.wanted * self._size, "GPU" if self._need.gpus else "CPU"
         taken = (total.get(kind, 0) - free.get(kind, 0)) / (self._need.gpus or self._need.cpus)

@@ -1,4 +1,4 @@
-"""The actor that holds a replica, and says where it came up and that it lives."""
+"""The actor that holds a replica, reports where it started, and answers while it computes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from headmask.errors import HeadmaskError, PixelsChangedError, PixelsGoneError
 
 @dataclass(frozen=True)
 class Birth:
-    """Where a replica came up, or why it did not."""
+    """Where a replica started, or why it did not."""
 
     node: str
     device: str = ""
     """Kind of device and version."""
     failure: str | None = None
     error: HeadmaskError | None = None
-    """Why no other replica would come up either, where it is that."""
+    """Why no other replica would start either, if that is the case."""
 
 
 class Host:
     """The actor: holds a replica, and answers while the replica computes.
 
     Args:
-        replica_class: of the replica; anything with the methods of `Replica`.
-        arguments: of its constructor.
+        replica_class: class of the replica; anything with the methods of `Replica`.
+        arguments: arguments of its constructor.
     """
 
     def __init__(self, replica_class: type, *arguments: Any) -> None:
@@ -42,12 +42,12 @@ class Host:
             self._birth = Birth(node, failure=f"{type(error).__name__}: {error}")
 
     def birth(self) -> Birth:
-        """Return where the replica came up, or why it did not."""
+        """Return where the replica started, or why it did not."""
         return self._birth
 
     def sign(self) -> None:
-        """Show that the process runs."""
+        """Return at once, to show that the process runs."""
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Return what a method of the replica returns."""
+        """Return the result of a method of the replica."""
         return getattr(self._replica, method)(*arguments)

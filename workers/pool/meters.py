@@ -1,4 +1,4 @@
-"""What a pool reports to Ray's metrics, for Prometheus and the dashboard of a cluster."""
+"""Metrics that a pool reports to Ray, for Prometheus and a cluster's dashboard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EVERY_S = 1.0
 
 
 class Meters:
-    """Masks scored, in all and per second, masks waiting, replicas alive and lost."""
+    """Masks scored, in total and per second, masks waiting, replicas alive and lost."""
 
     def __init__(self) -> None:
         from ray.util.metrics import Counter, Gauge
@@ -26,11 +26,11 @@ class Meters:
         self._reported, self._at = 0, time.monotonic()
 
     def count(self, masks: int) -> None:
-        """Take note of scored masks."""
+        """Count scored masks."""
         self._num_masks += masks
 
     def update(self, num_queued: int, fleet: Fleet) -> None:
-        """Report, about once a second."""
+        """Report the metrics, about once a second."""
         now = time.monotonic()
         if now - self._at < EVERY_S:
             return

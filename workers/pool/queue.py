@@ -21,14 +21,16 @@ from workers.scoring.replica import Payload, Replica, Wanted
 from workers.scoring.scorer import default_device
 
 BATCH_S = 0.3
-"""Seconds that a batch should take: long against the cost of a call, short against the work between two saves."""
+"""Target duration of a batch in seconds: long compared with the cost of a call, short compared with the time between
+saves.
+"""
 FLOOR_S = 0.1
-"""Seconds that it should take at least, unless replicas would be idle: a call costs one or two milliseconds."""
+"""Minimum duration of a batch in seconds, unless replicas would be idle: a call costs one or two milliseconds."""
 MAX_BATCH = 64
 MOST_SHARED, SHARED = 16, 0.9
 """Masks in a batch that only is longer in order to keep this part of what they share: all its embeddings are held."""
 FIRST_BATCH = 4
-"""Masks in a batch as long as nothing is known of their speed."""
+"""Masks in a batch while their speed is unknown."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,14 @@ class Result:
 
 
 class MaskPool(Protocol):
-    """What the loop of a search needs of a pool."""
+    """The part of a pool that the loop of a search needs."""
 
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks for scoring."""
         ...
 
     def look_away(self, seconds: float) -> None:
-        """Give replicas enough of what waits for so many seconds in which nobody collects."""
+        """Give replicas enough work for some seconds in which nothing is collected."""
         ...
 
     def collect(self, timeout_s: float) -> list[Result]:
@@ -59,7 +61,7 @@ class MaskPool(Protocol):
 
 
 class Pool(MaskPool, Protocol):
-    """What the driver needs of a pool."""
+    """The part of a pool that the driver needs."""
 
     @property
     def device(self) -> str:
@@ -68,44 +70,44 @@ class Pool(MaskPool, Protocol):
 
     @property
     def status(self) -> str:
-        """A few words for the progress display."""
+        """A short text for the progress display."""
         ...
 
     def settle(self, wanted: Wanted) -> Constants:
-        """Find out the constants of the study on the pool's kind of device, and use them; before the first score."""
+        """Determine the constants of the study on this kind of device, and use them; before the first score."""
         ...
 
     def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
-        """Queue micro-batches for differentiation; no others before all of these were collected."""
+        """Queue micro-batches for differentiation; no others until all of these have been collected."""
         ...
 
     def collect_gradients(self, timeout_s: float) -> dict[int, GateGradient]:
-        """Return gradients as soon as there are any, by the places of their tasks; none after `timeout_s` seconds."""
+        """Return gradients as soon as there are any, by the index of their task; empty after `timeout_s` seconds."""
         ...
 
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
-        """Let all replicas predict by the displacements of every data set on the search split."""
+        """Make all replicas predict by the displacements of every data set on the search split."""
         ...
 
     def put_back(self, results: Iterable[Result]) -> None:
-        """Let results that were collected by the way be collected again, by whom they are for."""
+        """Keep results that were collected too early, until the next call of `collect`."""
         ...
 
     def check_pixels(self) -> None:
-        """Let every replica check that its pixels are still those that it was given."""
+        """Check on every replica that its pixels are unchanged."""
         ...
 
     def close(self) -> None:
-        """Give all resources back; queued masks are forgotten."""
+        """Release all resources; queued masks are dropped."""
         ...
 
 
 Steps = Callable[[Sequence[HeadMask]], Sequence[float]]
-"""What each of some sorted masks costs after those before it."""
+"""Returns what each of some sorted masks costs after those before it."""
 
 
 class BatchQueue:
-    """Waiting masks, cut into batches that are neighbours in the trie, long enough to keep what they share.
+    """Waiting masks, cut into batches of neighbours in the trie that are long enough to keep what they share.
 
     Args:
         steps: the predicted cost of masks, such as `TowerCost.steps`; without it, all cost the same.
@@ -116,7 +118,7 @@ class BatchQueue:
         self._lines: dict[Stage, _Line] = {}
         self._alone: deque[tuple[Stage, HeadMask]] = deque()
         self._seconds: dict[Stage, float] = {}
-        """Of one unit of predicted cost."""
+        """Seconds for one unit of predicted cost."""
 
     def __len__(self) -> int:
         return len(self._alone) + sum(map(len, self._lines.values()))
@@ -128,15 +130,15 @@ class BatchQueue:
         self._lines[stage].add(masks)
 
     def put_alone(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
-        """Add masks in front of all others, each to be a batch of its own."""
+        """Add masks in front of all others, each as a separate batch."""
         self._alone.extend((stage, mask) for mask in masks)
 
     def take(self, num_replicas: int, pace: float = 1.0) -> tuple[Stage, list[HeadMask]] | None:
-        """Return the next batch and its stage, or None when nothing waits.
+        """Return the next batch with its stage, or None if nothing waits.
 
         Args:
-            num_replicas: that share what waits.
-            pace: seconds that the one which asks takes for what takes the average one a second.
+            num_replicas: number of replicas that share the waiting masks.
+            pace: seconds that this replica takes for work that takes the average one a second.
         """
         if self._alone:
             stage, mask = self._alone.popleft()
@@ -148,11 +150,11 @@ class BatchQueue:
         return None
 
     def expected_s(self, stage: Stage, masks: Sequence[HeadMask]) -> float:
-        """Return the seconds that masks should take together by the batches before them; 0 before the first."""
+        """Return the seconds that masks should take together, judged by earlier batches; 0 before the first."""
         return self._seconds.get(stage, 0.0) * sum(self._costs_at(stage)(masks))
 
     def learn(self, stage: Stage, masks: Sequence[HeadMask], scores: Sequence[MaskScore]) -> float:
-        """Take note of how long a batch took, and return its seconds for what took one on average before."""
+        """Record how long a batch took, and return its seconds relative to the average so far."""
         seconds = sum(score.seconds for score in scores) / sum(self._costs_at(stage)(masks))
         before = self._seconds.get(stage, seconds)
         self._seconds[stage] = 0.7 * before + 0.3 * seconds
@@ -163,7 +165,7 @@ class BatchQueue:
         return _alike if stage.predicted else self._steps
 
     def _size(self, stage: Stage, line: _Line, num_replicas: int, pace: float) -> int:
-        """Return how many of the waiting masks the next batch takes.
+        """Return the number of waiting masks for the next batch.
 
         At least two batches are in flight for each replica, so half its share is enough, or what takes long enough.
         More, up to the whole share, where else more than a tenth of what the masks share would be computed twice.
@@ -183,10 +185,10 @@ def _alike(masks: Sequence[HeadMask]) -> Sequence[float]:
 
 
 class _Line:
-    """Masks that wait at a stage, sorted, with what each costs after the one before it.
+    """Masks that wait at a stage, sorted, each with its cost after the one before it.
 
     Args:
-        costs: of sorted masks.
+        costs: returns the costs of sorted masks.
     """
 
     def __init__(self, costs: Steps) -> None:
@@ -195,7 +197,9 @@ class _Line:
         self._steps: list[float] = []
         self._start = 0
         self.cost = 0.0
-        """Of all that waited when the last were added: of what is left, shares would become ever smaller."""
+        """Cost of all masks that waited when the last were added; the cost of those left would make shares ever
+        smaller.
+        """
 
     def __len__(self) -> int:
         return len(self._masks) - self._start
@@ -207,7 +211,7 @@ class _Line:
         self.cost = sum(self._steps)
 
     def take(self, size: int) -> list[HeadMask]:
-        """Return the first masks, which wait no longer."""
+        """Return the first masks, which no longer wait."""
         stop = self._start + size
         taken = self._masks[self._start : stop]
         self._start = stop
@@ -216,15 +220,15 @@ class _Line:
         return taken
 
     def size_within(self, cost: float, most: int) -> int:
-        """Return how many of the first masks cost so much at most; one at least."""
+        """Return the number of first masks with at most a given cost; at least one."""
         # The small margin is for rounding: an exact share is a share.
         totals = accumulate(self._steps[self._start : self._start + most])
         return max(1, sum(total <= cost * (1 + 1e-9) for total in totals))
 
     def size_that_shares(self, least: int, most: int) -> int:
-        """Return how many of the first masks make a batch that keeps nine tenths of what they share with the next one.
+        """Return the number of first masks whose batch keeps nine tenths of what they share with the next one.
 
-        Where no number between the bounds does, it is the one that loses the smallest part.
+        If no number between the bounds does, it is the one that loses least.
         """
         saved, lost = 0.0, []
         cut = self._alone(self._start) - self._steps[self._start]
@@ -243,12 +247,12 @@ class _Line:
 
 
 def hand_out(held: Sequence[int], has_room: Callable[[int], bool], give: Callable[[int], bool]) -> None:
-    """Let whoever holds the fewest batches have the next one, as long as somebody has room and anything waits.
+    """Give the next batch to the replica with the fewest, as long as one has room and batches wait.
 
     Args:
-        held: by each replica.
-        has_room: of a replica by its place; who has none gets no more.
-        give: gives it the next batch; returns whether there was one.
+        held: number of batches of each replica.
+        has_room: returns whether a replica, given its index, can take another batch.
+        give: gives a replica the next batch; returns whether there was one.
     """
     turns = [(number, place) for place, number in enumerate(held)]
     heapify(turns)
@@ -277,15 +281,15 @@ class InlinePool:
         return self._replica.device_kind()
 
     def settle(self, wanted: Wanted) -> Constants:
-        """Find out the constants of the study on the pool's kind of device, and use them; before the first score."""
+        """Determine the constants of the study on this kind of device, and use them; before the first score."""
         return self._replica.settle(wanted)
 
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
-        """Let the replica predict by the displacements of every data set on the search split."""
+        """Make the replica predict by the displacements of every data set on the search split."""
         self._replica.adopt_displacements(displacements)
 
     def check_pixels(self) -> None:
-        """Let the replica check that its pixels are still those that it was given."""
+        """Check on the replica that its pixels are unchanged."""
         self._replica.check_pixels()
 
     def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
@@ -293,7 +297,7 @@ class InlinePool:
         self._gate_tasks = dict(enumerate(tasks))
 
     def collect_gradients(self, timeout_s: float) -> dict[int, GateGradient]:
-        """Return the gradient of the next micro-batch, by the place of its task."""
+        """Return the gradient of the next micro-batch, by the index of its task."""
         place = min(self._gate_tasks)
         (gradient,) = self._replica.differentiate([self._gate_tasks.pop(place)])
         return {place: gradient}
@@ -303,10 +307,10 @@ class InlinePool:
         self._queue.put(stage, masks)
 
     def look_away(self, seconds: float) -> None:
-        """Do nothing: this replica only works while somebody collects."""
+        """Do nothing: this replica only works during `collect`."""
 
     def put_back(self, results: Iterable[Result]) -> None:
-        """Let results that were collected by the way be collected again, by whom they are for."""
+        """Keep results that were collected too early, until the next call of `collect`."""
         self._held += results
 
     def collect(self, timeout_s: float) -> list[Result]:
@@ -323,5 +327,5 @@ class InlinePool:
         return [Result(stage, mask, score, self.device) for mask, score in zip(masks, scores, strict=True)]
 
     def close(self) -> None:
-        """Forget queued masks."""
+        """Drop queued masks."""
         self._queue = BatchQueue()

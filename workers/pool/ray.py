@@ -1,7 +1,7 @@
-"""Replicas as Ray actors: on this machine, started by itself, or on a cluster that is joined.
+"""Replicas as Ray actors: on this machine, with a Ray started for them, or on a cluster that is joined.
 
-Evaluations are pure, so whatever is lost is done again: the batch of a lost replica goes back to the queue, mask by
-mask, and the replica is replaced. A mask that costs three replicas while it is alone is given up, with its reason.
+Evaluations are pure, so lost work is done again: the batch of a lost replica goes back to the queue, mask by mask, and
+the replica is replaced. A mask that costs three replicas while it is alone is given up, with its reason.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from workers.scoring.replica import Payload, Replica, Wanted
 
 IN_FLIGHT = 2
 HERE_S = 300.0
-"""Seconds that the first replica may take on this machine; on a cluster, which may have to add a node, `START_S`."""
+"""Seconds that the first replica may take on this machine; on a cluster, which may have to add a node, it is
+`START_S`.
+"""
 UNKNOWN_S, LEAST_S, TIMES = 6 * 3600.0, 120.0, 20.0
 """Seconds that a batch may take as long as no speed is known; later at least, and times as many as expected."""
 
@@ -39,19 +41,19 @@ class RayPool:
     """Replicas on Ray.
 
     Args:
-        payload: goes into the object store once, and from there to every node once.
-        replicas: how many; None for as many as the cluster has room for, when nodes join or leave, too.
+        payload: put into the object store once, and sent from there to every node once.
+        replicas: number of replicas; None for as many as fit, also when nodes join or leave.
         threads: CPU threads of one replica.
-        gpus_per_replica: 0 for replicas on CPUs, a part of 1 for several on a GPU; None for 1 where there are any.
+        gpus_per_replica: 0 for replicas on CPUs, a part of 1 for several on a GPU; None for 1 if there are any.
         mixed_devices: let devices of different kinds score one study, though their scores differ in the last bits.
         shards: replicas that share the images out and score as one, see `workers.shards`; or a function of how many
             replicas there are, and on `cuda` or `cpu`. 1 for replicas that each score all images.
         steps: predicted cost of masks; see `BatchQueue`.
-        address: of a cluster to join, such as `auto` or `ray://host:10001`; None starts Ray on this machine.
-        say: told what is waited for.
+        address: address of a cluster to join, such as `auto` or `ray://host:10001`; None starts Ray on this machine.
+        say: called with what is waited for.
         on_stuck: called with the reason, on a thread, when a call of Ray's goes on although Ray has died; it ends the
-            process, as Ray would a minute later without a word of ours.
-        replica_class: what the actors hold; anything with the methods of `Replica`.
+            process, as Ray would a minute later without our message.
+        replica_class: class of the replicas; anything with the methods of `Replica`.
 
     Raises:
         PoolError: the cluster cannot be joined, or no replica can be placed.
@@ -77,16 +79,16 @@ class RayPool:
         self._queue = BatchQueue(steps)
         self._constants: Constants | None = None
         self._displacements: Any = None
-        """In the object store, once there are any."""
+        """Reference to them in the object store, once they exist."""
         self._running: dict[Any, Running] = {}
         self._urgent: deque[MicroBatches | Check] = deque()
-        """What is done before the masks that wait."""
+        """Work that goes before the waiting masks."""
         self._gradients: dict[int, GateGradient] = {}
         self._blame = Blame()
         self._scored: dict[Stage, HeadMask] = {}
-        """A mask of every stage that was scored."""
+        """One scored mask of every stage."""
         self._held: list[Result] = []
-        """To be collected next."""
+        """Results for the next call of `collect`."""
         self._fleet: Fleet | None = None
         try:
             with self._answering():
@@ -136,11 +138,11 @@ class RayPool:
 
     @property
     def status(self) -> str:
-        """A few words for the progress display."""
+        """A short text for the progress display."""
         return self.fleet.status
 
     def settle(self, wanted: Wanted) -> Constants:
-        """Find out the constants of the study on the pool's kind of device, and use them; before the first score.
+        """Determine the constants of the study on this kind of device, and use them; before the first score.
 
         Raises:
             HeadmaskError: a replica found bad input, or too little memory.
@@ -181,7 +183,7 @@ class RayPool:
         return self._ray.get(reference)
 
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
-        """Let all replicas predict by the displacements of every data set on the search split."""
+        """Make all replicas predict by the displacements of every data set on the search split."""
         with self._answering():
             held = self._ray.put(displacements)
             # In a list, a reference travels as one.
@@ -194,7 +196,7 @@ class RayPool:
         self._queue.put(stage, masks)
 
     def look_away(self, seconds: float) -> None:
-        """Give replicas enough of what waits for so many seconds in which nobody collects.
+        """Give replicas enough work for some seconds in which nothing is collected.
 
         Raises:
             ReplicasLostError: see `collect`.
@@ -203,12 +205,12 @@ class RayPool:
             self._dispatch(seconds)
 
     def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
-        """Queue micro-batches for differentiation; no others before all of these were collected."""
+        """Queue micro-batches for differentiation; no others until all of these have been collected."""
         together = min(self.shards, -(-len(tasks) // self.fleet.wanted))
         self._urgent.extend(MicroBatches.cut(tasks, together))
 
     def put_back(self, results: Iterable[Result]) -> None:
-        """Let results that were collected by the way be collected again, by whom they are for."""
+        """Keep results that were collected too early, until the next call of `collect`."""
         self._held += results
 
     def collect(self, timeout_s: float) -> list[Result]:
@@ -224,7 +226,7 @@ class RayPool:
         return results
 
     def collect_gradients(self, timeout_s: float) -> dict[int, GateGradient]:
-        """Return gradients as soon as there are any, by the places of their tasks; none after `timeout_s` seconds.
+        """Return gradients as soon as there are any, by the index of their task; empty after `timeout_s` seconds.
 
         Raises:
             HeadmaskError: see `collect`.
@@ -236,10 +238,10 @@ class RayPool:
         return found
 
     def check_pixels(self) -> None:
-        """Let every replica check that its pixels are still those that it was given.
+        """Check on every replica that its pixels are unchanged.
 
         Raises:
-            PixelsChangedError: those of one are not.
+            PixelsChangedError: a replica's have changed.
             ReplicasLostError: Ray has died.
         """
         with self._answering():
@@ -252,7 +254,7 @@ class RayPool:
                     # A replica that is lost meanwhile is replaced by one that checks what it maps.
 
     def close(self) -> None:
-        """Stop the replicas, and Ray where this pool started it; queued masks are forgotten."""
+        """Stop the replicas, and Ray if this pool started it; queued masks are dropped."""
         self._running, self._queue = {}, BatchQueue()
         self._urgent.clear()
         try:
@@ -266,7 +268,7 @@ class RayPool:
                 self._ray.shutdown()
 
     def _brief(self, member: Member) -> None:
-        """Tell a replica what was settled while it came up; one that knows it already loses nothing."""
+        """Tell a replica what was settled while it started; telling it twice does no harm."""
         if self._constants is not None:
             member.call("adopt", self._constants)
         if self._displacements is not None:
@@ -287,7 +289,7 @@ class RayPool:
             raise ReplicasLostError(f"the Ray cluster does not answer: {reason_of(error)}") from None
 
     def _advance(self, timeout_s: float) -> None:
-        """Keep the replicas at work, and wait until one of them is done."""
+        """Keep the replicas busy, and wait until one of them is done."""
         for member, reason in self.fleet.refresh():
             self._do_again(member, reason)
         self._dispatch()
@@ -306,7 +308,7 @@ class RayPool:
         self._meters.update(len(self._queue), self.fleet)
 
     def _dispatch(self, away_s: float = 0.0) -> None:
-        """Give every replica some batches, and more of them as long as it would be done within some seconds."""
+        """Give every replica some batches, and more as long as they would be done within some seconds."""
         works: defaultdict[int, list[Work]] = defaultdict(list)
         for running in self._running.values():
             works[id(running.member)].append(running.work)
@@ -326,7 +328,7 @@ class RayPool:
         hand_out(list(map(len, held)), has_room, give)
 
     def _give(self, member: Member) -> Work | None:
-        """Give a replica the next batch, and return it; None where none waits."""
+        """Give a replica the next batch, and return it; None if none waits."""
         batch = None if self._urgent else self._queue.take(self.fleet.wanted, member.pace)
         if batch is None and not self._urgent:
             return None
@@ -335,7 +337,7 @@ class RayPool:
         return work
 
     def _expected_s(self, work: Work) -> float:
-        """Return the seconds that the average replica should take; 0 where that is not known."""
+        """Return the seconds that the average replica should take; 0 if unknown."""
         return self._queue.expected_s(work.stage, work.masks) if isinstance(work, MaskBatch) else 0.0
 
     def _finish(self, reference: Any) -> None:
@@ -370,7 +372,7 @@ class RayPool:
         self._held += [Result(stage, mask, score, member.device) for mask, score in zip(masks, scores, strict=True)]
 
     def _restart_clock(self, member: Member) -> None:
-        """Let the next batch of a replica count from now."""
+        """Count the time of a replica's next batch from now."""
         following = next((running for running in self._running.values() if running.member is member), None)
         if following is not None:
             following.started = time.monotonic()
@@ -394,7 +396,7 @@ class RayPool:
         self._do_again(running.member, reason, cause)
 
     def _do_again(self, member: Member, reason: str, cause: BaseException | None = None) -> None:
-        """Queue what a lost replica had again, masks one by one. It was lost over the oldest of its batches."""
+        """Queue a lost replica's work again, mask by mask. Its oldest batch is the one that it was lost over."""
         lost = [reference for reference, running in self._running.items() if running.member is member]
         works = [self._running.pop(reference).work for reference in lost]
         if works and not isinstance(cause, self._ray.exceptions.OutOfMemoryError):
@@ -412,10 +414,10 @@ class RayPool:
                 self._queue.put_alone(work.stage, work.masks)
 
     def _is_failure(self, work: Work, failure: str, cause: BaseException | None) -> TypeGuard[MaskBatch]:
-        """Return whether a mask is to blame for what failed; where it is not known yet, another one is scored first.
+        """Return whether a mask is to blame for a failure; if that is unknown, another mask is scored first.
 
         Raises:
-            HeadmaskError: no mask is to blame, and trying again would be in vain.
+            HeadmaskError: no mask is to blame, and trying again would not help.
         """
         if isinstance(cause, DeviceMemoryError):
             raise cause from None

@@ -1,4 +1,4 @@
-"""One replica of a group that shares the images out: what it computes on its part of them."""
+"""One replica of a group that divides the images: its work on its part of them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from workers.tasks.base import Partial
 # M masks, D data sets, S shards, n images of a shard, Q queries
 
 Own = NDArray[np.float32] | None
-"""What a shard's queries score with what is right; None for a mask whose embeddings are not finite there."""
+"""Scores of a shard's queries with their right answers; None for a mask whose embeddings are not finite there."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """One shard's part of a mask's ranks on one data set; none where embeddings are not finite."""
+    """One shard's part of a mask's ranks on one data set; None if embeddings are not finite."""
 
     partial: Partial | None
     embedding_nE: NDArray[np.float32] | None = None
@@ -31,15 +31,15 @@ class Found:
 
 @dataclass
 class Shard(Replica):
-    """One replica of a group: embeds and ranks its part of the images; predicts and differentiates as any replica."""
+    """One replica of a group: embeds and ranks its part of the images; predicts and differentiates like any replica."""
 
     _part: tuple[int, int] = field(init=False, default=(0, 1), repr=False)
     _embedded: tuple[int, list[Tensor]] | None = field(init=False, default=None, repr=False)
-    """The batch that was embedded last, and its embeddings (M, n, E) on every data set."""
+    """The last embedded batch, and its embeddings (M, n, E) on every data set."""
 
     @property
     def part(self) -> tuple[int, int]:
-        """Which of how many parts of the images it embeds."""
+        """Index of its part of the images, and the number of parts."""
         return self._part
 
     def take_part(self, part: tuple[int, int]) -> None:
@@ -47,21 +47,21 @@ class Shard(Replica):
         self._part = part
 
     def embed(self, batch: int, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[list[Own]]:
-        """Return what a shard's queries score with what is right, by data set and mask; keep the embeddings."""
+        """Return a shard's queries' scores with their right answers, by data set and mask; keep the embeddings."""
         parts = zip(self._scorers_of(stage), self._embeddings(batch, stage, grid, words), strict=True)
         return [[scorer.own_scores(each_nE) for each_nE in embedding_MnE] for scorer, embedding_MnE in parts]
 
     def rank(
         self, batch: int, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]], own: list[list[Own]]
     ) -> list[list[Found]]:
-        """Return what a shard adds to the ranks of a batch, by data set and mask.
+        """Return a shard's part of the ranks of a batch, by data set and mask.
 
         Args:
-            batch: which one; a replica that replaces the one which had embedded it embeds it now.
-            stage: at which it is scored.
-            grid: of the masks.
-            words: of the masks.
-            own: the own scores of all shards, one after another; None for masks that cannot be ranked.
+            batch: number of the batch; a replacement for the replica that embedded it embeds it now.
+            stage: stage at which it is scored.
+            grid: grid of the masks.
+            words: words of the masks.
+            own: the own scores of all shards, concatenated; None for masks that cannot be ranked.
         """
         embedded = self._embeddings(batch, stage, grid, words)
         self._embedded = None
@@ -77,7 +77,7 @@ class Shard(Replica):
         ]
 
     def _embeddings(self, batch: int, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[Tensor]:
-        """Return the embeddings (M, n, E) of a batch on every data set, and keep them."""
+        """Return the embeddings (M, n, E) of a batch on every data set; they are kept."""
         if self._embedded is None or self._embedded[0] != batch:
             masks_MLH = stack(HeadMask(grid, word) for word in words)
             self._embedded = batch, [scorer.embed(masks_MLH) for scorer in self._scorers_of(stage)]
@@ -88,7 +88,7 @@ class Shard(Replica):
 
 
 def joined(own_SDM: Sequence[Sequence[Sequence[Own]]]) -> list[list[Own]]:
-    """Return the own scores of all shards, one after another, by data set and mask; None where a shard has none."""
+    """Return the own scores of all shards, concatenated, by data set and mask; None if a shard has none."""
 
     def all_of(own_S: Sequence[Own]) -> Own:
         parts = [own_q for own_q in own_S if own_q is not None]

@@ -1,9 +1,9 @@
-"""Replicas that share the images out: all of a group score the same masks, each on its shard of the images.
+"""Replicas that divide the images: all of a group score the same masks, each on its shard of the images.
 
 The trie of a batch is not cut, and no prefix is computed twice. Shards are whole chunks and whole blocks of the
 similarity matrix, so every number has the bits that it has where one replica scores all images. Ranks take two
-exchanges: what every query scores with its own image goes to all shards; how many of a shard's images score not less
-comes back.
+exchanges: every query's score with its own image goes to all shards, and the number of a shard's images that score not
+less comes back.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from workers.scoring.scorer import NOT_FINITE, score_of
 # M masks, D data sets, S shards, n images of a shard, Q queries
 
 REPLACED_S = 600.0
-"""Seconds that a shard may take to come up, or to be replaced."""
+"""Seconds that a shard may take to start, or to be replaced."""
 MOST_LOSSES = 1
 """Losses of one shard over one batch that are made good; whoever gave the batch decides about another one."""
 
 Start = Callable[[dict[str, Any]], Any]
-"""Makes a host by its options of placement."""
+"""Makes a host, given its placement options."""
 
 
 class ShardGroup:
     """Several replicas that score as one, with the methods of `Replica`. It is an actor that holds no device itself.
 
     Args:
-        payload: for the targets, by which ranks become metrics.
-        device: of the shards.
-        constants: of the study, once they are settled.
+        payload: its targets turn ranks into metrics.
+        device: device of the shards.
+        constants: constants of the study, once they are settled.
         packed: the reference to the payload, in a list so that it travels as one.
-        count: of shards.
-        need: what a shard holds of a node.
+        count: number of shards.
+        need: resources of a node that a shard needs.
         mixed: whether devices of different kinds may work together.
 
     Raises:
@@ -71,10 +71,10 @@ class ShardGroup:
         self._ray, self.payload = ray, payload
         self._constants = constants
         self._displacements: Any = None
-        """In the object store, once there are any."""
+        """Reference to them in the object store, once they exist."""
         self._batch = 0
         self._shards: list[Member | None] = [None] * count
-        """Who has which part of the images."""
+        """The replica that has each part of the images."""
         host = _host(ray, need)
 
         def start(placement: dict[str, Any]) -> Any:
@@ -121,11 +121,11 @@ class ShardGroup:
         self._each("adopt_displacements", self._displacements)
 
     def check_pixels(self) -> None:
-        """Let every shard check that its pixels are still those that it was given."""
+        """Check on every shard that its pixels are unchanged."""
         self._each("check_pixels")
 
     def differentiate(self, tasks: Sequence[GateTask]) -> list[GateGradient]:
-        """Return the gradients of micro-batches, which are not cut: each is one shard's."""
+        """Return the gradients of micro-batches; each one is computed as a whole by one shard."""
         return self._shared_out("differentiate", (), tasks)
 
     def score(self, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[MaskScore]:
@@ -140,7 +140,7 @@ class ShardGroup:
         return [replace(score, seconds=seconds) for score in scores]
 
     def _exchanged(self, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[list[list[Found]]]:
-        """Return what every shard found, after each has learned of the others what it needs."""
+        """Return what every shard found, after each has received what it needs from the others."""
         self._batch += 1
         about = self._batch, stage, grid, words
         own_SDM = self._done(lambda _, member: member.call("embed", *about))
@@ -148,7 +148,7 @@ class ShardGroup:
         return self._done(lambda _, member: member.call("rank", *about, own))
 
     def _score(self, stage: Stage, found_SD: list[list[Found]]) -> MaskScore:
-        """Return one mask's score from what every shard found on every data set."""
+        """Return one mask's score from the findings of every shard on every data set."""
         parts = {}
         for place, (prefix, split) in enumerate(self.payload.splits[stage.split].items()):
             found_S = [found_D[place] for found_D in found_SD]
@@ -162,7 +162,7 @@ class ShardGroup:
         return merged(parts)
 
     def _brief(self, member: Member) -> None:
-        """Give a replica that came up the first part that nobody has, and tell it what was settled meanwhile."""
+        """Give a new replica the first free part, and tell it what has been settled meanwhile."""
         index = next(index for index, each in enumerate(self._shards) if each not in self._fleet.members)
         self._shards[index] = member
         member.call("take_part", (index, len(self._shards)))
@@ -178,7 +178,7 @@ class ShardGroup:
         self._done(lambda index, member: member.call(method, *arguments))
 
     def _shared_out(self, method: str, arguments: tuple[Any, ...], work: Sequence[Any]) -> list[Any]:
-        """Return what shards return, each for some of the work, in its order."""
+        """Return the results of shards, each for some of the work, in the order of the work."""
         count = min(len(self._shards), len(work))
         ends = [place * len(work) // count for place in range(count + 1)]
         parts = self._done(
@@ -187,7 +187,7 @@ class ShardGroup:
         return [each for part in parts for each in part]
 
     def _done(self, request: Callable[[int, Member], Any], shards: Iterable[int] | None = None) -> list[Any]:
-        """Return what shards return; what one had that was lost is done by its replacement, and nothing else is.
+        """Return the results of shards; only a lost shard's work is done again, by its replacement.
 
         Args:
             request: makes a shard do it; returns the reference to its result.
@@ -248,7 +248,7 @@ class ShardGroup:
         return [found[index] for index in wanted]
 
     def _member(self, index: int) -> Member:
-        """Return who has a shard, once somebody has."""
+        """Return the replica that has a shard, once there is one."""
         while (member := self._shards[index]) is None or member not in self._fleet.members:
             self._fleet.wait_for(len(self._shards), REPLACED_S)
         return member
@@ -264,17 +264,17 @@ def starter(
     mixed: bool,
     replica_class: type,
 ) -> Start:
-    """Return what starts a host of a replica, or of a group of shards, by its options of placement.
+    """Return a function that starts a host of a replica, or of a group of shards, given its placement options.
 
     Args:
         ray: the module, connected.
-        need: what a replica, or a shard, holds of a node.
+        need: resources of a node that a replica, or a shard, needs.
         packed: reference to the payload.
-        device: of the replica or the shards.
-        constants: of the study, once they are settled.
-        shards: of a group; 1 for a replica that scores all images.
+        device: device of the replica or the shards.
+        constants: constants of the study, once they are settled.
+        shards: shards of a group; 1 for a replica that scores all images.
         mixed: whether shards of a group may be on devices of different kinds.
-        replica_class: of the replica.
+        replica_class: class of the replica.
     """
     host = _host(ray, need if shards == 1 else Resources(0))
 

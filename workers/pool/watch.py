@@ -1,8 +1,8 @@
-"""What a driver cannot do without: Ray's processes on its machine, and the control plane of the cluster it joined.
+"""What a driver depends on: Ray's processes on its machine, and the control plane of the cluster it joined.
 
 When one of them dies, Ray ends the driver in the middle of a call, or lets it wait for ever. So they are watched here:
-the pool is told at once, before it calls Ray again, and a driver that is inside a call by then is ended with a message
-of ours. What Ray's processes leave behind on this machine is ended, too.
+the pool is told at once, before it calls Ray again, and a driver that is inside a call is ended with a clear message.
+Processes that Ray leaves behind on this machine are ended, too.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any
 from headmask.errors import ReplicasLostError
 
 LOOK_S = 0.5
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 STUCK_S = 10.0
-"""Seconds that a call of Ray's may go on after it cannot succeed any more. Ray itself ends the driver after 60."""
+"""Seconds that a call of Ray may go on after it cannot succeed any more. Ray itself ends the driver after 60."""
 PROBE_S, PROBES = 5.0, 6
 """Seconds between two tries to reach a control plane on another machine, and tries in vain after which it is gone."""
 
@@ -42,7 +42,7 @@ for agent in agents:
     except ProcessLookupError:
         pass
 """
-"""Ends the children of a raylet that has died: its agents wait a minute for a control plane that died with it."""
+"""Ends the children of a raylet that has died: its agents would wait a minute for a control plane that died with it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Watch:
 
     Args:
         processes: of this machine that must live.
-        control: host and port of a control plane elsewhere; None where it is among the processes.
+        control: host and port of a control plane elsewhere; None if it is among the processes.
         on_stuck: called with the reason, on a thread, when a call of Ray's goes on although it cannot succeed; it ends
             the process. None for waiting.
     """
@@ -70,7 +70,7 @@ class Watch:
         on_stuck: Callable[[str], None] | None = None,
     ) -> None:
         self.reason: str | None = None
-        """Why Ray cannot work any more; None as long as it can."""
+        """Why Ray cannot work any more; None while it can."""
         self._on_stuck, self._control = on_stuck, control
         self._call_since: float | None = None
         self._closing = threading.Event()
@@ -86,7 +86,7 @@ class Watch:
 
     @contextlib.contextmanager
     def call(self) -> Iterator[None]:
-        """Let Ray be called in a block.
+        """Guard the calls of Ray in a block.
 
         Raises:
             ReplicasLostError: Ray cannot work any more.
@@ -111,7 +111,7 @@ class Watch:
             raise ReplicasLostError(self.reason)
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._closing.set()
 
     def _run(self) -> None:
@@ -139,7 +139,7 @@ class Watch:
                     self.reason = f"Ray's control plane at {host}:{port} does not answer any more"
 
     def _end_stuck(self) -> None:
-        """Wait until nobody is in a call of Ray's; end the process where one goes on."""
+        """Wait until no call of Ray is running; end the process if one does not return."""
         died_at = time.monotonic()
         while not self._closing.wait(LOOK_S):
             since = self._call_since
@@ -167,7 +167,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def watch(ray: Any, owned: bool, on_stuck: Callable[[str], None] | None) -> Watch:
-    """Return a watch over what a connected driver needs of Ray; over nothing where Ray does not say what that is.
+    """Return a watch over what a connected driver needs of Ray; an empty one if Ray does not tell.
 
     Args:
         ray: the module, connected.
@@ -185,7 +185,7 @@ def watch(ray: Any, owned: bool, on_stuck: Callable[[str], None] | None) -> Watc
 
 
 def _started(ray: Any) -> list[Process]:
-    """Return the processes that this driver has started, if any."""
+    """Return the processes that this driver has started."""
     # A private part of Ray's, and nothing depends on it but how a death is said.
     node = getattr(ray._private.worker, "_global_node", None)
     found = getattr(node, "all_processes", {})
@@ -199,7 +199,7 @@ def _started(ray: Any) -> list[Process]:
 
 
 def _joined(ray: Any) -> tuple[list[Process], tuple[str, int] | None]:
-    """Return the raylet of this machine and where the control plane is, of a cluster that was joined."""
+    """Return the raylet of this machine and the address of the control plane, for a cluster that was joined."""
     processes: list[Process] = []
     node = getattr(ray._private.worker, "_global_node", None)
     if (path := getattr(node, "raylet_socket_name", None)) and (pid := _peer(path)):
@@ -213,7 +213,7 @@ def _joined(ray: Any) -> tuple[list[Process], tuple[str, int] | None]:
 
 
 def _peer(path: str) -> int:
-    """Return the process that listens at a socket of this machine; 0 where that cannot be told."""
+    """Return the process that listens at a socket of this machine; 0 if that is unknown."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.connect(path)
@@ -224,7 +224,7 @@ def _peer(path: str) -> int:
 
 
 def _guard(raylet: int) -> None:
-    """Start a process that ends the agents of a raylet as soon as that has died, as it does with its driver."""
+    """Start a process that ends a raylet's agents as soon as it has died, as it does with its driver."""
     if agents := children(raylet):
         # The guard outlives its driver, also one that a signal to all processes of a terminal ends.
         guard = subprocess.Popen(
@@ -238,7 +238,7 @@ def _guard(raylet: int) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has started; none where the system does not say."""
+    """Return the children of a process; empty if the system does not tell."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""What a pool gives a replica to do at a time: masks to score, a mask to score once more, micro-batches."""
+"""The work that a pool gives to a replica at a time: masks to score, a mask to score again, micro-batches."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class MaskBatch:
 
     @property
     def request(self) -> tuple[Any, ...]:
-        """The method of a replica that does it, and its arguments."""
+        """The method of a replica that does the work, and its arguments."""
         return "score", self.stage, self.masks[0].grid, [mask.words for mask in self.masks]
 
     @property
     def pieces(self) -> list[Hashable]:
-        """What may be to blame for a lost replica."""
+        """The pieces that may be to blame for a lost replica."""
         return [(type(self), self.stage, mask) for mask in self.masks]
 
 
 @dataclass(frozen=True)
 class Check(MaskBatch):
-    """A mask that was scored before, and is once more to see whether replicas work at all."""
+    """A mask that was scored before and is scored again, to see whether replicas work at all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,23 +40,23 @@ class MicroBatches:
     """Micro-batches to differentiate: one, or as many as a group of shards computes at a time."""
 
     places: tuple[int, ...]
-    """Among those that were submitted together."""
+    """Indices among those that were submitted together."""
     tasks: Sequence[GateTask]
 
     @classmethod
     def cut(cls, tasks: Sequence[GateTask], size: int) -> list[Self]:
-        """Return tasks as pieces of work of so many each."""
+        """Return tasks as pieces of work with a given number of tasks each."""
         starts = range(0, len(tasks), size)
         return [cls(tuple(range(len(tasks))[at : at + size]), tasks[at : at + size]) for at in starts]
 
     @property
     def request(self) -> tuple[Any, ...]:
-        """The method of a replica that does it, and its arguments."""
+        """The method of a replica that does the work, and its arguments."""
         return "differentiate", list(self.tasks)
 
     @property
     def pieces(self) -> list[Hashable]:
-        """What may be to blame for a lost replica."""
+        """The pieces that may be to blame for a lost replica."""
         return [(type(self), self.places)]
 
 
@@ -65,9 +65,9 @@ Work = MaskBatch | MicroBatches
 
 @dataclass(eq=False)
 class Running:
-    """What a replica works on."""
+    """Work in progress on a replica."""
 
     member: Member
     work: Work
     started: float = field(default_factory=time.monotonic)
-    """When it became the oldest of its replica."""
+    """When it became the oldest work of its replica."""

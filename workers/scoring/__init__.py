@@ -1,1 +1,1 @@
-"""The scoring engine: masks in, scores out. Knows nothing of Ray, other than what a replica is sent."""
+"""The scoring engine: masks in, scores out. It knows nothing of Ray except what a replica is sent."""

@@ -1,4 +1,4 @@
-"""What is settled once, when a study is created, for the kind of device that it runs on: its constants."""
+"""The constants of a study: what is settled once, when it is created, for its kind of device."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ FULL = {"cpu": 1 << 20, "cuda": 1 << 23}
 MEMORY_SHARE, NUMBERS_PER_TOKEN = 0.25, 16
 """Part of a device's memory that a chunk's nodes may take, and what a node keeps for each number between layers."""
 USUAL_CHUNK = 32
-"""Inputs computed together where nothing is measured: outside a search, and when its means are taken."""
+"""Inputs computed together if nothing is measured: outside a search, and for the means."""
 WORTH = 0.03
-"""Smallest gain in speed for which a larger chunk is taken: it costs memory."""
+"""Smallest gain in speed that justifies a larger chunk, which costs memory."""
 LONG_S = 2.0
-"""A layer that takes so long fills any device."""
+"""Seconds for a layer that show that a device is full."""
 _REPEATS = 3
 
 
 @dataclass(frozen=True)
 class Constants:
-    """What decides the last bits of a study's scores, besides the model and the data."""
+    """Everything that decides the last bits of a study's scores, besides the model and the data."""
 
     precision: Precision
     chunk: int
@@ -44,7 +44,7 @@ class Constants:
     means_LHd: NDArray[np.float32] | None = None
     """Calibrated mean outputs, where the ablation needs them."""
     baseline: Mapping[str, float] | None = None
-    """Metrics of the empty mask on the search split, where losses against it are limited."""
+    """Metrics of the empty mask on the search split, if losses against it are limited."""
 
 
 def resolved_precision(wanted: AnyPrecision, device: torch.device) -> Precision:
@@ -68,9 +68,9 @@ def _computes_bfloat16(device: torch.device) -> bool:
 
 
 def chosen_chunk(engine: Engine) -> int:
-    """Return the inputs to be computed together, by kind of device and shape of the tower: the same at every start.
+    """Return the number of inputs computed together, by kind of device and shape of the tower: the same at every start.
 
-    It is the candidate nearest to what fills the device, within its memory and the inputs that there are.
+    It is the candidate nearest to what fills the device, within its memory and the number of inputs.
     """
     view = engine.view
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Displacements: how far every embedding moves when one head goes. Their sums predict the embeddings of any mask.
+"""Displacements: how far every embedding moves when one head is ablated. Their sums predict the embeddings of any mask.
 
 A scan computes the embeddings of all inputs without head h. Before normalisation, e(mask) is close to e(baseline) plus
 the sum over the mask's heads of d_h = e({h}) - e(baseline): what a mask does to the embeddings is nearly additive where
@@ -21,17 +21,17 @@ from workers.scoring.inputs import shared_tensor
 # N inputs of the searched tower, E embedding
 
 RESIDENT_SHARE = 0.25
-"""Most of a GPU's free memory that displacements may take; larger ones are uploaded head by head."""
+"""Maximum share of a GPU's free memory for displacements; larger ones are uploaded head by head."""
 
 
 @dataclass(frozen=True)
 class Displacements:
-    """Of the inputs of one data set: where they are embedded, and where they move."""
+    """Embeddings of the inputs of one data set, and how far they move."""
 
     baseline_NE: NDArray[np.float32]
     """Embeddings with nothing ablated, not normalised."""
     moved: Mapping[Head, NDArray[np.float16]]
-    """By the head that goes, what is added to the embeddings (N, E)."""
+    """By head, how its ablation moves the embeddings (N, E)."""
 
     @property
     def nbytes(self) -> int:
@@ -45,7 +45,7 @@ def displacement_bytes(num_heads: int, shapes: Sequence[tuple[int, int]]) -> int
 
 
 def displacement(embedding_NE: NDArray[np.float32], baseline_NE: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return how far embeddings lie from the baseline's; what float16 cannot hold becomes infinite."""
+    """Return how far embeddings are from the baseline's; values beyond float16 become infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
         moved_NE: NDArray[np.float16] = (embedding_NE - baseline_NE).astype(np.float16)
     return moved_NE
@@ -57,7 +57,7 @@ class Predictor:
     A prediction is a function of its mask alone, to the last bit: heads are added in the order of the grid, in float32.
 
     Args:
-        displacements: kept on the device where there is room.
+        displacements: kept on the device if there is room.
         device: where predictions are wanted.
     """
 

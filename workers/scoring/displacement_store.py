@@ -1,4 +1,4 @@
-"""The displacements of one search: collected while the scan runs, and kept on disk for when it is resumed."""
+"""The displacements of one search: collected during the scan, and kept on disk for resuming."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from workers.scoring.rows import Row, RowFiles
 
 
 class DisplacementStore:
-    """Collects what a scan leaves, mask by mask.
+    """Collects the displacements of a scan, mask by mask.
 
     A row has one array (N, E) for each data set: embeddings in float32 for the empty mask, displacements in float16 for
     others.
 
     Args:
-        masks: of the scan: the empty mask, then single heads.
+        masks: masks of the scan: the empty one, then single heads.
         shapes: (N, E) of the embeddings of every data set.
         decides: everything that decides embeddings; see `workers.embedding.kept`.
-        folder: of the cache; see `headmask.border.home.cache_folder`.
+        folder: folder of the cache; see `headmask.border.home.cache_folder`.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class DisplacementStore:
 
     @property
     def missing(self) -> set[HeadMask]:
-        """The masks of the scan whose row is not there."""
+        """Masks of the scan whose row is missing."""
         return {self._baseline, *self._singles} - self._rows.keys()
 
     def exclude(self, mask: HeadMask) -> None:
-        """Let a mask of the scan count as not finite, whatever is on disk: nothing is predicted with it.
+        """Make a mask of the scan count as not finite, whatever is on disk: nothing is predicted with it.
 
         Without the empty mask, nothing is predicted at all.
         """
@@ -63,7 +63,7 @@ class DisplacementStore:
             self._rows[each] = tuple(np.full(shape, np.nan, dtype=np.float32) for shape in self._shapes)
 
     def add(self, mask: HeadMask, embeddings: Row) -> None:
-        """Take the embeddings of a mask of the scan."""
+        """Add the embeddings of a mask of the scan."""
         if mask != self._baseline and self._baseline not in self._rows:
             self._early[mask] = embeddings
             return
@@ -77,7 +77,7 @@ class DisplacementStore:
             self._keep(mask, tuple(map(displacement, embeddings, self._rows[self._baseline])))
 
     def take(self) -> list[Displacements]:
-        """Return the displacements of every data set, and forget them here.
+        """Return the displacements of every data set, which are no longer kept here.
 
         Raises:
             ValueError: a row is missing.

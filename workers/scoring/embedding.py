@@ -1,4 +1,4 @@
-"""Embeddings of the side that no mask changes, by the stock tower: of captions when image heads are searched.
+"""Embeddings of the side that no mask changes, from the stock tower: of captions when image heads are searched.
 
 They are kept on disk under a digest of everything that decides them, so that the next search finds them.
 """
@@ -33,12 +33,12 @@ _log = logging.getLogger(__name__)
 def kept(
     decides: tuple[Any, ...], make: Callable[[], NDArray[np.float32]], *, folder: Path | None = None
 ) -> NDArray[np.float32]:
-    """Return embeddings from the cache, or made now and kept there.
+    """Return embeddings from the cache, or computed now and then cached.
 
     Args:
-        decides: everything that decides them, but for the version of torch: texts, bytes, modules by their structure.
+        decides: everything that decides them except the version of torch: texts, bytes, modules by their structure.
         make: computes them.
-        folder: of the cache; see `headmask.border.home.cache_folder`.
+        folder: folder of the cache; see `headmask.border.home.cache_folder`.
     """
     folder = folder or cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def cache_key(decides: tuple[Any, ...]) -> str:
 
 
 OnProgress = Callable[[int, int], None]
-"""Told how many are done, and of how many."""
+"""Called with the number done and the total."""
 
 
 def embed_texts(
@@ -107,9 +107,9 @@ def _embed(
     batch: int,
     on_progress: OnProgress,
 ) -> NDArray[np.float32]:
-    """Embed batches padded to one shape, each by a fixed number of threads, several side by side.
+    """Return the embeddings of batches padded to one shape, each computed by a fixed number of threads.
 
-    A resumed search sees the same bits, however many cores there are.
+    A resumed search gets the same bits on any number of cores.
     """
 
     @torch.inference_mode()

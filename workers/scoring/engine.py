@@ -36,7 +36,7 @@ class Engine:
         ablation: what replaces an ablated head.
         means_LHd: calibrated mean outputs, where the ablation needs them.
         chunk: inputs computed together; a constant of the study.
-        max_nodes: nodes of the trie that may be kept at a time; short of memory, the engine lowers it by itself.
+        max_nodes: maximum number of nodes of the trie that are kept; the engine lowers it when it runs short of memory.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Engine:
         """Return the embeddings (M, N, E) in float32, not normalised, in the order of the masks.
 
         Args:
-            masks: of the tower's grid.
+            masks: masks on the tower's grid.
             on_progress: called with inputs done and in all.
 
         Raises:
@@ -130,13 +130,13 @@ class Engine:
 
 
 class _Path:
-    """The nodes from the root to one mask, for one chunk of inputs; what later masks need of them is kept."""
+    """The nodes from the root to one mask, for one chunk of inputs; those that later masks need are kept."""
 
     def __init__(self, engine: Engine, sequences: Sequences) -> None:
         self._engine = engine
         self._sequences = sequences
         self._nodes: dict[int, Entered] = {}
-        """By layer. The node of layer l stands for the words of layers 0..l-1."""
+        """Nodes by layer. The node of layer l stands for the words of layers 0..l-1."""
 
     def walk(self, masks: Sequence[HeadMask]) -> Iterator[Tensor]:
         """Yield the embeddings (B, E) of masks that are sorted by words."""
@@ -148,7 +148,7 @@ class _Path:
             yield embedding_BE
 
     def _squeezed(self, mask: HeadMask, shared: int, needed: int) -> Tensor:
-        """Descend to a mask, with fewer nodes kept whenever memory runs out: what is missing is computed again."""
+        """Descend to a mask, keeping fewer nodes whenever memory runs out: missing ones are computed again."""
         while True:
             try:
                 return self._descend(mask, shared, needed)
@@ -187,9 +187,9 @@ class _Path:
 
 
 class _NothingFitsError(MemoryError):
-    """One node does not fit, with no other kept."""
+    """One node does not fit into memory even without any others."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that a device, or this machine, has no memory left."""
+    """Return whether an error says that a device, or this machine, is out of memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""Gradients by gates, one micro-batch at a time: what replicas compute while a search learns a mask by them."""
+"""Gradients by gates, one micro-batch at a time, which replicas compute while a search trains gates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GateLoss:
 
     Args:
         view: of the searched tower on its device, in the precision of the search, proven. Its weights are frozen.
-        inputs: of the split.
+        inputs: inputs of the split.
         other_E: L2-normalised embeddings of the other side.
         targets: what is right.
         ablation: what a gate of 0 puts in place of a head.
@@ -55,10 +55,10 @@ class GateLoss:
         self._place_N = np.argsort(inputs.order_N)
 
     def gradient(self, units_u: Indices, gates_LH: NDArray[np.float64]) -> GateGradient:
-        """Return the loss of a micro-batch and its gradient by the gates; of what is not finite, no gradient at all.
+        """Return the loss of a micro-batch and its gradient by the gates; no gradient if they are not finite.
 
         Args:
-            units_u: of the split; see `workers.losses.micro_batches`.
+            units_u: units of the split; see `workers.tasks.losses.micro_batches`.
             gates_LH: one gate per head.
         """
         view = self._view
@@ -78,7 +78,7 @@ class GateLoss:
 
 @contextlib.contextmanager
 def _deterministic(device: torch.device) -> Iterator[None]:
-    """Let fused attention sum its gradients in a fixed order on a GPU."""
+    """Make fused attention sum its gradients in a fixed order on a GPU."""
     if device.type != "cuda":
         yield
         return

@@ -1,4 +1,4 @@
-"""What a tower is given: images or texts of a split, chunk by chunk, ready on its device."""
+"""A tower's inputs: images or texts of a split, chunk by chunk, ready on its device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workers.data.pixels import Pixels
 
 Part = slice | NDArray[np.int64]
 RESIDENT_SHARE = 0.25
-"""Most of a GPU's free memory that a split's pixels may take; larger splits are uploaded chunk by chunk."""
+"""Maximum share of a GPU's free memory for a split's pixels; larger splits are uploaded chunk by chunk."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Normalisation:
 
 
 def shared_tensor(array: NDArray) -> Tensor:
-    """Return a tensor over an array's own memory, to be read only: replicas of a host share what they were sent."""
+    """Return a read-only tensor that shares an array's memory, so that a host's replicas share what they were sent."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)
@@ -63,24 +63,24 @@ class Inputs(ABC):
         return fewer
 
     def take(self, part: Part) -> Tensor:
-        """Return a part of the inputs, by places in `order_N`, as the tower's `embed` takes them."""
+        """Return a part of the inputs, by places in `order_N`, in the form that the tower's `embed` expects."""
         return self._on_device(self._fetch(part))
 
     def stream(self, parts: Sequence[slice]) -> Iterator[Tensor]:
-        """Return slices as `take` does, one after another; the next one is read while this one is computed with."""
+        """Yield slices as `take` returns them; the next one is read during the computation with this one."""
         return map(self._on_device, ahead(self._fetch, parts, threads=1, per_thread=1))
 
     @abstractmethod
     def _fetch(self, part: Part) -> Tensor:
-        """Return a part from wherever it is kept; runs in a thread of its own."""
+        """Return a part from wherever it is kept; runs in a separate thread."""
 
     @abstractmethod
     def _on_device(self, fetched: Tensor) -> Tensor:
-        """Return what was fetched as the tower's `embed` takes it."""
+        """Return fetched inputs in the form that the tower's `embed` expects."""
 
 
 class ImageInputs(Inputs):
-    """Images: uint8 until they are on the device, where they stay if there is room."""
+    """Images, as uint8 until they are on the device, where they stay if there is room."""
 
     def __init__(self, pixels: Pixels, normalisation: Normalisation, device: torch.device, dtype: torch.dtype) -> None:
         self.order_N = np.arange(len(pixels))
@@ -101,7 +101,7 @@ class ImageInputs(Inputs):
 
 
 class TextInputs(Inputs):
-    """Texts as token ids, the short ones first: a view leaves out what comes after the last token read in a chunk."""
+    """Texts as token ids, short ones first: a view skips everything after the last token read in a chunk."""
 
     def __init__(self, tokens_NT: NDArray[np.int64], view: TextView) -> None:
         tokens = torch.from_numpy(np.array(tokens_NT))

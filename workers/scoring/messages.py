@@ -1,4 +1,4 @@
-"""What driver and replicas say to each other, without torch: a process that only passes it on starts fast."""
+"""Messages between driver and replicas, without torch: a process that only passes them on starts fast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """What masks are scored on: a split, at a precision, and what is kept besides metrics."""
+    """What masks are scored on: a split, at a precision, with what is kept besides metrics."""
 
     split: str
     precision: Precision = "float32"
@@ -32,7 +32,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class MaskScore:
-    """What scoring one mask gave: metrics, or the reason why there are none."""
+    """The result of scoring one mask: metrics, or the reason why there are none."""
 
     metrics: dict[str, float]
     """Metric name to value in [0, 1]; empty for a failure."""
@@ -40,9 +40,9 @@ class MaskScore:
     """This mask's share of the batch's time."""
     failure: str | None = None
     ranks: tuple[Ranks, ...] | None = None
-    """Of every data set, where they were asked for."""
+    """Ranks on every data set, if they were requested."""
     embeddings: tuple[NDArray[np.float32], ...] | None = None
-    """Of every data set (N, E), not normalised, where they were asked for; failures have them, too."""
+    """Embeddings (N, E) on every data set, not normalised, if they were requested; also for failures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +50,9 @@ class GateTask:
     """A micro-batch, and the gates by which its loss is differentiated."""
 
     data: int
-    """Place of the data set."""
+    """Index of the data set."""
     units_u: NDArray[np.int64]
-    """Of the data set's search split."""
+    """Units of the data set's search split."""
     gates_LH: NDArray[np.float64]
 
 

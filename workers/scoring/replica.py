@@ -47,12 +47,12 @@ class PackedTower:
 
     @classmethod
     def pack(cls, tower: nn.Module) -> PackedTower:
-        """Return a tower packed; its parameters and buffers (those that no checkpoint holds, too) become arrays."""
+        """Return a tower packed: its parameters and buffers, including those in no checkpoint, as arrays."""
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in _tensors(tower).items()}
         return cls(deepcopy(tower).to("meta"), arrays)
 
     def unpack(self) -> nn.Module:
-        """Return the tower on the CPU, with storage of its own."""
+        """Return the tower on the CPU, with its own storage."""
         tower = deepcopy(self.skeleton).to_empty(device="cpu")
         with torch.no_grad():
             for name, tensor in _tensors(tower).items():
@@ -66,20 +66,20 @@ def _tensors(tower: nn.Module) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Payload:
-    """All that a replica needs to score masks, but the constants of the study."""
+    """Everything that a replica needs to score masks, except the constants of the study."""
 
     tower: PackedTower
     tower_name: TowerName
     splits: Mapping[str, Mapping[str, SplitArrays]]
-    """By split, then by what the metrics of a data set begin with: nothing where there is only one data set."""
+    """Arrays by split and by the prefix of a data set's metrics, which is empty if there is only one data set."""
     normalisation: Normalisation
     settings: ScorerSettings
 
     def packed(self, put: Callable[[NDArray[np.uint8]], Any] | None = None) -> Payload:
-        """Return the payload fit to travel: files of pixels by their place, and by their pieces for other hosts.
+        """Return the payload in a form that travels: files of pixels by their path, and in pieces for other hosts.
 
         Args:
-            put: see `CacheFile.in_pieces`; None where every replica is on this host.
+            put: see `CacheFile.in_pieces`; None if every replica is on this host.
         """
         files: dict[CacheFile, CacheFile] = {}
 
@@ -92,7 +92,7 @@ class Payload:
         return self._with_inputs(lambda inputs: pack(inputs) if isinstance(inputs, Pixels) else inputs)
 
     def unpacked(self, fetch: Callable[[Any], NDArray[np.uint8]] | None = None) -> Payload:
-        """Return a payload that has travelled, with its pixels at hand."""
+        """Return a received payload with its pixels available."""
         return self._with_inputs(lambda inputs: inputs.unpack(fetch) if isinstance(inputs, PackedPixels) else inputs)
 
     def _with_inputs(self, change: Callable[[Any], Any]) -> Payload:
@@ -105,11 +105,11 @@ class Payload:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a configuration says of the constants of a study; the rest follows from device and tower."""
+    """Settings that decide the constants of a study, together with device and tower."""
 
     precision: AnyPrecision = "float32"
     chunk: int | Literal["measure"] | None = None
-    """Inputs computed together; None chooses them by device and tower."""
+    """Inputs computed together; None derives the number from device and tower."""
     baseline: bool = False
     """Whether the search split's baseline is a constant, because losses against it are limited."""
 
@@ -128,15 +128,15 @@ class Replica:
     payload: Payload
     device: str = "cpu"
     constants: Constants | None = None
-    """Of the study; settled or adopted before the first score."""
+    """Constants of the study, settled or adopted before the first score."""
     _tower: nn.Module = field(init=False, repr=False)
     _views: dict[str, TowerView] = field(init=False, default_factory=dict, repr=False)
     """The proven view of each precision."""
     _scorers: dict[tuple[str | int, ...], Scorer] = field(init=False, default_factory=dict, repr=False)
     _gate_losses: dict[str, GateLoss] = field(init=False, default_factory=dict, repr=False)
-    """Of every data set, on the search split."""
+    """Loss under gates on the search split of every data set."""
     _predictors: tuple[Predictor, ...] = field(init=False, default=(), repr=False)
-    """Of every data set, on the search split."""
+    """Predictor for the search split of every data set."""
 
     def __post_init__(self) -> None:
         self._tower = self.payload.tower.unpack()
@@ -149,7 +149,7 @@ class Replica:
 
     @property
     def part(self) -> tuple[int, int]:
-        """Which of how many parts of the images it embeds."""
+        """Index of its part of the images, and the number of parts."""
         return 0, 1
 
     def device_kind(self) -> str:
@@ -157,10 +157,10 @@ class Replica:
         return device_kind(self.device)
 
     def check_pixels(self) -> None:
-        """Check that the pixels are still those that it was given.
+        """Check that the pixels are unchanged.
 
         Raises:
-            PixelsChangedError: they are not.
+            PixelsChangedError: they have changed.
         """
         check_all(arrays.inputs for parts in self.payload.splits.values() for arrays in parts.values())
 
@@ -173,7 +173,7 @@ class Replica:
         return settled(self, wanted)
 
     def measure(self, wanted: Wanted) -> Constants:
-        """Return the constants of a study but for the means, which take a pass over the search split."""
+        """Return the constants of a study without the means, which need a pass over the search split."""
         torch.set_num_threads(self.payload.settings.threads)
         precision = resolved_precision(wanted.precision, torch.device(self.device))
         if isinstance(wanted.chunk, int):
@@ -206,9 +206,9 @@ class Replica:
         """Return the scores of masks given by their words, in the order given.
 
         Args:
-            stage: on which split, at which precision, and what else is kept.
-            grid: of the words.
-            words: of the masks.
+            stage: the split, the precision, and what is kept besides metrics.
+            grid: grid of the masks.
+            words: words of the masks.
             on_progress: called with inputs embedded and in all, data set by data set.
         """
         prefixes, masks = list(self.payload.splits[stage.split]), [HeadMask(grid, word) for word in words]
@@ -231,7 +231,7 @@ class Replica:
     def _exact(
         self, stage: Stage, masks_MLH: BoolArray, on_progress: Callable[[int, int], None]
     ) -> list[list[MaskScore]]:
-        """Return the scores on every data set."""
+        """Return the exact scores on every data set."""
         return [
             self.scorer(stage, prefix).score(
                 masks_MLH, ranks=stage.ranks, embeddings=stage.embeddings, on_progress=on_progress
@@ -240,7 +240,7 @@ class Replica:
         ]
 
     def _predicted(self, stage: Stage, masks: Sequence[HeadMask]) -> list[list[MaskScore]]:
-        """Return the scores on every data set, by the displacement surrogate."""
+        """Return the scores on every data set, predicted by the displacement surrogate."""
         if not self._predictors:
             raise RuntimeError("a replica adopts displacements before it predicts")
         return [
@@ -249,7 +249,7 @@ class Replica:
         ]
 
     def scorer(self, stage: Stage, prefix: str, shard: tuple[int, int] = (0, 1)) -> Scorer:
-        """Return the scorer of a data set at a stage, of all images or of a shard's."""
+        """Return the scorer of a data set at a stage, for all images or for a shard's."""
         if self.constants is None:
             raise RuntimeError("a replica settles or adopts the constants of the study before it scores")
         key = stage.split, prefix, stage.precision, *shard
@@ -268,7 +268,7 @@ class Replica:
         return self._scorers[key]
 
     def engine(self, split_name: str, precision: Precision, chunk: int) -> Engine:
-        """Return an engine over a split of the first data set, ablation `zero`."""
+        """Return an engine over a split of the first data set, with the ablation `zero`."""
         split = next(iter(self.payload.splits[split_name].values()))
         view = self._view(split, precision)
         return Engine(view, make_inputs(split.inputs, view, self.payload.normalisation), chunk=chunk)
@@ -287,7 +287,7 @@ class Replica:
 
 
 class Settling(Protocol):
-    """What settles the constants of a study: a replica, or several that share the images out."""
+    """The methods that settle the constants of a study: of a replica, or of a group that divides the images."""
 
     payload: Payload
 
@@ -320,7 +320,7 @@ def settled(replica: Settling, wanted: Wanted) -> Constants:
 
 
 def merged(parts: Mapping[str, MaskScore]) -> MaskScore:
-    """Return a mask's score over all data sets from its scores on each, by what their metrics begin with."""
+    """Return a mask's score over all data sets from its score on each, by the prefix of their metrics."""
     seconds = sum(score.seconds for score in parts.values())
     failed = {prefix.rstrip("/"): score.failure for prefix, score in parts.items() if score.failure}
     embeddings = tuple(part for score in parts.values() for part in score.embeddings or ()) or None

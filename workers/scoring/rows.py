@@ -1,7 +1,7 @@
-"""Arrays that a search leaves for when it is resumed: a folder of the cache, with a file for each row.
+"""Arrays that a search keeps for resuming: a folder of the cache, with a file for each row.
 
-A file is written aside and then renamed: whatever stops a search, a row is there or is not. The archive's own checksums
-find damage; a damaged row counts as missing.
+A file is written under another name and then renamed, so a row exists as a whole or not at all. The archive's own
+checksums find damage; a damaged row counts as missing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ class RowFiles:
     """Rows of arrays, by name.
 
     Args:
-        folder: of the cache.
-        what: they are, for warnings.
-        loss: what a search without them has to do again.
+        folder: folder of the cache. what: what the arrays are, for warnings.
+        loss: what a search without them has to repeat.
     """
 
     def __init__(self, folder: Path, *, what: str, loss: str) -> None:
@@ -34,7 +33,7 @@ class RowFiles:
         self._what, self._loss = what, loss
 
     def read(self, name: str, shapes: tuple[tuple[int, ...], ...]) -> Row | None:
-        """Return a row of arrays of given shapes; None where there is none."""
+        """Return a row of arrays of given shapes; None if there is none."""
         if self._folder is None or not (path := self._folder / f"{name}.npz").exists():
             return None
         try:
@@ -48,7 +47,7 @@ class RowFiles:
             return None
 
     def keep(self, name: str, row: Row) -> None:
-        """Write a row where that works; after a failure, nothing is written any more."""
+        """Write a row if possible; after a failure, no more are written."""
         if self._folder is None:
             return
         path = self._folder / f"{name}.npz"

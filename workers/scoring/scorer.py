@@ -37,18 +37,21 @@ from workers.tasks.base import LEAST_ROWS, Partial, Ranks, Targets, block_of, pa
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOT_FINITE = "non-finite embeddings"
 PROOF_TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-3}
-"""Largest difference of L2-normalised embeddings at which a view counts as the model: rounding, not error."""
+"""Largest difference of L2-normalised embeddings at which a view counts as equal to the model, by precision:
+rounding.
+"""
 
 
 @dataclass(frozen=True)
 class SplitArrays:
-    """A split as arrays: what a scorer reads, and what travels to a replica."""
+    """A split as arrays: the data of a scorer, which travel to a replica."""
 
     inputs: Pixels | NDArray[np.int64]
-    """What the searched tower is given: images, or the texts' token ids (Q, T)."""
+    """Inputs of the searched tower: images, or the texts' token ids (Q, T)."""
     other_E: NDArray[np.float32]
-    """L2-normalised embeddings of the other side, which no mask changes: of captions or classes (Q, E), or of images
-    (N, E)."""
+    """L2-normalised embeddings of the other side, which no mask changes: captions or classes (Q, E), or images (N,
+    E).
+    """
     targets: Targets
 
     @property
@@ -169,7 +172,7 @@ class Scorer:
 
     @torch.inference_mode()
     def own_scores(self, embedding_nE: Tensor) -> NDArray[np.float32] | None:
-        """Return what the queries of a shard's images score with what is right; None for embeddings not finite."""
+        """Return the scores of a shard's queries with their right answers; None for embeddings that are not finite."""
         if not bool(torch.isfinite(embedding_nE).all()):
             return None
         own_nE = normalised(embedding_nE)
@@ -180,13 +183,13 @@ class Scorer:
 
     @torch.inference_mode()
     def partial(self, embedding_nE: Tensor, own_Q: NDArray[np.float32]) -> Partial:
-        """Return what a shard's images add to the ranks, given the `own_scores` of all shards, one after another."""
+        """Return a shard's part of the ranks, given the `own_scores` of all shards, concatenated."""
         own_nE = normalised(embedding_nE)
         other_own_Q = torch.from_numpy(np.array(own_Q)).to(own_nE.device)
         return self._targets.partial(own_nE, self._other_E, self._part, other_own_Q, self._block)
 
     def predict(self, masks: Sequence[HeadMask], predictor: Predictor) -> list[MaskScore]:
-        """Return the metrics that predicted embeddings earn, measured as exact ones are, in the order given."""
+        """Return the metrics of predicted embeddings, measured like exact ones, in the order given."""
         scores = []
         for mask in masks:
             started = time.perf_counter()
@@ -208,12 +211,12 @@ class Scorer:
 
 
 def normalised(embedding_nE: Tensor) -> Tensor:
-    """Return rows L2-normalised, each alike however many there are: a GPU adds up few rows in another order."""
+    """Return rows L2-normalised, with the same bits for any number of rows: a GPU adds up few rows in another order."""
     return F.normalize(padded(embedding_nE, max(LEAST_ROWS, len(embedding_nE))), dim=-1)[: len(embedding_nE)]
 
 
 def score_of(targets: Targets, found: Ranks, *, ranks: bool) -> MaskScore:
-    """Return the score that ranks make, without its seconds."""
+    """Return the score that ranks give, without its seconds."""
     metrics = targets.values(found)
     failure = None if all(map(math.isfinite, metrics.values())) else "non-finite metric"
     return MaskScore(metrics, 0.0, failure, (found,) if ranks else None)
@@ -228,7 +231,7 @@ def proven_view(
     precision: Precision = "float32",
     device: torch.device | str = "cpu",
 ) -> TowerView:
-    """Return the view of a tower, copied where precision or device differ, after it has proven itself on four inputs.
+    """Return the view of a tower, copied if precision or device differ, after it is proven on four inputs.
 
     Raises:
         ModelError: the tower is not supported, or its view differs from the model.
@@ -243,7 +246,7 @@ def proven_view(
 
 
 def probe_inputs(split: SplitArrays, view: TowerView, normalisation: Normalisation, count: int = 4) -> Tensor:
-    """Return the first inputs of a split as a tower's `embed` takes them, repeated where there are fewer."""
+    """Return the first inputs of a split in the form that a tower's `embed` expects, repeated if there are fewer."""
     first = split.inputs[:count]
     probe = np.resize(first, (count, *first.shape[1:]))
     if isinstance(view, TextView):
@@ -252,7 +255,7 @@ def probe_inputs(split: SplitArrays, view: TowerView, normalisation: Normalisati
 
 
 def default_device() -> str:
-    """Return the device of this machine that a scorer is best placed on."""
+    """Return the best device of this machine for a scorer."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

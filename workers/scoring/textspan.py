@@ -22,17 +22,17 @@ from workers.scoring.inputs import Inputs
 # N images, B images of a chunk, h heads, Q texts, E embedding, r dimensions that contributions vary in
 
 _NOISE = 1e-10
-"""Variance, as a share of the largest along any axis, that is rounding."""
+"""Variance that counts as rounding, as a share of the largest along any axis."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How contributions vary over images: all that is kept of them."""
+    """How contributions vary over images, which is all that is kept of them."""
 
     covariance_hEE: NDArray[np.float64]
-    """Of every head's direct contribution."""
+    """Covariance of every head's direct contribution."""
     embedding_variance: float
-    """Of the embeddings: the sum over all dimensions."""
+    """Variance of the embeddings: the sum over all dimensions."""
 
     def size(self, place: int) -> float:
         """Return the standard deviation of a head's contribution as a share of the embedding's."""
@@ -66,18 +66,18 @@ class SpannedText:
     """A text of a TextSpan."""
 
     text: int
-    """Its place among all texts."""
+    """Index among all texts."""
     share: float
     """Share of the contribution's variance along its direction, after those of the texts before it are removed."""
 
 
 def text_span(covariance_EE: NDArray[np.float64], text_QE: NDArray[np.float32], count: int) -> list[SpannedText]:
-    """Return the texts that explain most of a contribution's variance, best first; fewer where nothing is left.
+    """Return the texts that explain most of a contribution's variance, best first; fewer if nothing is left.
 
     Args:
-        covariance_EE: of the contribution over images.
+        covariance_EE: covariance of the contribution over images.
         text_QE: L2-normalised embeddings of the texts.
-        count: most texts to return.
+        count: maximum number of texts to return.
     """
     variance_E, axes_EE = np.linalg.eigh(covariance_EE)
     varies_E = variance_E > _NOISE * max(variance_E[-1], 0.0)

@@ -1,4 +1,4 @@
-"""Masks as a trie over their words: what a set of masks shares, and what it costs."""
+"""Masks as a trie over their words: what a set of masks shares, and its cost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shared_layers(first: HeadMask, second: HeadMask) -> int:
 
 @dataclass(frozen=True)
 class TowerCost:
-    """Multiply-adds of one input's way through the pieces of a tower, as fractions of the plain forward pass.
+    """Multiply-adds for one input in the pieces of a tower, as fractions of the plain forward pass.
 
     A set of masks costs, per input: the embedding once, `enter` once for every distinct prefix before a layer, `leave`
     once for every distinct prefix that includes it.
@@ -40,12 +40,12 @@ class TowerCost:
     enter_L: tuple[float, ...]
     leave_L: tuple[float, ...]
     head_L: tuple[float, ...]
-    """Added to `leave` for every ablated head."""
+    """Cost added to `leave` for every ablated head."""
     pool: float
     numbers_per_node: int
-    """Numbers that a node keeps of one input."""
+    """Numbers that a node keeps for one input."""
     attention_L: tuple[float, ...]
-    """What the attention of a layer, its projections included, takes of the plain forward pass."""
+    """Share of the plain forward pass that the attention of a layer takes, including its projections."""
 
     @classmethod
     @torch.no_grad()
@@ -74,12 +74,12 @@ class TowerCost:
         return self.embed + sum(self.steps(sorted(masks)))
 
     def steps(self, masks: Sequence[HeadMask]) -> list[float]:
-        """Return what each of some masks, sorted by words, adds to those before it; without the embedding."""
+        """Return the cost that each of some sorted masks adds to those before it, without the embedding."""
         shared = [-1, *(shared_layers(first, second) for first, second in pairwise(masks))]
         return [self._added(mask, layer) for mask, layer in zip(masks, shared, strict=False)]
 
     def saved(self, mask: HeadMask) -> float:
-        """Return what the plain forward pass is spared when a mask's heads are pruned, as a share of it.
+        """Return the share of the plain forward pass that is saved when a mask's heads are pruned.
 
         Per input of T tokens, a head of width d takes its rows of q, k and v (3 T D d multiply-adds), its two products
         (2 T^2 d) and its columns of the output projection (T d D). The heads of a layer are alike and nothing else in
@@ -89,7 +89,7 @@ class TowerCost:
         return sum(share * count / mask.grid.heads for share, count in shares)
 
     def _added(self, mask: HeadMask, shared: int) -> float:
-        """Return the cost of a mask whose nodes up to `enter` of layer `shared` exist; -1 where none does."""
+        """Return the cost of a mask whose nodes up to `enter` of layer `shared` exist; -1 if none does."""
         if shared == len(mask.words):
             return 0.0
         left = slice(max(shared, 0), None)

@@ -1,4 +1,4 @@
-"""What a task is: what is right on a split, and the metrics that embeddings earn by it.
+"""What a task is: the right answers of a split, and the metrics of embeddings by them.
 
 Every task ends in ranks of queries: how many competitors score not less than the right answer. A rank is pessimistic
 and deterministic, so that a collapsed model cannot score by luck. A query earns a credit by its rank: one for a hit, or
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 TaskName = Literal["retrieval", "classification", "matching"]
 Ranks = Mapping[str, NDArray[np.uint8] | NDArray[np.float32]]
-"""Of every query of each kind its rank, clipped to 255, or a probability: all that metrics and statistics need."""
+"""Every query's rank, clipped to 255, or probability, by kind of query: all that metrics and statistics need."""
 Partial = Mapping[str, NDArray]
-"""What `combined` needs of a part of the images."""
+"""What `combined` needs from a part of the images."""
 MOST_BLOCK = 1024
 """Most images that are compared with a tile of texts at a time, unless more are computed together."""
 LEAST_ROWS = 128
@@ -77,7 +77,7 @@ class Share:
         return float(shares_K.min() if self.smallest else shares_K.mean())
 
     def credits(self, ranks: Ranks) -> NDArray[np.float64]:
-        """Return what every query earns, (Q,)."""
+        """Return every query's credit, (Q,)."""
         found_Q, credit = ranks[self.kind], self.credit_of_rank
         earned_Q: NDArray[np.float64] = found_Q.astype(np.float64) if credit is None else credit[found_Q]
         return earned_Q
@@ -122,7 +122,7 @@ class Mix:
         return " + ".join(f"{weight:.12g}*{name}" for name, weight in self.weights)
 
     def guided(self, guides: Mapping[str, str]) -> Mix:
-        """Return the mix with every metric replaced by the one that it is better searched by, where there is one."""
+        """Return the mix with every metric replaced by its guide, if it has one."""
         weights: dict[str, float] = {}
         for name, weight in self.weights:
             guide = guides.get(name, name)
@@ -184,16 +184,16 @@ class Chance:
     value: float
     num_queries: int
     suspects: str
-    """What to check where a model scores no more."""
+    """What to check if a model does not score more than chance."""
 
 
 class Targets(ABC):
-    """What is right on a split, and how embeddings are measured by it."""
+    """The right answers of a split, and how embeddings are measured by them."""
 
     task: ClassVar[TaskName]
     default_objective: ClassVar[str]
     guides: ClassVar[Mapping[str, str]] = {}
-    """The metric that masks are searched by instead, for metrics that a search overfits."""
+    """For metrics that a search overfits, the metric that masks are searched by instead."""
 
     @property
     @abstractmethod
@@ -203,7 +203,7 @@ class Targets(ABC):
     @property
     @abstractmethod
     def image_of_queries(self) -> Mapping[str, NDArray[np.int64]]:
-        """The image that every query of a kind belongs to: what is resampled together."""
+        """The image that every query of a kind belongs to, as the unit of resampling."""
 
     def measure(self, image_NE: Tensor, text_QE: Tensor, block: int | None = None) -> Ranks:
         """Return the ranks and probabilities that embeddings earn.
@@ -219,11 +219,11 @@ class Targets(ABC):
 
     @property
     def num_compared(self) -> int:
-        """How many queries are compared with images of all parts."""
+        """Number of queries that are compared with images of all parts."""
         return 0
 
     def own_scores(self, image_nE: Tensor, text_QE: Tensor, part: slice, block: int) -> Tensor:
-        """Return what the queries of a part's images score with what is right, for those of other parts to compare.
+        """Return the scores of the queries of a part's images with their right answers, for comparison by other parts.
 
         Args:
             image_nE: (n, E) of a part of the images.
@@ -235,7 +235,7 @@ class Targets(ABC):
 
     @abstractmethod
     def partial(self, image_nE: Tensor, text_QE: Tensor, part: slice, own_Q: Tensor, block: int) -> Partial:
-        """Return what a part of the images adds to the ranks, given the `own_scores` of all parts, one after another.
+        """Return a part's share of the ranks, given the `own_scores` of all parts, concatenated.
 
         Each number is the same whatever other parts there are.
         """
@@ -249,7 +249,7 @@ class Targets(ABC):
         return self
 
     def pooled(self, text_QE: Tensor) -> Tensor:
-        """Return what images are compared with, from the L2-normalised embeddings of all texts."""
+        """Return the text embeddings that images are compared with, from the L2-normalised embeddings of all texts."""
         return text_QE
 
     @abstractmethod
@@ -258,7 +258,7 @@ class Targets(ABC):
 
     @property
     def chance(self) -> Chance | None:
-        """What a model without any sense scores; None where good models score little more."""
+        """Scores of a model that guesses; None if good models score little more."""
         return None
 
     def values(self, ranks: Ranks) -> dict[str, float]:
@@ -270,11 +270,11 @@ class Targets(ABC):
         return values
 
     def table(self, ranks: Ranks, mix: Mix, clusters_N: NDArray[np.int64]) -> Table:
-        """Return what every cluster of images contributes to a mix.
+        """Return the contribution of every cluster of images to a mix.
 
         Args:
-            ranks: of one mask.
-            mix: of this task's metrics.
+            ranks: ranks of one mask.
+            mix: a mix of this task's metrics.
             clusters_N: the cluster of each image, numbered from 0.
         """
         num_clusters = int(clusters_N.max()) + 1
@@ -302,10 +302,10 @@ class Targets(ABC):
 
 
 def block_of(num_images: int, chunk: int = 1) -> int:
-    """Return how many images are compared at a time: as equal blocks as can be, whole chunks, whole pairs.
+    """Return the number of images compared at a time: blocks as equal as possible, of whole chunks and whole pairs.
 
     Args:
-        num_images: of the split.
+        num_images: number of images of the split.
         chunk: images that a tower computes together.
     """
     unit = chunk if chunk % 2 == 0 else 2 * chunk
@@ -314,20 +314,20 @@ def block_of(num_images: int, chunk: int = 1) -> int:
 
 
 def part_of(num_images: int, block: int, index: int, count: int) -> slice:
-    """Return one of several parts of the images: whole blocks, about as many in each."""
+    """Return one of several parts of the images: whole blocks, about the same number in each."""
     num_blocks = -(-num_images // block)
     ends = [min(block * (place * num_blocks // count), num_images) for place in (index, index + 1)]
     return slice(*ends)
 
 
 def blocks(part: slice, size: int) -> Iterator[slice]:
-    """Yield a range cut into equal pieces, but for the last."""
+    """Yield a range cut into equal pieces, the last of which may be shorter."""
     for start in range(part.start, part.stop, size):
         yield slice(start, min(start + size, part.stop))
 
 
 def padded(rows_nE: Tensor, size: int) -> Tensor:
-    """Return rows with zeros below them: products of one shape round alike."""
+    """Return rows padded with zeros: products of one shape are rounded alike."""
     if len(rows_nE) == size:
         return rows_nE
     whole_sE = rows_nE.new_zeros((size, rows_nE.shape[1]))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ClassificationTargets(Targets):
-    """The class of every image, and its group where there are groups.
+    """The class of every image, and its group if there are groups.
 
     A rank is the number of other classes that score not less than the right one, the probability that of the right one
     among them all. A class is embedded as the normalised mean of its normalised prompts (Radford et al. 2021, arXiv
@@ -56,7 +56,7 @@ class ClassificationTargets(Targets):
         return dict.fromkeys(("class", "class_probability"), np.arange(len(self.class_of_image_N)))
 
     def pooled(self, text_QE: Tensor) -> Tensor:
-        """Return the embeddings of the classes (C, E), from those of their prompts, class by class."""
+        """Return the embeddings of the classes (C, E) from those of their prompts, class by class."""
         import torch.nn.functional as F  # noqa: N812
 
         return F.normalize(text_QE.reshape(self.num_classes, -1, text_QE.shape[1]).mean(1), dim=-1)

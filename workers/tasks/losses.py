@@ -1,4 +1,4 @@
-"""What gates are trained by: how unlikely the right answers are, on a part of a split, differentiable by embeddings.
+"""The losses that gates are trained by: how unlikely the right answers are on a part of a split, differentiable.
 
 The embeddings of the other side are there anyway, so every loss is against all of them; on the searched side, against
 those of the micro-batch. All have the model's own temperature.
@@ -29,7 +29,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """The mean loss, in nats, from L2-normalised embeddings of a micro-batch's inputs (n, E) and of the other side."""
 
 INPUTS = 64
-"""Inputs that a micro-batch has about: enough others to contrast with, few enough for any memory."""
+"""Approximate number of inputs in a micro-batch: enough others to contrast with, few enough for any memory."""
 LEAST_UNITS = 8
 
 
@@ -46,9 +46,9 @@ def micro_batches(targets: Targets, num_inputs: int, seed: int) -> list[Indices]
     """Return the units (u) of every micro-batch of a split: in random order, all of them, sizes equal or one apart.
 
     Args:
-        targets: of the split. A unit is an image with its captions, a labelled image, or a pair.
-        num_inputs: of the searched tower.
-        seed: of the order.
+        targets: targets of the split. A unit is an image with its captions, a labelled image, or a pair.
+        num_inputs: number of inputs of the searched tower.
+        seed: seed of the order.
     """
     units = np.random.default_rng(seed).permutation(num_units(targets))
     size = max(LEAST_UNITS, INPUTS * len(units) // num_inputs)
@@ -57,7 +57,7 @@ def micro_batches(targets: Targets, num_inputs: int, seed: int) -> list[Indices]
 
 @singledispatch
 def num_units(targets: Targets) -> int:
-    """Return how many units a split has."""
+    """Return the number of units in a split."""
     raise TypeError(f"no loss for {type(targets).__name__}")
 
 
@@ -66,10 +66,10 @@ def micro_batch(targets: Targets, units_u: Indices, tower: TowerName, num_inputs
     """Return the inputs of some units, and the loss on them.
 
     Args:
-        targets: of the split.
+        targets: targets of the split.
         units_u: of `num_units`.
-        tower: whose heads have gates.
-        num_inputs: of that tower on the split.
+        tower: tower whose heads have gates.
+        num_inputs: number of inputs of that tower on the split.
     """
     raise TypeError(f"no loss for {type(targets).__name__}")
 

@@ -1,4 +1,4 @@
-"""From similarities to ranks and probabilities, and what a rank is worth.
+"""From similarities to ranks and probabilities, and the credit of a rank.
 
 A rank counts the competitors that score not less than the target. A probability is the target's share in the softmax at
 the model's temperature: 1 / (1 + the competitors' odds), so a reciprocal rank in which every competitor counts by how
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 MAX_RANK = 255
 CLIP_SCALE = 100.0
-"""Logit scale of the published CLIP models, and the most that CLIP is trained to."""
+"""Logit scale of the published CLIP models, and the maximum that CLIP is trained to."""
 ODDS_UNIT = 2.0**-20
 
 
 def clipped(ranks: Tensor) -> NDArray[np.uint8]:
-    """Return ranks as they are kept."""
+    """Return ranks as they are stored."""
     kept: NDArray[np.uint8] = ranks.clamp(max=MAX_RANK).cpu().numpy().astype(np.uint8)
     return kept
 

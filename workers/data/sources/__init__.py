@@ -1,4 +1,4 @@
-"""Where data comes from: one source per layout that people have on disk."""
+"""Where data comes from: one source for each layout that users have on disk."""
 
 from workers.data.sources.base import BadRow, FolderSource, Item, Source
 

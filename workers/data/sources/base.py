@@ -1,4 +1,4 @@
-"""What a source of data is: images one after another, each with its captions or its label."""
+"""The interface of a data source: images one after another, each with its captions or its label."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Item:
-    """An image of a source, not read yet, with what belongs to it."""
+    """An image of a source, not read yet, with everything that belongs to it."""
 
     where: str
-    """Names it in errors."""
+    """Name of the image in errors."""
     path: str
-    """The name that it is stored under."""
+    """Name that the image is stored under."""
     read: Callable[[], bytes]
     """Returns the encoded file; raises `DataError`."""
     captions: tuple[str, ...] = ()
     split: str | None = None
-    """As the source calls it."""
+    """Split, by the source's own name."""
     label: int | None = None
     group: str | None = None
     pair: int | None = None
 
 
 class Source(ABC):
-    """Images in an order that is always the same, so that a build that was stopped can go on."""
+    """Images in an order that is always the same, so that an interrupted build can continue."""
 
     kind: Kind
     split_names: frozenset[str] = frozenset()
@@ -57,34 +57,34 @@ class Source(ABC):
 
     def __init__(self) -> None:
         self.aside = Aside()
-        """What was left aside so far."""
+        """What has been skipped so far."""
 
     @abstractmethod
     def items(self) -> Iterator[Item | BadRow]:
-        """Yield every image, or why it cannot be used."""
+        """Yield every image, or the reason why it cannot be used."""
 
     @abstractmethod
     def identity(self) -> list[Any]:
-        """Return what tells this source from another one, as JSON values."""
+        """Return values that identify this source, in JSON types."""
 
     @property
     def total(self) -> int | None:
-        """Number of images, where it is known beforehand."""
+        """Number of images, if it is known beforehand."""
         return None
 
     @property
     def files(self) -> list[Path]:
-        """Files on this machine that it reads besides images, such as tables."""
+        """Files on this machine that the source reads besides images, such as tables."""
         return []
 
     @property
     def is_remote(self) -> bool:
-        """Whether the images come from elsewhere, so that what cannot be read may be there again later."""
+        """Whether the images are remote, so that a failed read may succeed later."""
         return False
 
     @property
     def num_unnamed(self) -> int:
-        """Image files that lie there but that no annotation names."""
+        """Number of image files that no annotation names."""
         return 0
 
 
@@ -100,24 +100,24 @@ class Entry:
     group: str | None = None
     pair: int | None = None
     places: tuple[str, ...] = ()
-    """Where else than at its name the file may lie, in the folder of images."""
+    """Other places for the file in the folder of images."""
 
     @property
     def named(self) -> str:
-        """Where it stands, with its name, for errors."""
+        """The location of the item with its name, for errors."""
         return f"{self.where} ({shown(readable(self.name))})"
 
 
 class FolderSource(Source):
-    """Image files in a folder, as an annotation file names them.
+    """Image files in a folder, with the contents of annotation files.
 
     Args:
         images: the folder.
-        annotations: the files that were read.
-        entries: what they say, image by image.
-        bad_rows: what in them cannot be used.
-        kind: what the data is for.
-        aside: what was left aside in the folder, where the entries are all the images that lie there.
+        annotations: the annotation files that were read.
+        entries: their contents, image by image.
+        bad_rows: their rows that cannot be used.
+        kind: the task of the data.
+        aside: what was skipped in the folder, if the entries are all its images.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class FolderSource(Source):
 
     @property
     def num_unnamed(self) -> int:
-        """Image files in the folder that no annotation names."""
+        """Number of image files in the folder that no annotation names."""
         if self._is_listed:
             return 0
         names = {name_key(place) for entry in self._entries for place in (entry.name, *entry.places)}
@@ -177,7 +177,7 @@ class FolderSource(Source):
             )
 
     def identity(self) -> list[Any]:
-        """Return the files' places, sizes and times, and a digest of what they say."""
+        """Return the files' paths, sizes and times, and a digest of their contents."""
         digest = hashlib.sha256()
         for entry in self._entries:
             digest.update(ascii(entry).encode())
@@ -192,10 +192,10 @@ class FolderSource(Source):
 
 
 def check_folder(images: Path) -> None:
-    """Check that there is a folder.
+    """Check that a folder exists.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such folder.
     """
     if not os.path.isdir(images):
         what = "; it is a file" if os.path.lexists(images) and not os.path.islink(images) else ""
@@ -203,16 +203,16 @@ def check_folder(images: Path) -> None:
 
 
 def stamp(path: Path) -> list[Any]:
-    """Return what changes when a file does."""
+    """Return a value that changes when a file does."""
     status = path.stat()
     return [str(path.absolute()), status.st_size, status.st_mtime_ns]
 
 
 def checked_captions(texts: Sequence[Any]) -> list[str]:
-    """Return captions without the blanks around them.
+    """Return captions without surrounding blanks.
 
     Raises:
-        ValueError: there are none, or one is empty, no text, or cannot be stored.
+        ValueError: there are none, or one is empty, not text, or cannot be stored.
     """
     if not texts or any(text is None or (isinstance(text, str) and not text.strip()) for text in texts):
         raise ValueError("the caption is missing or empty")
@@ -225,10 +225,10 @@ def checked_captions(texts: Sequence[Any]) -> list[str]:
 
 
 def checked_name(value: Any, what: str = "image") -> str:
-    """Return the name of an image or a split, without the blanks around it.
+    """Return the name of an image or a split, without surrounding blanks.
 
     Raises:
-        ValueError: there is none, or it is no text that names anything.
+        ValueError: there is none, or it is not a text that names anything.
     """
     if value is None or value == "":
         raise ValueError(f"no {what} is named")

@@ -1,4 +1,4 @@
-"""The caption files of COCO, Flickr30k, COCO-CN and Flickr30k-CNA, as their users have them on disk."""
+"""The caption files of COCO, Flickr30k, COCO-CN and Flickr30k-CNA, as users have them on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers.data.sources.delimited import read_delimited
 
 
 class _Entries:
-    """Images by name, in order of first appearance, and what cannot be used."""
+    """Images by name, in order of first appearance, and rows that cannot be used."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, Entry] = {}
@@ -26,7 +26,7 @@ class _Entries:
     def add(
         self, where: str, name: Any, captions: Sequence[Any], split: Any = None, places: Sequence[str] = ()
     ) -> None:
-        """Add captions to an image, the same under all spellings of its name; what cannot be used is a bad row."""
+        """Add captions to an image, under all spellings of its name; unusable ones are bad rows."""
         try:
             name = checked_name(name)
             texts = checked_captions(captions)
@@ -41,21 +41,21 @@ class _Entries:
         entry.captions += texts
 
     def bad(self, where: str, reason: str) -> None:
-        """Note what cannot be used."""
+        """Record a bad row."""
         self.bad_rows.append(BadRow(where, reason))
 
     def source(self, images: Path, files: Sequence[Path]) -> FolderSource:
-        """Return the source that they make."""
+        """Return the source with these entries."""
         if not self.by_name and not self.bad_rows:
             raise DataError(f"{shown(files[0])} names no image")
         return FolderSource(images, files, list(self.by_name.values()), self.bad_rows)
 
 
 def coco(images: Path, files: Sequence[Path]) -> FolderSource:
-    """Return COCO captions: `captions_val2014.json` and its kin, several files at a time where wanted.
+    """Return COCO captions from one or more files such as `captions_val2014.json`.
 
-    Images lie in the folder itself or in `val2014/` and the like, as the archives unpack. With several files, each is
-    a split named as the file says: `train` or `val`.
+    Images are in the folder itself or in `val2014/` and similar folders, as the archives unpack. With several files,
+    each is a split named after the file: `train` or `val`.
 
     Raises:
         DataError: a file is not of that layout, or is named twice.
@@ -183,7 +183,7 @@ def _add_bars(entries: _Entries, file: Path, lines: list[tuple[int, str]]) -> No
 
 
 def _add_commas(entries: _Entries, file: Path, text: str) -> None:
-    """Add those of `captions.txt`, in which another mirror has columns between commas."""
+    """Add the captions of `captions.txt`, a mirror's file with commas between columns."""
     table = read_delimited(
         text, shown(file), lambda header: int(header == ["image", "caption"]), lambda line: _line(file, line)
     )
@@ -195,7 +195,7 @@ def _add_commas(entries: _Entries, file: Path, text: str) -> None:
 
 
 def coco_cn(images: Path, files: Sequence[Path]) -> FolderSource:
-    """Return COCO-CN: a folder with `imageid.human-written-caption.txt` and `coco-cn_<train, val, test>.txt`.
+    """Return COCO-CN, a folder with `imageid.human-written-caption.txt` and `coco-cn_<train, val, test>.txt`.
 
     The human-written captions are those that retrieval is reported on (1,053 for the 1,000 test images); name another
     caption file of the folder, such as `imageid.manually-translated-caption.txt`, to take that one. Images are COCO's
@@ -223,10 +223,10 @@ def coco_cn(images: Path, files: Sequence[Path]) -> FolderSource:
 
 
 def flickr30k_cna(images: Path, files: Sequence[Path]) -> FolderSource:
-    """Return Flickr30k-CNA: a folder with `train/`, `val/` and `test/` in each of which lies a text file.
+    """Return Flickr30k-CNA, a folder with `train/`, `val/` and `test/`, each of which contains a text file.
 
-    The test captions are those of Flickr30k-CN (`flickr30k_cn_test.txt`); both names are known. One of the files alone
-    can be named, too.
+    The test captions are those of Flickr30k-CN (`flickr30k_cn_test.txt`); both names are accepted, and so is one of the
+    files alone.
 
     Raises:
         DataError: there is no such file, or a line is not `ID<tab>caption` or `ID#n<tab>caption`.
@@ -249,7 +249,7 @@ def flickr30k_cna(images: Path, files: Sequence[Path]) -> FolderSource:
 
 
 def _keyed(file: Path, entries: _Entries) -> Iterator[tuple[str, str, str]]:
-    """Yield where, image and caption of lines `ID#n<tab>caption`; some files have a blank for the tab."""
+    """Yield location, image and caption of lines `ID#n<tab>caption`; some files have a blank instead of the tab."""
     lines = _numbered(read_text(file, "caption file", DataError))
     for number, line in lines:
         where = _line(file, number)
@@ -264,7 +264,7 @@ def _keyed(file: Path, entries: _Entries) -> Iterator[tuple[str, str, str]]:
 
 
 def _numbered(text: str) -> list[tuple[int, str]]:
-    """Return the lines that are not blank with their numbers in the file."""
+    """Return the non-blank lines with their numbers in the file."""
     return [(number, line) for number, line in enumerate(lines_of(text), start=1) if line.strip()]
 
 
@@ -273,7 +273,7 @@ def _line(file: Path, number: int) -> str:
 
 
 def _object(file: Path, *lists: str) -> dict[str, list[dict[str, Any]]]:
-    """Return a JSON object that has some lists of objects."""
+    """Return a JSON object that contains the given lists of objects."""
     content = read_json(file, "caption file", DataError, any_text=True)
     for key in lists:
         part = content.get(key) if isinstance(content, dict) else None

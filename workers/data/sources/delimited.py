@@ -1,4 +1,4 @@
-"""Tables between commas, tabs or semicolons: every row is checked against its header, and lines are the file's."""
+"""Tables separated by commas, tabs or semicolons, with every row checked against the header."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 
 @dataclass
 class Delimited:
-    """Rows by the lower-case names of their columns, each with where it stands, and those that do not fit."""
+    """Rows by the lower-case names of their columns, each with its location, and rows that do not fit."""
 
     header: list[str]
     rows: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -31,10 +31,10 @@ def read_delimited(
     """Return a table with a header.
 
     Args:
-        text: of the file.
-        where: names it in errors.
-        score: how well a header fits, the more the better; it chooses among the separators.
-        place: names a line in errors.
+        text: content of the file.
+        where: name of the file in errors.
+        score: how well a header fits (higher is better), for choosing the separator.
+        place: returns the name of a line in errors.
 
     Raises:
         DataError: two columns have one name, or the header cannot be read.
@@ -69,7 +69,7 @@ def read_delimited(
 
 
 def _header(text: str, where: str, score: Callable[[Collection[str]], int]) -> tuple[str, list[str]]:
-    """Return the separator that makes the most of the first row, and the names that it gives."""
+    """Return the separator under which the first row fits best, and the names in it."""
     found, reasons = [], []
     for separator in SEPARATORS:
         try:

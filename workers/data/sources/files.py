@@ -1,4 +1,4 @@
-"""Files by path, glob, folder or address (`hf://`, `s3://`, `gs://`), through pyarrow's file systems."""
+"""Files by path, glob, folder or URL (`hf://`, `s3://`, `gs://`), through pyarrow's file systems."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ RETRY_S = 30
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file on this machine or elsewhere, by the name that it was found under."""
+    """A file on this machine or remote, under the name by which it was found."""
 
     path: str
     stamp: tuple[Any, ...]
     """Size and time of change."""
     system: fs.FileSystem | None = None
-    """None on this machine."""
+    """File system; None on this machine."""
     depth: int = 1
-    """Of the folders that it lies in, as many may tell its split: those below what was asked for, or the last."""
+    """Number of folders in its path that may name its split: those below what was asked for, or else the last."""
 
     @property
     def name(self) -> str:
@@ -42,26 +42,26 @@ class RemoteFile:
 
     @property
     def split(self) -> str | None:
-        """The split that the file's name tells, or that of a folder which it lies in; see `split_of`."""
+        """The split named by the file's name or by a folder in its path; see `split_of`."""
         return split_of(self.path, self.depth)
 
     @property
     def folder(self) -> Path | None:
-        """The file's folder where it is on this machine."""
+        """The file's folder, if it is on this machine."""
         return Path(self.path).parent if self.system is None else None
 
     def open_file(self) -> Any:
-        """Return the file, opened for reading anywhere in it, as pyarrow takes it."""
+        """Return the file, opened for random access, as pyarrow needs it."""
         return openable(Path(self.path)) if self.system is None else self.system.open_input_file(self.path)
 
     def open_stream(self) -> Any:
-        """Return the file, opened for reading from its beginning."""
+        """Return the file, opened for sequential reading."""
         return Path(self.path).open("rb") if self.system is None else self.system.open_input_stream(self.path)
 
 
 @contextmanager
 def reached(where: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a file into one message: file systems and the hub raise their own kinds.
+    """Turn any error while reading a file into one message: file systems and the Hub raise their own kinds.
 
     Raises:
         DataError: something went wrong.
@@ -78,16 +78,16 @@ def reached(where: str) -> Iterator[None]:
 def find_files(
     patterns: list[str], suffix: str, aside: Aside | None = None, *, known: Collection[str] = ()
 ) -> list[RemoteFile]:
-    """Return the files that paths, globs, folders and addresses name, in order of their paths.
+    """Return the files that paths, globs, folders and URLs name, in order of their paths.
 
     Args:
-        patterns: what was asked for.
+        patterns: paths, globs, folders and URLs.
         suffix: the ending of files that are taken from folders, in lower case.
-        aside: counts what else lies in them.
-        known: names of files that lie beside those, and are not counted.
+        aside: counts the other files in them.
+        known: names of accompanying files, which are not counted.
 
     Raises:
-        DataError: nothing is there, or an address cannot be reached.
+        DataError: nothing was found, or a URL cannot be reached.
     """
     found: dict[Any, RemoteFile] = {}
     for pattern in patterns:
@@ -104,7 +104,7 @@ def find_files(
 
 
 def _local(pattern: str, suffix: str, aside: Aside, known: Collection[str]) -> dict[Any, RemoteFile]:
-    """Return files of this machine by their real folders and their names: links keep the names that tell splits."""
+    """Return local files by their real folders and their names: links keep names that contain a split."""
     if not pattern or "\0" in pattern:
         return {}
     paths: list[Path] = []
@@ -128,12 +128,12 @@ def _local(pattern: str, suffix: str, aside: Aside, known: Collection[str]) -> d
 
 
 def _before_glob(pattern: str) -> str:
-    """Return the folder that a glob begins with."""
+    """Return the folder at the beginning of a glob."""
     return re.split(r"[*?\[]", pattern)[0].rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
 
 
 def _depth(path: PurePath, base: PurePath) -> int:
-    """Return how many of the folders that a file lies in are below a folder, and at least 1."""
+    """Return the number of folders between a file and a folder above it, at least 1."""
     return max(1, len(path.relative_to(base).parts) - 1) if path.is_relative_to(base) else 1
 
 
@@ -164,7 +164,7 @@ def _remote(pattern: str, suffix: str) -> list[RemoteFile]:
 
 
 def _system(address: str) -> tuple[fs.FileSystem, str]:
-    """Return the file system and the path of an address."""
+    """Return the file system and the path of a URL."""
     if address.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in address:
         # Without a limit, missing credentials are looked for during a quarter of an hour.
         address += ("&" if "?" in address else "?") + f"retry_limit_seconds={RETRY_S}"
@@ -173,7 +173,7 @@ def _system(address: str) -> tuple[fs.FileSystem, str]:
 
 
 def _matcher(base: str, pattern: str) -> Any:
-    """Return whether a path matches a glob below a folder; ** crosses folders, * does not."""
+    """Return a test whether a path matches a glob below a folder; ** crosses folders, * does not."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern.lstrip("/"))
     kinds = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     expression = "".join(kinds.get(part, re.escape(part)) for part in parts)
@@ -182,11 +182,11 @@ def _matcher(base: str, pattern: str) -> Any:
 
 
 def split_of(path: str, depth: int = 1) -> str | None:
-    """Return the split that a word in a file's name tells (`train-00000-of-00005.parquet`), or a folder's name.
+    """Return the split named by a word of a file's name (`train-00000-of-00005.parquet`), or by a folder's name.
 
     Args:
-        path: of the file.
-        depth: how many of the folders that it lies in are asked, the last first. They are called like a split, or like
+        path: path of the file.
+        depth: number of folders in its path to consider, the last first. Their names are a split's, or like
             `split=train`.
     """
     parts = PurePosixPath(path)

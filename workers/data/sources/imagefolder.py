@@ -1,4 +1,4 @@
-"""A folder of images per class, as torchvision's ImageFolder has it."""
+"""One folder of images per class, in the layout of torchvision's ImageFolder."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ _MOST_NAMED = 10
 
 
 def imagefolder(root: Path, class_names: Path | None = None) -> FolderSource:
-    """Return a folder that holds a folder of images per class, or such folders for splits.
+    """Return a folder that contains one folder of images per class, or such folders for each split.
 
-    Classes are ordered by their folders' names, those that are all numbers by number. They are called like their
-    folders, or as `class_names` says; 1,000 folders named like ImageNet's synsets get the names that CLIP's evaluation
-    uses.
+    Classes are ordered by their folders' names, numerically if all are numbers. They are named after their folders, or
+    by `class_names`; 1,000 folders named like ImageNet's synsets get the names that CLIP's evaluation uses.
 
     Raises:
         DataError: there is no such folder, no class in it or in one of its splits, or a class without any image.
@@ -71,7 +70,7 @@ def imagefolder(root: Path, class_names: Path | None = None) -> FolderSource:
 
 
 def _splits(root: Path, aside: Aside, above: frozenset[Identity]) -> list[tuple[str | None, Path]]:
-    """Return the folders of splits, or the folder itself where there are none."""
+    """Return the folders of splits, or the folder itself if there are none."""
     tops = folders_in(root, Aside(), above)
     named = [path for path in tops if path.name.lower() in USUAL]
     full = [path for path in named if folders_in(path, Aside(), above)]
@@ -98,7 +97,7 @@ def _label(folder: Path) -> str:
 
 
 def _loose(folder: Path) -> list[str]:
-    """Return the files that lie beside the folders of classes."""
+    """Return the files beside the folders of classes."""
     return [name for name in os.listdir(folder) if not is_hidden(name) and not os.path.isdir(folder / name)]
 
 

@@ -16,8 +16,8 @@ from workers.data.sources.base import BadRow, Entry, FolderSource, checked_capti
 def cola(images: Path, file: Path) -> FolderSource:
     """Return Cola's multi-object benchmark, `COLA_multiobjects_matching_benchmark.json` (Ray et al. 2023).
 
-    The file is a list of [image 1, caption 1, image 2, caption 2], with the images as addresses; they are looked for
-    in the folder by the last part of their address.
+    The file is a list of [image 1, caption 1, image 2, caption 2], with URLs of the images, which are found in the
+    folder by the last part of their URL.
 
     Raises:
         DataError: the file is of another layout; the single-object setting has several labels per image.
@@ -47,5 +47,5 @@ def cola(images: Path, file: Path) -> FolderSource:
 
 
 def _name(address: object) -> str:
-    """Return the name of the file that an address ends with."""
+    """Return the name of the file at the end of a URL."""
     return checked_name(PurePosixPath(urlsplit(checked_name(address)).path).name)

@@ -1,4 +1,4 @@
-"""Parquet of the Hugging Face hub: images with captions or labels, one file or many, here or elsewhere."""
+"""Parquet in the layout of the Hugging Face Hub: images with captions or labels, one file or many, local or remote."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class ParquetSource(Source):
 
     Args:
         patterns: paths, globs, folders or addresses (`hf://datasets/...`, `s3://...`, `gs://...`).
-        columns: names of columns; found by what they are usually called. Without a split column, a file's name tells
-            its split.
+        columns: names of columns; by default found by their usual names. Without a split column, splits come from file
+            names.
         class_names: file of class names, in order of the labels.
 
     Raises:
@@ -60,7 +60,7 @@ class ParquetSource(Source):
         self.split_names = frozenset(self._splits())
 
     def _check_alike(self, schema: pa.Schema, first: RemoteFile) -> None:
-        """Check that all files have the columns that are read, of types that can be, and the same class names."""
+        """Check that all files have the needed columns, of readable types, and the same class names."""
         self._total, used = 0, {what: name for what, name in self._names.items() if name is not None}
         for file in self._files:
             with reached(file.path):
@@ -100,7 +100,7 @@ class ParquetSource(Source):
         return [Path(file.path) for file in self._files if file.system is None]
 
     def identity(self) -> list[Any]:
-        """Return the files' places, sizes and times, and the columns."""
+        """Return the files' paths, sizes and times, and the columns."""
         return [*([file.path, *file.stamp] for file in self._files), self._names]
 
     def items(self) -> Iterator[Item | BadRow]:
@@ -175,7 +175,7 @@ class ParquetSource(Source):
         return Kind("classification", classes.names, own.templates, has_groups, classes.labels)
 
     def _labels(self, column: str) -> Iterator[str]:
-        """Yield the distinct labels that can be used; rows of the others are bad."""
+        """Yield the distinct labels that can be used; rows with other labels are bad."""
         for value in self._values(column):
             try:
                 yield label_text(value)
@@ -189,7 +189,7 @@ class ParquetSource(Source):
         return {name for value in self._values(column) if (name := str(value).strip())}
 
     def _values(self, column: str) -> set[Any]:
-        """Return the distinct values of a column of labels or splits, those left out that cannot be read."""
+        """Return the distinct values of a column of labels or splits, without those that cannot be read."""
         found = set()
         for file in self._files:
             for batch in self._batches(file, [column], MANY):
@@ -210,7 +210,7 @@ class ParquetSource(Source):
 
 
 def _split(value: Any) -> str | None:
-    """Return the name of a split, which may be a number; None where there is none."""
+    """Return the name of a split, which may be a number; None for a missing one."""
     text = "" if value is None else str(value).strip()
     return checked_name(text, "split") if text else None
 

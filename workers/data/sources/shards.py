@@ -33,7 +33,7 @@ class ShardSource(Source):
         class_names: file of class names, in order of the labels.
 
     Raises:
-        DataError: there is no shard, it is of another layout, or its labels are several per image.
+        DataError: there is no shard, it has another layout, or several labels per image.
     """
 
     def __init__(self, patterns: list[str], class_names: Path | None = None) -> None:
@@ -75,7 +75,7 @@ class ShardSource(Source):
         return any(file.folder is None for file in self._files)
 
     def identity(self) -> list[Any]:
-        """Return the shards' places, sizes and times."""
+        """Return the shards' paths, sizes and times."""
         return [[file.path, *file.stamp] for file in self._files]
 
     def items(self) -> Iterator[Item | BadRow]:
@@ -118,10 +118,10 @@ class ShardSource(Source):
 
 
 def _classes(listed: list[str], file: Path | None) -> Classes | None:
-    """Return the classes of a list beside the shards, or of a file that is named; None where there is neither.
+    """Return the classes of a list beside the shards, or of a given file; None if there is neither.
 
-    Labels are numbers, so a file may have other names than the list, and other numbers of them; a JSON object alone
-    has the labels, too.
+    Labels are numbers, so a file may have other names than the list, and a different number of them; only a JSON object
+    contains the labels, too.
     """
     own = Classes.numbered(listed) if listed else None
     if file is None:
@@ -133,12 +133,12 @@ def _classes(listed: list[str], file: Path | None) -> Classes | None:
 
 
 def _is_whole(endings: Collection[str]) -> bool:
-    """Return whether endings are those of a sample: an image and what belongs to it."""
+    """Return whether endings form a sample: an image with its captions or label."""
     return any(known in endings for known in _KNOWN) and any(ending in image_endings() for ending in endings)
 
 
 def _inner_sample(endings: Collection[str]) -> str | None:
-    """Return what comes before the endings of a second sample within a sample, such as `.2` of `.2.jpg`, `.2.txt`."""
+    """Return the part before the endings of a second sample within a sample, such as `.2` for `.2.jpg`, `.2.txt`."""
     inner: dict[str, list[str]] = {}
     for ending in endings:
         stem, _, last = ending.rpartition(".")
@@ -149,7 +149,7 @@ def _inner_sample(endings: Collection[str]) -> str | None:
 
 @dataclass
 class _Sample:
-    """What follows each other in a shard under one name."""
+    """Consecutive entries of a shard with the same name."""
 
     name: str
     parts: dict[str, bytes] = field(default_factory=dict)
@@ -158,7 +158,7 @@ class _Sample:
     skipped: list[str] = field(default_factory=list)
 
     def takes(self, stem: str) -> bool:
-        """Return whether a file belongs to the sample, whose name is that of its shortest part.
+        """Return whether a file belongs to the sample, which is named by its shortest part.
 
         Names may have dots (`s.0001.jpg`), and so may endings (`0001.seg.png`).
         """
@@ -211,7 +211,7 @@ def _samples(file: RemoteFile) -> Iterator[_Sample]:
 
 
 def _problem(member: tarfile.TarInfo) -> str | None:
-    """Return why an entry of an archive is not read."""
+    """Return why an entry of an archive is not read; None if it is."""
     name = shown(readable(member.name))
     if member.name.startswith("/") or ".." in member.name.split("/"):
         return f"the name of {name} leads out of the archive"
@@ -222,7 +222,7 @@ def _problem(member: tarfile.TarInfo) -> str | None:
 
 
 def _content(folders: list[Path], name: str) -> list[str]:
-    """Return the lines of a file beside the shards or their splits; none where there is no such file."""
+    """Return the lines of a file beside the shards or their splits; empty if there is no such file."""
     for folder in folders:
         if (folder / name).exists():
             return list(read_lines(folder / name, name))

@@ -24,12 +24,12 @@ USUAL = {
     "group": ("group",),
     "split": ("split",),
 }
-"""What columns are usually called, in lower case."""
+"""Usual names of columns, in lower case."""
 
 
 @dataclass(frozen=True)
 class _Raw:
-    """A row as found."""
+    """A row as read."""
 
     where: str
     image: Any
@@ -98,7 +98,7 @@ def _added(entry: Entry, raw: _Raw) -> Entry:
 
 
 def _word(value: Any, what: str) -> str | None:
-    """Return the name of a split or group, which may be a number."""
+    """Return the name of a split or group, which may be a number; None for a missing one."""
     if value in (None, ""):
         return None
     if isinstance(value, int | float):
@@ -133,14 +133,14 @@ def _read(path: Path, columns: Columns) -> tuple[Iterator[_Raw], list[BadRow], b
 
 
 _Rows = tuple[list[tuple[str, dict[str, Any]]], list[BadRow], list[str]]
-"""Where each row stands and its cells by lower-case name; those that cannot be read; and all names."""
+"""Location of each row with its cells by lower-case name; rows that cannot be read; all column names."""
 
 
 def _names(columns: Columns, header: Collection[str], path: Path) -> dict[str, tuple[str, ...]]:
-    """Return what columns may be called by what they hold, those that are nowhere left out; captions go before labels.
+    """Return the possible names of columns by what they hold, if they occur; captions go before labels.
 
     Raises:
-        DataError: a column that is named is not there.
+        DataError: a column asked for by name does not exist.
     """
     names: dict[str, tuple[str, ...]] = {}
     for what, usual in USUAL.items():
@@ -182,7 +182,7 @@ def _from_delimited(path: Path, columns: Columns) -> _Rows:
 
 
 def _looked_for(columns: Columns) -> set[str]:
-    """Return the names of columns that are asked for, or usual."""
+    """Return the requested names of columns, or the usual ones."""
     asked = [getattr(columns, what) for what in USUAL if getattr(columns, what)]
     return {name for names in USUAL.values() for name in names} | {
         part.strip().lower() for each in asked for part in each.split(",")
@@ -214,7 +214,7 @@ def _from_json_lines(path: Path, columns: Columns) -> _Rows:
 
 
 def _objects(path: Path, content: list[tuple[str, Any]]) -> _Rows:
-    """Return objects as rows, their keys in lower case."""
+    """Return objects as rows, with their keys in lower case."""
     rows, bad_rows = [], []
     for where, item in content:
         if not isinstance(item, dict):

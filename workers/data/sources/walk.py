@@ -1,4 +1,4 @@
-"""What lies in a folder: files by name, links followed, and a count of what is left aside."""
+"""The contents of a folder: files by name, links followed, and a count of what is skipped."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from headmask.errors import DataError
 from workers.data.inside import readable
 
 _UNREADABLE = frozenset(("BUFR", "GRIB", "HDF5", "MPEG", "WMF"))
-"""Formats that Pillow recognises and cannot decode."""
+"""Formats that Pillow recognises but cannot decode."""
 
 
 @cache
 def image_endings() -> frozenset[str]:
-    """Return the endings of image files: those of all formats that this Pillow reads, in lower case, with the dot."""
+    """Return the endings of all image formats that this Pillow reads, in lower case, with the dot."""
     from PIL import Image
 
     Image.init()
@@ -31,12 +31,12 @@ def image_endings() -> frozenset[str]:
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file's name ends as an image's."""
+    """Return whether a file's name has the ending of an image."""
     return ending_of(name) in image_endings()
 
 
 def ending_of(name: str) -> str:
-    """Return the ending of a file's name in lower case; what it has none of is said in words."""
+    """Return the ending of a file's name in lower case; a description if it has none."""
     return os.path.splitext(name)[1].lower() or "without ending"
 
 
@@ -47,12 +47,12 @@ def is_hidden(name: str) -> bool:
 
 @dataclass
 class Aside:
-    """What was left aside, and how often."""
+    """What was skipped, and how often."""
 
     ignored: Counter[str] = field(default_factory=Counter)
-    """Files that are not of the kind that is looked for, by ending."""
+    """Files of other kinds, by ending."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """Everything else, in words for one of it."""
+    """Everything else, with a description in the singular."""
 
 
 Identity = tuple[int, int]
@@ -60,21 +60,21 @@ Identity = tuple[int, int]
 
 
 def identity_of(folder: Path) -> Identity:
-    """Return what is the same for all names of a folder."""
+    """Return a value that is the same for all names of a folder."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 
 
 def folders_in(folder: Path, aside: Aside, above: frozenset[Identity] = frozenset()) -> list[Path]:
-    """Return the folders in a folder, and links to others, by name; files are not counted.
+    """Return the folders in a folder by name, including links to folders; files are not counted.
 
     Args:
         folder: where to look.
-        aside: counts what is left aside.
+        aside: counts what is skipped.
         above: folders that a link must not lead back to.
 
     Raises:
-        DataError: the folder cannot be read, or a link in it leads nowhere: it may be to a folder.
+        DataError: the folder cannot be read, or it contains a broken link, which may have led to a folder.
     """
     found = []
     for entry in _listed(folder):
@@ -92,12 +92,12 @@ def folders_in(folder: Path, aside: Aside, above: frozenset[Identity] = frozense
 
 
 def is_broken(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry of a folder is a link that leads nowhere."""
+    """Return whether an entry of a folder is a broken link."""
     return entry.is_symlink() and not os.path.exists(entry)
 
 
 def files_below(folder: Path, aside: Aside, above: frozenset[Identity] = frozenset()) -> Iterator[Path]:
-    """Yield all files in a folder and in those below it, in order of their names; links are followed, once around."""
+    """Yield all files in a folder and below it, in order of their names; links are followed, but not in circles."""
     inside = above | {identity_of(folder)}
     for entry in _listed(folder):
         path = Path(entry)
