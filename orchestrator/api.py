@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def search(config: Path | str | None = None, *, progress: bool = False, **options: Unpack[SearchOptions]) -> SearchRun:
-    """Return what a search found; it does what `headmask search` does.
+    """Return the result of a search, as `headmask search` runs it.
 
         run = headmask.search(model="ViT-B-32", pretrained="openai", data="my.parquet", out="runs/first")
         print(run)
@@ -37,12 +37,12 @@ def search(config: Path | str | None = None, *, progress: bool = False, **option
 
     Args:
         config: TOML file; options override it.
-        progress: show how it goes.
+        progress: show progress.
         options: settings by the names of the command line's flags, such as `masks=1000` or `max_heads=8`.
 
     Raises:
         HeadmaskError: bad input, or the study exists.
-        Interrupted: stopped by a signal; `headmask.resume` goes on.
+        Interrupted: stopped by a signal; `headmask.resume` continues.
     """
     _check(options, SearchOptions)
     settings = read_config(None if config is None else Path(config), flags_of(options))
@@ -52,14 +52,14 @@ def search(config: Path | str | None = None, *, progress: bool = False, **option
 def resume(
     study: Path | str, *, storage: str | None = None, progress: bool = False, **options: Unpack[ResumeOptions]
 ) -> SearchRun:
-    """Return what a search found that went on where it had stopped, or further with a larger budget.
+    """Return the result of a search that continued where it had stopped, or further with a larger budget.
 
         run = headmask.resume("runs/first", masks=2000)
 
     Args:
         study: a run folder; or the name of a study, with `storage`.
         storage: journal file or database URL that holds the study.
-        progress: show how it goes.
+        progress: show progress.
         options: the budget, the pool, `out` and `tracking_uri`, by the names of the command line's flags.
 
     Raises:
@@ -78,7 +78,7 @@ def scan(
     progress: bool = False,
     **options: Unpack[ScanOptions],
 ) -> pd.DataFrame:
-    """Return what every head does when it alone is ablated, one row per head.
+    """Return the effect of ablating each head alone, one row per head.
 
         heads = headmask.scan(model="ViT-B-32", pretrained="openai", data="my.parquet", pool="inline")
         heads.sort_values("delta", ascending=False).head(10)
@@ -88,12 +88,12 @@ def scan(
     the baseline, in [-1, 1]), all metrics in [0, 1], the change of each as `delta_...`, and `failure`, why a head could
     not be scored. `attrs` holds the name of the `objective`, the metrics of the `baseline`, and the `split`.
 
-    Scores are those that a search has. The test split is not looked at, and nothing is left behind.
+    Scores equal those of a search. The test split is not looked at, and no files are left behind.
 
     Args:
         config: TOML file of a search; options override it.
-        split: what heads are scored on; confirm in float32. Who looks at confirm here chooses by it.
-        progress: show how it goes.
+        split: the split to score heads on; confirm in float32. Looking at confirm here amounts to choosing by it.
+        progress: show progress.
         options: settings by the names of the command line's flags, such as `layers=[9, 10, 11]` or `ablation="mean"`.
 
     Raises:
@@ -118,7 +118,7 @@ def scan(
 
 
 def _as_frame(session: Session, scores: dict[HeadMask, MaskScore], split: str) -> pd.DataFrame:
-    """Return one row per head."""
+    """Return a data frame with one row per head."""
     import pandas as pd
 
     objective = str(session.objective)
@@ -157,7 +157,7 @@ def _found(run: Callable[[Display], Outcome], progress: bool) -> SearchRun:
 
 
 def _check(options: Iterable[str], known: Any) -> None:
-    """Refuse options that a call does not have, before anything is read."""
+    """Refuse unknown options of a call, before anything is read."""
     names = known.__annotations__
     for name in options:
         if name not in names:

@@ -1,1 +1,1 @@
-"""The commands of the command line, by group; `orchestrator.cli` puts them together."""
+"""The commands of the command line, by group; `orchestrator.cli` assembles them."""

@@ -40,7 +40,7 @@ def compare(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare masks: scores with paired intervals, shared heads, settings that differ, and which one to ship."""
+    """Compare masks: scores with paired intervals, shared heads, differing settings, and which one to ship."""
     from orchestrator.compare.comparison import compare as compared
     from orchestrator.compare.sources import Sources
 

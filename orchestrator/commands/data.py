@@ -1,4 +1,4 @@
-"""The commands on data: build a data set, show what is in one."""
+"""The commands on data: build a data set, show its contents."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _OPTIONS_OF: dict[str, tuple[str, ...]] = {
 
 
 def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a command's arguments that were given and say how a data set is read and scored."""
+    """Return the given arguments of a command that say how a data set is read and scored."""
     names = ("objective", "task", "templates", "class_names")
     columns = ("image_column", "caption_column", "label_column", "group_column", "split_column")
     return {name: given[name] for name in names + columns if given[name] is not None}
@@ -107,7 +107,7 @@ def build(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Make a Parquet data set of what you have on disk. Killed, it goes on where it was when called again."""
+    """Make a Parquet data set from what you have on disk. Run again, an interrupted build continues."""
     from headmask.border.kinds import DATA_SET
     from headmask.border.shown import counted
     from headmask.border.writing import check_output
@@ -173,7 +173,7 @@ def _source(
     """Return the source that the options name.
 
     Raises:
-        ConfigError: an option is missing, or given and not for this source.
+        ConfigError: an option is missing, or does not belong to this source.
     """
     from headmask.errors import ConfigError
     from workers.data.sources import captions as caption_files
@@ -237,7 +237,7 @@ def show(
     class_names: ClassNames = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is in a data set and what is wrong with it, and draw a few samples."""
+    """Show what a data set contains and what is wrong with it, and draw a few samples."""
     from headmask.border.kinds import PICTURE
     from headmask.border.writing import check_output
     from headmask.pixels.images import STOCK

@@ -56,7 +56,7 @@ def explain(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Show what heads do: texts that describe what they add, images that they hurt most, what they look at there."""
+    """Show what heads do: texts that describe them, the images that they hurt most, and where they look in these."""
     from orchestrator.explain.explaining import explain_heads
     from orchestrator.explain.explanation import explanation_sentences, explanation_table
     from orchestrator.settings.config import parse_data

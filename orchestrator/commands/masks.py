@@ -42,7 +42,7 @@ Split = Annotated[str | None, typer.Option(help="search, confirm or test; the wh
 Objective = Annotated[str | None, typer.Option(help="Metric or mix; the mask's by default.")]
 Threads = Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.")]
 LATENCY_S = 4.0
-"""Seconds for which an export measures latency."""
+"""Seconds that an export spends on measuring latency."""
 
 
 def evaluate(
@@ -130,7 +130,7 @@ def export(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Fold a mask into a plain checkpoint, or prune its heads, and prove that what loads is the masked model."""
+    """Fold a mask into a plain checkpoint, or prune its heads, and prove that the result equals the masked model."""
     from dataclasses import asdict
 
     from headmask.apply.exporting import check_target

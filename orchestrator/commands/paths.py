@@ -1,4 +1,4 @@
-"""Paths as the command line takes them: an empty text is no path, though Python takes it for the working folder."""
+"""Paths on the command line: an empty text is refused, though Python takes it for the working folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 
 def path_of(text: str | os.PathLike[str]) -> Path:
-    """Return a path that was given as text; the `parser` of an option.
+    """Return a path from text; the `parser` of an option.
 
     Raises:
         BadParameter: the text is empty.

@@ -21,7 +21,7 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write one HTML page on a study: what was searched, what came of it, and how sure that is."""
+    """Write an HTML page on a study: what was searched, what was found, and how sure that is."""
     from headmask.border.kinds import PAGE
     from headmask.border.writing import check_output
     from orchestrator.report.page import FILE, write_report

@@ -1,4 +1,4 @@
-"""`headmask data show`: what is in a data set, what is wrong with it, and a few samples as a picture."""
+"""`headmask data show`: the contents of a data set, what is wrong with it, and a few samples as a picture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NUM_SAMPLES = 12
 THUMBNAIL, TEXT_LINES, COLUMNS = 224, 4, 4
 FLICKR30K = 31_783
 DRAWN = "(drawn by a search)"
-"""What stands for the splits of a file that gives none."""
+"""Shown in place of the splits of a file without any."""
 _MOST_LISTED = 5
 _MOST_CLASSES = 30
 T = TypeVar("T")
@@ -38,26 +38,26 @@ T = TypeVar("T")
 
 @dataclass
 class Findings:
-    """What is in a data set."""
+    """Contents of a data set."""
 
     path: Path
     task: str
     num_images: int
     splits: dict[str, int]
-    """Images by split; one entry without a name where the file gives none."""
+    """Number of images by split; one entry without a name if the file has no splits."""
     captions_per_image: list[int] = field(default_factory=list)
     classes: list[tuple[str, str, int]] = field(default_factory=list)
-    """What the source calls each class, what prompts call it, and its images."""
+    """Each class's label in the source, its name in prompts, and its number of images."""
     ignored: dict[str, int] = field(default_factory=dict)
-    """Files of the source that are no images, by ending."""
+    """Number of the source's files that are not images, by ending."""
     group_counts: dict[str, int] = field(default_factory=dict)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     clusters: dict[str, Clusters] = field(default_factory=dict)
-    """What is resampled together, by split."""
+    """Units of resampling, by split."""
     warnings: list[str] = field(default_factory=list)
     samples: list[tuple[Image.Image, str]] = field(default_factory=list)
     num_remarked: dict[str, int] = field(default_factory=dict)
-    """Images whose pixels depend on the rule, are cut off, or have almost one colour."""
+    """Number of images whose pixels depend on the rule, are cut off, or have almost one colour."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the findings as JSON values."""
@@ -83,7 +83,7 @@ class Findings:
         }
 
     def table(self) -> Table:
-        """Return the images by split."""
+        """Return a table of the images by split."""
         table = Table(title=f"{self.path.name}, for {self.task}", title_justify="left")
         table.add_column("split")
         for column in ("images", "independent groups", "largest"):
@@ -94,7 +94,7 @@ class Findings:
         return table
 
     def sentences(self) -> list[str]:
-        """Return the rest in words."""
+        """Return the other findings as sentences."""
         widths, heights = zip(*self.sizes, strict=True)
         lines = [
             f"Images are {min(widths)} to {max(widths)} pixels wide and {min(heights)} to {max(heights)} high, "
@@ -137,12 +137,12 @@ def look_at(
     pixels: str = STOCK,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Findings:
-    """Return what is in a data set.
+    """Return the contents of a data set.
 
     Args:
         path: Parquet file.
         reading: how it is read.
-        model: open_clip name whose tokenizer is asked; `ViT-B-32` by default.
+        model: open_clip name whose tokenizer is used; `ViT-B-32` by default.
         pixels: the pixel rule, see `headmask.pixels.images`.
         on_progress: called with images looked at and in all.
 
@@ -194,7 +194,7 @@ _REMARKS = {
     "bits, or score with --pixels composited",
     "constant": "almost one colour",
 }
-"""What images have."""
+"""Descriptions of image remarks."""
 
 
 def _remark(name: str, count: int) -> str:
@@ -206,7 +206,7 @@ def _have(count: int) -> str:
 
 
 def _clusters(dataset: Dataset, found: Findings, digests: Sequence[str], splits: Sequence[str]) -> dict[str, Clusters]:
-    """Return what a search would resample together, by split."""
+    """Return the clusters that a search would resample, by split."""
     captions = [] if dataset.task == "classification" else [tuple(map(str, each)) for each in dataset.raw_captions()]
     pairs = dataset.pairs() if dataset.task == "matching" else []
     clusters = {}
@@ -243,14 +243,14 @@ class _Seen:
     """What is kept of an image."""
 
     digest: str
-    """Why it cannot be read, where it cannot."""
+    """Digest of its pixels, or why it cannot be read."""
     size: tuple[int, int] | None = None
     thumbnail: Image.Image | None = None
     remarks: tuple[str, ...] = ()
 
 
 def _preprocess(pixels: str) -> UInt8Preprocess:
-    """Return open_clip's usual preprocessing: at 224 pixels, under a pixel rule."""
+    """Return open_clip's usual preprocessing at 224 pixels, under a pixel rule."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     return UInt8Preprocess(by_rule(image_transform_v2(PreprocessCfg(), is_train=False), pixels))
@@ -273,7 +273,7 @@ def _looked_at(dataset: Dataset, chosen: set[int], preprocess: UInt8Preprocess) 
 
 
 def _look_at_texts(dataset: Dataset, found: Findings, reading: Reading, model: str | None) -> list[str]:
-    """Return what is written below every image, and note captions or classes."""
+    """Return the text below every image, having recorded captions or classes."""
     if dataset.task == "classification":
         labels, classes = dataset.classes(reading.names_file)
         counts, names = Counter(labels), classes.names
@@ -297,7 +297,7 @@ def _look_at_texts(dataset: Dataset, found: Findings, reading: Reading, model: s
 
 
 def _cut(raw: Sequence[Sequence[Any]], model: str | None) -> list[str]:
-    """Warn of captions that the tokenizer cuts: those of which more than its context is read when there is room."""
+    """Warn of captions that the tokenizer cuts off: more tokens would be read if there were room."""
     import open_clip
 
     from headmask.models.loading import tokenizer_of

@@ -1,4 +1,4 @@
-"""The commands that search nothing: which models are supported, what results look like, how fast the machine is."""
+"""The commands that search nothing: which models are supported, the schema of results, the speed of the machine."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from orchestrator.screen.terminal import Terminal
 bench_app = typer.Typer(help="Measure speed, as a ratio against a baseline in the same run.", no_args_is_help=True)
 
 MAX_SHOWN = 60
-"""Characters of a wrong value in a message."""
+"""Maximum number of characters shown of a wrong value."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
 
 
 def finite(value: float | None) -> float | None:
-    """Return the value of an option; ranges let what is not a number pass."""
+    """Return the value of an option if it is finite; ranges let NaN pass."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter("must be a finite number")
     return value
 
 
 def cut(text: str) -> str:
-    """Return a text at a length that fits into a message."""
+    """Return a text shortened to a length that fits into a message."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
@@ -41,7 +41,7 @@ def models(
     unsupported: Annotated[bool, typer.Option("--unsupported", help="Only what is not supported, and why.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say for every open_clip architecture whether its towers are supported, and how many are."""
+    """Show for every open_clip architecture whether its towers are supported, and count them."""
     from headmask.models.catalogue import architectures
     from orchestrator.screen.waiting import counting
 
@@ -82,7 +82,7 @@ def studies(
     storage: Annotated[str, typer.Option(help="Journal file or database URL.")],
     as_json: Json = False,
 ) -> None:
-    """List the studies of a storage with state and progress, also while they run."""
+    """List the studies in a storage with their state and progress, also while they run."""
     from dataclasses import asdict
 
     from orchestrator.settings.commandline import command_line

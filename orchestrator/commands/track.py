@@ -1,4 +1,4 @@
-"""The commands on what is tracked: `headmask track sync` and `headmask track register`."""
+"""The commands on tracking: `headmask track sync` and `headmask track register`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TrackingUri = Annotated[
 
 @track_app.command(name="sync")
 def sync(folder: RunFolder, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
-    """Send what a tracking server has not got of a search; again, it sends nothing twice."""
+    """Send everything about a search that a tracking server does not have yet; nothing is sent twice."""
     from orchestrator.track.tracking import sync as send
 
     synced = send(folder, tracking_uri)
@@ -45,7 +45,7 @@ def register(
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
-    """Register what a search selected: folded weights and their code, which need no headmask."""
+    """Register the selected mask of a search as folded weights with code that does not need headmask."""
     from dataclasses import asdict
 
     from orchestrator.settings.modelname import ModelName

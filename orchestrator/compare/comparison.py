@@ -1,4 +1,4 @@
-"""From what is compared to the comparison: ranked on confirm, never on test."""
+"""From the masks to a comparison: ranked on confirm, never on test."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def compare(entrants: Sequence[Entrant], reference_by: ReferenceBy = "named firs
 
     Args:
         entrants: at least two.
-        reference_by: how the one is chosen that others are compared with.
+        reference_by: how the reference is chosen.
 
     Raises:
-        HeadmaskError: there are less than two, or what one of them has left cannot be read.
+        HeadmaskError: there are fewer than two, or the files of one cannot be read.
     """
     if len(entrants) < 2:
         raise HeadmaskError(f"there is nothing to compare; name at least two, got {len(entrants)}")
@@ -45,12 +45,12 @@ def _place(entrant: Entrant, relation: Relation) -> tuple[bool, float, int]:
 
 
 def _confirm_value(entrant: Entrant, relation: Relation) -> float | None:
-    """Return what a run is ranked by; None where it may not be compared."""
+    """Return the value that a run is ranked by; None if it may not be compared."""
     return None if relation.scores["confirm"] == "no" else entrant.value("confirm")
 
 
 def _best_of_most(entrants: Sequence[Entrant]) -> Entrant:
-    """Return the best on confirm of the largest number of runs that may be compared with each other."""
+    """Return the best on confirm among the largest group of runs that may be compared with each other."""
     groups: dict[tuple[Any, ...], list[Entrant]] = {}
     for each in entrants:
         key = each.about.get("model"), each.objective, each.digests.get("confirm"), each.digests.get("test")
@@ -81,7 +81,7 @@ class _Compared:
         self.panels, self.members = self._panels()
 
     def _panels(self) -> tuple[dict[str, Panel], dict[str, list[int]]]:
-        """Return the panels of splits on which several runs may be compared query by query, and who is in them."""
+        """Return panels of the splits on which several runs may be compared query by query, and the runs in them."""
         members = {
             split: [place for place, relation in enumerate(self.relations) if relation.scores[split] == "paired"]
             for split in SPLITS
@@ -103,18 +103,18 @@ class _Compared:
         return panels, members
 
     def interval(self, split: str, before: int, after: int) -> tuple[float, float] | None:
-        """Return the paired interval of two runs' difference; None where there is none."""
+        """Return the paired interval of two runs' difference; None if there is none."""
         return self._of_two(split, before, after, Panel.interval)
 
     def _of_two(self, split: str, before: int, after: int, statistic: Callable[[Panel, int, int], T]) -> T | None:
-        """Return a paired statistic of two runs' difference; None where there is none."""
+        """Return a paired statistic of two runs' difference; None if there is none."""
         places = self.members.get(split, [])
         if before == after or before not in places or after not in places:
             return None
         return statistic(self.panels[split], 1 + places.index(before), 1 + places.index(after))
 
     def content(self, reference_by: ReferenceBy) -> Comparison:
-        """Return all that is said of them."""
+        """Return the comparison's content."""
         places, reference = range(len(self.runs)), self.letters[self.reference]
         own = {place: p_value for place in places if (p_value := self.runs[place].p_value) is not None}
         against = self._reference_p_values()
@@ -143,7 +143,7 @@ class _Compared:
         )
 
     def _too_few(self) -> list[str]:
-        """Return in words on which splits there are too few clusters for intervals."""
+        """Return on which splits there are too few clusters for intervals, as text."""
         return [
             f"Differences on {split} are given without intervals and p-values, and no mask is called as good there: "
             f"{few}; at least {MIN_CLUSTERS} are needed."
@@ -152,7 +152,7 @@ class _Compared:
         ]
 
     def _run(self, place: int) -> RunFigures:
-        """Return what is said of one run, but for its adjusted p-values."""
+        """Return the figures of one run, without its adjusted p-values."""
         run, result = self.runs[place], self.runs[place].result
         return RunFigures(
             letter=self.letters[place],
@@ -184,7 +184,7 @@ class _Compared:
         )
 
     def _against_best(self, place: int) -> dict[str, Any]:
-        """Return what is said of a run against the best on confirm of those that improve reliably."""
+        """Return the comparison of a run with the best on confirm of those that improve reliably."""
         best = next((i for i, run in enumerate(self.runs) if run.is_reliable and self._is_ranked(i)), None)
         if best is None or not self.runs[place].is_reliable:
             return dict.fromkeys(("best_interval", "best_test_interval", "is_as_good"))
@@ -195,7 +195,7 @@ class _Compared:
         }
 
     def _is_as_good(self, best: int, place: int) -> bool | None:
-        """Return whether a run is as good on confirm as the best one; None without what every query earns."""
+        """Return whether a run is as good on confirm as the best one; None if the results of queries are missing."""
         if (error := self._of_two("confirm", best, place, Panel.standard_error)) is None:
             return None
         values = [_confirm_value(self.runs[i], self.relations[i]) or 0.0 for i in (best, place)]
@@ -227,7 +227,7 @@ class _Compared:
         return dict(zip(others, self.panels["test"].p_values(before, after), strict=True))
 
     def _jaccard(self) -> list[list[float | None]]:
-        """Return shared heads over all heads of every two masks."""
+        """Return shared heads over all heads, for every two masks."""
         sets = [
             frozenset(run.mask.heads) if run.mask is not None and relation.same_heads else None
             for run, relation in zip(self.runs, self.relations, strict=True)
@@ -235,7 +235,7 @@ class _Compared:
         return [[None if one is None or other is None else jaccard(one, other) for other in sets] for one in sets]
 
     def _heads(self) -> dict[str, list[str]]:
-        """Return which runs ablate every head that one of them does."""
+        """Return the runs that ablate each head, for all heads that one of them ablates."""
         found: dict[Any, list[str]] = {}
         for letter, run, relation in zip(self.letters, self.runs, self.relations, strict=True):
             for head in run.mask.heads if run.mask is not None and relation.same_heads else ():
@@ -244,12 +244,12 @@ class _Compared:
 
 
 def jaccard(one: frozenset[Any], other: frozenset[Any]) -> float:
-    """Return the share of what two sets have that both have (Jaccard 1912); 1 for two empty ones."""
+    """Return the share of two sets' elements that are in both (Jaccard 1912); 1 for two empty sets."""
     return len(one & other) / len(one | other) if one | other else 1.0
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the settings that are not the same wherever they are known, by run; where results go is left out."""
+    """Return the settings that differ wherever they are known, by run, without where results go."""
     keys = dict.fromkeys(key for each in settings for key in each if not key.startswith("output."))
     found = {}
     for key in keys:
@@ -260,5 +260,5 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _adjusted(p_values: Mapping[int, float], places: Sequence[int]) -> dict[int, float]:
-    """Return the p-values at some places, adjusted for being several, by place."""
+    """Return the p-values at some places, adjusted for multiple tests, by place."""
     return dict(zip(places, holm([p_values[place] for place in places]), strict=True))

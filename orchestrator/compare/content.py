@@ -1,4 +1,4 @@
-"""`headmask-compare/1`: a comparison for machines, by a documented schema (`headmask schema compare` prints it)."""
+"""`headmask-compare/1`: a comparison for programs, with a documented schema (`headmask schema compare` prints it)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class _Part(BaseModel):
 
 
 class Difference(_Part):
-    """A run's mask against the reference's, on one split."""
+    """Difference between a run's mask and the reference's, on one split."""
 
     metrics: dict[str, float] = Field(description="metric to difference, of metrics that both have")
     interval: Interval | None = Field(
@@ -83,7 +83,7 @@ class RunFigures(_Part):
 
 
 class Recommendation(_Part):
-    """Which mask to ship."""
+    """The mask to ship."""
 
     letter: str | None = Field(description="of the run; null for none")
     heads: list[str] = Field(description="to ablate; empty for the model as it is")

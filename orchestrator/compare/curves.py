@@ -1,4 +1,4 @@
-"""How the best value so far grew in a search, for all searches on the same axes."""
+"""How the best value so far grew in a search, on the same axes for all searches."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from orchestrator.study.runfolder import read_parquet
 
 
 def best_so_far(entrant: Entrant) -> list[CurvePoint]:
-    """Return where the objective's best value on the search split grew, and the last point.
+    """Return the points at which the objective's best value on the search split grew, and the last point.
 
-    Masks that failed, or that lose more than they may where a loss is limited, count as scored and are never the best.
+    Masks that failed, or that exceed a limit of loss, count as scored but are never the best.
 
     Raises:
-        DataError: the run folder's `trials.parquet` is none.
+        DataError: the run folder's `trials.parquet` is not valid.
     """
     if entrant.objective is None or not entrant.trials:
         return []

@@ -1,4 +1,4 @@
-"""One of what is compared: a run folder, a study, a tracked run or a mask file, as far as it is known."""
+"""An entrant of a comparison: a run folder, a study, a tracked run or a mask file, as far as it is known."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Kind = Literal["run folder", "study", "tracked run", "mask file"]
 
 @dataclass(frozen=True)
 class Scores:
-    """What the empty mask and the selected mask score on one split."""
+    """Scores of the empty mask and of the selected mask on one split."""
 
     baseline: Mapping[str, float]
     selected: Mapping[str, float]
@@ -35,31 +35,31 @@ class Scores:
 
 @dataclass(frozen=True)
 class Entrant:
-    """One of what is compared. What is not known of it is None or empty."""
+    """An entrant of a comparison. Unknown fields are None or empty."""
 
     name: str
     kind: Kind
     about: Mapping[str, Any]
-    """Of what its fingerprint is made of, what is known."""
+    """Known parts of its fingerprint."""
     grid: HeadGrid
     mask: HeadMask | None
-    """Selected on confirm; None for a study that has not come so far."""
+    """The mask selected on confirm; None for a study that has not come so far."""
     model: str = ""
     objective: str | None = None
     scores: Mapping[str, Scores] = field(default_factory=dict)
-    """By split."""
+    """Scores by split."""
     interval: tuple[float, float] | None = None
     """Two-sided 95 % interval of the objective's test delta."""
     p_value: float | None = None
     is_reliable: bool | None = None
-    """Whether it improves reliably on test; None where that was not asked."""
+    """Whether it improves reliably on test; None if that was not tested."""
     result: SearchResult | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Flat."""
+    """Settings by dotted keys."""
     queries: Path | None = None
     trials: Path | Sequence[TrialRecord] = ()
     lacks: str = ""
-    """What cannot be said of it, and the way out."""
+    """What is not known about it, and the way out."""
 
     def value(self, split: str) -> float | None:
         """Return the objective of its mask on a split."""
@@ -68,7 +68,7 @@ class Entrant:
 
     @cached_property
     def digests(self) -> Mapping[str, tuple[str, ...]]:
-        """Digests of the data by split, of all data sets in order; empty where they are not known."""
+        """Digests of the data by split, of all data sets in order; empty if they are not known."""
         data = self.about.get("data", {})
         return {
             split: tuple(data[name] for name in data if name.rpartition("/")[2] == split) for split in _SPLITS if data
@@ -80,7 +80,7 @@ class Entrant:
 
 
 def read_folder(folder: Path, name: str, kind: Kind = "run folder") -> Entrant:
-    """Return what a search left in its run folder.
+    """Return the entrant of a run folder.
 
     Raises:
         HeadmaskError: the folder has no result, or it cannot be read.
@@ -111,7 +111,7 @@ def read_folder(folder: Path, name: str, kind: Kind = "run folder") -> Entrant:
 
 
 def read_mask_file(path: Path, name: str) -> Entrant:
-    """Return what a mask file says of its mask.
+    """Return the entrant of a mask file.
 
     Raises:
         MaskFileError: it cannot be read.
@@ -140,7 +140,7 @@ _EVAL = "`headmask eval --mask ONE --mask OTHER --data DATA` scores several mask
 
 
 def read_trials_alone(name: str, stored: StoredStudy, way_out: str) -> Entrant:
-    """Return what a study says whose run folder is not at hand: its settings, its trials, and its selected mask."""
+    """Return the entrant of a study without its run folder: its settings, its trials, and its selected mask."""
     about: dict[str, Any] = stored.attrs["fingerprint"]
     grid = grid_of(about)
     mask, model, objective = selected_mask(stored.attrs, grid), stored.config.model, objective_of(about)
@@ -159,7 +159,7 @@ def read_trials_alone(name: str, stored: StoredStudy, way_out: str) -> Entrant:
 
 
 def objective_of(about: Mapping[str, Any]) -> str:
-    """Return the objective that a fingerprint is made of, as a result names it."""
+    """Return the objective in a fingerprint, with its name in results."""
     if isinstance(about["objective"], str):
         return str(about["objective"])
     goals, task = map(Goal.parse, about["objective"]), about["task"]
@@ -180,7 +180,7 @@ def _about(mask: MaskFile) -> dict[str, Any]:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Return the settings of a run folder, flat; none where it has no configuration.
+    """Return the settings of a run folder by dotted keys; none if it has no configuration.
 
     Raises:
         HeadmaskError: there is one, and it cannot be read.

@@ -1,4 +1,4 @@
-"""What runs are called where there is little room."""
+"""Names of runs for places with little room."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.compare.content import RunFigures
 
 
 def short_names(runs: Sequence[RunFigures]) -> dict[str, str]:
-    """Return the names of runs by letter, paths without the folder that they have in common."""
+    """Return the names of runs by letter, without the folder that all paths share."""
     paths = [Path(run.name) for run in runs if run.kind in ("run folder", "mask file")]
     common = Path(os.path.commonpath([path.absolute().parent for path in paths])) if paths else Path()
     return {

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_CURVES, MOST_OVERLAPS, MOST_METRICS = 10, 20, 20
-"""Most runs in the curves, in the table of shared heads, and in that of all metrics and settings."""
+"""Maximum number of runs in the curves, in the table of shared heads, and in the table of all metrics and settings."""
 _COLOURS = ("blue", "orange", "green", "plum", "amber", "sky", "grey")
 _DASHES = ("solid", "dash", "dot")
 _STILL = {
@@ -63,7 +63,7 @@ def _metric_columns(runs: Sequence[RunFigures]) -> list[str]:
 
 
 def _axis(found: Comparison) -> float:
-    """Return the largest end of any interval of a difference, for one scale in all rows."""
+    """Return the largest end of any interval of a difference, for the same scale in all rows."""
     parts = [split.difference for run in found.runs for split in (run.confirm, run.test) if split is not None]
     return max((abs(end) for part in parts if part is not None for end in part.interval or ()), default=0.0) or 1.0
 
@@ -78,7 +78,7 @@ def _overlap(found: Comparison) -> dict[str, list[Any]]:
 
 
 def _grid_figure(found: Comparison) -> Figure:
-    """Return how many runs ablate every head, with their letters."""
+    """Return a figure of how many runs ablate every head, with their letters."""
     import plotly.graph_objects as go
 
     reference = next(run for run in found.runs if run.letter == found.reference)

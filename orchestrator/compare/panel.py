@@ -1,4 +1,4 @@
-"""Paired statistics of many masks on the same queries: what is the same for all is read, and drawn, once."""
+"""Paired statistics of many masks on the same queries: common parts are read and drawn once."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ SPLITS = ("confirm", "test")
 
 @dataclass(frozen=True)
 class Ranked:
-    """What one run's selected mask earns on confirm and test."""
+    """Results of one run's selected mask on confirm and test."""
 
     earned: Mapping[tuple[str, str], Earned]
 
     @classmethod
     def read(cls, path: Path, digests: Mapping[str, tuple[str, ...]]) -> Ranked:
-        """Return what a run folder's `queries.parquet` holds of it.
+        """Return the content of a run folder's `queries.parquet`.
 
         Raises:
-            DataError: the file is none, or is of other data than its result.
+            DataError: the file is not valid, or has other data than its result.
         """
         ranked = cls(read_earned(path, "selected"))
         for split in SPLITS:
@@ -44,14 +44,14 @@ class Ranked:
         return ranked
 
     def of(self, split: str) -> list[Earned]:
-        """Return what it earns on a split, data set by data set."""
+        """Return its results on a split, data set by data set."""
         return [each for (_, name), each in self.earned.items() if name == split]
 
 
 class Panel:
-    """Masks on the queries of one split, in order: the empty mask, then those that are given.
+    """Masks on the queries of one split, in order: the empty mask, then the given ones.
 
-    Intervals and p-values of two of them are those that a search gives for its selected mask.
+    Intervals and p-values of two of them equal those that a search computes for its selected mask.
     """
 
     def __init__(self, split: str, queries: Sequence[Queries], objective: Objective, runs: Sequence[Ranked]) -> None:
@@ -76,12 +76,12 @@ class Panel:
 
     @cached_property
     def values_RM(self) -> NDArray[np.float64]:
-        """The objective of every mask in draws of clusters that are the same for all."""
+        """The objective of every mask in the same draws of clusters."""
         return drawn_values(self._masks, combine=self._objective.over_draws)
 
     @property
     def too_few(self) -> str | None:
-        """In words, that there are too few clusters for paired statistics, of which there is none then."""
+        """A text saying that there are too few clusters for paired statistics; None if there are enough."""
         return too_few(self._clusters, self._split)
 
     def interval(self, before: int, after: int) -> tuple[float, float] | None:
@@ -115,7 +115,7 @@ def draw(panels: Mapping[str, Panel]) -> None:
 
 
 class _Columns:
-    """What clusters earn for a mix, added up over all metrics of one kind of queries where they are means over all."""
+    """Clusters' contributions to a mix, added up over metrics of one kind of queries if these are means over all."""
 
     def __init__(self, queries: Queries, mix: Mix) -> None:
         self._queries, self._mix = queries, mix

@@ -1,4 +1,4 @@
-"""Which mask to ship, and why."""
+"""The mask to ship, and why."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from headmask.border.shown import counted
 from orchestrator.compare.content import Recommendation, RunFigures
 
 SURE = 0.05
-"""Largest adjusted p-value of an improvement that is not put into question."""
+"""Largest adjusted p-value of an improvement that is not called into question."""
 
 
 def recommend(runs: Sequence[RunFigures]) -> Recommendation:
     """Return the mask to ship: of those that improve reliably, the best on confirm, or one as good with fewer heads.
 
-    As good is what `strategies.selection.as_good` says, by which a search selects, too.
+    Masks are as good by the rule of `orchestrator.statistics.selection.as_good`, which a search uses, too.
 
     Args:
         runs: best on confirm first.
@@ -44,7 +44,7 @@ def _none(sentence: str) -> Recommendation:
 
 
 def _why(chosen: RunFigures, best: RunFigures, num_reliable: int, num_ranked: int) -> str:
-    """Return the reason in words."""
+    """Return the reason as text."""
     named, count = f"Ship {chosen.letter} ({chosen.name})", len(chosen.heads or ())
     of_all = "" if num_reliable == num_ranked else f" of {num_ranked}"
     among = f"the {num_reliable}{of_all} that improve reliably" if num_reliable > 1 else ""
@@ -72,7 +72,7 @@ def _gain(run: RunFigures) -> str:
 
 
 def _doubts(chosen: RunFigures, reliable: Sequence[RunFigures]) -> list[str]:
-    """Return what makes the choice less sure."""
+    """Return the doubts about the choice."""
     doubts = []
     if chosen.best_test_interval is not None and chosen.best_test_interval[1] < 0:
         low, high = (100 * end for end in chosen.best_test_interval)
@@ -93,6 +93,6 @@ def _doubts(chosen: RunFigures, reliable: Sequence[RunFigures]) -> list[str]:
 
 
 def _others(runs: Sequence[RunFigures]) -> str:
-    """Return who is not part of the choice."""
+    """Return the runs that are not part of the choice."""
     left = [run.letter for run in runs if run.rank is None]
     return f" Not part of this choice: {', '.join(left)}." if left else ""

@@ -1,4 +1,4 @@
-"""What may be compared between two masks, and what may not, in words."""
+"""What may and may not be compared between two masks, as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.compare.entrant import Entrant
 from orchestrator.compare.panel import SPLITS
 
 Scores = Literal["paired", "unpaired", "no"]
-"""Whether a split's scores may be compared: query by query, as they are, or not at all."""
+"""Whether scores on a split may be compared: query by query, as values, or not at all."""
 
 _WARNINGS = {
     "model": "{has} other weights: scores are another model's, so neither differences nor shared heads are given",
@@ -49,15 +49,15 @@ class Relation:
     """What may be compared between an entrant and the reference."""
 
     scores: Mapping[str, Scores]
-    """By split, confirm and test."""
+    """How scores may be compared, by split (confirm and test)."""
     same_heads: bool
-    """Whether a head of one is the same head of the other."""
+    """Whether the same name means the same head in both."""
     warnings: tuple[str, ...] = field(default=())
-    """What differs, in words; verbs are left open."""
+    """Differences, as text; verbs are left open."""
 
 
 def relate(reference: Entrant, entrant: Entrant) -> Relation:
-    """Return what of an entrant may be compared with the reference."""
+    """Return how an entrant may be compared with the reference."""
     keys = {key for key in _WARNINGS if _differs(reference, entrant, key)}
     # Another objective says another task already.
     words = [_WARNINGS[key] for key in _WARNINGS if key in keys and not (key == "task" and "objective" in keys)]
@@ -78,9 +78,9 @@ def relate(reference: Entrant, entrant: Entrant) -> Relation:
 
 
 def share_test(one: Entrant, other: Entrant) -> bool:
-    """Return whether two were tested on the same data, or on several data sets of which one is the same.
+    """Return whether two were tested on the same data, or on several data sets that have one in common.
 
-    Where the digests of one are not known, the score of the empty mask tells, as far as it can.
+    If the digests of one are not known, the score of the empty mask is used as far as possible.
     """
     if one is other:
         return True
@@ -90,10 +90,10 @@ def share_test(one: Entrant, other: Entrant) -> bool:
 
 
 def sentences(letters: Sequence[str], relations: Sequence[Relation], reference: int) -> list[str]:
-    """Return every warning once, with the letters of those that it is about.
+    """Return every warning once, with the letters of the runs that it is about.
 
     Args:
-        letters: of all that is compared.
+        letters: letters of all entrants.
         relations: of each to the reference.
         reference: its place.
     """
@@ -122,6 +122,6 @@ def _differs(one: Entrant, other: Entrant, key: str) -> bool:
 
 
 def _same_baseline(one: Entrant, other: Entrant, split: str) -> bool:
-    """Return whether the empty mask scores the same on a split: most likely, it is the same data."""
+    """Return whether the empty mask scores the same on a split, so that it is most likely the same data."""
     sides = one.scores.get(split), other.scores.get(split)
     return None not in sides and bool(sides[0].baseline) and sides[0].baseline == sides[1].baseline  # type: ignore[union-attr]

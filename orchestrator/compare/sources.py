@@ -1,4 +1,4 @@
-"""What a command line names: run folders, mask files, studies of a storage, runs of a tracking server."""
+"""Finding what a command line names: run folders, mask files, studies in a storage, runs of a tracking server."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class Sources:
-    """Where what is named is looked for: on disk, and in these."""
+    """Where references are looked up: on disk, in a storage, on a server."""
 
     storage: str | None = None
     """Journal file or database URL."""
     server: Server | None = None
 
     def find(self, references: Sequence[str]) -> list[Entrant]:
-        """Return what references name, in their order.
+        """Return the entrants that references name, in their order.
 
         Raises:
-            HeadmaskError: one is nothing that is known, or cannot be read.
+            HeadmaskError: one is unknown, or cannot be read.
         """
         # Twice the same would count as two that were tested.
         by_place: dict[str, str] = {}
@@ -75,7 +75,7 @@ class Sources:
         return _trials_alone(name, str(journal), studies[0], f"`{resume_command(folder)}` goes on")
 
     def _study(self, name: str, storage: str) -> Entrant:
-        """Return a study: by its run folder or its tracked run, where they are at hand."""
+        """Return a study, read from its run folder or its tracked run if these are available."""
         stored = read_stored(storage, name)
         attrs, folder = stored.attrs, stored.config.folder
         if is_file(folder / "result.json"):
@@ -95,7 +95,7 @@ def _trials_alone(name: str, location: str, study_name: str, way_out: str) -> En
 
 
 def _place(reference: str) -> str:
-    """Return the same for a folder or file however it is written."""
+    """Return a value that is the same for all spellings of a path."""
     path = Path(reference)
     return str(path.resolve()) if is_there(path) else reference
 

@@ -13,17 +13,17 @@ from orchestrator.screen.terminal import Terminal
 from workers.tasks.base import PROBABILITIES, RANK_METRICS
 
 MOST_ROWS, MOST_COLUMNS = 20, 6
-"""Most runs that are shown, as rows and as columns."""
+"""Maximum number of runs shown as rows, and as columns."""
 NUM_CHECKPOINTS = 4
 SPLITS = ("confirm", "test")
 GRADED = {*RANK_METRICS, *PROBABILITIES}
-"""Metrics that the terminal leaves out: there are as many of them as of all others."""
+"""Metrics that the terminal leaves out, because they would double the table."""
 _KEPT = "\N{MIDDLE DOT}"
 SAME = "All scores may be compared: weights, data, objective, ablation and precision are the same."
 
 
 def show(console: Terminal, comparison: Comparison) -> None:
-    """Print which mask to ship, and why; then what differs."""
+    """Print which mask to ship, and why; then the details."""
     runs = comparison.runs
     console.say(comparison.recommendation.sentence)
     _print(console, _main_table(comparison))
@@ -93,7 +93,7 @@ def _split_cells(comparison: Comparison, run: RunFigures, split: str) -> tuple[s
 
 
 def _gain(run: RunFigures, objective: str | None) -> str:
-    """Return by how much a run's mask changes the objective of its own search."""
+    """Return how much a run's mask changes the objective of its own search."""
     if run.test is None or run.objective is None:
         return ""
     delta = run.test.selected[run.objective] - run.test.baseline[run.objective]
@@ -117,7 +117,7 @@ def _metrics_table(comparison: Comparison) -> Table:
 
 
 def metric_rows(runs: Sequence[RunFigures]) -> list[list[str]]:
-    """Return a row per metric: its name, and what every run has of it on confirm and then on test."""
+    """Return a row per metric: its name, and the values of every run on confirm and then on test."""
     parts = [figures for split in SPLITS for run in runs if (figures := getattr(run, split))]
     names = dict.fromkeys(name for figures in parts for name in figures.selected)
     return [[name, *(_metric(figures, name) for figures in parts)] for name in names]
@@ -133,7 +133,7 @@ def _metric(figures: SplitFigures, name: str) -> str:
 
 
 def _grid_table(comparison: Comparison) -> Table:
-    """Return the grid with the letters of the runs that ablate every head, or their number where there are many."""
+    """Return the grid with the letters of the runs that ablate every head, or their number if there are many."""
     reference = next(run for run in comparison.runs if run.letter == comparison.reference)
     layers, heads = map(int, reference.grid.split("x"))
     num_letters = len({letter for names in comparison.heads.values() for letter in names})
@@ -147,7 +147,7 @@ def _grid_table(comparison: Comparison) -> Table:
 
 
 def _overlap_table(comparison: Comparison) -> Table:
-    """Return shared heads of every two runs, and where in the tower every run's heads are."""
+    """Return a table of shared heads of every two runs, and of the layers of every run's heads."""
     shown = comparison.runs[:MOST_COLUMNS]
     title = "shared heads (Jaccard), and heads by layer"
     table = _table(title, "", *(run.letter for run in shown), "heads by layer, from L0")
@@ -183,12 +183,12 @@ def _curves_table(comparison: Comparison) -> Table:
 
 
 def with_curves(comparison: Comparison) -> list[RunFigures]:
-    """Return the runs whose curves are of the reference's objective."""
+    """Return the runs whose curves show the reference's objective."""
     return [run for run in comparison.runs if run.curve and run.objective == comparison.objective]
 
 
 def checkpoints(ends: Sequence[int]) -> list[int]:
-    """Return numbers of masks at which curves are read: their ends, if they are few, and halves of the longest."""
+    """Return the numbers of masks at which curves are read: their ends, if they are few, and halves of the longest."""
     longest = max(ends)
     return sorted(
         {longest // 2**power for power in range(NUM_CHECKPOINTS) if longest // 2**power} | set(sorted(set(ends))[:3])

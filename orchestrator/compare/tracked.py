@@ -1,4 +1,4 @@
-"""Runs of an MLflow server, read as the run folders that they hold copies of."""
+"""Runs of an MLflow server, read through the copies of run folders that they hold."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ _PARENT = "mlflow.parentRunId"
 
 @dataclass(frozen=True)
 class Server:
-    """A tracking server or store, with a folder for what is fetched from it."""
+    """A tracking server or store, with a folder for downloads."""
 
     uri: str
     scratch: Path
     what: str = OPTION
-    """What gave the address."""
+    """Option or variable that gave the address."""
 
     @cached_property
     def _client(self) -> MlflowClient:
-        """MLflow's client, made when it is needed: importing it takes seconds."""
+        """MLflow's client, made when needed because importing it takes seconds."""
         self.check()
         with self._asked():
             return make_client(self.uri)
 
     def check(self) -> None:
-        """Check that the address can be one, and that a database in a file is there.
+        """Check that the address is valid, and that a database in a file exists.
 
         Raises:
-            HeadmaskError: it cannot, or is not.
+            HeadmaskError: it is not valid, or the file does not exist.
         """
         path = sqlite_file(check_tracking_uri(self.uri, self.what))
         if path is not None and not (is_file(path) and path.stat().st_size):
@@ -58,7 +58,7 @@ class Server:
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
-        """Turn what MLflow, SQLAlchemy, requests and drivers raise in the block into one message."""
+        """Turn exceptions of MLflow, SQLAlchemy, requests and drivers in the block into one message."""
         try:
             yield
         except Exception as error:
@@ -110,7 +110,7 @@ class Server:
         return [self._fetched(run) for run in best]
 
     def _runs(self, experiment_id: str) -> Iterator[Run]:
-        """Yield the searches of an experiment; their finalists are runs of their own, with a verdict of none."""
+        """Yield the searches of an experiment, without the separate runs of their finalists."""
         token = None
         while True:
             page = self._client.search_runs(
@@ -137,18 +137,18 @@ class Server:
 
 
 def _confirm_gain(run: Run) -> float | None:
-    """Return what a search's mask gains on confirm; None for what is no finished search."""
+    """Return the gain of a search's mask on confirm; None if it is not a finished search."""
     gains = [value for name, value in run.data.metrics.items() if name.startswith("confirm/delta.")]
     return float(gains[0]) if gains else None
 
 
 @contextmanager
 def connected(uri: str, what: str = OPTION) -> Iterator[Server]:
-    """Hold a tracking server, and a folder for what is fetched, until the end of the block.
+    """Hold a tracking server, and a folder for downloads, until the end of the block.
 
     Args:
-        uri: of the server; it is asked when it is needed.
-        what: the option or variable that gave it.
+        uri: address of the server, which is contacted when needed.
+        what: the option or variable that gave the address.
     """
     with TemporaryDirectory(prefix="headmask-compare-") as scratch:
         yield Server(uri, Path(scratch), what)

@@ -1,4 +1,4 @@
-"""The built-in model and data: what `headmask demo` runs on, with nothing to download."""
+"""The built-in model and data that `headmask demo` uses, with nothing to download."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class DemoPaths:
 
     @classmethod
     def in_folder(cls, folder: Path) -> Self:
-        """Return where the files are, or will be, in a folder."""
+        """Return the paths of the files in a folder, whether or not they exist."""
         return cls(folder / "model", folder / _DATA, folder / _DESCRIPTIONS)
 
 
 def epilogue(result: SearchResult, folder: Path) -> str:
-    """Return what the demo found, in words that need no knowledge of metrics; empty without an improvement."""
+    """Return the demo's findings in words that need no knowledge of metrics; empty without an improvement."""
     if result.verdict != "reliable improvement":
         return ""
     test = result.splits.test
@@ -62,19 +62,19 @@ def epilogue(result: SearchResult, folder: Path) -> str:
 
 
 def check_demo(folder: Path) -> None:
-    """Check that the demo's files can be written into a folder, or are there already.
+    """Check that the demo's files can be written into a folder, or are already there.
 
     Raises:
-        OutputError: other files are there under their names, or nothing can be written there.
+        OutputError: other files with these names exist, or nothing can be written there.
     """
     check_outputs({path: kind for path, (kind, _) in _contents(folder).items()})
 
 
 def unpack_demo(folder: Path) -> DemoPaths:
-    """Write the demo's model and data into a folder, and return where they are; those that are there stay.
+    """Return the paths of the demo's model and data, written into a folder unless they are there.
 
     Raises:
-        OutputError: other files are there under their names, or nothing can be written there.
+        OutputError: other files with these names exist, or nothing can be written there.
     """
     for path, (kind, content) in _contents(folder).items():
         if not kind.made(path):
@@ -84,7 +84,7 @@ def unpack_demo(folder: Path) -> DemoPaths:
 
 
 def _contents(folder: Path) -> dict[Path, tuple[Kind, Callable[[], bytes]]]:
-    """Return by path what the demo's files are, and what makes their content."""
+    """Return the kinds of the demo's files by path, with functions that make their content."""
 
     def asset(name: str) -> bytes:
         return files(__name__).joinpath("assets", name).read_bytes()
@@ -103,7 +103,7 @@ def _contents(folder: Path) -> dict[Path, tuple[Kind, Callable[[], bytes]]]:
 
 
 def scene_descriptions() -> list[str]:
-    """Return what can be said of a scene in parts, in the words of its captions."""
+    """Return descriptions of the parts of scenes, in the words of their captions."""
     from orchestrator.demo.scenes import COLOURS, KINDS, RELATIONS, SIZES
 
     shapes = [f"a {kind}" for kind in KINDS]

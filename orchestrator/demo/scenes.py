@@ -1,4 +1,4 @@
-"""Procedurally drawn scenes: two simple shapes on a textured background, with captions that say what is where.
+"""Procedurally drawn scenes: two simple shapes on a textured background, with captions that say where they are.
 
 In the training domain the background goes with the kind of the first-named shape 95 % of the time: a spurious cue, such
 as any web-scale data has. In the downstream domain the cue is broken: backgrounds are drawn at random.
@@ -32,7 +32,7 @@ SIZES = {"small": 0.24, "large": 0.38}
 RELATIONS = {"left of": "right of", "above": "below"}
 IMAGE_SIZE = 48
 CUE = 0.95
-"""How often the background goes with the first shape in the training domain."""
+"""How often the background matches the first shape in the training domain."""
 SPLIT_SIZES = {"search": 300, "confirm": 400, "test": 2000}
 _SUPERSAMPLING = 2
 
@@ -51,7 +51,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """Two shapes, how they stand to each other, and the background's texture."""
+    """Two shapes, their relative position, and the background's texture."""
 
     first: Shape
     second: Shape
@@ -60,7 +60,7 @@ class Scene:
 
     @property
     def captions(self) -> tuple[str, str]:
-        """The scene told from the first shape, and from the second."""
+        """Captions of the scene from the first shape, and from the second."""
         return (
             f"a {self.first} {self.relation} a {self.second}",
             f"a {self.second} {RELATIONS[self.relation]} a {self.first}",
@@ -68,7 +68,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, *, cue: float) -> Scene:
-    """Return a random scene whose background goes with the first shape's kind at the given rate, else is any."""
+    """Return a random scene whose background matches the first shape's kind at the given rate, else is random."""
 
     def shape() -> Shape:
         size, colour, kind = (options[rng.integers(len(options))] for options in (list(SIZES), list(COLOURS), KINDS))
@@ -84,7 +84,7 @@ def draw_scene(rng: np.random.Generator, *, cue: float) -> Scene:
 
 
 def unique_scenes(rng: np.random.Generator, count: int, *, cue: float) -> list[Scene]:
-    """Return scenes of which no two share a caption."""
+    """Return scenes no two of which share a caption."""
     scenes: dict[str, Scene] = {}
     taken: set[str] = set()
     while len(scenes) < count:
@@ -162,9 +162,9 @@ def downstream_rows(
     """Yield (WebP bytes, captions, split) of the downstream domain, where the cue is broken unless one is given.
 
     Args:
-        seed: of the draw.
+        seed: seed of the draw.
         cue: how often the background gives the shape away.
-        sizes: scenes of each split; `SPLIT_SIZES` by default.
+        sizes: number of scenes in each split; `SPLIT_SIZES` by default.
     """
     for index, (split, count) in enumerate((sizes or SPLIT_SIZES).items()):
         rng = np.random.default_rng((seed, index))

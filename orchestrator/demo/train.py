@@ -62,8 +62,8 @@ def train(seed: int, *, steps: int = STEPS, cue: float = CUE) -> Any:
     """Return the trained model.
 
     Args:
-        seed: of scenes, weights and batches.
-        steps: how long.
+        seed: seed of scenes, weights and batches.
+        steps: number of steps.
         cue: how often the background goes with the first shape.
     """
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What the heads of a mask do: the texts that describe them, the images they hurt most, what they look at there."""
+"""What the heads of a mask do: texts that describe them, images they hurt most, and where they look in these."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from workers.scoring.textspan import contribution_spread, text_span
 
 BUNDLED = "bundled"
 NUM_TEXTS = 10
-"""Most texts that describe a head."""
+"""Maximum number of texts that describe a head."""
 _MASKS_AT_ONCE = 32
-"""Masks whose embeddings of all images are in memory together."""
+"""Masks whose embeddings of all images are in memory at the same time."""
 _CHUNK = 16
-"""Images whose contributions are computed together: where pooling reads all tokens, every head's are held for each."""
+"""Images whose contributions are computed together: if pooling reads all tokens, each has them for every head."""
 
 Say = Callable[[str], None]
 
@@ -63,27 +63,27 @@ def explain_heads(
     overwrite: bool = False,
     say: Say = lambda text: None,
 ) -> Explanation:
-    """Write what heads do into a folder, `explain.json` and a picture per head, and return it.
+    """Return what heads do, and write it into a folder: `explain.json` and a picture per head.
 
     Args:
         data: the data set; the objective is its own, or the mask's, or that of its task.
         out: the folder.
         mask: the mask file; without one, the heads alone are the mask, ablated by zero.
-        heads: those to explain, such as `L3H7,L5H0`; those of the mask by default.
-        model: where the model lies, when it is not where the mask file says or there is none.
+        heads: the heads to explain, such as `L3H7,L5H0`; those of the mask by default.
+        model: where the model is, if it is not where the mask file says or there is no mask file.
         pretrained: its tag or checkpoint.
         pixels: the pixel rule, see `headmask.pixels.images`; the mask's own by default, stock without a mask.
         preprocess: how images are prepared, as for `headmask.load_model`.
         split: search, confirm or test; None for the whole file.
         descriptions: file with a text per line; the bundled ones by default.
-        num_images: most images that are shown for a head.
-        threads: of the CPU.
-        overwrite: replace an explanation that is there.
-        say: told what is being done.
+        num_images: maximum number of images shown for a head.
+        threads: CPU threads.
+        overwrite: replace an existing explanation.
+        say: called with what is being done.
 
     Raises:
-        HeadmaskError: the mask, the model, the heads or the data are not as they must be.
-        OutputError: something is at `out` that may not be replaced, or nothing can be written there.
+        HeadmaskError: the mask, the model, the heads or the data are not valid.
+        OutputError: something at `out` may not be replaced, or nothing can be written there.
     """
     check_output(
         out, EXPLANATION_FOLDER, inputs=_inputs(data, mask, model, pretrained, descriptions), overwrite=overwrite
@@ -140,7 +140,7 @@ def _inputs(data: DataSection, *paths: str | Path | None) -> list[str | Path | N
 def _explained(
     case: Case, texts: Sequence[str], out: Path, num_images: int, threads: int, say: Say
 ) -> tuple[list[ExplainedHead], str | None]:
-    """Return all about every head, with pictures written; and why there are no texts, if there are none."""
+    """Return the explanations of all heads, with pictures written, and why there are no texts, if there are none."""
     subject, split = case.subject, case.split
     preprocess, settings = UInt8Preprocess(subject.model.preprocess), ScorerSettings(subject.ablation, threads)
     payload = make_payload(subject.model, preprocess, {split.name: {"": split}}, settings, "image", say)
@@ -162,7 +162,7 @@ def _explained(
 def _described(
     engine: Engine, subject: Subject, texts: Sequence[str], threads: int, say: Say
 ) -> tuple[list[tuple[float | None, list[DescribingText]]], str | None]:
-    """Return the size and the texts of every head's contribution; or none of them, and why not."""
+    """Return the size and the texts of every head's contribution, or none of them and the reason."""
     try:
         with torch.inference_mode():
             # Two images: where pooling reads all tokens, those of all heads take room.

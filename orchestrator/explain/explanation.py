@@ -1,4 +1,4 @@
-"""`explain.json`: what the heads of a mask do, for machines, by a documented schema; and as a table."""
+"""`explain.json`: what the heads of a mask do, for programs, with a documented schema; also as a table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DescribingText(_Part):
 
 
 class Change(_Part):
-    """A figure with nothing ablated, with this head alone ablated, and with the whole mask."""
+    """A value with nothing ablated, with this head alone ablated, and with the whole mask."""
 
     baseline: int | float
     head: int | float
@@ -36,7 +36,7 @@ class Change(_Part):
 
 
 class Query(_Part):
-    """A right answer of an image, and where it stands."""
+    """A right answer of an image, and its rank."""
 
     kind: str = Field(description="t2i, i2t; class; text, image, group")
     text: str | None = Field(description="caption or class that is looked for or asked with; null for i2t and matching")
@@ -98,7 +98,7 @@ class Explanation(_Part):
 
 
 def explanation_table(found: Explanation) -> Table:
-    """Return a row per head: what describes it, what its ablation changes, on how many images it hurts and helps."""
+    """Return a table with a row per head: its texts, the effect of its ablation, the images that it hurts and helps."""
     table = Table(
         title=f"{found.data}, split {found.split}, {counted(found.num_images, 'image')}", title_justify="left"
     )
@@ -115,7 +115,7 @@ def explanation_table(found: Explanation) -> Table:
 
 
 def explanation_sentences(found: Explanation) -> list[str]:
-    """Return what the table needs said beside it."""
+    """Return sentences that complete the table."""
     if not found.heads:
         return [f"There is nothing to explain. {empty_mask_sentence(Path(found.mask_file or ''))}"]
     first = found.heads[0].guide

@@ -1,4 +1,4 @@
-"""On which images a head hurts: what the right answers gain when it is ablated."""
+"""The images on which a head hurts: how much the right answers gain when it is ablated."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from workers.tasks.retrieval import RetrievalTargets
 
 @dataclass(frozen=True)
 class Case:
-    """Heads on a split."""
+    """The heads to measure on a split."""
 
     subject: Subject
     split: Split
@@ -38,26 +38,26 @@ class Case:
 
 @dataclass(frozen=True)
 class Harm:
-    """What the ablation of one head changes, image by image."""
+    """The changes caused by the ablation of one head, image by image."""
 
     head: Head
     metrics: Mapping[str, Mapping[str, float]]
-    """By state: `baseline`, this `head` alone ablated, the whole `mask`."""
+    """Metrics by state: `baseline`, this `head` alone ablated, the whole `mask`."""
     ranks: Mapping[str, Ranks]
     gain_N: Mapping[str, NDArray[np.float64]]
-    """What the guide gains against the baseline."""
+    """Gain of the guide over the baseline."""
     worst: list[int]
-    """Images on which the head hurts, those first that gain most."""
+    """Images on which the head hurts, largest gain first."""
 
 
 def measure_harm(case: Case, scores: Mapping[HeadMask, MaskScore], head: Head, num_images: int) -> Harm:
-    """Return on which images a head hurts.
+    """Return the images on which a head hurts.
 
     Args:
         case: the head's.
         scores: of the empty mask, the whole one, and the head alone, with ranks.
         head: the head.
-        num_images: most images to name.
+        num_images: maximum number of images to name.
     """
     alone = HeadMask.from_heads(case.subject.mask.grid, [head])
     states = {"baseline": HeadMask.empty(alone.grid), "head": alone, "mask": case.subject.mask}
@@ -80,7 +80,7 @@ def explained_head(
     texts: list[DescribingText],
     out: Path,
 ) -> ExplainedHead:
-    """Return all about one head, with its picture written.
+    """Return the explanation of one head, with its picture written.
 
     Args:
         case: the head's.
@@ -125,7 +125,7 @@ def _harmed(split: Split, harm: Harm, image: int, map_YX: NDArray[np.float32]) -
 
 
 def image_credits(targets: Targets, ranks: Ranks, mix: Mix, num_images: int) -> NDArray[np.float64]:
-    """Return what the queries of every image earn (N,): the mean over them, in the proportions of a mix.
+    """Return the mean credit of every image's queries (N,), in the proportions of a mix.
 
     An image without queries of a kind earns nothing by it; a pair's queries are its first image's.
     """
@@ -142,7 +142,7 @@ def image_credits(targets: Targets, ranks: Ranks, mix: Mix, num_images: int) -> 
 
 
 def queries_of(split: Split, image: int, ranks: Mapping[str, Ranks]) -> list[Query]:
-    """Return the queries of an image, those first whose rank, then probability, gains most without the head.
+    """Return the queries of an image, first those whose rank, then probability, gains most without the head.
 
     Args:
         split: the image's.
@@ -168,7 +168,7 @@ def queries_of(split: Split, image: int, ranks: Mapping[str, Ranks]) -> list[Que
 
 
 def rank_in_words(rank: float) -> str:
-    """Return a rank as it is printed."""
+    """Return a rank as printed."""
     return str(int(rank)) if rank <= MAX_RANK else f"over {MAX_RANK}"
 
 
@@ -188,7 +188,7 @@ def _text_of(split: Split, kind: str, query: int) -> str | None:
 
 
 def _gain(query: Query) -> tuple[float, float]:
-    """Return by how much an answer's standing improves: in reciprocal rank, then in probability."""
+    """Return how much an answer's standing improves: in reciprocal rank, then in probability."""
     probability = query.probability
     return (
         1 / query.rank.head - 1 / query.rank.baseline,
@@ -197,7 +197,7 @@ def _gain(query: Query) -> tuple[float, float]:
 
 
 def place_in_words(map_YX: NDArray[np.float32]) -> str:
-    """Return where in an image the patch with most attention lies, in thirds, such as `upper left`."""
+    """Return where in an image the patch with most attention is, in thirds, such as `upper left`."""
     row, column = np.unravel_index(int(map_YX.argmax()), map_YX.shape)
     vertical = ("upper", "middle", "lower")[int(3 * (row + 0.5) / map_YX.shape[0])]
     horizontal = ("left", "middle", "right")[int(3 * (column + 0.5) / map_YX.shape[1])]
@@ -205,12 +205,12 @@ def place_in_words(map_YX: NDArray[np.float32]) -> str:
 
 
 def _shown(image: HarmedImage) -> str:
-    """Return the text that stands for an image: the one that gains most, if the answer that does has a text."""
+    """Return the text that represents an image: that of the answer that gains most, if it has one."""
     return image.queries[0].text or image.texts[0]
 
 
 def _note(image: HarmedImage) -> str:
-    """Return where the right answer of an image stands without the head, in a line."""
+    """Return a line on the rank of an image's right answer without the head."""
     query = image.queries[0]
     before, alone, masked = map(rank_in_words, (query.rank.baseline, query.rank.head, query.rank.mask))
     text = f"{query.kind} rank {before} → {alone}, mask {masked}"

@@ -1,4 +1,4 @@
-"""Contact sheets: images beside what a head looks at in them. Pillow, without a screen."""
+"""Contact sheets: images beside where a head looks in them. Drawn with Pillow, without a screen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.pages.drawing import save_picture, text_font
 
 SIDE, GAP, LINE, COLUMNS, TEXT_LINES = 176, 14, 17, 3, 2
 _COLOURS = "cividis"
-"""Even in lightness, and the same to people who do not tell red from green."""
+"""Even in lightness, and the same to people who cannot tell red from green."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Cell:
 
     pixels_3YX: NDArray[np.uint8]
     map_YX: NDArray[np.float32]
-    """Attention on patches."""
+    """Attention on the patches."""
     text: str
     note: str
     """A line below the text."""
@@ -57,7 +57,7 @@ def draw_attention(title: str, cells: Sequence[Cell], out: Path) -> None:
 
 
 def _under_map(image: Image.Image, map_YX: NDArray[np.float32]) -> Image.Image:
-    """Return an image in grey under a map: dark blue where there is no attention, yellow where there is most."""
+    """Return an image in grey under a map: dark blue for no attention, yellow for the most."""
     from matplotlib import colormaps
 
     scaled = Image.fromarray(map_YX / max(float(map_YX.max()), 1e-12)).resize(image.size, Image.Resampling.BILINEAR)

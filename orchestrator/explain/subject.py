@@ -1,4 +1,4 @@
-"""Which heads are explained, with which mask on which model, and by which texts."""
+"""Which heads are explained, with which mask on which model, and with which texts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from workers.data.prompts import read_lines
 
 @dataclass(frozen=True)
 class Subject:
-    """The heads to explain, and the mask that they are seen with."""
+    """The heads to explain, and the mask that they are part of."""
 
     model: LoadedModel
     heads: tuple[Head, ...]
     mask: HeadMask
     content: MaskFile | None
-    """The mask file, where there is one."""
+    """The mask file, if there is one."""
 
     @property
     def ablation(self) -> str:

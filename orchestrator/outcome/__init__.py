@@ -1,1 +1,1 @@
-"""What a search leaves: its result, tables and pictures."""
+"""The outputs of a search: its result, tables and pictures."""

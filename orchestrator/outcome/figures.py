@@ -1,4 +1,4 @@
-"""Figures of a finished search for notebooks, from its run folder alone. matplotlib, without a screen."""
+"""Figures of a finished search for notebooks, drawn from its run folder alone, with matplotlib and without a screen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class NotebookFigure(Figure):
-    """A matplotlib figure that notebooks show where it is the last thing in a cell, once, whatever their backend."""
+    """A matplotlib figure that notebooks show once if it is the last value in a cell, whatever their backend."""
 
     def _repr_png_(self) -> bytes:
         content = io.BytesIO()
@@ -30,11 +30,11 @@ class NotebookFigure(Figure):
 
 
 def draw_run(result: SearchResult, grid: HeadGrid, trials: pd.DataFrame) -> NotebookFigure:
-    """Return what each head does alone, selected heads marked, beside quality against size.
+    """Return a figure of what each head does alone, selected heads marked, beside quality against size.
 
     Args:
-        result: of the search.
-        grid: of the searched tower.
+        result: result of the search.
+        grid: grid of the searched tower.
         trials: its scored masks, as `trials.parquet` holds them.
     """
     height = max(3.5, 1.6 + 0.34 * grid.layers)
@@ -52,9 +52,9 @@ def _draw_scan(axes: Any, result: SearchResult, grid: HeadGrid, trials: pd.DataF
 
 
 def _scan_deltas(result: SearchResult, grid: HeadGrid, trials: pd.DataFrame) -> tuple[str, NDArray[np.float64]]:
-    """Return the name of what is shown, and its change in points per head; NaN where a head was not scored alone.
+    """Return the name of what is shown, and its change in points per head; NaN if a head was not scored alone.
 
-    That is the objective; where trials do not hold it, as the mean of several data sets, what was searched by.
+    That is the objective, or the guide if trials do not hold the objective, such as the mean of several data sets.
     """
     name, values = result.objective, _objective(result.objective, trials)
     if values is None:
@@ -68,7 +68,7 @@ def _scan_deltas(result: SearchResult, grid: HeadGrid, trials: pd.DataFrame) -> 
 
 
 def _objective(objective: str, trials: pd.DataFrame) -> Any:
-    """Return the objective of every trial, or None where its metrics are not there by their names."""
+    """Return the objective of every trial, or None if its metrics are missing."""
     try:
         return trials.apply(Mix.parse(objective).value, axis=1)
     except (ConfigError, KeyError):

@@ -1,4 +1,4 @@
-"""Pictures of a search. matplotlib, without a screen."""
+"""Pictures of a search, drawn with matplotlib and without a screen."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def scan_deltas(
     grid: HeadGrid,
     value: Callable[[TrialRecord], float | None] = lambda record: record.value,
 ) -> np.ndarray:
-    """Return (layers, heads): the objective's change when that head alone is ablated; NaN where it was not scored.
+    """Return (layers, heads): the objective's change when that head alone is ablated; NaN if it was not scored.
 
     Args:
-        records: of a search.
-        grid: of the tower.
+        records: records of a search.
+        grid: grid of the tower.
         value: the objective of a trial, before limits of loss.
     """
     deltas_LH = np.full((grid.layers, grid.heads), np.nan)
@@ -37,7 +37,7 @@ def scan_deltas(
 
 
 def scale_of(deltas_LH: np.ndarray) -> float:
-    """Return where a heat map's colours end: a head whose removal ruins the model would wash out all others."""
+    """Return the end of a heat map's scale: a head whose removal ruins the model would wash out all others."""
     scored = deltas_LH[np.isfinite(deltas_LH)]
     return max(float(np.quantile(np.abs(scored), 0.9)) if scored.size else 0.0, 1e-6)
 
@@ -78,13 +78,13 @@ def draw_deltas(axes: Any, deltas_LH: np.ndarray, selected: Sequence[Head]) -> N
 def write_gates(
     shut: Mapping[str, float], losses: Sequence[float | None], selected: HeadMask, path: Path | IO[bytes]
 ) -> None:
-    """Write what became of gates as PNG: the loss by steps, how surely gates are shut by head, and how many how surely.
+    """Write the state of gates as PNG: the loss by step, and how surely gates are shut, by head and as a distribution.
 
     Args:
         shut: by head, the probability that its gate is shut; heads without a gate stay white.
-        losses: of every step; None where there was none.
-        selected: the mask that is marked.
-        path: of the picture, or a file that takes it.
+        losses: loss of every step; None if it was not finite.
+        selected: the mask to mark.
+        path: path of the picture, or a file object.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -136,8 +136,8 @@ def write_pareto(
         confirm: objective on confirm of the finalists, the baseline's among them.
         selected: the mask that won on confirm.
         objective: its name.
-        path: of the picture, or a file that takes it.
-        share_per_head: share of the tower's multiply-adds that pruning any head spares; None for no such axis.
+        path: path of the picture, or a file object.
+        share_per_head: share of the tower's multiply-adds that pruning a head saves; None for no such axis.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -178,7 +178,7 @@ def _mark(axes: Any, marker: str, num_heads: int, change: float, *, color: str, 
 
 
 def changes(values: Mapping[HeadMask, float]) -> dict[HeadMask, float]:
-    """Return values as changes against the baseline's, in points; none without a baseline."""
+    """Return values as changes against the baseline's, in points; empty without a baseline."""
     baseline = next((value for mask, value in values.items() if mask.is_empty), np.nan)
     return {mask: 100 * (value - baseline) for mask, value in values.items()}
 
@@ -202,7 +202,7 @@ def _set_limits(axes: Any, on_search: Mapping[HeadMask, float], on_confirm: Mapp
 def limits(
     on_search: Mapping[HeadMask, float], on_confirm: Mapping[HeadMask, float]
 ) -> tuple[float, tuple[float, float]]:
-    """Return how many heads and which changes are shown: masks that ruin the model would flatten all others."""
+    """Return the ranges of heads and changes that are shown: masks that ruin the model would flatten all others."""
     high = max([*on_search.values(), *on_confirm.values(), 0.1])
     low = min([*on_confirm.values(), -0.6 * high])
     widest = max(len(mask) for mask, change in on_search.items() if change >= low)
@@ -215,13 +215,13 @@ def write_curves(
     labels: tuple[str, str],
     path: Path | IO[bytes],
 ) -> None:
-    """Write how the best value grew as PNG, a step at every better mask.
+    """Write the growth of the best value as PNG, with a step at every better mask.
 
     Args:
-        curves: by name, where the steps are and how high.
+        curves: by name, positions and heights of the steps.
         baseline: a dotted line.
-        labels: of both axes.
-        path: of the picture, or a file that takes it.
+        labels: labels of both axes.
+        path: path of the picture, or a file object.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -241,7 +241,7 @@ def write_curves(
 
 
 def _save(figure: Any, path: Path | IO[bytes]) -> None:
-    """Write a figure as a PNG that names its maker."""
+    """Write a figure as a PNG that names headmask as its maker."""
     if isinstance(path, Path):
         with written(path, PICTURE) as scratch:
             figure.savefig(scratch, format="png", dpi=120, metadata=PICTURE_METADATA)

@@ -1,4 +1,4 @@
-"""What `headmask.search` returns: the result, with the files of its run folder at hand, as notebooks show it."""
+"""The return value of `headmask.search`: the result with its run folder, displayed in notebooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SearchRun(SearchResult):
-    """A finished search: everything that `result.json` holds, and the run folder behind it.
+    """A finished search: the content of `result.json`, with the run folder behind it.
 
     run = headmask.search(model="ViT-B-32", pretrained="openai", data="my.parquet", out="runs/first")
     print(run)              # the verdict in words; in a notebook, `run` alone shows a table, too
@@ -44,7 +44,7 @@ class SearchRun(SearchResult):
 
     @cached_property
     def mask(self) -> MaskFile:
-        """The recommended mask: the selected one, or the empty one without a reliable improvement."""
+        """The recommended mask: the selected one, or the empty one if there is no reliable improvement."""
         return MaskFile.read(self.mask_file)
 
     @cached_property
@@ -64,7 +64,7 @@ class SearchRun(SearchResult):
         return draw_run(self, self.mask.head_grid, self.trials)
 
     def __eq__(self, other: object) -> bool:
-        """Whether all that `result.json` holds is the same; a `SearchResult` may be compared, too."""
+        """Whether the contents of `result.json` are equal; a `SearchResult` may be compared, too."""
         return isinstance(other, SearchResult) and self.model_dump() == other.model_dump()
 
     def __repr__(self) -> str:

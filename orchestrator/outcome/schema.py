@@ -1,4 +1,4 @@
-"""`result.json`: a search's outcome for machines, by a documented schema (`headmask schema` prints it)."""
+"""`result.json`: a search's outcome for programs, with a documented schema (`headmask schema` prints it)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SplitResult(_Part):
 
 
 class TestResult(SplitResult):
-    """Metrics on the test split, with how sure they are."""
+    """Metrics on the test split, with their uncertainty."""
 
     interval: tuple[float, float] | None = Field(
         description="two-sided 95 % bootstrap interval of the objective's delta; null with too few clusters"
@@ -71,7 +71,7 @@ class TestResult(SplitResult):
 
 
 class Splits(_Part):
-    """The three splits. Search-split gains are optimistic: the mask was chosen there."""
+    """The three splits. Gains on the search split are optimistic: the mask was searched there."""
 
     search: SplitResult
     confirm: SplitResult
@@ -87,7 +87,7 @@ class SingleHead(_Part):
 
 
 class Guarded(_Part):
-    """A data set on which no more than a limit may be lost, on the test split."""
+    """A data set that may lose no more than a limit, on the test split."""
 
     data: str
     objective: str
@@ -112,7 +112,7 @@ class RandomMasks(_Part):
 
 
 class FrontPoint(_Part):
-    """A mask for which no other one is as good and better in size."""
+    """A mask that no other mask equals in quality and beats in size."""
 
     heads: list[str]
     search: float = Field(description="objective on search, at the search's precision")
@@ -134,7 +134,7 @@ class Size(_Part):
 
 
 class Prospects(_Part):
-    """What further search could bring on the search split, and what is noise there."""
+    """What further search could bring on the search split, and how large noise is there."""
 
     best: list[str] = Field(description="heads of the best mask on search that ablates any")
     delta: float = Field(description="its objective minus the baseline's on search, both in float32")
@@ -152,7 +152,7 @@ class Prospects(_Part):
 
     @property
     def noise(self) -> float | None:
-        """What differences on the search split must exceed to tell anything: 1.96 standard errors of delta."""
+        """The size that differences on the search split must exceed to mean anything: 1.96 standard errors of delta."""
         return None if self.standard_error is None else 1.96 * self.standard_error
 
 
@@ -174,19 +174,19 @@ class GatesResult(_Part):
 
 
 class PixelsResult(_Part):
-    """How images became RGB, and what there is to know about them."""
+    """How images became RGB, and remarks on them."""
 
     rule: Literal["stock", "composited"]
     data: dict[str, ImageRemarks] = Field(description="by name of the data set")
 
     @property
     def sentences(self) -> list[str]:
-        """What is to be said of them; nothing for ordinary images."""
+        """Remarks for the user; none for ordinary images."""
         return [text for name, each in self.data.items() for text in each.sentences(self.rule, name)]
 
 
 class SearchResult(_Part):
-    """What a search found."""
+    """The result of a search."""
 
     format: Literal["headmask-result/1"] = "headmask-result/1"
     verdict: Literal["reliable improvement", "no reliable improvement"]
@@ -237,7 +237,7 @@ class SearchResult(_Part):
 
     @property
     def is_as_written(self) -> bool:
-        """Whether nothing has changed since it was written; older versions left nothing to tell it by."""
+        """Whether the result is unchanged since it was written; results of older versions have no checksum."""
         return self.checksum in ("", self._checksum())
 
     def _checksum(self) -> str:
@@ -296,7 +296,7 @@ def best_single(session: Session, verdict: Verdict) -> SingleHead | None:
 
 
 def guarded(session: Session, verdict: Verdict) -> list[Guarded]:
-    """Return what became of the data sets on which little may be lost."""
+    """Return the results of the data sets with a limit of loss."""
     before, after = (verdict.test[mask].metrics for mask in (verdict.baseline, verdict.selected))
     return [
         Guarded(
@@ -320,7 +320,7 @@ def surrogate_result(surrogate: Surrogate | None) -> SurrogateResult | None:
 
 
 def gates_result(session: Session, gates: Gates | None) -> GatesResult | None:
-    """Return where gates ended."""
+    """Return the final state of gates."""
     if gates is None or not gates.step:
         return None
     heads = map(str, session.limits.free_heads(session.grid))
@@ -338,7 +338,7 @@ def random_masks(session: Session, verdict: Verdict) -> RandomMasks:
 
 
 def size(session: Session, verdict: Verdict, records: Sequence[TrialRecord]) -> Size:
-    """Return how good masks of what size are."""
+    """Return the quality of masks by size."""
     values = session.gains(records)
     confirm = {each.mask: each.confirm.metrics for each in verdict.finalists if each.confirm.metrics}
 
@@ -407,7 +407,7 @@ def mask_file(
 
 
 def _data_reference(session: Session, index: int) -> DataReference:
-    """Return what the mask file says of one data set."""
+    """Return the mask file's reference to one data set."""
     splits = {name: parts[index] for name, parts in session.splits.items()}
     return DataReference(
         name=session.objective.goals[index].data,
@@ -422,14 +422,14 @@ R = TypeVar("R", bound=SearchResult)
 
 
 def read_result(folder: Path, kind: type[R]) -> R:
-    """Return what a finished search left in its run folder.
+    """Return the result of a finished search from its run folder.
 
     Args:
         folder: the run folder.
-        kind: `SearchResult`, or what derives from it.
+        kind: `SearchResult`, or a subclass.
 
     Raises:
-        StudyError: there is none, or it is not what was written.
+        StudyError: there is none, or it was changed after it was written.
     """
     path = folder / FILE
     if not is_folder(folder):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 CANDIDATE = "candidate.json"
-"""The selected mask of a search without a reliable improvement, beside the empty `mask.json`."""
+"""File with the selected mask of a search without a reliable improvement, beside the empty `mask.json`."""
 
 
 def write_trials(records: Sequence[TrialRecord], path: Path) -> None:
@@ -57,10 +57,10 @@ def write_trials(records: Sequence[TrialRecord], path: Path) -> None:
 
 
 def read_trials(path: Path, grid: HeadGrid) -> list[TrialRecord]:
-    """Return what `write_trials` wrote.
+    """Return the trials that `write_trials` wrote.
 
     Raises:
-        DataError: the file is missing, is none, or is damaged.
+        DataError: the file is missing, not Parquet, or damaged.
     """
     rows = read_parquet(path).to_pylist()
     try:
@@ -92,7 +92,7 @@ def metrics_table(title: str, baseline: dict[str, float], masked: dict[str, floa
 
 
 def transfer_table(rows: Sequence[Sequence[Evaluation]]) -> Table:
-    """Return masks as rows and data sets as columns: what each mask changes on each, in points, with the interval."""
+    """Return a table of masks by data sets: the change by each mask on each data set, in points, with intervals."""
     table = Table(title="change in points, with its 95 % interval", title_justify="left")
     table.add_column("mask")
     for each in rows[0]:
@@ -110,7 +110,7 @@ def transfer_table(rows: Sequence[Sequence[Evaluation]]) -> Table:
 
 
 def footprint_table(proof: ExportProof) -> Table:
-    """Return what a tower takes before and after an export."""
+    """Return a table of a tower's footprint before and after an export."""
     from headmask.apply.card import footprint_rows
 
     table = Table()
@@ -122,7 +122,7 @@ def footprint_table(proof: ExportProof) -> Table:
 
 
 def show_result(console: Terminal, result: SearchResult) -> None:
-    """Print what a search found: a table over the splits, then the verdict in words."""
+    """Print the result of a search: a table of the splits, then the verdict as text."""
     table = Table(title=f"{result.objective} in points", title_justify="left")
     for column in ("split", "images", "baseline", "selected", "change", ""):
         table.add_column(column, justify="left" if column in ("split", "") else "right")
@@ -134,7 +134,7 @@ def show_result(console: Terminal, result: SearchResult) -> None:
 
 
 def split_rows(result: SearchResult) -> list[tuple[str, ...]]:
-    """Return a row per split: its name, images, the objective's baseline, selected and change in points, and a word."""
+    """Return a row per split: name, images, the objective's baseline, selected and change in points, a remark."""
     tells = {"search": _search_tell(result), "confirm": "chosen here", "test": "never chosen on"}
     rows: list[tuple[str, ...]] = []
     for name, tell in tells.items():
@@ -152,7 +152,7 @@ def _search_tell(result: SearchResult) -> str:
 
 
 def sentences(result: SearchResult) -> list[str]:
-    """Return the verdict in words."""
+    """Return the verdict as sentences."""
     test = result.splits.test
     delta = 100 * test.delta[result.objective]
     sure = in_words(test.interval, test.p_value, too_few(_improved(result, "test"), "test"))
@@ -206,7 +206,7 @@ def _improved(result: SearchResult, split: str) -> list[Clusters]:
 
 
 def _doubt(result: SearchResult) -> str:
-    """Return why nothing is claimed although the interval lies above zero, to go before what is recommended."""
+    """Return why nothing is claimed although the interval lies above zero, to precede the recommendation."""
     test = result.splits.test
     if test.num_differing is None:
         return ""
@@ -223,7 +223,7 @@ def _too_few_differing(guarded: Guarded) -> str:
 
 
 def empty_mask_sentence(path: Path) -> str:
-    """Return what is to be said of a mask file that ablates nothing: that it does nothing, and where another one is."""
+    """Return a sentence on a mask file without heads: it has no effect, and where another mask is."""
     sentence = f"{path} ablates nothing: with it, the model is as it was"
     candidate = path.with_name(CANDIDATE)
     if not candidate.is_file():
@@ -232,7 +232,7 @@ def empty_mask_sentence(path: Path) -> str:
 
 
 def _size_sentences(result: SearchResult) -> list[str]:
-    """Return what fewer heads would do, and what the selected ones would spare."""
+    """Return sentences on what fewer heads would do, and what pruning the selected ones would save."""
     size, lines = result.size, []
     if size.knee is not None:
         first, top, last = size.front[0], next(each for each in size.front if each.heads == size.knee), size.front[-1]
@@ -250,7 +250,7 @@ def _size_sentences(result: SearchResult) -> list[str]:
 
 
 def _prospects_sentence(result: SearchResult) -> str:
-    """Return what further search could bring, to follow why it stopped."""
+    """Return a sentence on what further search could bring, to follow why it stopped."""
     found = result.prospects
     if found is None:
         return ""

@@ -34,25 +34,25 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, '
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart: interactive where there is JavaScript, a picture where there is none."""
+    """A chart: interactive with JavaScript, a picture without."""
 
     json: Markup
     """Plotly's JSON, safe inside a script element."""
     picture: str
-    """Data URI."""
+    """The picture as a data URI."""
     alt: str
     caption: str
     width: int | None
-    """At most, in pixels; the page's where None."""
+    """Maximum width in pixels; the page's width if None."""
 
 
 def figure(
     chart: PlotlyFigure, picture: bytes, *, alt: str, caption: str = "", height: int = 420, width: int | None = None
 ) -> Figure:
-    """Return a Plotly figure with what is shown without JavaScript, for the macro `chart`.
+    """Return a Plotly figure with its fallback picture, for the macro `chart`.
 
     Args:
-        chart: with its data and axes; fonts, margins and colours of the page are set here.
+        chart: figure with its data and axes; fonts, margins and colours of the page are set here.
         picture: PNG of the same.
         alt: what is seen, in words.
         caption: below it.
@@ -75,14 +75,14 @@ def figure(
 
 
 def json_block(text: str) -> Markup:
-    """Return JSON that cannot end the script element that it is in."""
+    """Return JSON that cannot end the script element that contains it."""
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Markup(text)
 
 
 def data_uri(content: bytes, kind: str = "image/png") -> str:
-    """Return a file as the address of itself."""
+    """Return a file as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -103,10 +103,10 @@ def render(template: str, **context: Any) -> str:
 
 
 def write_page(html: str, path: Path) -> None:
-    """Write a page; the file appears whole or not at all.
+    """Write a page, as a whole or not at all.
 
     Raises:
-        OutputError: something else is there, or nothing can be written there.
+        OutputError: something else exists there, or nothing can be written there.
     """
     write_text(path, html, PAGE)
 
@@ -128,7 +128,7 @@ def _environment() -> Environment:
 
 
 def _printable(value: Any) -> Any:
-    """Return a text of others without what turns the direction of writing or hides; what is HTML already stays."""
+    """Return a foreign text without characters that reverse the direction of writing or hide; HTML is kept."""
     return shown_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

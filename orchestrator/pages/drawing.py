@@ -1,4 +1,4 @@
-"""Pictures that are drawn: how they are kept, and in what type their words are set."""
+"""Drawn pictures: how they are saved, and the fonts of their text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from headmask.border.writing import written
 
 
 def save_picture(image: Image.Image, out: Path, *, inputs: Sequence[Path] = ()) -> None:
-    """Write an image as a PNG that names its maker.
+    """Write an image as a PNG that names headmask as its maker.
 
     Raises:
-        OutputError: something else is there, or nothing can be written there.
+        OutputError: something else exists there, or nothing can be written there.
     """
     about = PngInfo()
     for key, value in PICTURE_METADATA.items():
@@ -27,7 +27,7 @@ def save_picture(image: Image.Image, out: Path, *, inputs: Sequence[Path] = ()) 
 
 
 def text_font(text: str, size: int) -> Any:
-    """Return a font for a text: the one that matplotlib brings, or one of the system's that has more of the letters."""
+    """Return a font for a text: matplotlib's, or one of the system's that has more of its letters."""
     from matplotlib import font_manager, ft2font, get_data_path
 
     letters = {ord(letter) for letter in text if not letter.isspace()}

@@ -1,4 +1,4 @@
-"""The charts of a report: Plotly figures, each with a picture for those who read without JavaScript."""
+"""The charts of a report: Plotly figures, each with a picture for readers without JavaScript."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ DIVERGING = [
     (0.0, "var(--red-end)"), (0.25, "var(--red-mid)"), (0.5, "var(--middle)"), (0.75, "var(--blue-mid)"),
     (1.0, "var(--blue-end)"),
 ]  # fmt: skip
-"""Red and blue are told apart by all common kinds of colour blindness."""
+"""Red and blue can be told apart with all common kinds of colour blindness."""
 RISING = [(0.0, "var(--middle)"), (0.5, "var(--blue-mid)"), (1.0, "var(--blue-end)")]
 STYLES = (
     ("var(--blue)", "circle", "solid"), ("var(--orange)", "square", "dash"), ("var(--green)", "diamond", "dot"),
     ("var(--plum)", "triangle-up", "dashdot"), ("var(--amber)", "cross", "longdash"), ("var(--grey)", "x", "dash"),
 )  # fmt: skip
-"""Colour, symbol and dash: no line is told by its colour alone."""
+"""Colour, symbol and dash: no line is distinguished by its colour alone."""
 LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.01, "xanchor": "left", "x": 0}
 
 
 def heat_map(study: Study) -> Figure:
-    """Return what the objective changes when one head alone is ablated, with the selected heads marked."""
+    """Return a heat map of the objective's change when one head alone is ablated, with the selected heads marked."""
     from plotly.graph_objects import Figure as PlotlyFigure
 
     selected = study.selected or HeadMask.empty(study.grid)
@@ -68,12 +68,12 @@ def heat_map(study: Study) -> Figure:
 
 
 def scan(study: Study) -> np.ndarray:
-    """Return the objective's change when one head alone is ablated, (L, H) in [-1, 1]; NaN where it is not known."""
+    """Return the objective's change when one head alone is ablated, (L, H) in [-1, 1]; NaN if unknown."""
     return plots.scan_deltas(study.records, study.grid, lambda record: study.gains.get(record.mask))
 
 
 def curves(study: Study, *, by_time: bool) -> Figure:
-    """Return how the best value on the search split grew, of all strategies together and of each."""
+    """Return curves of the best value on the search split, for all strategies together and for each."""
     from plotly.graph_objects import Figure as PlotlyFigure
     from plotly.graph_objects import Scatter
 
@@ -122,7 +122,7 @@ def curves(study: Study, *, by_time: bool) -> Figure:
 
 
 def pareto(study: Study) -> Figure:
-    """Return quality against size: all scored masks, both fronts, the knee, and the masks whose confirm is known."""
+    """Return a chart of quality against size: all scored masks, fronts, knee, and masks with known confirm scores."""
     from plotly.graph_objects import Figure as PlotlyFigure
 
     on_search, confirm = plots.changes(study.gains), known_on_confirm(study)
@@ -156,7 +156,7 @@ def pareto(study: Study) -> Figure:
 
 
 def known_on_confirm(study: Study) -> dict[HeadMask, float]:
-    """Return the objective on confirm of the masks of which the result tells it."""
+    """Return the objective on confirm of the masks for which the result has it."""
     result = study.result
     if result is None:
         return {}
@@ -171,7 +171,7 @@ def known_on_confirm(study: Study) -> dict[HeadMask, float]:
 
 
 def gates(study: Study, result: SearchResult, found: GatesResult) -> list[Figure]:
-    """Return how surely gates are shut, by head, and the loss by steps."""
+    """Return charts of how surely gates are shut, by head, and of the loss by step."""
     from plotly.graph_objects import Figure as PlotlyFigure
     from plotly.graph_objects import Scatter
 
@@ -212,7 +212,7 @@ def gates(study: Study, result: SearchResult, found: GatesResult) -> list[Figure
 
 
 def _size(grid: HeadGrid) -> tuple[int, int]:
-    """Return height and largest width of a grid's heat map in pixels."""
+    """Return height and maximum width of a grid's heat map in pixels."""
     return max(300, 130 + 24 * grid.layers), max(480, 140 + 64 * grid.heads)
 
 
@@ -239,7 +239,7 @@ def _cells(
 
 
 def _mark(chart: PlotlyFigure, mask: HeadMask) -> None:
-    """Put a ring around the heads of a mask, visible on every colour."""
+    """Draw a ring around the heads of a mask, visible on every colour."""
     from plotly.graph_objects import Scatter
 
     layers, heads = zip(*mask.heads, strict=True) if mask.heads else ((), ())
@@ -297,7 +297,7 @@ def _by_mask(points: Sequence[Point]) -> dict[HeadMask, float]:
 
 
 def _wrapped(mask: HeadMask) -> str:
-    """Return the heads of a mask for a tooltip: six a line, not more than 24."""
+    """Return the heads of a mask for a tooltip: six per line, at most 24."""
     heads = list(map(str, mask.heads))
     if not heads:
         return "nothing ablated"
@@ -308,7 +308,7 @@ def _wrapped(mask: HeadMask) -> str:
 def _steps(
     records: Sequence[TrialRecord], places: Sequence[float], strategy: str | None
 ) -> list[tuple[float, float, str]]:
-    """Return where the best value of a strategy, or of all, rose: place, value in points, mask."""
+    """Return the points at which the best value of a strategy, or of all, rose: place, value in points, mask."""
     found: list[tuple[float, float, str]] = []
     for place, record in zip(places, records, strict=True):
         if record.value is None or strategy not in (None, record.strategy):
@@ -331,7 +331,7 @@ def _mask(grid: HeadGrid, heads: Sequence[str]) -> HeadMask:
 
 
 def _drawn(study: Study, name: str, draw: Callable[[io.BytesIO], None]) -> bytes:
-    """Return the picture that the search drew, or draw it where there is none."""
+    """Return the picture that the search drew, or draw it if there is none."""
     path = study.config.folder / name
     return path.read_bytes() if study.result is not None and path.is_file() else _png(draw)
 

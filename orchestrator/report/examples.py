@@ -1,4 +1,4 @@
-"""The queries that a mask changed most, with what they are of: images, captions, labels."""
+"""The queries that a mask changed most, with their images, captions and labels."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ TITLES = {
     "class": "Images and their class",
     "group": "Pairs of images and captions",
 }
-"""The kinds that are shown; of a pair, the text and the image score are parts of the group score."""
+"""Titles of the kinds that are shown; for pairs, text and image score are parts of the group score."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A query and what became of it."""
+    """A query with its results before and after."""
 
     row: int
     name: str
-    """File of its image, or the row of the data file where no file is named there; of a pair, of its first image."""
+    """File of its image, or the row of the data file if that has no file names; for a pair, of its first image."""
     texts: tuple[str, ...]
-    """Captions, or the name of the class; empty where the data is away."""
+    """Captions, or the name of the class; empty if the data is not available."""
     pictures: tuple[str, ...]
-    """Data URIs of its image, or of both images of a pair; empty where the data is away."""
+    """Data URIs of its image, or of both images of a pair; empty if the data is not available."""
     before: str
     after: str
 
 
 @dataclass(frozen=True)
 class Moved:
-    """What became of the queries of one kind."""
+    """Changes in the queries of one kind."""
 
     title: str
     is_ranked: bool
@@ -59,22 +59,22 @@ class Moved:
     num_worse: int
     num_same: int
     better: list[Example]
-    """Improved most first."""
+    """Queries that improved, most first."""
     worse: list[Example]
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What became of the queries of the test split of one data set."""
+    """Changes in the queries of the test split of one data set."""
 
     data: str
     kinds: list[Moved]
     problem: str | None
-    """Why there are no pictures and texts."""
+    """Why pictures and texts are missing; None if they are not."""
 
 
 def changed(queries: Queries, section: DataSection, rule: PixelRule = COMPOSITED) -> Changes:
-    """Return the queries of a split that changed most, with pictures and texts where the data file is reachable."""
+    """Return the queries of a split that changed most, with pictures and texts if the data file is available."""
     try:
         source: _Source | None = _Source(section, rule)
         problem = None
@@ -110,7 +110,7 @@ def _moved(queries: Queries, kind: str, source: _Source | None) -> Moved:
 
 
 def _first_of_images(queries: Iterable[int], image_Q: NDArray[np.int64]) -> list[int]:
-    """Return the first few queries, one of each image."""
+    """Return the first few queries, one per image."""
     first: dict[int, int] = {}
     for query in queries:
         if len(first) == MOST:
@@ -120,7 +120,7 @@ def _first_of_images(queries: Iterable[int], image_Q: NDArray[np.int64]) -> list
 
 
 def _example(kind: str, query: dict[str, Any], place: int, source: _Source | None) -> Example:
-    """Return a query of `queries.parquet`; `place` is the caption's among those of its image."""
+    """Return a query of `queries.parquet`; `place` is the index of the caption among those of its image."""
     texts: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     row = query["row"]
@@ -144,10 +144,10 @@ def _rank(kind: str, query: dict[str, Any], side: str) -> str:
 
 
 class _Source:
-    """What queries are of, read from the data by row.
+    """The images and texts of queries, read from the data by row.
 
     Raises:
-        DataError: the data file is away or is none.
+        DataError: the data file is missing or not valid.
     """
 
     def __init__(self, section: DataSection, rule: PixelRule) -> None:

@@ -40,7 +40,7 @@ def write_report(config: SearchConfig, path: Path) -> None:
 
     Raises:
         HeadmaskError: the study cannot be read.
-        OutputError: the page cannot be written, or something else is at its place.
+        OutputError: the page cannot be written, or something else exists at its place.
     """
     write_page(report_html(read_study(config)), path)
 
@@ -81,7 +81,7 @@ def report_html(study: Study) -> str:
 
 
 def _axis(result: SearchResult) -> tuple[float, float]:
-    """Return where the axis of the interval begins and ends: zero is on it, with room at both ends."""
+    """Return the ends of the interval's axis, which includes zero, with room at both ends."""
     test = result.splits.test
     low, *_, high = sorted((0.0, test.delta[result.objective], *(test.interval or ())))
     room = 0.12 * max(high - low, 0.001)
@@ -120,7 +120,7 @@ def _changes(study: Study, queries: Queries) -> Changes:
 
 
 def _explained(study: Study) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return what `headmask explain` left in the run folder, with its pictures, and what is wrong with it."""
+    """Return the explanation in the run folder, with its pictures, and what is wrong with it."""
     path = study.config.folder / EXPLAINED
     if not path.is_file():
         return None, []
@@ -164,7 +164,7 @@ def _num_images(part: Queries | None) -> str:
 
 @dataclass(frozen=True)
 class Strategy:
-    """What one strategy did."""
+    """Contribution of one strategy."""
 
     name: str
     num_masks: int
@@ -188,7 +188,7 @@ def _strategies(study: Study) -> list[Strategy]:
 
 
 def toml_of(config: SearchConfig) -> str:
-    """Return a configuration as the TOML file that `headmask search` takes: all that differs from the defaults."""
+    """Return a configuration as a TOML file for `headmask search`: everything that differs from the defaults."""
     content = config.public()
     changed = config.model_dump(mode="json", exclude_defaults=True)
     changed.setdefault("search", {})["seed"] = content["search"]["seed"]
@@ -206,7 +206,7 @@ def _keys(table: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _commands(config: SearchConfig, result: SearchResult | None) -> list[tuple[str, str]]:
-    """Return what to run, with what for."""
+    """Return commands to run, each with its purpose."""
     folder = str(config.folder)
     study = (
         [folder]

@@ -1,4 +1,4 @@
-"""What a report on a study is made of: read from its run folder, or from its storage while it has no result."""
+"""The content of a report on a study: read from its run folder, or from its storage if there is no result yet."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Study:
     objective: Objective
     guide: str
     fingerprint: str
-    """Its digest."""
+    """Digest of the fingerprint."""
     records: list[TrialRecord]
-    """In order of proposal."""
+    """Records in order of proposal."""
     result: SearchResult | None
     queries: list[Queries]
     selected: HeadMask | None
     missing: list[str] = field(default_factory=list)
-    """What is not there, in sentences."""
+    """What is missing, in sentences."""
     is_running: bool = False
-    """Whether a driver is searching right now."""
+    """Whether a driver is searching now."""
 
     @cached_property
     def baseline(self) -> TrialRecord | None:
@@ -50,7 +50,7 @@ class Study:
 
     @cached_property
     def gains(self) -> dict[HeadMask, float]:
-        """The objective on the search split of every mask that has one and loses no more than it may."""
+        """The objective on the search split of every mask with a value that keeps all limits of loss."""
         if self.baseline is None:
             return {}
         against = self.baseline.metrics
@@ -62,7 +62,7 @@ class Study:
 
 
 def read_study(config: SearchConfig) -> Study:
-    """Return a study: as its last finished search left it, or as far as it is.
+    """Return a study: as its last finished search left it, or in its current state.
 
     Raises:
         StudyError: there is neither a result nor a study, or they cannot be read.
@@ -109,7 +109,7 @@ def _finished(config: SearchConfig) -> Study:
 
 
 def _looks_by_now(result: SearchResult, folder: Path) -> int:
-    """Return how often the test split was looked at, also after the search that the result is of."""
+    """Return how often the test split has been looked at, including looks after the search that the result is from."""
     data = result.searched.get("data")
     names = data if isinstance(data, dict) else {}
     digests = [str(digest) for name, digest in names.items() if name == "test" or name.endswith("/test")]
@@ -145,7 +145,7 @@ def _unfinished(config: SearchConfig) -> Study:
 
 
 def _objective(about: dict[str, Any]) -> Objective:
-    """Return the objective that a fingerprint names."""
+    """Return the objective in a fingerprint."""
     names, task = about["objective"], about["task"]
     if isinstance(names, str):
         return Objective.parse(names)

@@ -1,1 +1,1 @@
-"""A search from its start to its last file."""
+"""Running a search, from its start to its last file."""

@@ -35,14 +35,14 @@ from workers.scoring.trie import TowerCost
 
 Workload = Literal["scan", "population", "single"]
 NUM_MASKS, NUM_PARENTS, NUM_SHORTLISTED, NUM_HEADS = 256, 16, 24, 6
-"""Of the population workload; parents, and the mask of the single workload, have `NUM_HEADS` heads."""
+"""Masks of the population workload; parents, and the mask of the single workload, have `NUM_HEADS` heads."""
 SINGLE_RUNS = 8
-"""Runs of the single mask in a round: one alone is over too soon to be timed."""
+"""Runs of the single mask in a round: one alone is too short to be timed."""
 
 
 @dataclass(frozen=True)
 class EngineBench:
-    """What `headmask bench engine` measured; seconds are medians over rounds, ratios medians of the rounds' ratios."""
+    """Results of `headmask bench engine`: medians of seconds over rounds, medians of the rounds' ratios."""
 
     model: str
     workload: Workload
@@ -61,9 +61,9 @@ class EngineBench:
     """FLOP/s of the engine over those of the fastest matrix product measured at its precision."""
     peak_gflops: float
     peak_memory_bytes: int
-    """Of the process while the engine runs; of the device's allocator on CUDA."""
+    """Peak memory of the process while the engine runs; on CUDA, of the device's allocator."""
     max_abs_difference: float
-    """Between L2-normalised embeddings of the two ways, over the sampled masks."""
+    """Largest difference between L2-normalised embeddings of the two ways, over the sampled masks."""
     plain_batch: int
     plain_masks_sampled: int
     image_chunk: int
@@ -88,7 +88,7 @@ def bench_engine(
     sample: int = 8,
     on_round: Callable[[int, float, float], None] = lambda number, plain_s, engine_s: None,
 ) -> EngineBench:
-    """Return the speed of the engine and of the plain way, rounds of both alternating.
+    """Return the speed of the engine and of the plain way, with rounds of both alternating.
 
     The plain way edits the columns of W_O and calls the stock forward pass once per mask, at its best batch size; it
     is timed on a sample of the masks, which all cost it the same.
@@ -98,11 +98,11 @@ def bench_engine(
         images: random images of the model's size.
         workload: `scan` (the empty mask and every single head), `population` (256 masks bred from 16 parents of 6 heads
             over 24 heads) or `single` (one mask of 6 heads).
-        precision: of the engine; `auto` is resolved.
-        plain_precision: of the plain way; the engine's by default.
+        precision: precision of the engine; `auto` is resolved.
+        plain_precision: precision of the plain way; the engine's by default.
         rounds: repetitions of both.
         sample: masks that the plain way is timed on in a round.
-        on_round: told a round's number and its seconds per mask of both ways.
+        on_round: called with a round's number and the seconds per mask of both ways.
 
     Raises:
         HeadmaskError: the tower or the precision is not supported.
@@ -165,7 +165,7 @@ def bench_engine(
 
 
 def make_workload(workload: Workload, grid: HeadGrid, seed: int = 0) -> list[HeadMask]:
-    """Return the masks of a workload, the same for a grid and a seed."""
+    """Return the masks of a workload, always the same for a grid and a seed."""
     if workload == "scan":
         return HeadMask.singles(grid)
     rng = np.random.default_rng(seed)
@@ -185,7 +185,7 @@ def make_workload(workload: Workload, grid: HeadGrid, seed: int = 0) -> list[Hea
 
 
 def hardware(device: torch.device) -> str:
-    """Return what the figures were measured on, in one line."""
+    """Return the hardware of the measurement, in one line."""
     if device.type == "cuda":
         return (
             f"{torch.cuda.get_device_name(device)}, {torch.cuda.get_device_properties(device).total_memory >> 30} GiB"
@@ -218,7 +218,7 @@ class _Plain:
 
 
 class _PeakMemory:
-    """The most memory that was in use inside its `with` blocks."""
+    """Peak memory in use inside its `with` blocks."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -1,4 +1,4 @@
-"""What a finished search leaves: the run folder, the tracking run, and its result."""
+"""The outputs of a finished search: the run folder, the tracking run, and its result."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Outcome:
     verdict: Verdict
     result: results.SearchResult
     is_tracked: bool = True
-    """Whether MLflow has taken everything, but for what waits for a server that is away."""
+    """Whether MLflow has taken everything, except what waits for a server that is away."""
     is_registered: bool = True
-    """Whether the model is in MLflow's registry, where that was asked for and the mask is reliable."""
+    """Whether the model is in MLflow's registry, if that was requested and the mask is reliable."""
 
     @property
     def exit_code(self) -> int:
@@ -55,7 +55,7 @@ def conclude(
     display: Display,
     seconds: float,
 ) -> Outcome:
-    """Write the run folder and the tracking run, and return what a search found.
+    """Return the result of a search, with the run folder and the tracking run written.
 
     Args:
         session: of the search.
@@ -139,7 +139,7 @@ def conclude(
 
 
 def _report(config: SearchConfig, display: Display) -> None:
-    """Write the report; a search that is done stays done without one."""
+    """Write the report; if that fails, the search still counts as done."""
     try:
         write_report(config, config.folder / FILE)
     # Whatever it is: every result is there already.

@@ -1,4 +1,4 @@
-"""What a search shows while it runs: one live line block on a terminal, plain lines elsewhere."""
+"""The display of a running search: one live block on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from orchestrator.search import loop
 
 
 class Display(Protocol):
-    """Shows how a search goes."""
+    """Shows the progress of a search."""
 
     def say(self, text: str) -> None:
-        """Show a line that stays."""
+        """Show a permanent line."""
         ...
 
     def update(self, progress: loop.Progress, pool_status: str) -> None:
-        """Show how far the search is."""
+        """Show the current progress."""
         ...
 
     def stop(self) -> None:

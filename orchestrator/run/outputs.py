@@ -1,4 +1,4 @@
-"""What a search writes, and whether it may: asked before anything is loaded, not when it is done."""
+"""The outputs of a search, and whether they may be written: checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.location import file_of, kind_of
 
 OLDER = "older"
-"""Where a run folder keeps what an older version wrote."""
+"""Name of the folder in a run folder for files of an older version."""
 _FILES: dict[str, Kind] = {
     "config.json": RUN_CONFIG,
     "tracking.jsonl": SPOOL,
@@ -41,14 +41,14 @@ _FILES: dict[str, Kind] = {
     "result.json": RESULT,
     "report.html": PAGE,
 }
-"""What a run folder holds in the end."""
+"""Files of a run folder when the search is done."""
 
 
 def check_run(config: SearchConfig) -> None:
     """Check that everything that a search is going to write may be written.
 
     Raises:
-        OutputError: one or several may not; the message has them all.
+        OutputError: some may not; the message lists them all.
     """
     folder = config.folder
     check_run_folder(folder, is_run)
@@ -65,9 +65,9 @@ def check_run(config: SearchConfig) -> None:
 
 
 def set_aside_older(folder: Path) -> list[str]:
-    """Move what an older version wrote into a run folder, and did not sign, into `older` there, and return its names.
+    """Return the names of an older version's unsigned files, which are moved into `older` in the run folder.
 
-    Today's files say that headmask made them, and nothing else is replaced.
+    Current files record that headmask made them, and nothing else is replaced.
     """
     names = _older(folder)
     for name in names:
@@ -77,7 +77,7 @@ def set_aside_older(folder: Path) -> list[str]:
 
 
 def _older(folder: Path) -> list[str]:
-    """Return what an older version wrote into a run folder: its configuration has no pixel rule, its files no mark."""
+    """Return the files of an older version in a run folder: its configuration has no pixel rule, its files no mark."""
     if not RUN_CONFIG.made(folder / "config.json") or "pixels" in json_of(folder / "config.json")["search"]:
         return []
     names = [name for name, kind in _FILES.items() if (folder / name).is_file() and not kind.made(folder / name)]
@@ -85,7 +85,7 @@ def _older(folder: Path) -> list[str]:
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is that of a run."""
+    """Return whether a folder is a run folder."""
     return RUN_CONFIG.made(folder / "config.json") or JOURNAL.made(folder / "study.journal")
 
 

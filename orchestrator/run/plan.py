@@ -1,4 +1,4 @@
-"""`--plan`: what a search would do and cost, said before anything starts."""
+"""`--plan`: what a search would do and cost, printed before anything starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workers.scoring.replica import Payload, Replica
 from workers.scoring.scorer import DTYPES, default_device
 
 PROCESS_GIB = 0.5
-"""What a replica takes for itself: Python, torch, the pieces of a layer."""
+"""Memory of a replica itself in GiB: Python, torch, the pieces of a layer."""
 _GIB = 2**30
 
 
@@ -121,7 +121,7 @@ def search_cost(session: Session, sampler: MaskSampler, num_masks: int, forwards
 
 
 def num_masks_of(session: Session, sampler: MaskSampler, forwards_per_step: float) -> int:
-    """Return how many masks a search scores at most: what its budget admits, and no more than there are."""
+    """Return the maximum number of masks that a search scores: its budget, but no more than exist."""
     config, scan, typical = session.config, scan_of(session), typical_block(session)
     is_scan = config.search.strategy == ScanSampler.label
     most = min(config.budget.masks, len(scan) if is_scan else session.limits.num_masks(session.grid))
@@ -154,7 +154,7 @@ def measured_speed(session: Session, replica: Replica) -> float:
 
 
 def payload_bytes(payload: Payload) -> tuple[int, int]:
-    """Return the sizes of what every replica takes, and of the pixels that the replicas of a host share."""
+    """Return the bytes that every replica needs, and those of the pixels that the replicas of a host share."""
     arrays = [split for parts in payload.splits.values() for split in parts.values()]
     tower = sum(array.nbytes for array in payload.tower.arrays.values())
     own = sum(

@@ -67,7 +67,7 @@ def _first_images(session: Session, goal: Goal) -> SplitArrays:
 
 
 def _embedded_again(session: Session, split: SplitArrays, number: int) -> SplitArrays:
-    """Return a split of a data set with its other side embedded by the model as it is now."""
+    """Return a split of a data set with its other side embedded by the model in its current state."""
     clip, threads = session.model.clip, session.payload.settings.threads
     whole = session.splits["search"][number]
     if isinstance(split.inputs, Pixels):
@@ -89,7 +89,7 @@ def _metrics(session: Session, split: SplitArrays) -> dict[str, float]:
 
 @contextmanager
 def _other_gelu(clip: nn.Module) -> Iterator[tuple[str, str]]:
-    """Swap GELU and QuickGELU in a model, and swap back; yields both names, or empty ones where it has neither."""
+    """Swap GELU and QuickGELU in a model, and swap back; yields both names, or empty ones if it has neither."""
     places = [
         (module, name, child)
         for module in clip.modules()

@@ -1,4 +1,4 @@
-"""Running a search from configuration to files: what `headmask search` and `headmask resume` do."""
+"""Running a search from configuration to files, for `headmask search` and `headmask resume`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from strategies import make_sampler
 from workers.pool.queue import InlinePool, Pool
 
 CHANGED = "pixels_changed"
-"""Attribute of a study: why its scores cannot be trusted."""
+"""Study attribute that says why its scores cannot be trusted."""
 
 
 def start(config: SearchConfig, display: Display) -> Outcome:
@@ -80,7 +80,7 @@ def start(config: SearchConfig, display: Display) -> Outcome:
 
 
 def _check_unbegun(config: SearchConfig) -> None:
-    """Refuse a study that has begun, before anything is loaded for it."""
+    """Refuse a study that has begun, before anything is loaded."""
     begun = begun_studies(config.storage)
     if begun and config.output.storage is None:
         raise StudyError(
@@ -92,7 +92,7 @@ def _check_unbegun(config: SearchConfig) -> None:
 
 
 def resume(config: SearchConfig, display: Display) -> Outcome:
-    """Go on with a study: exactly where it stopped, or further with a larger budget.
+    """Continue a study exactly where it stopped, or further with a larger budget.
 
     Raises:
         StudyError: there is no such study, another driver runs it, or its fingerprint differs.
@@ -134,7 +134,7 @@ def _tracked(config: SearchConfig, uri: str | None) -> SearchConfig:
 
 
 def _with_constants(config: SearchConfig, fingerprint: Mapping[str, Any]) -> SearchConfig:
-    """Return a configuration in which what it leaves open is what the study has settled."""
+    """Return a configuration in which open values are those that the study has settled."""
     known = {key: fingerprint[key] for key in ("precision", "image_chunk") if key in fingerprint}
     open_keys = {
         "precision": config.search.precision == "auto",
@@ -257,7 +257,7 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display, trac
 
 
 def _registered(session: Session, result: SearchResult, display: Display, *, is_tracked: bool) -> bool:
-    """Register the model of a reliable mask, and return whether that, or nothing, was to be done and is done."""
+    """Register the model of a reliable mask, and return whether all that was requested is done."""
     folder, name = session.config.folder, ModelName.parse(session.config.output.register_as or "")
     command = command_line("headmask", "track", "register", folder, "--name", str(name))
     if result.verdict != RELIABLE:
@@ -277,7 +277,7 @@ def _registered(session: Session, result: SearchResult, display: Display, *, is_
 
 
 def _tracking(config: SearchConfig, store: StudyStore) -> Begin:
-    """Return how a search is tracked: by a key that the study keeps, so that its run is found from any machine."""
+    """Return how a search is tracked: by a key in the study, so that its run is found from any machine."""
     if store.attr("tracking_key") is None:
         store.set_attr("tracking_key", uuid.uuid4().hex)
     uri = config.output.tracking_uri
@@ -300,7 +300,7 @@ def _search(
     clock: Clock,
     place: RunPlace,
 ) -> Progress:
-    """Return how far the search got when its budget was spent."""
+    """Return the state of the search when its budget was spent."""
     config = session.config
     gradients = GateGradients(session, pool, is_stopping=stopping.is_set)
     sampler = make_sampler(
@@ -343,7 +343,7 @@ def _search(
 
 
 class Clock:
-    """How long a study has taken, over all runs of the driver; kept in the study, so that a kill loses little of it."""
+    """Total time of a study over all runs of the driver; stored in the study, so that a kill loses little of it."""
 
     ATTR, EVERY_S = "seconds", 30.0
 
@@ -353,16 +353,16 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Of all runs so far."""
+        """Seconds of all runs so far."""
         return self._before_s + time.monotonic() - self._started_s
 
     def keep(self) -> None:
-        """Write it to the study."""
+        """Write the time to the study."""
         self._kept_s = time.monotonic()
         self._store.set_attr(self.ATTR, round(self.seconds, 3))
 
     def keep_now_and_then(self) -> None:
-        """Write it to the study where it was not for half a minute."""
+        """Write the time to the study if the last write was half a minute ago."""
         if time.monotonic() - self._kept_s >= self.EVERY_S:
             self.keep()
 
@@ -393,7 +393,7 @@ def make_pool(session: Session, display: Display) -> Pool:
 
 
 def _end(config: SearchConfig, reason: str) -> None:
-    """End the process in the middle of a call of Ray's: what was scored has been written by now."""
+    """End the process in the middle of a call of Ray: all scores have been written by now."""
     is_begun = (config.folder / CONFIG).exists()
     way = f"What was scored is saved; continue with: {way_on(config)}" if is_begun else "Start it again later"
     os.write(2, f"headmask: {reason}. {way}\n".encode(errors="backslashreplace"))
@@ -401,7 +401,7 @@ def _end(config: SearchConfig, reason: str) -> None:
 
 
 def _check_pool(config: SearchConfig) -> None:
-    """Refuse replicas that cannot be had, before anything is loaded for them."""
+    """Refuse replicas that are not possible, before anything is loaded."""
     pool = config.pool
     if pool.kind == "ray":
         from workers.pool.cluster import check_pool

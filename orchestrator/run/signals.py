@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a flag: whoever works asks it between two steps."""
+"""SIGINT and SIGTERM as a flag, which work checks between two steps."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class StopFlag:
         self._set = True
 
     def is_set(self) -> bool:
-        """Return whether the search was asked to stop."""
+        """Return whether the search has been asked to stop."""
         return self._set
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopFlag]:
-    """Yield a flag that SIGINT and SIGTERM set; the handlers of before come back on leaving."""
+    """Yield a flag that SIGINT and SIGTERM set; the earlier handlers are restored on leaving."""
     flag = StopFlag()
     try:
         previous = {number: signal.signal(number, flag.set) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,1 +1,1 @@
-"""What is printed, how far something is, and how a command ends."""
+"""Printing, progress, and how a command ends."""

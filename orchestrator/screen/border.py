@@ -15,7 +15,7 @@ from headmask.errors import HeadmaskError, ReplicasLostError
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_UNFORESEEN, EXIT_TRY_AGAIN, EXIT_INTERRUPTED = 1, 2, 70, 75, 130
 MAX_LINE = 4000
-"""Characters of a line of a message: a library's may hold a whole file."""
+"""Maximum number of characters of a message's line: a library's message may contain a whole file."""
 _FOR_USERS = frozenset(
     (
         errno.EACCES,
@@ -28,14 +28,14 @@ _FOR_USERS = frozenset(
         errno.ELOOP,
     )
 )
-"""What no code of ours can help: permissions, full disks, quotas, names that a file system cannot have."""
+"""Errors that no code can fix: permissions, full disks, quotas, names that a file system does not allow."""
 
 
 def ended(run: Callable[[], Any], *, debug: bool = False) -> int:
-    """Run a command, print why it failed where it did, and return its exit code.
+    """Run a command, print why it failed if it did, and return its exit code.
 
     Args:
-        run: the command; the line is parsed in it.
+        run: the command, including the parsing of its line.
         debug: print tracebacks, too.
 
     Returns:
@@ -71,7 +71,7 @@ def _said(error: Exception) -> int:
 
 
 def _usage(error: Any) -> int:
-    """Print what is wrong with a command line and where its options are listed, or the help where nothing was asked."""
+    """Print what is wrong with a command line and how to list its options, or the help if it is empty."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message())
@@ -88,7 +88,7 @@ def _named(error: Exception) -> str:
 
 
 def _kept() -> str:
-    """Keep the traceback of the error that is handled in a file, and return where it is."""
+    """Keep the traceback of the current error in a file, and return its path."""
     try:
         descriptor, path = tempfile.mkstemp(prefix="headmask-error-", suffix=".txt")
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:

@@ -1,4 +1,4 @@
-"""Where everything is printed: names and texts of others as they are, whatever a terminal would make of them."""
+"""Where everything is printed: foreign names and texts appear literally."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Terminal(Console):
         self.print(text, soft_wrap=True)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return a text ready to be laid out; every string that is printed comes through here."""
+        """Return a text ready for layout; every printed string passes through here."""
         return super().render_str(shown_lines(text), **options)
 
 
 class PrintableLog(logging.Formatter):
-    """Writes messages of loggers as everything else is printed."""
+    """Writes log messages like everything else that is printed."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a message without what a terminal would obey."""
+        """Return a message without anything that a terminal would interpret."""
         return shown_lines(super().format(record))
 
 
 class _Outlet(io.FileIO):
-    """A file that takes what is written to it also when its reader has gone, as in `headmask models | head -1`."""
+    """A file that accepts writes even after its reader has gone, as in `headmask models | head -1`."""
 
     def write(self, content: Any) -> int:
         try:
@@ -51,10 +51,10 @@ class _Outlet(io.FileIO):
 
 
 def patient(stream: TextIO) -> TextIO:
-    """Return a standard stream as commands write to it: no letter and no reader that is missing ends them.
+    """Return a standard stream that neither missing letters nor a missing reader can break.
 
-    A search is worth more than its display: it goes on in silence when whoever read it has gone. Letters that the
-    terminal's encoding lacks are written as escapes.
+    A search is worth more than its display: it continues silently after its reader has gone. Letters missing in the
+    terminal's encoding are written as escapes.
     """
     outlet = io.BufferedWriter(_Outlet(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(outlet, stream.encoding, "backslashreplace", line_buffering=stream.isatty())

@@ -1,4 +1,4 @@
-"""How far something is that takes long, how fast it goes, and how long it will still take."""
+"""Progress of long work, its speed, and the time left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLAIN_EVERY_S = 10.0
 
 
 def said_when_slow(say: Callable[[str], None], what: str) -> Callable[[int, int], None]:
-    """Return a callback (done, total) that says how far something is, now and then, if it takes long."""
+    """Return a callback (done, total) that prints progress now and then if the work takes long."""
     start = last = time.monotonic()
 
     def on_progress(done: int, total: int) -> None:
@@ -37,7 +37,7 @@ def counting(console: Terminal, what: str) -> Iterator[Callable[[int, int], None
 
 
 def speed(masks_per_s: float) -> str:
-    """Return a speed in the unit that shows it: masks per second, minute or hour."""
+    """Return a speed in a suitable unit: masks per second, minute or hour."""
     for unit, factor in (("s", 1), ("min", 60)):
         if masks_per_s * factor >= 1:
             return f"{masks_per_s * factor:.1f} masks/{unit}"

@@ -1,4 +1,4 @@
-"""How many clusters a split counts for, and in words what they are too few for. A user reads *independent groups*."""
+"""The number of clusters that a split is worth, and sentences about too few. Users read *independent groups*."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGE_SHARE = 0.1
 
 
 class Clusters(BaseModel):
-    """What is resampled together on one split: images with identical pixels or the same captions, and pairs."""
+    """Units of resampling on one split: images with identical pixels or the same captions, and pairs."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,17 +42,17 @@ class Clusters(BaseModel):
 
     @property
     def is_few(self) -> bool:
-        """Whether they are too few for intervals."""
+        """Whether there are too few for intervals."""
         return self.effective < MIN_CLUSTERS
 
     def said(self, split: str) -> str:
-        """Return in words that a split has too few of them."""
+        """Return a sentence that a split has too few of them."""
         if self.number < MIN_CLUSTERS:
             return f"only {self._counted} on {split}"
         return f"the {self._counted} on {split} count for {self._worth}"
 
     def said_plainly(self) -> str:
-        """Return their number in words, and what they count for where they are too few by that alone."""
+        """Return their number as text, and what they are worth if that alone makes them too few."""
         return self._counted if self.number < MIN_CLUSTERS else f"{self._counted}, which count for {self._worth}"
 
     @property
@@ -65,16 +65,16 @@ class Clusters(BaseModel):
 
 
 def _floor(value: float) -> str:
-    """Return a number with one digit that does not say more than there is."""
+    """Return a number with one digit, rounded down."""
     return f"{np.floor(10 * value) / 10:g}"
 
 
 def too_few(parts: Sequence[Clusters], split: str) -> str | None:
-    """Return in words that a split has too few clusters; None where it has enough.
+    """Return a sentence that a split has too few clusters; None if it has enough.
 
     Args:
-        parts: of every data set that counts; the one with fewest decides.
-        split: its name.
+        parts: clusters of every data set that counts; the one with fewest decides.
+        split: name of the split.
     """
     fewest = min(parts, key=lambda each: each.effective, default=None)
     if fewest is None or not fewest.is_few:
@@ -83,12 +83,12 @@ def too_few(parts: Sequence[Clusters], split: str) -> str | None:
 
 
 def in_words(interval: tuple[float, float] | None, p_value: float | None, why_not: str | None) -> str:
-    """Return interval and p-value of a change, or why there are none.
+    """Return interval and p-value of a change as text, or why there are none.
 
     Args:
         interval: two-sided, 95 %.
-        p_value: of the permutation test, where there is one.
-        why_not: that there are too few clusters.
+        p_value: p-value of the permutation test, if there is one.
+        why_not: text saying that there are too few clusters.
     """
     if interval is None:
         few = why_not or "too few independent groups of images"
@@ -98,7 +98,7 @@ def in_words(interval: tuple[float, float] | None, p_value: float | None, why_no
 
 
 def doubt(found: Evidence) -> str | None:
-    """Return why an improvement is not claimed although the interval lies above zero; None where that is not so."""
+    """Return why an improvement is not claimed although the interval lies above zero; None if that is not the case."""
     if found.improves or found.interval is None or found.interval[0] <= 0 or found.p_value is None:
         return None
     if found.num_differing < MIN_DIFFERING:

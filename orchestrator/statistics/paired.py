@@ -21,16 +21,16 @@ Counts = Any
 """Array, or sparse array where there are many columns."""
 _DRAWS_AT_ONCE = 256
 MIN_CLUSTERS = 20
-"""Clusters below which nothing is said of how sure a difference is, counted as if all were of one size."""
+"""Clusters below which the uncertainty of a difference is not estimated, counted as if all had one size."""
 MIN_DIFFERING = 10
-"""Clusters that have to change at all before an improvement is claimed."""
+"""Minimum number of clusters that change before an improvement is claimed."""
 MAX_P_VALUE = 0.05
 """Largest two-sided p-value with which an improvement is claimed: intervals of few clusters are too short."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What every cluster of one data set contributes to the objective, under one mask.
+    """Contributions of every cluster of one data set to the objective, under one mask.
 
     Metric k is the ratio of sums sum_c hits_ck / sum_c queries_ck; the objective is a function of these ratios.
     """
@@ -38,13 +38,13 @@ class Outcomes:
     hits_CK: Counts
     queries_CK: Counts
     value: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-    """The objective (R) of ratios (R, K); a ratio is NaN where nothing was asked."""
+    """The objective (R) of ratios (R, K); a ratio is NaN if there are no queries."""
     sizes_C: NDArray[np.int64] | None = None
-    """Images of every cluster; None where all have as many."""
+    """Images of every cluster; None if all have the same number."""
 
     @property
     def num_clusters(self) -> float:
-        """How many clusters of one size these count for."""
+        """Number of equally large clusters that these are worth."""
         return float(self.queries_CK.shape[0]) if self.sizes_C is None else effective_number(self.sizes_C)
 
     def objective(self) -> float:
@@ -58,18 +58,18 @@ Several = Outcomes | Sequence[Outcomes]
 
 @dataclass(frozen=True)
 class Evidence:
-    """How sure a difference between two masks is."""
+    """The uncertainty of a difference between two masks."""
 
     interval: tuple[float, float] | None
     """Two-sided 95 % interval of the objective's delta; None with too few clusters."""
     p_value: float | None
-    """Two-sided cluster-level sign-flip permutation test of the delta; None with too few clusters."""
+    """P-value of the two-sided cluster-level sign-flip permutation test of the delta; None with too few clusters."""
     num_clusters: float
-    """Clusters that it rests on, counted as if all were of one size; of several data sets, in that with fewest."""
+    """Number of clusters, counted as if all had one size; of several data sets, the smallest number."""
     num_differing: int
-    """Clusters of which the two masks earn anything different."""
+    """Number of clusters on which the two masks give different results."""
     is_same: bool = False
-    """Whether both are one mask: no chance is involved then."""
+    """Whether both are one mask, so that no chance is involved."""
 
     @property
     def improves(self) -> bool:
@@ -98,7 +98,7 @@ class Evidence:
 
 
 def effective_number(sizes: NDArray[np.int64]) -> float:
-    """Return how many clusters of one size are worth clusters of several sizes (Kish 1965, section 8.2)."""
+    """Return the number of equally large clusters that clusters of several sizes are worth (Kish 1965, section 8.2)."""
     return float(sizes.sum()) ** 2 / float((sizes.astype(np.float64) ** 2).sum()) if len(sizes) else 0.0
 
 
@@ -117,7 +117,7 @@ def evidence(
     seed: int = 0,
     min_clusters: float = MIN_CLUSTERS,
 ) -> Evidence:
-    """Return how sure the objective's delta is.
+    """Return the uncertainty of the objective's delta.
 
     Args:
         baseline: see `paired_interval`; the same object as `selected` where both are one mask.
@@ -138,12 +138,12 @@ def evidence(
 
 
 def num_clusters(outcomes: Several) -> float:
-    """Return how many clusters of one size outcomes count for; on several data sets, on that with fewest."""
+    """Return the number of equally large clusters that outcomes are worth; the smallest of several data sets'."""
     return min(each.num_clusters for (each,) in _by_data_set([outcomes]))
 
 
 def num_differing(baseline: Several, selected: Several) -> int:
-    """Return how many clusters earn anything different, over all data sets."""
+    """Return the number of clusters with different results, over all data sets."""
     return sum(
         int(np.count_nonzero(abs(after.hits_CK - before.hits_CK).sum(1)))
         for before, after in _by_data_set([baseline, selected])
@@ -168,8 +168,8 @@ def paired_interval(
         baseline: outcomes on one data set, or on each of several (D).
         selected: of the same data sets.
         combine: the objective (R) over data sets of their objectives (R, D).
-        draws: how many.
-        seed: of the draws.
+        draws: number of draws.
+        seed: seed of the draws.
         min_clusters: clusters of one size below which there is no interval.
     """
     if num_clusters(baseline) < min_clusters:
@@ -287,9 +287,9 @@ def permutation_p_values(
     draws: int = 10_000,
     seed: int = 0,
 ) -> list[float]:
-    """Return for each of several masks what `permutation_p_value` does: the same clusters swap for all of them.
+    """Return the result of `permutation_p_value` for each of several masks: the same clusters swap for all of them.
 
-    There may be too few clusters, which the caller asks `num_clusters`.
+    The caller checks `num_clusters` for too few clusters.
     """
     if not masks:
         return []
@@ -306,7 +306,7 @@ def permutation_p_values(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for being several, in the order given (Holm 1979, Scand. J. Statist. 6, 65-70).
+    """Return p-values adjusted for multiple tests, in the order given (Holm 1979, Scand. J. Statist. 6, 65-70).
 
     The smallest of m is multiplied by m, the next one by m - 1, and so on; none falls below the one before it, or above
     1. An error among all those at 0.05 or less is then made with probability 0.05 at most.

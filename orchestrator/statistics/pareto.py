@@ -1,4 +1,4 @@
-"""How good masks can be at what size: the Pareto front and its knee. Pure."""
+"""How good masks of each size can be: the Pareto front and its knee. Free of side effects."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from headmask.mask import HeadMask
 
 @dataclass(frozen=True)
 class Point:
-    """A mask and how good it is."""
+    """A mask and its value."""
 
     mask: HeadMask
     value: float
 
     @property
     def num_heads(self) -> int:
-        """Heads that the mask ablates."""
+        """Number of ablated heads."""
         return len(self.mask)
 
 

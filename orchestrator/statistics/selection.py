@@ -1,4 +1,4 @@
-"""Selecting a mask: finalists by what masks were searched by, the smallest that is as good by confirm. Pure numpy."""
+"""Selecting a mask: finalists by the guide on search, the smallest that is as good on confirm. Pure numpy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headmask.mask import Head, HeadMask
 from strategies.space import Limits
 
 AS_GOOD = 0.5
-"""Standard errors by which a mask's value may be lower than that of one with more heads."""
+"""Standard errors by which a mask's value may be below that of one with more heads."""
 
 
 def finalists(masks: Sequence[HeadMask], values: NDArray[np.float64], count: int) -> list[HeadMask]:

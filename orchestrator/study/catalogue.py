@@ -1,4 +1,4 @@
-"""`headmask studies`: what is in a storage, and how far each study is; reading does not disturb a driver."""
+"""`headmask studies`: the studies in a storage and their progress; reading does not disturb a driver."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ class StudyInfo:
 
     name: str
     state: State
-    """One that has not begun is only a name, which a search may take: its driver was killed while it created it."""
+    """State; a study that has not begun is only a name that a search may take: its driver was killed during
+    creation.
+    """
     masks: int = 0
-    """That have a result."""
+    """Number of masks with a result."""
     budget: int = 0
     best: float | None = None
     """Value of the best mask on the search split."""
     selected: str | None = None
-    """The selected heads of the last search that ended, if one did."""
+    """The selected heads of the last search that finished, if one did."""
     model: str = ""
     data: list[str] = field(default_factory=list)
     strategy: str = ""
     folder: str = ""
-    """Where its run folder is, or was."""
+    """Current or former path of its run folder."""
 
 
 def list_studies(location: str) -> list[StudyInfo]:
-    """Return the studies of a storage that headmask made, by name; those of others that have no trial yet, too.
+    """Return the studies in a storage that headmask made, by name, and those of others without trials.
 
     Args:
         location: journal file or database URL.
@@ -57,7 +59,7 @@ def list_studies(location: str) -> list[StudyInfo]:
 
 
 def begun_studies(location: str) -> list[str]:
-    """Return the names of the studies in a storage that have begun; none where its file is not there yet.
+    """Return the names of the studies in a storage that have begun; none if its file does not exist yet.
 
     Raises:
         StudyError: the storage cannot be reached.

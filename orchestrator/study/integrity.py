@@ -1,7 +1,7 @@
-"""Whether what a study holds is what was written: checksums of trials, of attributes and of lines of the journal.
+"""Checking that a study is what was written: checksums of trials, of attributes and of lines of the journal.
 
-Storages give back what they have, whether a disk, a copy or an editor changed it meanwhile. A study that began before
-there were checksums has none; what it says is believed as far as it agrees with itself.
+Storages return what they have, even if a disk, a copy or an editor has changed it. Studies from before checksums
+existed have none; they are trusted as far as they are consistent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from headmask.errors import StudyError
 
 SUMS = "checksums"
-"""The attribute with the checksums of the others: of each, those that its value may have."""
+"""The attribute with the checksums of the others: for each, the allowed values."""
 
 
 def checksum(content: Any) -> str:
@@ -24,20 +24,20 @@ def checksum(content: Any) -> str:
 
 
 def with_sums(attrs: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return what to write, in order, for an attribute to have a value: its checksum first, then itself.
+    """Return what to write, in order, to give an attribute a value: first its checksum, then the value.
 
-    A driver may be killed between the two, so the checksum of the value of before stays good.
+    A driver may be killed between the two, so the previous value's checksum remains valid.
     """
     good = [checksum(attrs[key])] if key in attrs else []
     return {SUMS: {**attrs.get(SUMS, {}), key: [*good, checksum(value)]}, key: value}
 
 
 def checked_attrs(attrs: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the attributes of a study as they are, if they are what was written.
+    """Return the attributes of a study, after checking that they are what was written.
 
     Args:
-        attrs: of the study.
-        where: names the study in messages.
+        attrs: attributes of the study.
+        where: name of the study in messages.
 
     Raises:
         StudyError: one is not what was written.

@@ -28,13 +28,13 @@ from headmask.border.shown import shown
 from headmask.errors import HeadmaskError, StudyError
 
 _CHECKED = re.compile(rb'(.*),"crc":"([0-9a-f]{8})"\}\s*', re.DOTALL)
-"""A line with its checksum, which lines of older versions and of other writers have not."""
+"""A line with its checksum, which lines of older versions and of other programs do not have."""
 
 _log = logging.getLogger(__name__)
 
 
 class _KernelLock:
-    """Serialises writers of a journal. The kernel gives it back when its holder dies, however it dies."""
+    """Serialises writers of a journal. The kernel releases it when its holder dies."""
 
     def __init__(self, name: str, folder: int) -> None:
         self._name, self._folder = f"{name}.flock", folder
@@ -67,11 +67,11 @@ class GroupCommitBackend(JournalFileBackend):
         weakref.finalize(self, os.close, self._folder)
         self._kernel_lock = _KernelLock(self._name, self._folder)
         self._starts = {0: 0}
-        """Where lines begin, by their number, as far as they were read."""
+        """Positions of lines in the file, by number, as far as they have been read."""
         super().__init__(path, lock_obj=self._kernel_lock)  # type: ignore[arg-type]
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """Yield lines from a number on; a last one that is still being written is left for later.
+        """Yield lines from a number on; an incomplete last line is left for later.
 
         Raises:
             StudyError: a line is not what was written.
@@ -91,7 +91,7 @@ class GroupCommitBackend(JournalFileBackend):
                 number += 1
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append all or nothing, without forcing the disk; `commit` does that.
+        """Append all or nothing, without forcing it to disk; `commit` does that.
 
         Raises:
             OSError: the lines could not be written, such as to a full disk.
@@ -178,7 +178,7 @@ class Journal(JournalStorage):
 
 
 def truncate_torn_line(path: Path) -> None:
-    """Cut off a last line that a dying driver left half-written: Optuna reads past it only while it is last."""
+    """Cut off a last line that a dying driver left half-written: Optuna skips it only while it is last."""
     if not path.exists():
         return
     check_file(path, "journal of studies", StudyError)

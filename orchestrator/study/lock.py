@@ -1,4 +1,4 @@
-"""One driver per study: a lock that its holder's death gives back at once."""
+"""One driver per study: a lock that is released at once when its holder dies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headmask.errors import StudyError
 from orchestrator.settings.location import file_of, scheme_of
 
 PATIENCE_S = 1.0
-"""Seconds that a lock may be held by others before it counts as taken."""
+"""Seconds for which another holder may keep a lock before it counts as taken."""
 IS_HELD_POSTGRESQL = """
     SELECT EXISTS (
         SELECT 1 FROM pg_locks
@@ -32,14 +32,14 @@ IS_HELD_POSTGRESQL = """
 
 
 class StorageAwayError(StudyError):
-    """The database does not answer; it may again."""
+    """The database does not answer, but may do so later."""
 
 
 class DriverLock(Protocol):
     """A held lock."""
 
     def renew(self) -> None:
-        """Make sure that the lock is held, and take it again where a server has lost it.
+        """Make sure that the lock is held, taking it again if a server has lost it.
 
         Raises:
             StudyError: another driver has taken it meanwhile.
@@ -47,12 +47,12 @@ class DriverLock(Protocol):
         ...
 
     def release(self) -> None:
-        """Give the study free."""
+        """Release the study."""
         ...
 
 
 def lock_driver(location: str, name: str) -> DriverLock:
-    """Return the lock of a study, held.
+    """Return the lock of a study, held by this process.
 
     Journal files and sqlite are locked by a file beside them, which the kernel gives back when the process dies;
     PostgreSQL and MySQL by an advisory lock, which the server gives back with the connection.
@@ -75,7 +75,7 @@ def lock_driver(location: str, name: str) -> DriverLock:
 
 
 def is_driven(location: str, name: str) -> bool:
-    """Return whether a driver runs a study right now.
+    """Return whether a driver is running a study now.
 
     Raises:
         StudyError: the database cannot be asked.
@@ -107,7 +107,7 @@ def _lock_path(location: str, name: str) -> Path:
 
 
 class _FileLock:
-    """A lock of the kernel's, which nothing but its holder's death takes away."""
+    """A kernel lock, which is released only by its holder or its holder's death."""
 
     def __init__(self, path: Path) -> None:
         self.file = FileLock(path)
@@ -120,7 +120,7 @@ class _FileLock:
 
 
 class _DatabaseLock:
-    """An advisory lock on a connection of its own."""
+    """An advisory lock on a separate connection."""
 
     def __init__(self, url: str, scheme: str, name: str) -> None:
         self._url, self._scheme, self._name = url, scheme, name
@@ -166,7 +166,7 @@ def _connected(url: str, scheme: str) -> Connection:
 
 
 def _names(name: str) -> dict[str, int | str]:
-    """Return what the lock of a study is called, in PostgreSQL and in MySQL."""
+    """Return the names of a study's lock in PostgreSQL and in MySQL."""
     return {"key": _key(name), "name": f"headmask-{_key(name):x}"}
 
 

@@ -1,4 +1,4 @@
-"""How often a test split has been looked at: every look makes the next claim on it weaker.
+"""How often a test split has been looked at: every look weakens the next claim on it.
 
 A look is a mask of a model on a test split; the same again is the same look. Looks are kept by the split's digest, in a
 file beside the run folders, in another one in the user's cache, and in the storage of a study, so that searches with
@@ -31,7 +31,7 @@ from orchestrator.study.store import StudyStore, open_storage
 ATTR = "test_looks"
 FILE = "test-looks.jsonl"
 MAX_LINE = 100_000
-"""Bytes of a line; a longer one is not ours."""
+"""Maximum length of a line in bytes; headmask writes no longer ones."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Look(BaseModel):
     split: str
     """Digest of the split."""
     words: tuple[int, ...]
-    """The mask."""
+    """Words of the mask."""
     model: str = ""
     """Digest of the model's weights."""
     tower: str = "image"
@@ -51,7 +51,7 @@ class Look(BaseModel):
 
 
 def ledgers(folder: Path | None) -> list[Path]:
-    """Return the files in which looks are kept: beside a run folder, and in the user's cache."""
+    """Return the files with looks: beside a run folder, and in the user's cache."""
     found = [] if folder is None else [folder.resolve().parent / FILE]
     with contextlib.suppress(RuntimeError, HeadmaskError):  # A user without a home.
         found.append(cache_folder() / FILE)
@@ -59,20 +59,20 @@ def ledgers(folder: Path | None) -> list[Path]:
 
 
 def run_folder_of(mask: Path | None) -> Path | None:
-    """Return the run folder that a mask file lies in; None for one that lies elsewhere."""
+    """Return the run folder that contains a mask file; None for one elsewhere."""
     return mask.parent if mask is not None and (mask.parent / "config.json").is_file() else None
 
 
 def looks_at(
     split_digests: Sequence[str], mask: HeadMask, *, model: str, tower: str = "image", ablation: str = "zero"
 ) -> list[Look]:
-    """Return the looks that a mask takes at test splits."""
+    """Return the looks at test splits that scoring a mask takes."""
     words = tuple(mask.words)
     return [Look(split=digest, words=words, model=model, tower=tower, ablation=ablation) for digest in split_digests]
 
 
 def keep_looks(looks: Iterable[Look], folder: Path | None) -> None:
-    """Add looks to the files, those that are not there. A file that cannot be written is said, and left as it is."""
+    """Add new looks to the files. A file that cannot be written causes a warning and is left unchanged."""
     for path in ledgers(folder):
         try:
             _append(path, looks)
@@ -100,7 +100,7 @@ def _append(path: Path, looks: Iterable[Look]) -> None:
 
 
 def _read(path: Path) -> set[Look]:
-    """Return the looks of a file; what is not a look is left out."""
+    """Return the looks of a file; anything else in it is left out."""
     found = set()
     for line in read_bytes(path, "ledger of test looks", StudyError).split(b"\n"):
         if 0 < len(line) <= MAX_LINE:
@@ -132,7 +132,7 @@ def look_at_test(store: StudyStore, looks: Sequence[Look], folder: Path) -> None
 
 
 def looks_of_study(attrs: Mapping[str, Any]) -> set[Look]:
-    """Return the looks that a study has taken, from its attributes. Older ones name their model by the fingerprint."""
+    """Return the looks of a study, from its attributes. Older ones name their model by the fingerprint."""
     about, listed = attrs.get("fingerprint"), attrs.get(ATTR)
     about = about if isinstance(about, dict) else {}
     usual = {key: about[key] for key in ("model", "tower", "ablation") if isinstance(about.get(key), str)}
@@ -146,10 +146,10 @@ def looks_of_study(attrs: Mapping[str, Any]) -> set[Look]:
 
 
 def count_looks(location: str, store: StudyStore, split_digests: Sequence[str], folder: Path) -> int:
-    """Return how many times the most looked at of test splits was looked at, as far as anything here knows.
+    """Return the number of looks at the most looked at of some test splits, as far as it is known here.
 
     Args:
-        location: of the storage; where it is away, the looks of this study and those in files count alone.
+        location: location of the storage; if it is away, only the looks of this study and those in files count.
         store: the study.
         split_digests: of the test splits.
         folder: of the run.
@@ -168,12 +168,12 @@ def count_looks(location: str, store: StudyStore, split_digests: Sequence[str], 
 
 
 def most_looks(looks: Iterable[Look], split_digests: Sequence[str]) -> int:
-    """Return how many looks the most looked at of splits has."""
+    """Return the number of looks at the most looked at of some splits."""
     found = list(looks)
     return max((sum(look.split == digest for look in found) for digest in split_digests), default=0)
 
 
 def looked(count: int) -> str:
-    """Say how often a test split has been looked at."""
+    """Return a sentence on how often a test split has been looked at."""
     times = "once" if count == 1 else f"{count:,} times"
     return f"This test split has been looked at {times}; every look makes the next claim weaker."

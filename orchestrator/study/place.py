@@ -1,4 +1,4 @@
-"""A run folder while its search runs: whether it is still where the search was told to write."""
+"""A run folder during its search: whether it is still where the search was told to write."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from headmask.errors import StudyError
 from orchestrator.settings.commandline import resume_command
 
 _GONE = " (deleted)"
-"""What Linux adds to the name of what is open and has no name any more."""
+"""What Linux appends to the name of an open file that has been deleted."""
 
 
 class RunPlace:
-    """Holds a run folder open, so that it is found again where it was moved to.
+    """Holds a run folder open, so that it can be found after it was moved.
 
     Args:
         folder: the run folder, which is there.
@@ -31,7 +31,7 @@ class RunPlace:
         os.close(self._descriptor)
 
     def check(self) -> None:
-        """Check that the folder is where it was.
+        """Check that the folder is still in its place.
 
         Raises:
             StudyError: it was moved or removed, or another one is in its place.
@@ -57,7 +57,7 @@ class RunPlace:
         )
 
     def _where(self) -> str | None:
-        """Return where the folder is now; None where it is nowhere, or nobody knows."""
+        """Return the current path of the folder; None if it has none or that is unknown."""
         try:
             where = os.readlink(f"/proc/self/fd/{self._descriptor}")
         except OSError:

@@ -16,7 +16,7 @@ from orchestrator.study.integrity import checksum
 from strategies import distributions, mask_of, params_of
 
 TOLERANCE = 1e-9
-"""By which a value may differ from what its metrics give, where no checksum tells."""
+"""Tolerance between a value and what its metrics give, if there is no checksum."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class TrialRecord:
     """One scored mask of a study."""
 
     proposal: int
-    """Which proposal of the study this was; the trial's number in the storage is only the order of arrival."""
+    """Number of the proposal; the trial's number in the storage is only the order of arrival."""
     mask: HeadMask
     value: float | None
-    """What masks are searched by, on the search split; None for a failure."""
+    """The value that the search maximises, on the search split; None for a failure."""
     metrics: dict[str, float] = field(default_factory=dict)
     strategy: str = ""
     seconds: float = 0.0
@@ -106,9 +106,9 @@ def read_records(
     Trials of others, and those that nobody finished, are left out.
 
     Args:
-        attrs: of the study.
-        trials: of the study.
-        grid: of its masks; by its fingerprint by default.
+        attrs: attributes of the study.
+        trials: trials of the study.
+        grid: grid of its masks; by default from its fingerprint.
 
     Raises:
         StudyError: a trial is not what was written.
@@ -129,10 +129,10 @@ def read_records(
 
 
 def grid_of(about: Mapping[str, Any]) -> HeadGrid:
-    """Return the grid that a fingerprint names.
+    """Return the grid in a fingerprint.
 
     Raises:
-        StudyError: it names none.
+        StudyError: it has none.
     """
     try:
         layers, heads = map(int, about["grid"].split("x"))
@@ -142,10 +142,10 @@ def grid_of(about: Mapping[str, Any]) -> HeadGrid:
 
 
 def selected_mask(attrs: Mapping[str, Any], grid: HeadGrid) -> HeadMask | None:
-    """Return the mask that a study has selected, if it has.
+    """Return the mask that a study has selected, if any.
 
     Raises:
-        StudyError: the study says something else there.
+        StudyError: the study has something else in its place.
     """
     selected = attrs.get("selected")
     try:
@@ -155,7 +155,7 @@ def selected_mask(attrs: Mapping[str, Any], grid: HeadGrid) -> HeadMask | None:
 
 
 def _value_of(about: Mapping[str, Any]) -> Callable[[Mapping[str, float]], float] | None:
-    """Return what gives a trial's value by its metrics; None where more than they would have to be known."""
+    """Return a function from metrics to a trial's value; None if it needs more than the metrics."""
     names, task = about.get("guide"), about.get("task")
     several = task if isinstance(task, dict) else {}
     if not names or several.get("max_loss"):

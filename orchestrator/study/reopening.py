@@ -1,4 +1,4 @@
-"""The configuration of a study that exists: from its run folder, or from the storage that holds it."""
+"""The configuration of an existing study: from its run folder, or from the storage that holds it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orchestrator.study.store import BEGUN, load_study, not_ours, open_storage
 
 
 def stored_config(study: str, storage: str | None, flags: Mapping[str, Any] | None = None) -> SearchConfig:
-    """Return the configuration of a study that exists, with flags over it.
+    """Return the configuration of an existing study, with flags over it.
 
     Args:
         study: a run folder, or the name of a study in `storage`.
@@ -28,7 +28,7 @@ def stored_config(study: str, storage: str | None, flags: Mapping[str, Any] | No
 
     Raises:
         StudyError: there is no such study, or it is damaged.
-        ConfigError: a flag's value is not as it must be.
+        ConfigError: a flag's value is not valid.
     """
     if not study:
         raise StudyError("name a run folder, or a study with --storage URL; got an empty text")

@@ -1,4 +1,4 @@
-"""The files of a run folder as they are read again: checked, or one message that names the file and the way out."""
+"""Reading the files of a run folder: checked, with one message that names the file and the way out."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def read_config_file(folder: Path) -> SearchConfig:
 
 
 def read_parquet(path: Path, columns: list[str] | None = None, as_codes: tuple[str, ...] = ()) -> pa.Table:
-    """Return a table that a search wrote, with its checksums compared.
+    """Return a table that a search wrote, after checking its checksums.
 
     Raises:
-        DataError: the file is missing, is none, or is damaged.
+        DataError: the file is missing, not Parquet, or damaged.
     """
     check_file(path, path.name, DataError)
     try:

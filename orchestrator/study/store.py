@@ -1,8 +1,7 @@
 """The durable study: every result appended as it arrives, in an Optuna storage that dashboards can open.
 
 A journal file by default, a database for teams. Only the driver writes, and a second driver is refused. Results are
-written on a thread of their own, in groups of 64 or every 2 seconds; when the storage is away they wait and are tried
-again.
+written on a separate thread, in groups of 64 or every 2 seconds; if the storage is away, writing is retried.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ MADE_BY_ANOTHER = re.compile(r"already exists|duplicate key|Duplicate entry|UNIQ
 MAKING_S = 60.0
 """Seconds that another process may take to make the tables of a database."""
 MOST_DELAY_S = 15.0
-"""Most seconds between two attempts to write."""
+"""Maximum time between two attempts to write, in seconds."""
 BEGUN = "config"
 """The attribute that a new study gets last: without it, and without trials, a study has not begun."""
 
@@ -75,7 +74,7 @@ class StudyStore:
         self._lost: StudyError | None = None
         """Why nothing more can be written: another driver has taken the study."""
         self._again = False
-        """Whether the last attempt to write failed, so that part of it may be there already."""
+        """Whether the last attempt to write failed, so that part of it may have been written."""
         self._queue: queue.Queue[TrialRecord | _Attr | threading.Event | None] = queue.Queue()
         self._unsaved = 0
         self._thread = threading.Thread(target=self._write_all, name="headmask-store", daemon=True)
@@ -87,8 +86,8 @@ class StudyStore:
 
         Args:
             location: a journal file's path, or a database URL.
-            name: of the study.
-            attrs: study attributes to begin with, JSON values.
+            name: name of the study.
+            attrs: initial study attributes, JSON values.
 
         Raises:
             StudyError: a study of that name has begun, another driver begins it, or the storage cannot be opened.
@@ -113,7 +112,7 @@ class StudyStore:
 
     @classmethod
     def open(cls, location: str, name: str) -> StudyStore:
-        """Return a study that exists, to go on with.
+        """Return an existing study, to continue it.
 
         Raises:
             StudyError: no such study, another driver runs it, or the storage cannot be opened.
@@ -130,7 +129,7 @@ class StudyStore:
             return cls(load_study(storage, location, name), storage, lock, held.pop_all())
 
     def attr(self, key: str) -> Any:
-        """Return a study attribute, or None; also where it is not yet written."""
+        """Return a study attribute, or None, including attributes not yet written."""
         return self._attrs.get(key)
 
     def set_attr(self, key: str, value: Any) -> None:
@@ -165,7 +164,7 @@ class StudyStore:
         return written.wait(timeout_s)
 
     def close(self) -> int:
-        """Write what waits, give the study free, and return how many results could not be written."""
+        """Write what waits, release the study, and return how many results could not be written."""
         self._queue.put(None)
         self._thread.join(FLUSH_S)
         self._held.close()
@@ -194,7 +193,7 @@ class StudyStore:
         end_session(self._storage)
 
     def _wrote(self, group: list[TrialRecord | _Attr]) -> bool:
-        """Write a group, dropping from it what is written, and return whether all of it is on disk."""
+        """Write a group, removing from it what is written, and return whether all of it is on disk."""
         self._unsaved = sum(isinstance(item, TrialRecord) for item in group)
         try:
             self._lock.renew()
@@ -220,12 +219,12 @@ class StudyStore:
         return True
 
     def _drop_written(self, group: list[TrialRecord | _Attr]) -> None:
-        """Drop results from a group that were written before the storage failed to say so."""
+        """Remove results from a group that were written before the storage failed to confirm it."""
         stored = {trial.user_attrs.get("proposal") for trial in self.study.get_trials(deepcopy=False)}
         group[:] = [item for item in group if not (isinstance(item, TrialRecord) and item.proposal in stored)]
 
     def _next_group(self) -> tuple[list[TrialRecord | _Attr], threading.Event | None, bool]:
-        """Return what to write next, whom to tell when it is written, and whether it is the last."""
+        """Return what to write next, the events to set when it is written, and whether it is the last."""
         group: list[TrialRecord | _Attr] = []
         item = self._queue.get()
         deadline = time.monotonic() + GROUP_S
@@ -241,12 +240,12 @@ class StudyStore:
 
 
 def has_begun(attrs: Mapping[str, Any], num_trials: int) -> bool:
-    """Return whether a study is more than what a driver leaves that is killed while it creates one."""
+    """Return whether a study is more than the remains of a driver that was killed while it created one."""
     return BEGUN in attrs or num_trials > 0
 
 
 def exists(location: str, name: str) -> StudyError:
-    """Return the error that a study cannot be created, because there is one."""
+    """Return the error for creating a study that exists."""
     return StudyError(
         f"study {name!r} exists in {shown(redacted(location))}: resume it with `headmask resume`, "
         "or choose another --out or --study"
@@ -259,7 +258,7 @@ def open_storage(location: str, *, must_exist: bool = False) -> Iterator[BaseSto
 
     Args:
         location: a journal file's path, or a database URL.
-        must_exist: for reading: what is not there is an error, and is not made.
+        must_exist: for reading: a missing storage is an error, and is not made.
 
     Raises:
         StudyError: the URL is of another kind, its driver is missing, or the storage cannot be reached.
@@ -286,7 +285,7 @@ def open_storage(location: str, *, must_exist: bool = False) -> Iterator[BaseSto
 
 
 def check_storage_file(location: str, path: Path) -> None:
-    """Check that the file of a storage is there and holds studies, without changing it.
+    """Check that the file of a storage exists and holds studies, without changing it.
 
     Raises:
         StudyError: it is not there, or is something else.
@@ -316,7 +315,7 @@ def _database(location: str) -> RDBStorage:
 
 
 def _opened(location: str) -> RDBStorage:
-    """Return a database, opened again where another process makes its tables at the same time."""
+    """Return a database, opened again if another process is making its tables."""
     for delay_s in (0.2, 0.5, 1.0):
         try:
             return RDBStorage(location, engine_kwargs={"pool_pre_ping": True})
@@ -340,7 +339,7 @@ def made_alone(location: str) -> Iterator[None]:
 
 
 def end_session(storage: BaseStorage) -> None:
-    """Give this thread's connection to a database back."""
+    """Release this thread's connection to a database."""
     if isinstance(storage, RDBStorage):
         storage.remove_session()
 
@@ -349,7 +348,7 @@ def load_study(storage: BaseStorage, location: str, name: str) -> optuna.Study:
     """Return a study of a storage.
 
     Raises:
-        StudyError: there is none of that name; the message lists those there are.
+        StudyError: there is none of that name; the message lists the existing ones.
     """
     try:
         return optuna.load_study(study_name=name, storage=storage)
@@ -360,21 +359,21 @@ def load_study(storage: BaseStorage, location: str, name: str) -> optuna.Study:
 
 
 _NEEDED = frozenset(("model", "grid", "objective", "guide", "task"))
-"""What is read of a fingerprint without the model and the data."""
+"""Parts of a fingerprint that are read without the model and the data."""
 
 
 @dataclass(frozen=True)
 class StoredStudy:
-    """What a storage holds of a study, as it was written."""
+    """A study as written in a storage."""
 
     attrs: dict[str, Any]
     config: SearchConfig
     records: list[TrialRecord]
-    """In order of proposal."""
+    """Records in order of proposal."""
 
 
 def read_stored(location: str, name: str) -> StoredStudy:
-    """Return what a storage holds of a study that headmask made; a driver is not disturbed.
+    """Return the content of a storage for a study that headmask made, without disturbing a driver.
 
     Raises:
         StudyError: there is no such study, it was not made by headmask, has not begun, or is damaged.
@@ -391,7 +390,7 @@ def read_stored(location: str, name: str) -> StoredStudy:
 
 
 def not_ours(location: str, name: str, attrs: Mapping[str, Any], num_trials: int) -> StudyError:
-    """Return the error that a study is not one that can be read or gone on with."""
+    """Return the error for a study that can be neither read nor continued."""
     where = f"study {name!r} in {shown(redacted(location))}"
     if has_begun(attrs, num_trials):
         return StudyError(f"{where} was not made by headmask, or is damaged")

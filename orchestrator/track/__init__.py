@@ -1,1 +1,1 @@
-"""What a search leaves in MLflow: runs, data sets, metrics, registered models."""
+"""A search in MLflow: runs, data sets, metrics, registered models."""

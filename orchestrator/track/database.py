@@ -25,7 +25,7 @@ from orchestrator.track.refusal import TrackingRefusedError
 LOCK_S = 120.0
 """Seconds that another process may take to make the database."""
 SETTLED_S = 20.0
-"""Seconds without a change after which nobody makes a database any more."""
+"""Seconds without a change after which a database counts as finished or abandoned."""
 
 
 def prepare_database(path: Path, *, is_own: bool) -> None:
@@ -64,7 +64,7 @@ def _newest_revision() -> str:
 
 
 def _revision(path: Path) -> str | None:
-    """Return which version of its tables a database has; None where nothing was made yet.
+    """Return the version of a database's tables; None if there are none yet.
 
     Raises:
         TrackingRefusedError: it is none of MLflow's, or only part of one.
@@ -92,7 +92,7 @@ def _revision(path: Path) -> str | None:
 
 
 def _check_settled(path: Path) -> None:
-    """Check that no program of another kind, such as `mlflow ui`, makes a database right now."""
+    """Check that no other program, such as `mlflow ui`, is making a database right now."""
     if time.time() - path.stat().st_mtime < SETTLED_S:
         raise OSError(f"{path} is not whole: another program makes it right now, or was stopped while it did")
 
@@ -132,7 +132,7 @@ def _engine(path: Path) -> Any:
 
 
 def _migrate(path: Path) -> None:
-    """Make MLflow's tables, or bring those of an older version up to date."""
+    """Make MLflow's tables, or update those of an older version."""
     from mlflow.store.db.utils import _all_tables_exist, _initialize_tables, _upgrade_db
 
     engine = _engine(path)
@@ -143,7 +143,7 @@ def _migrate(path: Path) -> None:
 
 
 def _open_once(path: Path, folder: Path) -> None:
-    """Let MLflow write what it writes when it opens a database for the first time, such as its default experiment."""
+    """Let MLflow write what it writes when it first opens a database, such as its default experiment."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore(f"sqlite:///{path}", (folder / "mlartifacts").as_uri())
@@ -151,7 +151,7 @@ def _open_once(path: Path, folder: Path) -> None:
 
 
 def _bring_up_to_date(path: Path, found: str, *, is_own: bool) -> None:
-    """Migrate our own database, keeping a copy of what it was."""
+    """Migrate headmask's own database, keeping a copy of the old one."""
     from alembic.script import ScriptDirectory
     from alembic.util import CommandError
     from mlflow.store.db.utils import _get_alembic_config

@@ -36,10 +36,10 @@ KEY_TAG = "headmask.key"
 WORDS_TAG = "headmask.words"
 SELECTED_TAG = "headmask.is_selected"
 SELECTED_NAME = "selected: "
-"""What the name of the selected finalist's run begins with."""
+"""Beginning of the name of the selected finalist's run."""
 MOST_METRICS = 1000
 ANSWER_S = 5.0
-"""Seconds in which somebody must answer at an address."""
+"""Seconds within which something must answer at an address."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Server:
 
     uri: str
     artifact_location: str | None
-    """For a store of our own; a server decides for itself."""
+    """Location of artifacts for a store beside run folders; a server decides for itself."""
     is_own: bool = False
-    """Whether it is the database beside run folders, which nobody named."""
+    """Whether it is the database beside run folders, which is used if none is named."""
 
 
 def server_of(folder: Path, uri: str | None) -> Server:
@@ -94,7 +94,7 @@ def make_client(uri: str, *, is_own: bool = False) -> Any:
 
 
 def _check_answers(uri: str) -> None:
-    """Check that somebody answers at an address: MLflow and drivers of databases wait far longer for it.
+    """Check that something answers at an address: MLflow and drivers of databases would wait far longer.
 
     Raises:
         OSError: nobody does.
@@ -152,7 +152,7 @@ class MlflowRun:
         return str(run.info.run_id)
 
     def send(self, operation: Operation) -> None:
-        """Send one operation. Sent twice, it leaves what it leaves once."""
+        """Send one operation. Sending it twice has the effect of sending it once."""
         match operation:
             case Params():
                 self._params(operation)
@@ -189,7 +189,7 @@ class MlflowRun:
             self.client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
 
     def _params(self, operation: Params) -> None:
-        """Log parameters, in batches of the 100 that MLflow takes; values that exist already stay."""
+        """Log parameters, in batches of the 100 that MLflow accepts; existing values are kept."""
         from mlflow.entities import Param
 
         known = self.client.get_run(self.run_id).data.params
@@ -228,7 +228,7 @@ class MlflowRun:
 
 
 def _user() -> str:
-    """Return who runs this, as far as known: a container may have no name for its user."""
+    """Return the user who runs this, if known: a container may have no name for its user."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -1,4 +1,4 @@
-"""What is tracked, as data: the lines of a run folder's `tracking.jsonl`.
+"""Tracked operations as data: the lines of a run folder's `tracking.jsonl`.
 
 Each can be sent again without a second trace: it holds its own time, and whatever it makes is found by name.
 """
@@ -14,7 +14,7 @@ RunStatus = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 
 
 def now_ms() -> int:
-    """Return the time as MLflow has it: milliseconds since 1970."""
+    """Return the time in MLflow's format: milliseconds since 1970."""
     return int(time.time() * 1000)
 
 
@@ -24,19 +24,19 @@ class _Line(BaseModel):
 
 
 class Begin(_Line):
-    """A search began, or went on. The last one says where it is tracked."""
+    """A search began, or was continued. The last one says where it is tracked."""
 
     kind: Literal["begin"] = "begin"
     key: str
-    """Of the search: the tag by which its run is found on any server."""
+    """Key of the search: the tag by which its run is found on any server."""
     experiment: str
     run_name: str
     uri: str | None = None
-    """Of the server, without a password; None for the database beside the run folder."""
+    """Address of the server, without a password; None for the database beside the run folder."""
 
 
 class Params(_Line):
-    """Parameters; those that are known keep their values."""
+    """Parameters; known ones keep their values."""
 
     kind: Literal["params"] = "params"
     params: dict[str, str]
@@ -76,7 +76,7 @@ class Inputs(_Line):
 
 
 class Child(_Line):
-    """The run of one finalist; that of the same mask is written again."""
+    """The run of one finalist; an existing one for the same mask is updated."""
 
     kind: Literal["child"] = "child"
     words: str
@@ -86,7 +86,7 @@ class Child(_Line):
 
 
 class Deselect(_Line):
-    """Only this mask's run is that of the selected one: a search that went on may have selected another before."""
+    """Only this mask's run is the selected one: before it was continued, a search may have selected another."""
 
     kind: Literal["deselect"] = "deselect"
     words: str
@@ -100,15 +100,15 @@ class Status(_Line):
 
 
 class Artifact(_Line):
-    """A file of the run folder, as it is when it is sent."""
+    """A file of the run folder, in its state when it is sent."""
 
     kind: Literal["artifact"] = "artifact"
     path: str
-    """Within the run folder."""
+    """Path within the run folder."""
 
 
 class Sent(_Line):
-    """The first so many operations of this file are in a run."""
+    """The number of this file's operations that are in a run."""
 
     kind: Literal["sent"] = "sent"
     run_id: str

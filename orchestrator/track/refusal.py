@@ -1,4 +1,4 @@
-"""What a tracking server will never take, told from one that is away: waiting helps only with the second."""
+"""Telling servers that refuse something for good from servers that are away: waiting helps only with these."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFUSALS = (
     "NOT_IMPLEMENTED",
     "RESOURCE_ALREADY_EXISTS",
 )
-"""MLflow's codes for an entry that a server will not take, however often it is tried; others may be taken."""
+"""MLflow's codes for an entry that a server never accepts; others may be accepted."""
 REPAIRS = (
     (
         r"must be in the 'active' state",
@@ -47,15 +47,15 @@ REPAIRS = (
         "what answers there is not an MLflow server: see its address",
     ),
 )
-"""What errors say of a server or database that no waiting mends, and what to do about it."""
+"""Errors of a server or database that waiting cannot fix, and what to do about each."""
 
 
 class TrackingRefusedError(StudyError):
-    """A tracking server or database will not take a search, until somebody repairs it."""
+    """A tracking server or database cannot take a search until it is repaired."""
 
 
 def refusal_of(error: BaseException) -> str | None:
-    """Return why nothing can be tracked until somebody repairs something, and how; None for what may pass by itself."""
+    """Return why nothing can be tracked until something is repaired, and how; None for errors that may pass."""
     if isinstance(error, TrackingRefusedError):
         return str(error)
     if isinstance(error, ImportError):
@@ -68,7 +68,7 @@ def refusal_of(error: BaseException) -> str | None:
 
 
 def is_refused(error: Exception) -> bool:
-    """Return whether trying to send an entry again is of no use, while others may be taken."""
+    """Return whether sending an entry again is pointless, while others may be accepted."""
     code = getattr(error, "error_code", None)
     # An old server lacks single endpoints; what else keeps it from taking anything is no fault of the entry's.
     if code != "ENDPOINT_NOT_FOUND" and refusal_of(error) is not None:
@@ -82,7 +82,7 @@ def is_full(error: Exception) -> bool:
 
 
 def reason_of(error: BaseException, *locations: str | None) -> str:
-    """Return why something could not be sent, without passwords, in a few words where nobody answered."""
+    """Return why something could not be sent, without passwords; briefly if nothing answered."""
     text = foreign.reason_of(error)
     nobody = ("Max retries exceeded", "timeout exception", "Connection refused", "Connection aborted", "timed out")
     if type(error).__module__.startswith("requests") or any(each in text for each in nobody):

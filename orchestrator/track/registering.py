@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
 CODE = Path(__file__).with_name("served.py")
 FOLDER = "registered"
-"""Of the run folder: what is registered, as `mlflow.pyfunc.load_model` loads it from there, too."""
+"""Folder in the run folder of the registered model, which `mlflow.pyfunc.load_model` loads as well."""
 PACKAGES = ("mlflow", "torch", "torchvision", "open_clip_torch", "pillow", "numpy", "pandas")
-"""What the code imports, and what open_clip needs in a version that fits torch's."""
+"""What the code imports, and what open_clip needs in a version that matches torch's."""
 UPLOAD_S = "600"
 """Seconds that a server may take to store a file of weights."""
 
@@ -61,13 +61,13 @@ class Registered:
     server: str
     run_id: str
     heads: list[str]
-    """That are folded away."""
+    """Heads that are folded away."""
     max_difference: float
-    """Largest difference of embeddings from the masked model's, as measured when they were folded."""
+    """Largest difference of embeddings from the masked model's, measured when they were folded."""
 
     @property
     def sentence(self) -> str:
-        """Say it."""
+        """A sentence on the version."""
         return (
             f"Registered {self.name}, version {self.version}, alias {self.alias}, at {self.server}. "
             f'Load it with: mlflow.pyfunc.load_model("{self.uri}")'
@@ -75,7 +75,7 @@ class Registered:
 
 
 def check_foldable(session: Session) -> None:
-    """Check that masks of a search can be folded into its model, before anything is searched.
+    """Check that masks of a search can be folded into its model, before the search begins.
 
     Raises:
         ConfigError: they cannot; the message says why.
@@ -139,7 +139,7 @@ def register(
 
 @contextmanager
 def _patient() -> Iterator[None]:
-    """Wait longer for answers than a search does: files of weights are stored before they are answered."""
+    """Wait longer for answers than a search does: files of weights are stored before the answer."""
     key = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     before = os.environ.get(key)
     os.environ[key] = UPLOAD_S
@@ -181,7 +181,7 @@ def package(model: LoadedModel, mask: MaskFile, result: SearchResult, target: Pa
 
 
 def _code_paths(mask: MaskFile, scratch: Path) -> list[str] | None:
-    """Return what the code imports besides packages: how images become RGB, where open_clip does it otherwise."""
+    """Return what the code imports besides packages: how images become RGB, if open_clip does it differently."""
     if mask.pixels != COMPOSITED:
         return None
     copy = scratch / "composited_pixels.py"
@@ -226,7 +226,7 @@ def requirements(checkpoint: Path) -> list[str]:
 
 
 def _facts(mask: MaskFile, result: SearchResult) -> dict[str, str]:
-    """Return what is to be known of a version: in the model's metadata, and as tags of the registry."""
+    """Return facts about a version, for the model's metadata and the tags of the registry."""
     test = result.splits.test
     return {
         "headmask.verdict": result.verdict,
@@ -247,7 +247,7 @@ def _facts(mask: MaskFile, result: SearchResult) -> dict[str, str]:
 
 
 def _send(client: Any, run_id: str, folder: Path, name: ModelName, mask: MaskFile, result: SearchResult) -> str:
-    """Bring a packaged model to the registry, and return its version; what is there already is not made again."""
+    """Send a packaged model to the registry, and return its version; existing parts are not made again."""
     facts = _facts(mask, result)
     versions = client.search_model_versions(f"name = '{name.name}' and run_id = '{run_id}'")
     same = [each for each in versions if each.tags.get(WORDS_TAG) == facts[WORDS_TAG]]
@@ -268,7 +268,7 @@ def _send(client: Any, run_id: str, folder: Path, name: ModelName, mask: MaskFil
 
 
 def _logged_model(client: Any, run_id: str, folder: Path, name: str, facts: dict[str, str]) -> Any:
-    """Log the packaged model with the run, and return it; one that was begun before is completed."""
+    """Log the packaged model with the run, and return it; an incomplete one is completed."""
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 

@@ -78,7 +78,7 @@ class ClipEmbedder(PythonModel):  # type: ignore[misc]
         return pd.DataFrame(columns, dtype=object, index=table.index)
 
     def _embed(self, items: list[Any], embed: Any, size: int) -> list[np.ndarray | None]:
-        """Return the embeddings of a column, None where it is empty."""
+        """Return the embeddings of a column, with None for empty cells."""
         found: list[np.ndarray | None] = [None] * len(items)
         rows = [row for row, item in enumerate(items) if not _is_missing(item)]
         for start in range(0, len(rows), size):
@@ -97,7 +97,7 @@ class ClipEmbedder(PythonModel):  # type: ignore[misc]
         return self._clip.encode_image(torch.stack(pixels).to(self._device))  # type: ignore[no-any-return]
 
     def _pixels(self, image: Any, row: int) -> torch.Tensor:
-        """Return what the model gets of an image: its file's bytes, as they are or in base64."""
+        """Return the model's input for an image, from its file's bytes, plain or in base64."""
         try:
             content = base64.b64decode(image, validate=True) if isinstance(image, str) else bytes(image)
             # As it is opened: a transform of open_clip resizes before it converts to RGB.

@@ -26,7 +26,7 @@ NAME = "tracking.jsonl"
 
 
 class Spool:
-    """The operations of a run folder in order, and how many of them each run has. One process holds it at a time.
+    """The operations of a run folder in order, and how many of them each run has. Only one process can hold it.
 
     Use as a context manager, or close it.
 
@@ -88,7 +88,7 @@ class Spool:
         return self._sent.get(run_id, 0)
 
     def append(self, line: Line) -> None:
-        """Keep a line, and write it; one that cannot be written is written with the next one."""
+        """Keep a line, and write it; if that fails, it is written with the next one."""
         with self._lock:
             self._keep(line)
             self._unwritten += line.model_dump_json().encode() + b"\n"
@@ -108,7 +108,7 @@ class Spool:
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Give the file free."""
+        """Release the file."""
         os.close(self._file)
 
     def __enter__(self) -> Self:

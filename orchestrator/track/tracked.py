@@ -1,4 +1,4 @@
-"""What a search logs to MLflow: its configuration, its data, how the best value grew, its finalists, its verdict."""
+"""What a search logs to MLflow: its configuration, its data, the growth of the best value, finalists, the verdict."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from orchestrator.track.tracking import Tracker
 from orchestrator.verdict.decide import Finalist, Verdict
 
 SURE = 0.1
-"""Largest probability of being the other way at which a gate counts as surely open or shut."""
+"""Largest probability of the opposite state for a gate to count as surely open or shut."""
 ARTIFACTS = (
     "report.html",
     "result.json",
@@ -45,11 +45,11 @@ ARTIFACTS = (
     "pareto.png",
     "gates.png",
 )
-"""What is tracked of a run folder, where it is there."""
+"""Files of a run folder that are tracked, if they exist."""
 DIGITS = 16
-"""Of a split's digest: MLflow keeps 36 at most, and its pages show them all."""
+"""Digits of a split's digest: MLflow keeps at most 36, and its pages show them all."""
 LONGEST_NAME = 60
-"""Characters of a child run's name before it is cut."""
+"""Maximum length of a child run's name."""
 
 
 def track_session(tracker: Tracker, session: Session) -> None:
@@ -60,7 +60,7 @@ def track_session(tracker: Tracker, session: Session) -> None:
 
 
 def params_of_run(session: Session) -> dict[str, Any]:
-    """Return the configuration, flat and without what is not set, what is maximised, searched by, the fingerprint."""
+    """Return the configuration by dotted keys without unset values, the objective, the guide and the fingerprint."""
     flat = flat_settings(session.config.public())
     return {
         **{key: value for key, value in flat.items() if value is not None},
@@ -71,7 +71,7 @@ def params_of_run(session: Session) -> dict[str, Any]:
 
 
 def tags_of_run(session: Session) -> dict[str, str]:
-    """Return what runs are found by, and a description until there is a verdict."""
+    """Return the tags by which runs are found, and a description until there is a verdict."""
     config, reference = session.config, session.model.reference
     data = ", ".join(session.config.data_sets)
     return {
@@ -129,7 +129,7 @@ class BestCurve:
             self._tracker.log(Metrics(points=points))
 
     def _losses(self, progress: Progress) -> list[tuple[str, float, int]]:
-        """Return the losses of training since the last time, and how many gates are surely open or shut."""
+        """Return the losses of training since the last time, and the numbers of gates that are surely open or shut."""
         if progress.gates is None or progress.gates.step == self._num_losses:
             return []
         before, self._num_losses = self._num_losses, progress.gates.step

@@ -1,7 +1,7 @@
-"""Tracking in the background: what is to be tracked lies in the run folder, and a thread sends it to MLflow.
+"""Tracking in the background: operations are kept in the run folder, and a thread sends them to MLflow.
 
-A server that is away never stops a search. What it did not get waits in `tracking.jsonl`, and `headmask track sync`
-sends it.
+A server that is away never stops a search. Unsent operations wait in `tracking.jsonl`, and `headmask track sync` sends
+them.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from orchestrator.track.spool import NAME, Spool
 _log = logging.getLogger(__name__)
 
 CLOSE_S = 60.0
-"""Seconds that the end of a search waits for a tracking server that takes what is left."""
+"""Seconds that the end of a search waits for a server that is accepting what is left."""
 SILENT_S = 10.0
-"""Seconds that it waits for one that does not; a database file is never away, only slow."""
+"""Seconds that it waits for one that is not; a database file is never away, only slow."""
 RUN_S = 4.0
-"""Seconds that it waits for the name of the run, if the server has not told it before."""
+"""Seconds that it waits for the id of the run, if the server has not given it before."""
 FILE_S = 30.0
-"""The same where a database file is made: that takes its time, and nobody can be away."""
+"""The same for a database file that is being made, which takes longer."""
 CLOSING_DELAY_S = 1.0
-"""Seconds between two attempts then."""
+"""Seconds between two attempts at the end."""
 AT_ONCE = 100
-"""Most operations sent at once: with few points each, fewer than MLflow's 1,000 in a batch."""
+"""Maximum number of operations sent together: with few points each, fewer than MLflow's 1,000 in a batch."""
 
 
 class Sender:
-    """Brings the operations of a spool to a run, in order, and remembers how far it got."""
+    """Sends the operations of a spool to a run, in order, and records how far it got."""
 
     def __init__(self, spool: Spool, server: Server, begin: Begin) -> None:
         self.run = MlflowRun(server, begin, spool.folder)
         self._spool = spool
         self.refused: list[str] = []
-        """What the server would not take, and why."""
+        """What the server refused, and why."""
 
     @property
     def num_left(self) -> int:
@@ -57,7 +57,7 @@ class Sender:
         return len(self._spool.operations) - self._spool.sent(self.run.run_id)
 
     def send_next(self) -> list[Operation]:
-        """Send what comes next, metrics in a row together, and return it; what is refused is left out for good.
+        """Return the operations sent by this call: the next one, or consecutive metrics; refused ones are left out.
 
         Raises:
             Exception: whatever MLflow raises for a server that is away; nothing counts as sent then.
@@ -112,36 +112,36 @@ class Tracker:
         self.is_complete = False
         """Whether everything was sent; known once it is closed."""
         self.has_failed = False
-        """Whether something was not sent for another reason than a server that is away; known once it is closed."""
+        """Whether something was not sent for a reason other than a server that is away; known once it is closed."""
         self._opened, self._news, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._given_up, self._ended = threading.Event(), threading.Event()
         self._last_sent = time.monotonic()
         self._deadline = float("inf")
-        """When a server that is away is given up."""
+        """Time at which a server that is away is given up."""
         self._why = NO_ANSWER
         self._is_away = False
         self._is_full = False
         self._refusal: str | None = None
-        """Why nothing will be taken until somebody repairs something."""
+        """Why nothing will be accepted until something is repaired."""
         self._refused: list[str] = []
         self.log(Status(status="RUNNING"))
         self._thread = threading.Thread(target=self._work_and_close, name="headmask-tracking", daemon=True)
         self._thread.start()
 
     def log(self, operation: Operation) -> None:
-        """Keep something to be sent; returns at once."""
+        """Queue an operation; returns at once."""
         self._spool.append(operation)
         self._news.set()
 
     def wait_for_run(self, timeout_s: float | None = None) -> str | None:
-        """Return the id of the run, waiting for the server a while; None if it stays away."""
+        """Return the id of the run, waiting a while for the server; None if it stays away."""
         if timeout_s is None:
             timeout_s = FILE_S if self._is_file else RUN_S
         self._opened.wait(timeout_s)
         return self.run_id
 
     def close(self) -> bool:
-        """Wait for what is left as long as it is taken, and return whether everything was sent."""
+        """Wait for what is left while it is being accepted, and return whether everything was sent."""
         started, silent_s = time.monotonic(), CLOSE_S if self._is_file else SILENT_S
         self._last_sent = max(self._last_sent, started)
         self._deadline = started + silent_s
@@ -177,11 +177,11 @@ class Tracker:
 
     @property
     def _is_file(self) -> bool:
-        """Whether runs are kept in a database file here, which may be made just now, and not at a server."""
+        """Whether runs are kept in a local database file, which may still be in the making, and not on a server."""
         return scheme_of(self._server.uri) == "sqlite" and not self._is_away
 
     def _work_and_close(self) -> None:
-        """Give the file free in the end, which may come later than that of the search: an answer may be waited for."""
+        """Release the file in the end, possibly after the search, if an answer is still awaited."""
         with self._spool:
             try:
                 self._work()
@@ -209,7 +209,7 @@ class Tracker:
             self._news.wait()
 
     def _retry(self, action: Callable[[], Any]) -> Any:
-        """Return what an action returns, tried again until a while after the search; None if it never succeeded."""
+        """Return the result of an action, retried until a while after the search; None if it never succeeded."""
         delay_s = 1.0
         while True:
             try:
@@ -247,18 +247,18 @@ class Tracker:
 
 @dataclass(frozen=True)
 class Synced:
-    """What `sync` sent."""
+    """Result of `sync`."""
 
     target: str
     """The server, with its password."""
     run_id: str
     sent: dict[str, int]
-    """Operations by kind."""
+    """Number of operations by kind."""
     refused: tuple[str, ...]
 
     @property
     def sentence(self) -> str:
-        """Say it."""
+        """A sentence on what was sent."""
         where = f"run {self.run_id} at {redacted(self.target)}"
         if not self.sent:
             return f"Nothing was left to send: {where} is complete."
@@ -267,13 +267,13 @@ class Synced:
         return f"Sent {parts} to {where}, which is complete now.{kept}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return what there is to know, without the password."""
+        """Return the result as JSON values, without the password."""
         server = redacted(self.target)
         return {"server": server, "run_id": self.run_id, "sent": self.sent, "refused": list(self.refused)}
 
 
 def sync(folder: Path, uri: str | None = None) -> Synced:
-    """Send what a run folder has and its run has not, and return what that was.
+    """Return what a run folder has and its run did not have, which is sent now.
 
     Args:
         folder: of the run.
@@ -312,7 +312,7 @@ def sync(folder: Path, uri: str | None = None) -> Synced:
 
 
 def _end_killed(spool: Spool) -> None:
-    """End the run of a driver that was killed: nobody else holds the file, so it cannot run any more."""
+    """End the run of a driver that was killed: no one else holds the file, so it is not running any more."""
     last = next((each for each in reversed(spool.operations) if isinstance(each, Status)), None)
     if last is not None and last.status == "RUNNING":
         spool.append(Status(status="KILLED", time_ms=spool.operations[-1].time_ms))

@@ -1,1 +1,1 @@
-"""Which mask is chosen, and what can be claimed of it."""
+"""The choice of the mask, and what can be claimed about it."""

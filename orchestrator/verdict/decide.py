@@ -28,7 +28,7 @@ from workers.scoring.messages import MaskScore, Stage
 
 DRAWS = 10_000
 ERROR_DRAWS = 200
-"""For standard errors on confirm, which decide among masks that are nearly equal: 5 % off in two of three."""
+"""Draws for standard errors on confirm, which decide among masks that are nearly equal: 5 % off in two of three."""
 CONFIRM = Stage("confirm", "float32", ranks=True)
 TEST = Stage("test", "float32", ranks=True)
 
@@ -44,20 +44,20 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a search found, and how sure that is."""
+    """The findings of a search, with their uncertainty."""
 
     selected: HeadMask
     baseline: HeadMask
     finalists: tuple[Finalist, ...]
-    """Best on confirm first."""
+    """Finalists, best on confirm first."""
     best_single: HeadMask | None
     """The best single head by the search split, if any single head was scored."""
     test: dict[HeadMask, MaskScore]
     """Test scores of the baseline and the selected mask, with ranks."""
     evidence: Evidence
-    """How sure the objective's test delta is."""
+    """Uncertainty of the objective's test delta."""
     guarded: tuple[tuple[Goal, Evidence], ...]
-    """Every guarded goal, with how sure its test delta is."""
+    """Every guarded goal with the uncertainty of its test delta."""
     random_values: tuple[float, ...]
     """Objective on confirm of random masks with the selected mask's number of heads in every layer."""
 
@@ -68,7 +68,7 @@ class Verdict:
 
     @property
     def recommended(self) -> HeadMask:
-        """The selected mask if it improves reliably, else the empty mask."""
+        """The selected mask if it improves reliably, otherwise the empty mask."""
         return self.selected if self.is_reliable else self.baseline
 
     def finalist(self, mask: HeadMask) -> Finalist:
@@ -88,11 +88,11 @@ def decide(
     """Return the verdict on a search's records.
 
     Args:
-        session: of the search.
+        session: session of the search.
         records: all trials.
         pool: scores the finalists.
-        on_stage: told what is going on.
-        before_test: told which mask the test split is about to be looked at with.
+        on_stage: called with what is going on.
+        before_test: called with the mask that the test split is about to be looked at with.
         is_stopping: asked between batches; True raises `Interrupted`.
 
     Raises:

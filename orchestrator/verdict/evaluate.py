@@ -50,27 +50,27 @@ class Evaluation:
     pixels: PixelRule
     images: ImageRemarks
     test_looks: int | None = None
-    """With how many masks the test split was looked at by now; None for another split."""
+    """Number of masks with which the test split has been looked at; None for another split."""
 
     @property
     def remarks(self) -> list[str]:
-        """What is to be said of the images; nothing for ordinary ones."""
+        """Remarks on the images; none for ordinary ones."""
         return list(self.images.sentences(self.pixels, self.data.name))
 
     @property
     def title(self) -> str:
-        """What was scored on what."""
+        """A title: what was scored on what."""
         size = f"{counted(self.num_images, 'image')}, {counted(self.num_captions, 'caption')}"
         return f"{counted(len(self.mask.heads), 'head')} ablated; {self.data.name}, {size}"
 
     @property
     def delta(self) -> float:
-        """What the mask changes, in [-1, 1]."""
+        """Change by the mask, in [-1, 1]."""
         return self.masked[self.objective] - self.baseline[self.objective]
 
     @property
     def sentence(self) -> str:
-        """The difference in the objective, in words."""
+        """A sentence on the difference in the objective."""
         found = self.evidence
         sure = in_words(found.interval, found.p_value, self.too_few)
         more = doubt(found)
@@ -78,7 +78,7 @@ class Evaluation:
 
     @property
     def too_few(self) -> str | None:
-        """That there are too few clusters for an interval, in words; None with enough."""
+        """A sentence that there are too few clusters for an interval; None if there are enough."""
         return too_few([self.clusters], self.data.name if self.split == ALL else f"{self.split} of {self.data.name}")
 
     def as_json(self) -> dict[str, Any]:
@@ -124,15 +124,15 @@ def evaluate_masks(
         masks: the mask files, all made for one model.
         data: the data sets; the objective of each is its own, or the mask's, or that of its task.
         split: search, confirm or test; None for the whole files.
-        model: where the model lies now, when it is not where the mask file says.
+        model: where the model is now, if it is not where the mask file says.
         pretrained: its tag or checkpoint.
         pixels: the pixel rule, see `headmask.pixels.images`; the masks' own by default.
         preprocess: how images are prepared, as for `headmask.load_model`.
-        threads: of the CPU.
-        say: told what is loaded, and how far what takes long is.
+        threads: CPU threads.
+        say: called with what is loaded, and with the progress of long work.
 
     Raises:
-        HeadmaskError: a mask file, the model or the data is not as it must be.
+        HeadmaskError: a mask file, the model or the data is not valid.
     """
     contents = [MaskFile.read(path) for path in masks]
     for section in data:
@@ -171,7 +171,7 @@ def _rule(paths: Sequence[Path], contents: Sequence[MaskFile]) -> PixelRule:
 
 
 def _looked(path: Path, content: MaskFile, splits: Sequence[Split]) -> set[Look]:
-    """Keep that a mask looks at test splits, and return the looks that are known by now."""
+    """Return the known looks at test splits, including the ones recorded now for a mask."""
     folder = run_folder_of(path)
     looks = looks_at(
         [split.digest for split in splits],
@@ -185,7 +185,7 @@ def _looked(path: Path, content: MaskFile, splits: Sequence[Split]) -> set[Look]
 
 
 def objective_on(section: DataSection, wanted: str | None, split: Split) -> Mix:
-    """Return the objective on a data set: its own, or the mask's where the task has its metrics, or the task's."""
+    """Return the objective on a data set: its own, or the mask's if the task has its metrics, or the task's."""
     if section.objective is not None:
         mix = Mix.parse(section.objective)
         split.targets.check(mix, section.path)
@@ -199,7 +199,7 @@ def objective_on(section: DataSection, wanted: str | None, split: Split) -> Mix:
 
 
 Scores = list[MaskScore]
-"""Of one mask, data set by data set."""
+"""Scores of one mask, data set by data set."""
 
 
 def _scores(

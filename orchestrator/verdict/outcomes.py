@@ -1,4 +1,4 @@
-"""From ranks to what paired statistics resample."""
+"""From ranks to the tables that paired statistics resample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.tasks.base import Mix, Ranks, Targets
 
 
 class Clustered(Protocol):
-    """What is right on a split, and which of its images are resampled together."""
+    """The right answers of a split, and the clusters of its images."""
 
     @property
     def targets(self) -> Targets: ...  # noqa: D102

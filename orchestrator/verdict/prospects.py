@@ -1,4 +1,4 @@
-"""What further search could bring, and what of it could be told from noise."""
+"""What further search could bring, and how much of it would exceed noise."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def look_ahead(
     is_exhausted: bool = False,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Prospects | None:
-    """Return what as many masks again would bring on the search split, and how large noise is there.
+    """Return what the same number of masks again would bring on the search split, and how large noise is there.
 
     The best mask and the baseline are scored once more there, for the ranks of their queries.
 
     Args:
-        session: of the search.
+        session: session of the search.
         records: all trials, in order of proposal.
         pool: scores the two masks.
         is_exhausted: whether the strategy has no mask left.
         is_stopping: asked between batches; True raises `Interrupted`.
 
     Returns:
-        None where no mask but the baseline has a value.
+        None if no mask but the baseline has a value.
     """
     values = session.gains(records)
     baseline = HeadMask.empty(session.grid)
@@ -72,10 +72,10 @@ def look_ahead(
 
 
 def growth(values: Sequence[float], *, num_scan: int, fewest: int) -> tuple[float, ...]:
-    """Return what the best value grew by in the last doubling of the masks after the scan, and in the one before.
+    """Return the growth of the best value in the last doubling of the masks after the scan, and in the one before.
 
     Args:
-        values: the objective of all masks in order of proposal; NaN where there is none.
+        values: the objective of all masks in order of proposal; NaN if there is none.
         num_scan: how many of them are the scan, which no strategy chose.
         fewest: masks after the scan below which nothing is said: the result is empty then.
     """
@@ -88,7 +88,7 @@ def growth(values: Sequence[float], *, num_scan: int, fewest: int) -> tuple[floa
 
 
 def expected_gain(grown: Sequence[float], more: float) -> float:
-    """Return what the best value can be expected to grow by: geometrically, as the last two doublings went on.
+    """Return the expected growth of the best value, continuing the last two doublings geometrically.
 
     The largest of n independent draws grows by a constant with every doubling of n where their tail falls off
     exponentially (Gumbel's limit), and by a constant factor less than in the doubling before where the tail has an end

@@ -1,4 +1,4 @@
-"""`queries.parquet`: what every query of the confirm and test splits earns before and after, and how it is read again.
+"""`queries.parquet`: the result of every query of the confirm and test splits, before and after, and how it is read.
 
 It holds all that paired statistics need, so that runs are compared without their model and data, and without torch.
 """
@@ -127,7 +127,7 @@ class Queries:
     clusters_N: NDArray[np.int64]
     """The cluster of every image."""
     ranks: Mapping[str, Ranks]
-    """Of `baseline` and `selected`."""
+    """Ranks of `baseline` and `selected`."""
     table: pa.Table
     """All columns of `queries.parquet`."""
 
@@ -138,17 +138,17 @@ class Queries:
 
 @dataclass(frozen=True, eq=False)
 class Earned:
-    """What a mask earns on one split of a data set, of which no more is known than its digest."""
+    """Results of a mask on one split of a data set, of which only the digest is known."""
 
     digest: str
     ranks: Ranks
 
 
 def read_earned(path: Path, side: str) -> dict[tuple[str, str], Earned]:
-    """Return by data set and split what `baseline` or `selected` earns: a small part of what `read_queries` returns.
+    """Return the results of `baseline` or `selected` by data set and split: a small part of `read_queries`.
 
     Raises:
-        DataError: the file is missing or is none.
+        DataError: the file is missing or not Parquet.
     """
     keys = ["data", "split", "kind", "digest"]
     table = _read(path, [*keys, f"{side}_rank", f"{side}_probability"], keys)
@@ -169,10 +169,10 @@ def read_earned(path: Path, side: str) -> dict[tuple[str, str], Earned]:
 
 
 def read_queries(path: Path) -> list[Queries]:
-    """Return what `write_queries` wrote, one entry per data set and split.
+    """Return the queries that `write_queries` wrote, one entry per data set and split.
 
     Raises:
-        DataError: the file is missing or is none.
+        DataError: the file is missing or not Parquet.
     """
     table = _read(path, _SCHEMA.names)
     try:
