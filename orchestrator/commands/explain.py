@@ -87,4 +87,5 @@ def explain(
         console.print(explanation_table(found))
     for line in explanation_sentences(found):
         console.say(line)
-    console.say(f"Pictures and explain.json are in {out}")
+    written = "Pictures and explain.json are" if any(head.picture for head in found.heads) else "explain.json is"
+    console.say(f"{written} in {out}")

@@ -222,6 +222,8 @@ def test_a_mask_without_heads_leaves_nothing_to_explain(tiny_files, tmp_path, he
     assert f"There is nothing to explain. {path} ablates nothing: with it, the model is as it was." in out.replace(
         "\n", ""
     )
+    assert f"explain.json is in {tmp_path / 'out'}" in out.replace("\n", "")
+    assert "Pictures" not in out
     assert json.loads((tmp_path / "out" / "explain.json").read_text())["heads"] == []
 
 
