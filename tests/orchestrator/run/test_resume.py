@@ -50,12 +50,12 @@ def undisturbed(wide_config, kept):
 
 
 @pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
-def test_30_masks_extended_to_60_equal_60_at_once(wide_config, undisturbed, precision):
-    config = wide_config("grown", search__precision=precision, budget__masks=30)
+def test_24_masks_extended_to_44_equal_44_at_once(wide_config, undisturbed, precision):
+    config = wide_config("grown", search__precision=precision, budget__masks=24)
     start(config)
-    table, _ = undisturbed(precision, 60)
-    assert trials(config.folder) == table[:30]
-    resume(wide_config("grown", search__precision=precision, budget__masks=60))
+    table, _ = undisturbed(precision, 44)
+    assert trials(config.folder) == table[:24]
+    resume(wide_config("grown", search__precision=precision, budget__masks=44))
     assert trials(config.folder) == table
     assert len({row["mean_recall"] for row in table}) > 5
 
@@ -65,10 +65,10 @@ def test_30_masks_extended_to_60_equal_60_at_once(wide_config, undisturbed, prec
 )
 def test_ray_with_any_number_of_replicas_equals_inline(wide_config, undisturbed, local_ray, precision, replicas):
     config = wide_config(
-        "ray", search__precision=precision, budget__masks=60, pool__kind="ray", pool__replicas=replicas
+        "ray", search__precision=precision, budget__masks=44, pool__kind="ray", pool__replicas=replicas
     )
     start(config)
-    table, result = undisturbed(precision, 60)
+    table, result = undisturbed(precision, 44)
     assert trials(config.folder) == table
     assert outcome(config.folder) == result
 

@@ -103,7 +103,9 @@ def test_debug_may_stand_anywhere(headmask):
         assert err.startswith("Traceback")
 
 
-@pytest.mark.parametrize("command", [["--help"], ["schema"], ["models", "--json"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["schema"], pytest.param(["models", "--json"], marks=pytest.mark.slow)]
+)
 def test_a_reader_that_goes_away_is_no_error(command):
     """As in `headmask models --json | head -1`."""
     reading, writing = os.pipe()

@@ -1,7 +1,8 @@
 """Looks at test splits are counted over run folders, the cache and storages, whatever happened to the files."""
 
 import json
-from multiprocessing import get_context
+import subprocess
+import sys
 
 import pytest
 
@@ -73,13 +74,18 @@ def test_a_file_that_cannot_be_written_or_read_is_said(cache, tmp_path, caplog):
     assert "are not counted" in caplog.text
 
 
-def _look(number):
-    keep_looks(looks((number, 0, 0)), None)
+FOUR_LOOKS = """
+import sys
+from headmask.mask import HeadGrid, HeadMask
+from orchestrator.study.looks import keep_looks, looks_at
+for number in range(int(sys.argv[1]), 16, 4):
+    keep_looks(looks_at(["s"], HeadMask(HeadGrid(3, 4), (number, 0, 0)), model="m"), None)
+"""
 
 
 def test_looks_of_processes_at_once_are_all_kept(cache):
-    with get_context("fork").Pool(4) as pool:
-        pool.map(_look, range(16))
+    processes = [subprocess.Popen([sys.executable, "-c", FOUR_LOOKS, str(number)]) for number in range(4)]
+    assert [process.wait(timeout=120) for process in processes] == [0] * 4
     assert most_looks(kept_looks(None), ["s"]) == 16
 
 

@@ -38,7 +38,7 @@ def large_files(tiny_files, tmp_path_factory):
     ],
 )
 def test_a_sharded_study_is_the_unsharded_one(tiny_config, large_files, local_ray, changes):
-    changes = {"budget__masks": 24, "search__finalists": 2, **changes}
+    changes = {"budget__masks": 16, "search__finalists": 2, **changes}
     alone = tiny_config(name="alone", files=large_files, **changes)
     shared = tiny_config(
         name="shared", files=large_files, pool__kind="ray", pool__replicas=2, pool__shards=2, **changes
