@@ -35,7 +35,7 @@ from orchestrator.demo import unpack_demo
 from orchestrator.run.bench import hardware
 from orchestrator.statistics.selection import finalists, select
 from strategies import distributions, make_sampler, mask_of
-from workers.tasks.base import DIRECTIONS
+from workers.tasks.retrieval import DIRECTIONS
 
 # M masks, n images of a split, K columns of credits
 

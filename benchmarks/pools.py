@@ -26,9 +26,8 @@ from workers.data.preprocess import UInt8Preprocess
 from workers.scoring.embedding import embed_texts
 from workers.scoring.engine import Engine
 from workers.scoring.inputs import Normalisation, make_inputs
-from workers.tasks.base import DIRECTIONS
 from workers.tasks.ranking import logarithmic, reciprocal, within
-from workers.tasks.retrieval import RetrievalTargets
+from workers.tasks.retrieval import DIRECTIONS, RetrievalTargets
 
 # M masks, N images, 2 captions of an image, Q captions, E embedding, K columns of credits
 

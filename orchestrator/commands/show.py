@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
@@ -22,9 +22,10 @@ from orchestrator.statistics.clusters import LARGE_SHARE, Clusters
 from orchestrator.statistics.paired import MIN_CLUSTERS
 from workers.data.ahead import ahead
 from workers.data.dataset import Dataset
-from workers.data.loading import Reading, linked
+from workers.data.loading import Reading, linked, taken
 from workers.data.preprocess import UInt8Preprocess, look
 from workers.data.splits import FRACTIONS, SPLITS
+from workers.tasks.registry import TASKS
 
 NUM_SAMPLES = 12
 THUMBNAIL, TEXT_LINES, COLUMNS = 224, 4, 4
@@ -33,7 +34,6 @@ DRAWN = "(drawn by a search)"
 """Shown in place of the splits of a file without any."""
 _MOST_LISTED = 5
 _MOST_CLASSES = 30
-T = TypeVar("T")
 
 
 @dataclass
@@ -207,18 +207,15 @@ def _have(count: int) -> str:
 
 def _clusters(dataset: Dataset, found: Findings, digests: Sequence[str], splits: Sequence[str]) -> dict[str, Clusters]:
     """Return the clusters that a search would resample, by split."""
-    captions = [] if dataset.task == "classification" else [tuple(map(str, each)) for each in dataset.raw_captions()]
-    pairs = dataset.pairs() if dataset.task == "matching" else []
+    needs = TASKS[dataset.task].needs
+    captions = [tuple(map(str, each)) for each in dataset.raw_captions()] if "caption" in needs else []
+    pairs = dataset.pairs() if "pair" in needs else []
     clusters = {}
     for name in found.splits:
         rows = [row for row, split in enumerate(splits) if split == name]
-        clusters_N = linked(_taken(digests, rows), _taken(captions, rows), _taken(pairs, rows))
+        clusters_N = linked(taken(digests, rows), taken(captions, rows), taken(pairs, rows))
         clusters[name] = Clusters.of(found.path.stem, clusters_N)
     return clusters
-
-
-def _taken(values: Sequence[T], rows: Sequence[int]) -> list[T]:
-    return [values[row] for row in rows] if values else []
 
 
 def _cluster_warnings(split: str, found: Clusters) -> list[str]:
@@ -274,7 +271,7 @@ def _looked_at(dataset: Dataset, chosen: set[int], preprocess: UInt8Preprocess) 
 
 def _look_at_texts(dataset: Dataset, found: Findings, reading: Reading, model: str | None) -> list[str]:
     """Return the text below every image, having recorded captions or classes."""
-    if dataset.task == "classification":
+    if "label" in TASKS[dataset.task].needs:
         labels, classes = dataset.classes(reading.names_file)
         counts, names = Counter(labels), classes.names
         found.classes = [(*both, counts[number]) for number, both in enumerate(zip(classes.labels, names, strict=True))]

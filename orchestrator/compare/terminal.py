@@ -10,14 +10,12 @@ from rich.table import Table
 from orchestrator.compare.content import Comparison, RunFigures, SplitFigures
 from orchestrator.compare.names import short_names
 from orchestrator.screen.terminal import Terminal
-from workers.tasks.base import PROBABILITIES, RANK_METRICS
+from workers.tasks.registry import GRADED_METRICS
 
 MOST_ROWS, MOST_COLUMNS = 20, 6
 """Maximum number of runs shown as rows, and as columns."""
 NUM_CHECKPOINTS = 4
 SPLITS = ("confirm", "test")
-GRADED = {*RANK_METRICS, *PROBABILITIES}
-"""Metrics that the terminal leaves out, because they would double the table."""
 _KEPT = "\N{MIDDLE DOT}"
 SAME = "All scores may be compared: weights, data, objective, ablation and precision are the same."
 
@@ -111,7 +109,7 @@ def _metrics_table(comparison: Comparison) -> Table:
     parts = [(split, run.letter) for split in SPLITS for run in comparison.runs if getattr(run, split)]
     table = _table(title, "metric", *(f"{split}\n{letter}" for split, letter in parts))
     for name, *cells in metric_rows(comparison.runs):
-        if name.rpartition("/")[2] not in GRADED or name == comparison.objective:
+        if name.rpartition("/")[2] not in GRADED_METRICS or name == comparison.objective:
             table.add_row(name, *(cell.replace(" ", "\n") for cell in cells))
     return table
 

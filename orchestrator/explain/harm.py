@@ -14,14 +14,11 @@ from headmask.mask import Head, HeadMask
 from orchestrator.explain.explanation import Change, DescribingText, ExplainedHead, HarmedImage, Query
 from orchestrator.explain.sheets import Cell, draw_attention
 from orchestrator.explain.subject import Subject
-from orchestrator.verdict.queries import PROBABILITY
 from workers.data.loading import Split
 from workers.scoring.messages import MaskScore
 from workers.tasks.base import Mix, Ranks, Targets
-from workers.tasks.classification import ClassificationTargets
-from workers.tasks.matching import MatchingTargets
 from workers.tasks.ranking import MAX_RANK
-from workers.tasks.retrieval import RetrievalTargets
+from workers.tasks.registry import KINDS
 
 # N images, Q queries of a kind, Y by X patches
 
@@ -116,7 +113,7 @@ def explained_head(
 def _harmed(split: Split, harm: Harm, image: int, map_YX: NDArray[np.float32]) -> HarmedImage:
     return HarmedImage(
         row=int(split.pixels.rows_N[image]),
-        texts=texts_of(split, image),
+        texts=split.targets.words_of(image, split),
         gain=Change(**{state: float(gain_N[image]) for state, gain_N in harm.gain_N.items()}),
         queries=queries_of(split, image, harm.ranks),
         looks_at=place_in_words(map_YX),
@@ -156,35 +153,18 @@ def queries_of(split: Split, image: int, ranks: Mapping[str, Ranks]) -> list[Que
     def rank(kind: str, query: int) -> Change:
         return Change(**{state: found[kind][query].item() + 1 for state, found in ranks.items()})
 
-    kinds = split.targets.image_of_queries
-    found = []
-    for kind in (kind for kind in kinds if not kind.endswith(PROBABILITY)):
-        for query in np.flatnonzero(kinds[kind] == image).tolist():
-            has_probability = kind + PROBABILITY in kinds
-            probability = change(kind + PROBABILITY, query) if has_probability else None
-            text = _text_of(split, kind, query)
-            found.append(Query(kind=kind, text=text, rank=rank(kind, query), probability=probability))
+    targets, found = split.targets, []
+    for name, kind in targets.kinds.items():
+        for query in np.flatnonzero(targets.image_of_queries[name] == image).tolist():
+            probability = None if kind.graded is None else change(kind.graded, query)
+            text = targets.word_of(name, query, split)
+            found.append(Query(kind=name, text=text, rank=rank(name, query), probability=probability))
     return sorted(found, key=_gain, reverse=True)
 
 
 def rank_in_words(rank: float) -> str:
     """Return a rank as printed."""
     return str(int(rank)) if rank <= MAX_RANK else f"over {MAX_RANK}"
-
-
-def texts_of(split: Split, image: int) -> list[str]:
-    """Return the captions of an image, or the name of its class."""
-    if isinstance(split.targets, RetrievalTargets):
-        return [split.texts[query] for query in np.flatnonzero(split.targets.image_of_caption_Q == image)]
-    if isinstance(split.targets, ClassificationTargets):
-        return [split.class_names[split.targets.class_of_image_N[image]]]
-    return [split.texts[image]]
-
-
-def _text_of(split: Split, kind: str, query: int) -> str | None:
-    if isinstance(split.targets, MatchingTargets) or kind == "i2t":
-        return None
-    return split.texts[query] if kind == "t2i" else texts_of(split, query)[0]
 
 
 def _gain(query: Query) -> tuple[float, float]:
@@ -216,7 +196,7 @@ def _note(image: HarmedImage) -> str:
     text = f"{query.kind} rank {before} → {alone}, mask {masked}"
     if query.probability is None:
         return text
-    return f"{text}; p {query.probability.baseline:.2f} → {query.probability.head:.2f}"
+    return f"{text}; {KINDS[query.kind].symbol} {query.probability.baseline:.2f} → {query.probability.head:.2f}"
 
 
 def _title(head: Head) -> str:

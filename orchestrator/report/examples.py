@@ -16,21 +16,16 @@ from headmask.errors import DataError
 from headmask.pixels.images import COMPOSITED, PixelRule, decode_image, quiet_pillow
 from orchestrator.pages import data_uri
 from orchestrator.settings.sections import DataSection
-from orchestrator.verdict.queries import PROBABILITY, SIDES, Queries
+from orchestrator.verdict.queries import SIDES, Queries
 from workers.data.dataset import Dataset, captions_of, image_bytes
+from workers.tasks.base import QueryKind
+from workers.tasks.registry import TASKS
 
 # Q queries of a kind
 
 MOST = 6
 THUMBNAIL = 144
 CLIPPED = 255
-TITLES = {
-    "t2i": "Captions looking for their image",
-    "i2t": "Images looking for their caption",
-    "class": "Images and their class",
-    "group": "Pairs of images and captions",
-}
-"""Titles of the kinds that are shown; for pairs, text and image score are parts of the group score."""
 
 
 @dataclass(frozen=True)
@@ -80,27 +75,27 @@ def changed(queries: Queries, section: DataSection, rule: PixelRule = COMPOSITED
         problem = None
     except DataError as error:
         source, problem = None, f"The data is not reachable from here, so there are no pictures and texts: {error}"
-    kinds = [_moved(queries, kind, source) for kind in TITLES if kind in queries.ranks[SIDES[0]]]
+    kinds = [_moved(queries, name, kind, source) for name, kind in queries.targets.kinds.items() if kind.title]
     return Changes(queries.data, kinds, problem)
 
 
-def _moved(queries: Queries, kind: str, source: _Source | None) -> Moved:
-    before_Q, after_Q = (queries.ranks[side][kind].astype(np.float64) for side in SIDES)
+def _moved(queries: Queries, name: str, kind: QueryKind, source: _Source | None) -> Moved:
+    before_Q, after_Q = (queries.ranks[side][name].astype(np.float64) for side in SIDES)
     gain_Q = np.log((1 + before_Q) / (1 + after_Q))
     sure_Q = np.zeros(len(gain_Q))
-    if kind + PROBABILITY in queries.ranks[SIDES[0]]:
-        was_Q, is_Q = (queries.ranks[side][kind + PROBABILITY].astype(np.float64) for side in SIDES)
+    if kind.graded is not None:
+        was_Q, is_Q = (queries.ranks[side][kind.graded].astype(np.float64) for side in SIDES)
         sure_Q = is_Q - was_Q
-    image_Q = queries.targets.image_of_queries[kind]
+    image_Q = queries.targets.image_of_queries[name]
     best_first = np.lexsort((-sure_Q, -gain_Q))
     better = _first_of_images(best_first[gain_Q[best_first] > 0], image_Q)
     worse = _first_of_images(best_first[gain_Q[best_first] < 0][::-1], image_Q)
-    rows = {row["query"]: row for row in queries.table.filter(pc.field("kind") == kind).to_pylist()}
+    rows = {row["query"]: row for row in queries.table.filter(pc.field("kind") == name).to_pylist()}
     place = {query: int(query - np.searchsorted(image_Q, image_Q[query])) for query in (*better, *worse)}
     described = [_example(kind, rows[query], place[query], source) for query in (*better, *worse)]
     return Moved(
-        title=TITLES[kind],
-        is_ranked=kind != "group",
+        title=kind.title or name,
+        is_ranked=kind.is_ranked,
         num_better=int((gain_Q > 0).sum()),
         num_worse=int((gain_Q < 0).sum()),
         num_same=int((gain_Q == 0).sum()),
@@ -119,7 +114,7 @@ def _first_of_images(queries: Iterable[int], image_Q: NDArray[np.int64]) -> list
     return list(first.values())
 
 
-def _example(kind: str, query: dict[str, Any], place: int, source: _Source | None) -> Example:
+def _example(kind: QueryKind, query: dict[str, Any], place: int, source: _Source | None) -> Example:
     """Return a query of `queries.parquet`; `place` is the index of the caption among those of its image."""
     texts: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
@@ -127,20 +122,20 @@ def _example(kind: str, query: dict[str, Any], place: int, source: _Source | Non
     name = f"row {row}"
     if source is not None:
         name = source.file(row) or name
-        rows = [row, row + 1] if kind == "group" else [row]
-        texts = (source.name(query["label"]),) if kind == "class" else source.captions(rows)
-        texts = texts[place : place + 1] if kind == "t2i" else texts
+        rows = list(range(row, row + kind.num_images))
+        texts = (source.name(query["label"]),) if kind.text == "class" else source.captions(rows)
+        texts = texts[place : place + 1] if kind.text == "caption" else texts
         pictures = source.pictures(rows)
     before, after = (_rank(kind, query, side) for side in SIDES)
     return Example(row, name, texts, pictures, before, after)
 
 
-def _rank(kind: str, query: dict[str, Any], side: str) -> str:
-    rank, probability = query[f"{side}_rank"], query[f"{side}_probability"]
-    if kind == "group":
+def _rank(kind: QueryKind, query: dict[str, Any], side: str) -> str:
+    rank, graded = query[f"{side}_rank"], query[f"{side}_probability"]
+    if not kind.is_ranked:
         return "not matched" if rank else "matched"
     text = f"{rank + 1}" if rank < CLIPPED else f"over {CLIPPED}"
-    return text if kind != "class" or probability is None else f"{text} ({100 * probability:.0f} %)"
+    return f"{text} ({100 * graded:.0f} %)" if kind.shows_graded else text
 
 
 class _Source:
@@ -155,7 +150,7 @@ class _Source:
         reading = section.reading()
         self._dataset = Dataset(Path(section.path), reading.columns, task=reading.task)
         self._names: tuple[str, ...] = ()
-        if self._dataset.task == "classification":
+        if "label" in TASKS[self._dataset.task].needs:
             self._names = self._dataset.labels(reading.names_file)[1]
 
     def name(self, label: int) -> str:

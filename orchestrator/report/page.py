@@ -158,8 +158,8 @@ def _data_sets(study: Study) -> list[tuple[str, ...]]:
 def _num_images(part: Queries | None) -> str:
     if part is None:
         return "?"
-    # Of a pair, the first image stands for both.
-    return f"{len(part.table['row'].unique()) * (2 if part.targets.task == 'matching' else 1):,}"
+    # A query's first image stands for all of them.
+    return f"{len(part.table['row'].unique()) * part.targets.images_per_query():,}"
 
 
 @dataclass(frozen=True)

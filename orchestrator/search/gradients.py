@@ -17,7 +17,7 @@ from workers.scoring.embedding import cache_key
 from workers.scoring.gates import REVISION
 from workers.scoring.messages import GateGradient, GateTask
 from workers.scoring.rows import RowFiles
-from workers.tasks.losses import Indices, micro_batch, micro_batches
+from workers.tasks.losses import Indices, micro_batches
 
 # B micro-batches, F free heads, L layers, H heads
 
@@ -70,7 +70,7 @@ class GateGradients:
         """Plain forward passes of one input that a step counts as."""
         tower, splits = self._session.config.search.tower, list(self._session.payload.splits["search"].values())
         sizes = [
-            len(micro_batch(splits[place].targets, units_u, tower, len(splits[place].inputs)).inputs_n)
+            len(splits[place].targets.micro_batch(units_u, tower, len(splits[place].inputs)).inputs_n)
             for place, units_u in self._batches
         ]
         return (1 + BACKWARD) * min(BATCHES, len(sizes)) * float(np.mean(sizes))

@@ -39,7 +39,7 @@ class ScanOptions(PoolOptions, total=False):
     pretrained: str
     preprocess: AnyPath
     data: AnyPath | Sequence[AnyPath]
-    task: Literal["retrieval", "classification", "matching"]
+    task: str
     templates: str
     class_names: str
     image_column: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, ValidationInfo, field_validator, model_validator
 
 from headmask.ablation.rules import AblationName
 from headmask.errors import ConfigError
@@ -50,6 +50,24 @@ BUDGET = Setting(resume=True)
 POOL = Setting(resume=True, scan=True)
 
 
+def _checked_task(task: str) -> str:
+    from workers.tasks.registry import check_task
+
+    return check_task(task)
+
+
+class _Tasks:
+    """Lists the tasks in the schema."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        from workers.tasks.registry import TASKS
+
+        return {**handler(schema), "enum": list(TASKS)}
+
+
+TaskName = Annotated[Text, AfterValidator(_checked_task), _Tasks()]
+
+
 def _checked_mix(objective: str | None) -> str | None:
     """Return an objective that can be parsed; a mistake counts as one among others."""
     from workers.tasks.base import Mix
@@ -85,7 +103,7 @@ class DataSection(Section):
     """Parquet file of a data set, as `headmask data build` writes it; several are searched on together."""
     name: Annotated[Annotated[str, Field(pattern=r"^[\w. -]+$")] | None, Setting(flag=False)] = None
     """Name of the data set, with which its metrics begin where there are several; by default, the file's name."""
-    task: Annotated[Literal["retrieval", "classification", "matching"] | None, READ] = None
+    task: Annotated[TaskName | None, READ] = None
     """Task of the data set; by default, the one that its columns tell."""
     objective: Annotated[Text | None, Setting(fingerprint="effect", flag=False)] = None
     """Metric to maximise on this data set, or a mix of metrics; by default, the objective of the search."""

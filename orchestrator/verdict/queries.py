@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,10 +25,8 @@ from headmask.errors import DataError, HeadmaskError
 from orchestrator.statistics.paired import Outcomes
 from orchestrator.study.runfolder import read_parquet
 from orchestrator.verdict.outcomes import outcomes_of
-from workers.tasks.base import Mix, Ranks, Targets, TaskName
-from workers.tasks.classification import ClassificationTargets
-from workers.tasks.matching import MatchingTargets
-from workers.tasks.retrieval import RetrievalTargets
+from workers.tasks.base import Mix, Ranks, Targets
+from workers.tasks.registry import KINDS, TASKS
 
 if TYPE_CHECKING:
     from orchestrator.search.session import Session
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 # N images, Q queries of a kind
 
 SIDES = ("baseline", "selected")
-PROBABILITY = "_probability"
 _SCHEMA = pa.schema({
     "data": pa.string(),
     "split": pa.string(),
@@ -75,7 +72,7 @@ def write_queries(session: Session, verdict: Verdict, path: Path) -> None:
     for name, sides in scores.items():
         for place, (goal, split) in enumerate(zip(session.objective.goals, session.splits[name], strict=True)):
             ranks = [_ranks(side, place) for side in sides]
-            tables += [_table(goal.data, split, kind, ranks) for kind in ranks[0] if not kind.endswith(PROBABILITY)]
+            tables += [_table(goal.data, split, kind, ranks) for kind in split.targets.kinds]
     table = pa.concat_tables(tables).replace_schema_metadata(parquet_metadata("queries"))
     with written(path, QUERIES) as scratch:
         pq.write_table(table, scratch, write_page_checksum=True)
@@ -90,30 +87,35 @@ def _ranks(score: MaskScore, place: int) -> Ranks:
 def _table(data: str, split: Split, kind: str, sides: list[Ranks]) -> pa.Table:
     targets = split.targets
     image_Q = targets.image_of_queries[kind]
-    count = len(image_Q)
-    labelled = targets if isinstance(targets, ClassificationTargets) else None
+    count, own = len(image_Q), targets.columns()
     columns: dict[str, Any] = {
         "data": np.repeat(data, count),
         "split": np.repeat(split.name, count),
         "task": np.repeat(targets.task, count),
-        "num_classes": labelled and np.repeat(labelled.num_classes, count),
+        **{name: np.broadcast_to(value, count) for name, value in own.items() if value is not None},
         "digest": np.repeat(split.digest, count),
         "kind": np.repeat(kind, count),
         "query": np.arange(count),
         "image": image_Q,
         "row": split.pixels.rows_N[image_Q],
         "cluster": split.clusters_N[image_Q],
-        "label": labelled and labelled.class_of_image_N,
-        "group": labelled and labelled.group_of_image_N,
     }
     for side, ranks in zip(SIDES, sides, strict=True):
         columns[f"{side}_rank"] = ranks[kind]
-        columns[f"{side}_probability"] = ranks.get(kind + PROBABILITY)
+        columns[f"{side}_probability"] = _graded(ranks, kind)
     arrays = [
-        pa.nulls(count, field.type) if columns[field.name] is None else pa.array(columns[field.name]).cast(field.type)
+        pa.nulls(count, field.type)
+        if (values := columns.get(field.name)) is None
+        else pa.array(values).cast(field.type)
         for field in _SCHEMA
     ]
     return pa.table(arrays, schema=_SCHEMA)
+
+
+def _graded(ranks: Ranks, kind: str) -> NDArray[Any] | None:
+    """Return the graded credits of a kind's queries; None of kinds without."""
+    graded = KINDS[kind].graded
+    return None if graded is None else ranks[graded]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +163,8 @@ def read_earned(path: Path, side: str) -> dict[tuple[str, str], Earned]:
     for start, stop in pairwise([*starts.tolist(), len(table)]):
         data, split, kind, digest = (each[start].as_py() for each in names)
         ranks: dict[str, Any] = {kind: rank_Q[start:stop]}
-        if column[start].is_valid:
-            ranks[kind + PROBABILITY] = probability_Q[start:stop]
+        if (graded := KINDS[kind].graded) is not None:
+            ranks[graded] = probability_Q[start:stop]
         before = found.get((data, split))
         found[data, split] = Earned(digest, {**(before.ranks if before else {}), **ranks})
     return found
@@ -191,7 +193,7 @@ def _read(path: Path, columns: list[str], as_codes: Sequence[str] = ()) -> pa.Ta
         raise _no_queries(path, f"{', '.join(wrong)} is of another type")
     if not len(table):
         raise _no_queries(path, "it has no rows")
-    if unknown := set(pc.unique(table["task"]).to_pylist()) - set(get_args(TaskName)) if "task" in columns else set():
+    if unknown := set(pc.unique(table["task"]).to_pylist()) - set(TASKS) if "task" in columns else set():
         raise _no_queries(path, f"there is no task {', '.join(map(str, unknown))}")
     return table.unify_dictionaries()
 
@@ -214,25 +216,24 @@ def _queries(table: pa.Table) -> Queries:
     for side in SIDES:
         ranks[side] = {kind: part[f"{side}_rank"].to_numpy() for kind, part in kinds.items()}
         ranks[side] |= {
-            kind + PROBABILITY: part[f"{side}_probability"].to_numpy()
+            graded: part[f"{side}_probability"].to_numpy()
             for kind, part in kinds.items()
-            if not part[f"{side}_probability"].null_count
+            if (graded := KINDS[kind].graded) is not None
         }
     image_Q, cluster_Q = (table[name].to_numpy().astype(np.int64) for name in ("image", "cluster"))
     clusters_N = np.zeros(int(image_Q.max()) + 1, dtype=np.int64)
     clusters_N[image_Q] = cluster_Q
-    if first["task"] == "matching":
-        # The second image of a pair is no query of its own.
-        clusters_N = clusters_N[::2].repeat(2)
-    targets = _targets(first["task"], first["num_classes"], kinds)
+    task = TASKS[first["task"]]
+    num_images = task.images_per_query()
+    # Images that follow a query's first one are no queries of their own.
+    clusters_N = clusters_N[::num_images].repeat(num_images)
+    targets = task.restored({kind: {name: _numbers(part[name]) for name in _RESTORING} for kind, part in kinds.items()})
     return Queries(first["data"], first["split"], first["digest"], targets, clusters_N, ranks, table)
 
 
-def _targets(task: TaskName, num_classes: int | None, kinds: dict[str, pa.Table]) -> Targets:
-    if task == "retrieval":
-        return RetrievalTargets(kinds["t2i"]["image"].to_numpy().astype(np.int64))
-    if task == "classification":
-        labels, groups = (kinds["class"][name] for name in ("label", "group"))
-        group_of_image_N = None if groups.null_count else groups.to_numpy().astype(np.int64)
-        return ClassificationTargets(labels.to_numpy().astype(np.int64), num_classes or 0, group_of_image_N)
-    return MatchingTargets(len(kinds["text"]))
+_RESTORING = ("image", "num_classes", "label", "group")
+"""Columns that a task is known by."""
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[np.int64] | None:
+    return None if column.null_count else column.to_numpy().astype(np.int64)

@@ -274,8 +274,8 @@ def _join(
 ) -> BuildReport:
     """Join parts into the data set, or raise with every bad row."""
     bad_rows = [row for part in parts for row in part.bad_rows]
-    whole = None
-    if source.kind.task == "matching":
+    schema, whole = source.kind.schema(source.aside.ignored), None
+    if "pair" in schema.names:
         whole, odd = _whole_pairs(parts)
         bad_rows += odd
     if bad_rows and on_bad_row == "fail":
@@ -285,7 +285,6 @@ def _join(
     settled = settle(_placed(parts), duplicates)
     num_images, num_captions, splits, classes = 0, 0, dict[str, int](), set[int]()
     unnamed = source.num_unnamed
-    schema = source.kind.schema(source.aside.ignored)
     with written(out, DATA_SET) as scratch:
         with pq.ParquetWriter(scratch, schema, compression="none") as writer:
             for table in _tables(parts, settled):

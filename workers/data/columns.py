@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from headmask.border.reading import parse_json, parse_model
 from headmask.border.shown import shown
 from headmask.errors import DataError
-from workers.tasks.base import TaskName
+from workers.tasks.registry import TASKS
 
 COLUMNS = {
     "image": ("image", "img", "jpg", "jpeg", "png", "webp"),
@@ -52,14 +52,15 @@ class Columns:
             )
         return found
 
-    def task(self, schema: pa.Schema, where: str) -> TaskName:
-        """Return the task that a file's columns are for."""
-        if self.label is None or self.caption is not None:
-            if self.find("pair", schema, where) and self.find("caption", schema, where):
-                return "matching"
-            if self.find("caption", schema, where):
-                return "retrieval"
-        return "classification" if self.find("label", schema, where) else "retrieval"
+    def task(self, schema: pa.Schema, where: str) -> str:
+        """Return the task that the columns of a file are for: of those that are told by them, the one by most."""
+        told = {name: task.told_by for name, task in TASKS.items() if task.told_by}
+        for name, columns in sorted(told.items(), key=lambda each: -len(each[1])):
+            # Who names the labels and not the captions wants the labels.
+            is_other = "caption" in columns and self.label is not None and self.caption is None
+            if not is_other and all(self.find(what, schema, where) for what in columns):
+                return name
+        return next(iter(TASKS))
 
 
 def no_column(what: str, wanted: str, schema: pa.Schema, where: str) -> DataError:

@@ -25,24 +25,12 @@ from workers.data.cells import Broken, cells, first_broken, open_parquet, readin
 from workers.data.columns import COLUMNS, Columns, Own, check_labels, check_type, label_names, no_column
 from workers.data.inside import read_inside
 from workers.data.labels import Classes, label_text
-from workers.tasks.base import TaskName
+from workers.tasks.registry import TASKS
 
 ROW_GROUP = 100
 BATCH = 16
 """Images read at a time; more may be too large for one array."""
 GROUP_BYTES = 1 << 26
-_NEEDED: dict[TaskName, tuple[str, ...]] = {
-    "retrieval": ("image", "caption"),
-    "classification": ("image", "label"),
-    "matching": ("image", "caption", "pair"),
-}
-
-
-_OPTIONAL: dict[TaskName, tuple[str, ...]] = {
-    "retrieval": ("split",),
-    "classification": ("group", "split"),
-    "matching": ("split",),
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,7 @@ class Row:
 class Kind:
     """The task of a data set, with its classes and templates."""
 
-    task: TaskName = "retrieval"
+    task: str = "retrieval"
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     """Prompt templates that came with the data, with {c} for the class name."""
@@ -80,18 +68,17 @@ class Kind:
             ignored: number of the source's files that are not images, by ending.
         """
         string = {"dtype": "string", "_type": "Value"}
-        columns: dict[str, tuple[pa.DataType, dict[str, Any]]] = {
-            "image": (pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"_type": "Image"})
+        known: dict[str, tuple[pa.DataType, dict[str, Any]]] = {
+            "image": (pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"_type": "Image"}),
+            "caption": (pa.list_(pa.string()), {"feature": string, "_type": "List"}),
+            "label": (pa.int64(), {"names": list(self.class_names), "_type": "ClassLabel"}),
+            "group": (pa.string(), string),
+            "pair": (pa.int64(), {"dtype": "int64", "_type": "Value"}),
+            "split": (pa.string(), string),
         }
-        if self.task == "classification":
-            columns["label"] = pa.int64(), {"names": list(self.class_names), "_type": "ClassLabel"}
-            if self.has_groups:
-                columns["group"] = pa.string(), string
-        else:
-            columns["caption"] = pa.list_(pa.string()), {"feature": string, "_type": "List"}
-        if self.task == "matching":
-            columns["pair"] = pa.int64(), {"dtype": "int64", "_type": "Value"}
-        columns["split"] = pa.string(), string
+        task = TASKS[self.task]
+        names = [name for name in (*task.needs, *task.may_have) if name != "group" or self.has_groups]
+        columns = {name: known[name] for name in names}
         features = {name: feature for name, (_, feature) in columns.items()}
         metadata = {"huggingface": json.dumps({"info": {"features": features}}), **parquet_metadata("data set")}
         own = Own(
@@ -153,19 +140,20 @@ class Dataset:
         DataError: no such file, not Parquet, a column is missing or of another type, or there are no rows.
     """
 
-    def __init__(self, path: Path, columns: Columns | None = None, *, task: TaskName | None = None) -> None:
+    def __init__(self, path: Path, columns: Columns | None = None, *, task: str | None = None) -> None:
         self.path = path
         columns = columns or Columns()
         where = str(path)
         self._file = open_parquet(path)
         with reading_parquet(path):
             schema = self._file.schema_arrow
-        self.task: TaskName = task or columns.task(schema, where)
+        self.task = task or columns.task(schema, where)
+        reads = TASKS[self.task]
         self._names = {what: columns.find(what, schema, where) for what in COLUMNS}
-        for what in _NEEDED[self.task]:
+        for what in reads.needs:
             if self._names[what] is None:
                 raise no_column(what, " or ".join(COLUMNS[what]), schema, where)
-        for what in (*_NEEDED[self.task], *_OPTIONAL[self.task]):
+        for what in (*reads.needs, *reads.may_have):
             if (name := self._names[what]) is not None:
                 check_type(what, name, schema, where)
         self.own = Own.of(schema, where)

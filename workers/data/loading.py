@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +20,12 @@ from workers.data.pixels import PixelCache, Pixels, Remarks, load_pixels
 from workers.data.preprocess import UInt8Preprocess
 from workers.data.prompts import prompts, read_names, templates_of
 from workers.data.splits import SPLITS, drawn_splits, given_splits
-from workers.tasks.base import Targets, TaskName
-from workers.tasks.classification import ClassificationTargets
-from workers.tasks.matching import MatchingTargets
-from workers.tasks.retrieval import RetrievalTargets
+from workers.tasks.base import Rows, Targets
+from workers.tasks.registry import TASKS, tasks_with
 
 # N images, Q texts
 
+T = TypeVar("T")
 ALL = "all"
 """Name of the split that consists of the whole file."""
 MAX_COPIES, LABEL_SHARE = 20, 0.1
@@ -63,7 +61,7 @@ class Split:
 class Reading:
     """How a data file is read."""
 
-    task: TaskName | None = None
+    task: str | None = None
     """Task of the file; found from the columns when None."""
     columns: Columns = field(default_factory=Columns)
     draw_splits: bool = False
@@ -92,22 +90,24 @@ def check_data(path: Path, reading: Reading) -> None:
 
 
 def _check_reading(dataset: Dataset, reading: Reading) -> None:
-    if dataset.task == "classification":
-        templates_of(reading.templates)
-        if reading.names_file is not None:
-            read_names(reading.names_file)
-        return
+    task = TASKS[dataset.task]
+    columns = (*task.needs, *task.may_have)
+    prompted = " or ".join(name for name, each in TASKS.items() if each.has_prompts)
     options = {
-        "--templates": reading.templates,
-        "--class-names": reading.class_names,
-        "--group-column": reading.columns.group,
+        "--templates": (reading.templates, task.has_prompts, prompted),
+        "--class-names": (reading.class_names, "label" in columns, tasks_with("label")),
+        "--group-column": (reading.columns.group, "group" in columns, tasks_with("group")),
     }
-    for option, value in options.items():
-        if value is not None:
+    for option, (value, fits, others) in options.items():
+        if value is not None and not fits:
             raise DataError(
-                f"{option} is for classification, and the task of {shown(dataset.path)} is {dataset.task}; leave it "
+                f"{option} is for {others}, and the task of {shown(dataset.path)} is {dataset.task}; leave it "
                 f"out; got {shown(repr(value[:60]))}"
             )
+    if task.has_prompts:
+        templates_of(reading.templates)
+    if reading.names_file is not None:
+        read_names(reading.names_file)
 
 
 def load_data(
@@ -137,7 +137,7 @@ def load_data(
     reading = reading or Reading()
     dataset = Dataset(path, reading.columns, task=reading.task)
     _check_reading(dataset, reading)
-    contents = _CONTENTS[dataset.task](dataset, reading)
+    contents = _Contents(dataset, reading)
     given = None if whole or reading.draw_splits else dataset.splits()
     advice = ", or draw the splits with --draw-splits" if may_draw else ""
     if given is not None:
@@ -164,108 +164,75 @@ def take_split(splits: dict[str, Split], name: str) -> Split:
     return splits[name]
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Contents of some rows besides images."""
+class _Contents:
+    """What a data set holds besides images, as far as its task reads it."""
 
-    texts: tuple[str, ...]
-    targets: Targets
-    digest: str
-    captions: Sequence[tuple[str, ...]] = ()
-    """Captions of every image; empty for classification."""
-    pairs: Sequence[int] = ()
-    """The pair of every image, for matching."""
-    class_names: tuple[str, ...] = ()
-
-
-class _Contents(ABC):
-    """Contents of a data set besides images."""
-
-    @abstractmethod
     def __init__(self, dataset: Dataset, reading: Reading) -> None:
-        """Read the contents, without touching the images."""
+        self._task = task = TASKS[dataset.task]
+        columns = (*task.needs, *task.may_have)
+        self._captions = dataset.captions() if "caption" in columns else []
+        self._labels, self._class_names = dataset.labels(reading.names_file) if "label" in columns else ([], ())
+        self._groups = (dataset.groups() or []) if "group" in columns else []
+        self._pairs = _checked_pairs(dataset, self._captions) if "pair" in columns else []
+        self._prompts: tuple[str, ...] = ()
+        if task.has_prompts:
+            self._prompts = prompts(self._class_names, templates_of(reading.templates, dataset.templates()))
 
     def together(self, digests: Sequence[str]) -> Sequence[str]:
-        """Return a key for every row; rows with the same key must be in the same split."""
-        return digests
+        """Return a key for every row; rows with the same key belong into one split.
 
-    @abstractmethod
-    def part(self, name: str, rows: Sequence[int], digests: Sequence[str]) -> _Part:
-        """Return the contents of some rows, given digests of everything that decides their images' pixels."""
-
-    def split(self, name: str, rows_N: NDArray[np.int64], decoded: PixelCache) -> Split:
-        """Return some rows as a split."""
-        digests = [decoded.digests[row] for row in rows_N]
-        part = self.part(name, rows_N.tolist(), [decoded.sources[row] for row in rows_N])
-        clusters_N = linked(digests, part.captions, part.pairs)
-        pixels, remarks = decoded.rows(rows_N), decoded.remarks.of(rows_N.tolist())
-        return Split(name, pixels, part.texts, part.targets, clusters_N, part.digest, part.class_names, remarks)
-
-
-class _Captions(_Contents):
-    def __init__(self, dataset: Dataset, reading: Reading) -> None:
-        self._captions = dataset.captions()
-
-    def part(self, name: str, rows: Sequence[int], digests: Sequence[str]) -> _Part:
-        captions = [self._captions[row] for row in rows]
-        targets = RetrievalTargets(np.repeat(np.arange(len(rows)), list(map(len, captions))))
-        texts = tuple(text for each in captions for text in each)
-        return _Part(texts, targets, _digest(name, digests, captions), captions)
-
-
-class _Labels(_Contents):
-    def __init__(self, dataset: Dataset, reading: Reading) -> None:
-        self._labels, self._names = dataset.labels(reading.names_file)
-        self._groups = dataset.groups()
-        self._prompts = prompts(self._names, templates_of(reading.templates, dataset.templates()))
-
-    def part(self, name: str, rows: Sequence[int], digests: Sequence[str]) -> _Part:
-        labels_N = np.array([self._labels[row] for row in rows], dtype=np.int64)
-        groups = None if self._groups is None else [self._groups[row] for row in rows]
-        group_of_image_N = None if groups is None else np.unique(groups, return_inverse=True)[1]
-        targets = ClassificationTargets(labels_N, len(self._names), group_of_image_N)
-        described = [
-            (self._names[label], *groups[row : row + 1]) if groups else (self._names[label],)
-            for row, label in enumerate(labels_N)
-        ]
-        kind = f"{name}|classification|{_digest('', self._prompts, ())}"
-        return _Part(self._prompts, targets, _digest(kind, digests, described), class_names=tuple(self._names))
-
-
-class _Pairs(_Contents):
-    def __init__(self, dataset: Dataset, reading: Reading) -> None:
-        self._captions = dataset.captions()
-        self._pairs = dataset.pairs()
-        for row, (captions, pair) in enumerate(zip(self._captions, self._pairs, strict=True)):
-            if len(captions) != 1:
-                raise DataError(f"{dataset.path} row {row}: an image of a pair has one caption; got {len(captions)}")
-            if row % 2 and pair != self._pairs[row - 1]:
-                raise DataError(f"{dataset.path} row {row}: the two images of a pair must follow each other")
-        if len(self._pairs) % 2 or len(set(self._pairs)) * 2 != len(self._pairs):
-            raise DataError(f"{dataset.path}: every pair must have two images")
-
-    def together(self, digests: Sequence[str]) -> Sequence[str]:
-        """Pairs and identical images stay together, and so do pairs that share an image."""
+        Identical images stay together, and so do pairs, and pairs that share an image.
+        """
+        if not self._pairs:
+            return digests
         groups = clusters(len(digests), [*_by("pixels", digests), *_by("pair", self._pairs)]).tolist()
         first: dict[int, str] = {}
         for group, digest in zip(groups, digests, strict=True):
             first[group] = min(first.get(group, digest), digest)
         return [first[group] for group in groups]
 
-    def part(self, name: str, rows: Sequence[int], digests: Sequence[str]) -> _Part:
-        pairs = [self._pairs[row] for row in rows]
-        if pairs[::2] != pairs[1::2]:
+    def split(self, name: str, rows_N: NDArray[np.int64], decoded: PixelCache) -> Split:
+        """Return some rows as a split."""
+        places = rows_N.tolist()
+        rows = Rows(
+            captions=taken(self._captions, places),
+            labels=taken(self._labels, places),
+            groups=taken(self._groups, places),
+            pairs=taken(self._pairs, places),
+            class_names=self._class_names,
+            prompts=self._prompts,
+        )
+        if rows.pairs[::2] != rows.pairs[1::2]:
             raise DataError(f"split {name} holds one image of a pair without the other")
-        captions = [self._captions[row] for row in rows]
-        texts, digest = tuple(text for (text,) in captions), _digest(f"{name}|matching", digests, captions)
-        return _Part(texts, MatchingTargets(len(rows) // 2), digest, captions, pairs)
+        clusters_N = linked([decoded.digests[row] for row in places], rows.captions, rows.pairs)
+        pixels, remarks = decoded.rows(rows_N), decoded.remarks.of(places)
+        digest = self._digest(name, [decoded.sources[row] for row in places], rows)
+        texts, targets = self._task.texts_of(rows), self._task.of(rows)
+        return Split(name, pixels, texts, targets, clusters_N, digest, self._class_names, remarks)
+
+    def _digest(self, name: str, digests: Sequence[str], rows: Rows) -> str:
+        """Return the digest of a split, given those of all that decides its images' pixels."""
+        what = [name, *([self._task.task] if self._task.marks_digest else [])]
+        what += [_digest("", self._prompts, ())] if self._prompts else []
+        return _digest("|".join(what), digests, self._task.described(rows))
 
 
-_CONTENTS: dict[TaskName, type[_Contents]] = {
-    "retrieval": _Captions,
-    "classification": _Labels,
-    "matching": _Pairs,
-}
+def _checked_pairs(dataset: Dataset, captions: Sequence[tuple[str, ...]]) -> list[int]:
+    """Return the pair of every image, of which two follow each other, with a caption each."""
+    pairs = dataset.pairs()
+    for row, (own, pair) in enumerate(zip(captions, pairs, strict=True)):
+        if len(own) != 1:
+            raise DataError(f"{dataset.path} row {row}: an image of a pair has one caption; got {len(own)}")
+        if row % 2 and pair != pairs[row - 1]:
+            raise DataError(f"{dataset.path} row {row}: the two images of a pair must follow each other")
+    if len(pairs) % 2 or len(set(pairs)) * 2 != len(pairs):
+        raise DataError(f"{dataset.path}: every pair must have two images")
+    return pairs
+
+
+def taken(values: Sequence[T], rows: Sequence[int]) -> list[T]:
+    """Return the values of some rows; none where there are none at all."""
+    return [values[row] for row in rows] if values else []
 
 
 def _digest(name: str, digests: Sequence[str], texts: Sequence[Sequence[str]]) -> str:

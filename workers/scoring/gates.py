@@ -18,7 +18,7 @@ from headmask.tower.views import TextView, TowerView
 from workers.scoring.inputs import Inputs
 from workers.scoring.messages import GateGradient
 from workers.tasks.base import Targets
-from workers.tasks.losses import Indices, micro_batch
+from workers.tasks.losses import Indices
 
 # L layers, H heads, d head width, n inputs of a micro-batch, u units of it, E embedding
 
@@ -63,7 +63,7 @@ class GateLoss:
         """
         view = self._view
         tower: TowerName = "text" if isinstance(view, TextView) else "image"
-        batch = micro_batch(self._targets, units_u, tower, len(self._inputs))
+        batch = self._targets.micro_batch(units_u, tower, len(self._inputs))
         inputs = self._inputs.take(self._place_N[batch.inputs_n])
         gates = torch.tensor(gates_LH, dtype=torch.float32, device=view.device, requires_grad=True)
         with _deterministic(view.device):

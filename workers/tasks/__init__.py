@@ -1,1 +1,1 @@
-"""What is measured: retrieval, classification and matching, their metrics and losses."""
+"""What is measured: tasks, their metrics and losses. `registry` has all of them."""

@@ -1,4 +1,4 @@
-"""What a task is: the right answers of a split, and the metrics of embeddings by them.
+"""What a task is: the columns that it reads, the right answers of a split, and the metrics of embeddings by them.
 
 Every task ends in ranks of queries: how many competitors score not less than the right answer. A rank is pessimistic
 and deterministic, so that a collapsed model cannot score by luck. A query earns a credit by its rank: one for a hit, or
@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,13 @@ from headmask.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from headmask.tower.towers import TowerName
+    from workers.tasks.losses import Indices, MicroBatch
+
 # N images, Q queries of a kind or texts, E embedding, K cells of all shares, C resampling clusters, R bootstrap draws
 
-TaskName = Literal["retrieval", "classification", "matching"]
 Ranks = Mapping[str, NDArray[np.uint8] | NDArray[np.float32]]
-"""Every query's rank, clipped to 255, or probability, by kind of query: all that metrics and statistics need."""
+"""Every query's rank, clipped to 255, or graded credit, by kind of query: all that metrics and statistics need."""
 Partial = Mapping[str, NDArray]
 """What `combined` needs from a part of the images."""
 MOST_BLOCK = 1024
@@ -36,15 +38,50 @@ LEAST_ROWS = 128
 """Rows to which fewer are filled up where their numbers are added up, so that they are in the same order."""
 MAX_DENSE_CELLS = 32
 """Most cells for which a table is a plain array; many classes make a sparse one."""
-KS = (1, 5, 10)
-DIRECTIONS = ("t2i", "i2t")
-RECALLS = tuple(f"{direction}_r{k}" for direction in DIRECTIONS for k in KS)
-RANK_METRICS = tuple(f"{way}{name}" for name in ("mrr", "log_rank") for way in ("", "t2i_", "i2t_"))
-PROBABILITIES = ("probability", "t2i_probability", "i2t_probability")
-RETRIEVAL_METRICS = ("mean_recall", *RECALLS, *RANK_METRICS, *PROBABILITIES)
-CLASSIFICATION_METRICS = ("top1", "top5", "mrr", "probability", "mean_per_class_recall", "worst_group")
-MATCHING_METRICS = ("text_score", "image_score", "group_score")
-METRICS = tuple(dict.fromkeys((*RETRIEVAL_METRICS, *CLASSIFICATION_METRICS, *MATCHING_METRICS)))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What rows of a data set hold besides images, row by row; what their task does not read is empty."""
+
+    captions: Sequence[tuple[str, ...]] = ()
+    labels: Sequence[int] = ()
+    """Number of the class."""
+    groups: Sequence[str] = ()
+    pairs: Sequence[int] = ()
+    class_names: tuple[str, ...] = ()
+    """In order of the labels."""
+    prompts: tuple[str, ...] = ()
+    """Of every class, class by class."""
+
+
+class Words(Protocol):
+    """The words that a split has: see `workers.data.loading.Split`."""
+
+    @property
+    def texts(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class QueryKind:
+    """One kind of a task's queries: what is shown of it, and what words it has."""
+
+    title: str | None = None
+    """What a report calls these queries; None leaves them out, because they are parts of another kind."""
+    text: Literal["caption", "class"] | None = None
+    """The text that is asked with or looked for: one caption, or the name of the class; None where there is none."""
+    graded: str | None = None
+    """The kind that holds the same queries' graded credits, such as probabilities."""
+    symbol: str = "p"
+    """What a graded credit is called where there is little room."""
+    shows_graded: bool = False
+    """Whether a report has the graded credit beside the rank."""
+    num_images: int = 1
+    """Images that a query is about: the one that it belongs to, and those that follow."""
+    is_ranked: bool = True
+    """Whether there are ranks beyond the first; a query without them is matched or not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +138,17 @@ class Mix:
         Raises:
             ConfigError: a metric is unknown, a weight is not a positive number, or a metric is named twice.
         """
+        # The registry knows all tasks, which build on this module.
+        from workers.tasks.registry import METRICS as metrics  # noqa: N811
+
         weights: dict[str, float] = {}
         for part in text.split("+"):
             found = re.fullmatch(r"\s*(?:([0-9.eE-]+)\s*\*\s*)?(\w+)\s*", part)
-            if not found or found[2] not in METRICS:
+            if not found or found[2] not in metrics:
                 name = found[2] if found else part.strip()
                 raise ConfigError(
-                    f"must be one of {', '.join(METRICS)}, or a mix such as 0.7*t2i_r1 + 0.3*i2t_r1, got {text!r}"
-                    + (did_you_mean(name, METRICS) if "+" in text else "")
+                    f"must be one of {', '.join(metrics)}, or a mix such as 0.7*t2i_r1 + 0.3*i2t_r1, got {text!r}"
+                    + (did_you_mean(name, metrics) if "+" in text else "")
                 )
             weight = _positive(found[1] or "1")
             if weight is None or found[2] in weights:
@@ -188,12 +228,86 @@ class Chance:
 
 
 class Targets(ABC):
-    """The right answers of a split, and how embeddings are measured by them."""
+    """The right answers of a split, and how embeddings are measured by them. A subclass is a task."""
 
-    task: ClassVar[TaskName]
+    task: ClassVar[str]
+    """Name of the task."""
+    metrics: ClassVar[tuple[str, ...]]
+    """Names of all metrics that a split may have."""
+    graded_metrics: ClassVar[tuple[str, ...]] = ()
+    """Metrics beside the usual ones, which the terminal leaves out of a comparison."""
     default_objective: ClassVar[str]
     guides: ClassVar[Mapping[str, str]] = {}
     """For metrics that a search overfits, the metric that masks are searched by instead."""
+    needs: ClassVar[tuple[str, ...]]
+    """Columns that a data set must have."""
+    may_have: ClassVar[tuple[str, ...]] = ("split",)
+    """Columns that it may have."""
+    told_by: ClassVar[tuple[str, ...]] = ()
+    """Columns that tell the task where none is named; without any, it has to be."""
+    has_prompts: ClassVar[bool] = False
+    """Whether texts are prompts with the names of classes."""
+    towers: ClassVar[tuple[TowerName, ...]] = ("image", "text")
+    """Towers whose heads can be searched."""
+    marks_digest: ClassVar[bool] = True
+    """Whether the digest of a split begins with the name of the task."""
+    kinds: ClassVar[Mapping[str, QueryKind]]
+    """All kinds of queries that have ranks. No other task has kinds of these names."""
+
+    @classmethod
+    def images_per_query(cls) -> int:
+        """Return how many images a query is about."""
+        return max(kind.num_images for kind in cls.kinds.values())
+
+    @classmethod
+    @abstractmethod
+    def of(cls, rows: Rows) -> Self:
+        """Return what is right on some rows."""
+
+    @classmethod
+    def texts_of(cls, rows: Rows) -> tuple[str, ...]:
+        """Return the texts that images are compared with, in the order of their embeddings."""
+        return tuple(text for each in rows.captions for text in each)
+
+    @classmethod
+    def described(cls, rows: Rows) -> Sequence[tuple[str, ...]]:
+        """Return what the digest of a split covers of every row besides its image."""
+        return rows.captions
+
+    def words_of(self, image: int, words: Words) -> list[str]:
+        """Return the captions of an image, or the name of its class."""
+        return [words.texts[image]]
+
+    def word_of(self, kind: str, query: int, words: Words) -> str | None:
+        """Return the text of a query; None where its kind has none."""
+        if self.kinds[kind].text is None:
+            return None
+        image = int(self.image_of_queries[kind][query])
+        return words.texts[query] if self.kinds[kind].text == "caption" else self.words_of(image, words)[0]
+
+    def columns(self) -> Mapping[str, Any]:
+        """Return what `queries.parquet` needs besides ranks for `restored`: a value, or one per query, by column."""
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def restored(cls, columns: Mapping[str, Mapping[str, NDArray[np.int64] | None]]) -> Self:
+        """Return the targets from the columns of `queries.parquet` by kind; one without values is None."""
+
+    @property
+    @abstractmethod
+    def num_units(self) -> int:
+        """How many units of training a split has: what a micro-batch takes whole."""
+
+    @abstractmethod
+    def micro_batch(self, units_u: Indices, tower: TowerName, num_inputs: int) -> MicroBatch:
+        """Return the inputs of some units, and the loss on them.
+
+        Args:
+            units_u: units, numbered from 0 to `num_units` - 1.
+            tower: tower whose heads have gates.
+            num_inputs: number of inputs of that tower on the split.
+        """
 
     @property
     @abstractmethod

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.tasks.base import LEAST_ROWS, Partial, Share, Targets, padded
+from workers.tasks.base import LEAST_ROWS, Partial, QueryKind, Rows, Share, Targets, padded
 from workers.tasks.ranking import CLIP_SCALE, clipped, within
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from headmask.tower.towers import TowerName
+    from workers.tasks.losses import Indices, MicroBatch
 
 # P pairs, p pairs and n images of a part, E embedding
 
@@ -33,7 +36,25 @@ class MatchingTargets(Targets):
     """The model's logit scale."""
 
     task = "matching"
+    metrics = ("text_score", "image_score", "group_score")
     default_objective = "group_score"
+    needs = ("image", "caption", "pair")
+    told_by = ("pair", "caption")
+    kinds: ClassVar[Mapping[str, QueryKind]] = {
+        "text": QueryKind(num_images=2, is_ranked=False),
+        "image": QueryKind(num_images=2, is_ranked=False),
+        "group": QueryKind("Pairs of images and captions", num_images=2, is_ranked=False),
+    }
+
+    @classmethod
+    def of(cls, rows: Rows) -> Self:
+        """Return the number of pairs."""
+        return cls(len(rows.pairs) // 2)
+
+    @classmethod
+    def restored(cls, columns: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Return the targets from the number of queries."""
+        return cls(len(columns["text"]["image"]))
 
     @cached_property
     def shares(self) -> Mapping[str, tuple[Share, ...]]:
@@ -43,7 +64,28 @@ class MatchingTargets(Targets):
     @property
     def image_of_queries(self) -> Mapping[str, NDArray[np.int64]]:
         """A pair belongs to its first image, with which the other one is resampled."""
-        return dict.fromkeys(("text", "image", "group"), 2 * np.arange(self.num_pairs))
+        return dict.fromkeys(self.kinds, 2 * np.arange(self.num_pairs))
+
+    @property
+    def num_units(self) -> int:
+        """All pairs."""
+        return self.num_pairs
+
+    def micro_batch(self, units_u: Indices, tower: TowerName, num_inputs: int) -> MicroBatch:
+        """Contrast within every pair, images with captions and captions with images."""
+        import torch
+
+        from workers.tasks.losses import MicroBatch, surprise
+
+        rows_n = (2 * units_u[:, None] + np.arange(2)).ravel()
+
+        def loss(own_nE: Tensor, other_E: Tensor) -> Tensor:
+            own_u2E, other_u2E = (torch.unflatten(side, 0, (-1, 2)) for side in (own_nE, other_E[rows_n]))
+            logits_u22 = self.scale * own_u2E @ other_u2E.transpose(1, 2)
+            right = torch.eye(2, dtype=torch.bool, device=logits_u22.device).repeat(len(units_u), 1)
+            return (surprise(logits_u22.flatten(0, 1), right) + surprise(logits_u22.mT.flatten(0, 1), right)) / 2
+
+        return MicroBatch(rows_n, loss)
 
     def partial(self, image_nE: Tensor, text_QE: Tensor, part: slice, own_Q: Tensor, block: int) -> Partial:
         """Return 0 for every pair of a part that is matched, 1 for the others."""

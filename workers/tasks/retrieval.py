@@ -10,24 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.tasks.base import (
-    DIRECTIONS,
-    KS,
-    RANK_METRICS,
-    RECALLS,
-    Chance,
-    Partial,
-    Ranks,
-    Share,
-    Targets,
-    blocks,
-    padded,
-)
+from workers.tasks.base import Chance, Partial, QueryKind, Ranks, Rows, Share, Targets, Words, blocks, padded
 from workers.tasks.ranking import (
     CLIP_SCALE,
     MAX_RANK,
@@ -42,8 +30,16 @@ from workers.tasks.ranking import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from headmask.tower.towers import TowerName
+    from workers.tasks.losses import Indices, MicroBatch
+
 # N images, n of a part, b of a block, Q captions, t of a tile, r of a tile whose own image is in the block, E embedding
 
+KS = (1, 5, 10)
+DIRECTIONS = ("t2i", "i2t")
+RECALLS = tuple(f"{direction}_r{k}" for direction in DIRECTIONS for k in KS)
+RANK_METRICS = tuple(f"{way}{name}" for name in ("mrr", "log_rank") for way in ("", "t2i_", "i2t_"))
+PROBABILITIES = ("probability", "t2i_probability", "i2t_probability")
 _TILE_SCORES = 1 << 22
 
 
@@ -62,8 +58,31 @@ class RetrievalTargets(Targets):
     """The model's logit scale."""
 
     task = "retrieval"
+    metrics = ("mean_recall", *RECALLS, *RANK_METRICS, *PROBABILITIES)
+    graded_metrics = (*RANK_METRICS, *PROBABILITIES)
     default_objective = "mean_recall"
     guides = dict.fromkeys(("mean_recall", *RECALLS, *RANK_METRICS), "probability")
+    needs = ("image", "caption")
+    told_by = ("caption",)
+    marks_digest = False
+    kinds: ClassVar[Mapping[str, QueryKind]] = {
+        "t2i": QueryKind("Captions looking for their image", text="caption", graded="t2i_probability"),
+        "i2t": QueryKind("Images looking for their caption", graded="i2t_probability"),
+    }
+
+    @classmethod
+    def of(cls, rows: Rows) -> Self:
+        """Return which image each caption belongs to."""
+        return cls(np.repeat(np.arange(len(rows.captions)), list(map(len, rows.captions))))
+
+    def words_of(self, image: int, words: Words) -> list[str]:
+        """Return the captions of an image."""
+        return [words.texts[query] for query in np.flatnonzero(self.image_of_caption_Q == image)]
+
+    @classmethod
+    def restored(cls, columns: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Return the targets from the images of captions."""
+        return cls(columns["t2i"]["image"])
 
     @cached_property
     def shares(self) -> Mapping[str, tuple[Share, ...]]:
@@ -86,6 +105,37 @@ class RetrievalTargets(Targets):
         images_N = np.arange(int(self.image_of_caption_Q[-1]) + 1)
         ways = {"t2i": self.image_of_caption_Q, "i2t": images_N}
         return ways | {f"{way}_probability": image_of_query for way, image_of_query in ways.items()}
+
+    @property
+    def num_units(self) -> int:
+        """All images, each with its captions."""
+        return int(self.image_of_caption_Q[-1]) + 1
+
+    def micro_batch(self, units_u: Indices, tower: TowerName, num_inputs: int) -> MicroBatch:
+        """Contrast every caption with images, and every image with captions, of which all its own ones are right."""
+        import torch
+
+        from workers.tasks.losses import MicroBatch, surprise
+
+        image_Q = np.asarray(self.image_of_caption_Q)
+        captions_q = np.flatnonzero(np.isin(image_Q, units_u))
+        if tower == "image":
+            own_uQ = torch.from_numpy(image_Q == units_u[:, None])
+
+            def loss(image_uE: Tensor, text_QE: Tensor) -> Tensor:
+                logits_uQ = self.scale * image_uE @ text_QE.T
+                own = own_uQ.to(logits_uQ.device)
+                return (surprise(logits_uQ, own) + surprise(logits_uQ[:, captions_q].T, own[:, captions_q].T)) / 2
+
+            return MicroBatch(units_u, loss)
+        own_qN = torch.from_numpy(image_Q[captions_q][:, None] == np.arange(self.num_units))
+
+        def loss_of_texts(text_qE: Tensor, image_NE: Tensor) -> Tensor:
+            logits_qN = self.scale * text_qE @ image_NE.T
+            own = own_qN.to(logits_qN.device)
+            return (surprise(logits_qN, own) + surprise(logits_qN[:, units_u].T, own[:, units_u].T)) / 2
+
+        return MicroBatch(captions_q, loss_of_texts)
 
     @property
     def num_compared(self) -> int:

@@ -25,7 +25,7 @@ from workers.data.build import build
 from workers.data.dataset import Dataset
 from workers.data.prompts import prompts
 from workers.data.sources.captions import coco_cn
-from workers.tasks.base import CLASSIFICATION_METRICS
+from workers.tasks.classification import ClassificationTargets
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_classification_is_searched_and_its_baseline_is_stock_open_clips(tiny_co
     result = start(config).result
     assert result.objective == "top1"
     assert result.splits.test.num_images == 30
-    assert set(result.splits.test.baseline) == set(CLASSIFICATION_METRICS)
+    assert set(result.splits.test.baseline) == set(ClassificationTargets.metrics)
     model = load_model(config.model.name)
     assert result.splits.test.baseline["top1"] == pytest.approx(accuracy(model, files / "labels.parquet", "test"))
     low, high = result.splits.test.interval

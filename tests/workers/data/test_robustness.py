@@ -291,7 +291,7 @@ def test_a_caption_of_exactly_the_context_is_not_cut(tmp_path):
 
 
 def test_the_flickr30k_trap_is_warned_of(tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.show.FLICKR30K", 5)
+    monkeypatch.setattr("orchestrator.commands.show.FLICKR30K", 5)
     write_dataset(tmp_path / "d.parquet", [Row(f"{n}.jpg", picture(n), (str(n),), "test") for n in range(5)])
     warning, few = look_at(tmp_path / "d.parquet", Reading()).warnings
     assert few.startswith("test has 5 independent groups of images: fewer than 20")

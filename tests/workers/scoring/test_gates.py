@@ -23,7 +23,6 @@ from workers.scoring.inputs import make_inputs
 from workers.scoring.messages import GateTask
 from workers.scoring.scorer import SplitArrays
 from workers.tasks.classification import ClassificationTargets
-from workers.tasks.losses import micro_batch
 from workers.tasks.matching import MatchingTargets
 from workers.tasks.retrieval import RetrievalTargets
 
@@ -70,7 +69,7 @@ def test_the_gradient_is_that_of_float64_finite_differences(task, tower, ablatio
     def loss(gates_LH):
         view, inputs = exact._view, exact._inputs
         tower_name = "text" if isinstance(view, TextView) else "image"
-        batch = micro_batch(exact._targets, units_u, tower_name, len(inputs))
+        batch = exact._targets.micro_batch(units_u, tower_name, len(inputs))
         taken = inputs.take(exact._place_N[batch.inputs_n])
         embedding = view.encode_gated(taken, torch.from_numpy(gates_LH), exact._ablation, exact._means_LHd)
         return float(batch.loss(F.normalize(embedding, dim=-1), exact._other_E))

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.tasks import retrieval
-from workers.tasks.base import RECALLS, RETRIEVAL_METRICS, Mix
-from workers.tasks.retrieval import RetrievalTargets
+from workers.tasks.base import Mix
+from workers.tasks.retrieval import RECALLS, RetrievalTargets
 
 # N images, Q captions, E embedding, C clusters, K metrics
 
@@ -122,7 +122,7 @@ COCO_SIZED = """
 import torch
 import numpy as np
 from pathlib import Path
-from workers.retrieval import RetrievalTargets
+from workers.tasks.retrieval import RetrievalTargets
 
 def peak_gib():
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -201,7 +201,7 @@ def test_a_collapsed_model_scores_nothing():
     targets = RetrievalTargets(np.arange(300))
     values = targets.values(targets.measure(constant_NE, constant_NE))
     chances = {f"{way}probability": pytest.approx(1 / 300) for way in ("", "t2i_", "i2t_")}
-    assert values == dict.fromkeys(RETRIEVAL_METRICS, 0.0) | chances
+    assert values == dict.fromkeys(RetrievalTargets.metrics, 0.0) | chances
 
 
 def test_identical_images_count_against_each_other():
@@ -242,7 +242,7 @@ def test_the_ratio_of_summed_outcomes_is_the_recall(seed, num_images, extra_capt
     ranks = targets.measure(image_NE, text_QE)
     clusters_N = np.unique(rng.integers(num_images, size=num_images), return_inverse=True)[1]
     values = targets.values(ranks)
-    for text in (*RETRIEVAL_METRICS, "0.7*t2i_r1 + 0.3*i2t_r5", "mean_recall + t2i_r1"):
+    for text in (*RetrievalTargets.metrics, "0.7*t2i_r1 + 0.3*i2t_r5", "mean_recall + t2i_r1"):
         table = targets.table(ranks, Mix.parse(text), clusters_N)
         ratios_1K = (table.hits_CK.sum(0) / table.queries_CK.sum(0))[None]
         assert table.value(ratios_1K)[0] == pytest.approx(Mix.parse(text).value(values))

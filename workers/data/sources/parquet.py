@@ -19,6 +19,7 @@ from workers.data.inside import readable
 from workers.data.labels import Classes, label_text
 from workers.data.sources.base import BadRow, Item, Source, checked_captions, checked_name
 from workers.data.sources.files import RemoteFile, find_files, reached
+from workers.tasks.registry import TASKS
 
 BATCH = 16
 MANY = 4096
@@ -44,19 +45,15 @@ class ParquetSource(Source):
         schema, where = self._schema(first), first.path
         self._names = {what: self._columns.find(what, schema, where) for what in COLUMNS}
         task = self._columns.task(schema, where)
-        self._texts = "label" if task == "classification" else "caption"
-        needed = ("image", self._texts, *(["pair"] if task == "matching" else []))
+        needed, optional = TASKS[task].needs, TASKS[task].may_have
         for what in needed:
             if self._names[what] is None:
                 raise no_column(what, " or ".join(COLUMNS[what]), schema, where)
-        optional = ("group", "split") if task == "classification" else ("split",)
         # Nothing else is read: a column of another use may be of any type.
         self._names = {what: self._names[what] for what in (*needed, *optional)}
         self._check_alike(schema, first)
         self._classes: Classes | None = None
-        self.kind = Kind("matching" if task == "matching" else "retrieval")
-        if task == "classification":
-            self.kind = self._classified(schema, class_names)
+        self.kind = self._classified(task, schema, class_names) if "label" in self._names else Kind(task)
         self.split_names = frozenset(self._splits())
 
     def _check_alike(self, schema: pa.Schema, first: RemoteFile) -> None:
@@ -123,11 +120,11 @@ class ParquetSource(Source):
         struct = row["image"]
         path = struct.get("path") if isinstance(struct, dict) else None
         try:
-            captions = checked_captions(captions_of(row["caption"])) if self._texts == "caption" else ()
-            label = self._number(row["label"]) if self._texts == "label" else None
+            captions = checked_captions(captions_of(row["caption"])) if "caption" in row else ()
+            label = self._number(row["label"]) if "label" in row else None
             group = self._group(row)
             split = file.split if self._names["split"] is None else _split(row["split"])
-            pair = _pair(row["pair"], captions) if self.kind.task == "matching" else None
+            pair = _pair(row["pair"], captions) if "pair" in row else None
         except ValueError as error:
             return BadRow(where, str(error))
         return Item(
@@ -159,7 +156,7 @@ class ParquetSource(Source):
             return int(value)
         return self._classes.place[label_text(value)]
 
-    def _classified(self, schema: pa.Schema, class_names: Path | None) -> Kind:
+    def _classified(self, task: str, schema: pa.Schema, class_names: Path | None) -> Kind:
         column, has_groups = str(self._names["label"]), self._names["group"] is not None
         own = Own.of(schema, self._files[0].path)
         # Labels that are texts say what they are; only numbers are places in a list of names.
@@ -172,7 +169,7 @@ class ParquetSource(Source):
         if class_names is not None:
             classes = classes.named(class_names)
         self._classes = None if names else classes
-        return Kind("classification", classes.names, own.templates, has_groups, classes.labels)
+        return Kind(task, classes.names, own.templates, has_groups, classes.labels)
 
     def _labels(self, column: str) -> Iterator[str]:
         """Yield the distinct labels that can be used; rows with other labels are bad."""

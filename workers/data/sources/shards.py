@@ -98,7 +98,7 @@ class ShardSource(Source):
             return BadRow(where, f"there are several images: {', '.join(images)}" if images else "there is no image")
         content, split = sample.parts[images[0]], file.split
         try:
-            if self.kind.task == "classification":
+            if self.kind.class_names:
                 label = self._label(sample)
                 return Item(where, name + images[0], lambda: content, (), split, label)
             text = decoded(sample.parts.get(".txt", b""), ".txt", DataError)
