@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headmask.apply.exporting import export
 from headmask.mask import HeadMask
+from headmask.maskfile import MaskFile
 from orchestrator.outcome import schema as results
 from orchestrator.outcome.pictures import write_gates, write_heat_map, write_pareto
 from orchestrator.outcome.tables import CANDIDATE, write_trials
@@ -19,6 +21,7 @@ from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.location import redacted
 from orchestrator.settings.versions import versions
 from orchestrator.study.looks import count_looks
+from orchestrator.study.records import TrialRecord
 from orchestrator.study.store import StudyStore
 from orchestrator.track.tracked import track_verdict
 from orchestrator.track.tracking import Tracker
@@ -68,25 +71,12 @@ def conclude(
         display: told what takes long.
         seconds: that it all took.
     """
-    config, folder, records = session.config, session.config.folder, searched.records
-    objective = str(session.objective)
-    write_trials(records, folder / "trials.parquet")
-    write_queries(session, verdict, folder / "queries.parquet")
-    gain = session.objective.gain
-    gains = {record.mask: gain(record.metrics) for record in records if record.metrics}
-    write_heat_map(records, verdict.selected, objective, folder / "heatmap.png", lambda record: gains.get(record.mask))
-    confirm = {each.mask: gain(each.confirm.metrics) for each in verdict.finalists if each.confirm.metrics}
-    per_head = session.pruned_share(HeadMask.from_heads(session.grid, [(0, 0)]))
-    write_pareto(session.gains(records), confirm, verdict.selected, objective, folder / "pareto.png", per_head)
+    config, folder = session.config, session.config.folder
     gates = results.gates_result(session, searched.gates)
-    if gates is not None:
-        write_gates(gates.shut, gates.losses, verdict.selected, folder / "gates.png")
+    _write_tables(session, searched.records, verdict)
+    _draw(session, searched.records, verdict, gates)
     run_id = tracker.wait_for_run()
-    mask = results.mask_file(session, verdict.recommended, verdict, study=store.name, run_id=run_id, gates=gates)
-    mask.write(folder / "mask.json")
-    if not verdict.is_reliable:
-        candidate = results.mask_file(session, verdict.selected, verdict, study=store.name, run_id=run_id, gates=gates)
-        candidate.write(folder / CANDIDATE)
+    mask = _write_masks(session, verdict, gates, store.name, run_id)
     store.set_attr(
         "selected",
         {
@@ -95,9 +85,68 @@ def conclude(
             "words": list(verdict.selected.words),
         },
     )
-    result = results.SearchResult(
+    result = _result(session, store, searched, verdict, prospects, surrogate, gates, run_id, seconds)
+    if config.output.fold and verdict.is_reliable:
+        _fold(session, mask, display)
+    result.write(folder / "result.json")
+    store.set_attr("finished", len(searched.records))
+    _report(config, display)
+    track_verdict(tracker, verdict, result, folder)
+    return Outcome(session, verdict, result)
+
+
+def _write_tables(session: Session, records: Sequence[TrialRecord], verdict: Verdict) -> None:
+    """Write the trials, and what every query of the test split gains and loses."""
+    folder = session.config.folder
+    write_trials(records, folder / "trials.parquet")
+    write_queries(session, verdict, folder / "queries.parquet")
+
+
+def _draw(
+    session: Session, records: Sequence[TrialRecord], verdict: Verdict, gates: results.GatesResult | None
+) -> None:
+    """Write the pictures: single heads, gains by size, and gates where any were trained."""
+    folder, objective, gain = session.config.folder, str(session.objective), session.objective.gain
+    gains = {record.mask: gain(record.metrics) for record in records if record.metrics}
+    write_heat_map(records, verdict.selected, objective, folder / "heatmap.png", lambda record: gains.get(record.mask))
+    confirm = {each.mask: gain(each.confirm.metrics) for each in verdict.finalists if each.confirm.metrics}
+    per_head = session.pruned_share(HeadMask.from_heads(session.grid, [(0, 0)]))
+    write_pareto(session.gains(records), confirm, verdict.selected, objective, folder / "pareto.png", per_head)
+    if gates is not None:
+        write_gates(gates.shut, gates.losses, verdict.selected, folder / "gates.png")
+
+
+def _write_masks(
+    session: Session, verdict: Verdict, gates: results.GatesResult | None, study: str, run_id: str | None
+) -> MaskFile:
+    """Write the recommended mask, and the selected one where it is another; return the recommended one."""
+
+    def written(mask: HeadMask, name: str) -> MaskFile:
+        content = results.mask_file(session, mask, verdict, study=study, run_id=run_id, gates=gates)
+        content.write(session.config.folder / name)
+        return content
+
+    recommended = written(verdict.recommended, "mask.json")
+    if not verdict.is_reliable:
+        written(verdict.selected, CANDIDATE)
+    return recommended
+
+
+def _result(
+    session: Session,
+    store: StudyStore,
+    searched: Progress,
+    verdict: Verdict,
+    prospects: results.Prospects | None,
+    surrogate: Surrogate | None,
+    gates: results.GatesResult | None,
+    run_id: str | None,
+    seconds: float,
+) -> results.SearchResult:
+    config, records = session.config, searched.records
+    return results.SearchResult(
         verdict=results.RELIABLE if verdict.is_reliable else results.UNRELIABLE,
-        objective=objective,
+        objective=str(session.objective),
         guide=str(session.guide),
         selected=list(map(str, verdict.selected.heads)),
         recommended=list(map(str, verdict.recommended.heads)),
@@ -118,24 +167,23 @@ def conclude(
         guarded=results.guarded(session, verdict),
         surrogate=results.surrogate_result(surrogate),
         gates=gates,
-        test_looks=count_looks(config.storage, store, session.test_digests, folder),
+        test_looks=count_looks(config.storage, store, session.test_digests, config.folder),
         pixels=results.PixelsResult(rule=config.search.pixels, data=session.remarks),
         mlflow_run_id=run_id,
-        mask_file=str(folder / "mask.json"),
+        mask_file=str(config.folder / "mask.json"),
         versions=versions(),
     ).sealed()
-    if config.output.fold and verdict.is_reliable:
-        display.say("Folding the mask into a plain checkpoint")
-        proof = export(session.model, mask, folder / "folded", overwrite=True)
-        display.say(
-            f"{folder / 'folded'} loads in stock open_clip; its embeddings differ from the masked model's by at most "
-            f"{proof.max_difference:.1e}"
-        )
-    result.write(folder / "result.json")
-    store.set_attr("finished", len(records))
-    _report(config, display)
-    track_verdict(tracker, verdict, result, folder)
-    return Outcome(session, verdict, result)
+
+
+def _fold(session: Session, mask: MaskFile, display: Display) -> None:
+    """Export the model with the mask in its weights."""
+    folder = session.config.folder / "folded"
+    display.say("Folding the mask into a plain checkpoint")
+    proof = export(session.model, mask, folder, overwrite=True)
+    display.say(
+        f"{folder} loads in stock open_clip; its embeddings differ from the masked model's by at most "
+        f"{proof.max_difference:.1e}"
+    )
 
 
 def _report(config: SearchConfig, display: Display) -> None:

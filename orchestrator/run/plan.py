@@ -51,59 +51,82 @@ def make_plan(config: SearchConfig, speed: float | None = None) -> dict[str, Any
     )
     replica = Replica(session.payload, default_device())
     session = session.settled(replica.measure(session.wanted))
-    search = session.config.search
-    sizes = {name: session.num_inputs(name) for name in session.splits}
     forwards_per_step = gradients.forwards_per_step if sampler.gates else 0.0
-    num_masks = num_masks_of(session, sampler, forwards_per_step)
-    num_forwards = search_cost(session, sampler, num_masks, forwards_per_step)
-    inputs_per_s = speed or measured_speed(session, replica)
-    num_inputs = round(
-        num_forwards * sizes["search"]
-        + (min(search.finalists, num_masks) + search.random_masks) * sizes["confirm"]
-        + 2 * sizes["test"]
-    )
-    payload_gib, pixels_gib = (size / _GIB for size in payload_bytes(session.payload))
-    node_bytes = session.cost.numbers_per_node * session.chunk * DTYPES[search.precision].itemsize
-    nodes_gib = session.grid.layers * node_bytes / _GIB
-    surrogate_gib = session.surrogate_bytes / _GIB if session.uses_surrogate else 0.0
-    pool = config.pool
-    num_replicas = 1 if pool.replicas == "auto" else pool.replicas
-    device = "cpu" if pool.gpus_per_replica == 0 or replica.device == "cpu" else "cuda"
-    shards = best_shards(session, num_replicas, device) if pool.shards == "auto" else pool.shards
-    batch_gib = embeddings_gib(session, shards)
-    hours = num_inputs / inputs_per_s / 3600
-    # Replicas on CPUs read one copy of their host.
-    own_gib = surrogate_gib if replica.device != "cpu" else 0.0
+    return {
+        **_subject(session),
+        **_work(session, sampler, forwards_per_step, speed or measured_speed(session, replica), is_given=bool(speed)),
+        **_needs(session, replica),
+        "run_folder": str(config.folder),
+        "study": f"{config.study_name} in {redacted(config.storage)}",
+        "tracking": tracked_at(config.folder, config.output.tracking_uri, config.storage)[1],
+        "fingerprint": session.digest,
+    }
+
+
+def _subject(session: Session) -> dict[str, Any]:
+    """Return what is searched, and by what."""
+    search = session.config.search
     return {
         "model": str(session.model),
         "grid": f"{session.grid.layers} layers x {session.grid.heads} heads of the {search.tower} tower",
-        "inputs": ", ".join(f"{size} {name}" for name, size in sizes.items()),
+        "inputs": ", ".join(f"{session.num_inputs(name)} {name}" for name in session.splits),
         "objective": str(session.objective),
         "guide": str(session.guide),
         "precision": search.precision,
         "image_chunk": search.image_chunk,
+    }
+
+
+def _work(
+    session: Session, sampler: MaskSampler, forwards_per_step: float, inputs_per_s: float, *, is_given: bool
+) -> dict[str, Any]:
+    """Return how many masks are scored, with how many forward passes, in how many hours."""
+    search, pool = session.config.search, session.config.pool
+    num_masks = num_masks_of(session, sampler, forwards_per_step)
+    num_forwards = search_cost(session, sampler, num_masks, forwards_per_step)
+    num_searched = num_forwards * session.num_inputs("search")
+    num_inputs = round(
+        num_searched
+        + (min(search.finalists, num_masks) + search.random_masks) * session.num_inputs("confirm")
+        + 2 * session.num_inputs("test")
+    )
+    hours = num_inputs / inputs_per_s / 3600
+    return {
         "masks": num_masks,
-        "stops_at": str(config.budget.budget()),
-        "image_forwards": round(num_forwards * sizes["search"]),
+        "stops_at": str(session.config.budget.budget()),
+        "image_forwards": round(num_searched),
         "search_in_plain_forward_passes": round(num_forwards, 1),
         "forwards": num_inputs,
         "forwards_per_second_of_one_replica": round(inputs_per_s, 1),
-        "speed": "given" if speed else "measured here",
+        "speed": "given" if is_given else "measured here",
         "replica_hours": round(hours, 3),
         "replicas": pool.replicas,
-        "hours": None if pool.replicas == "auto" else round(hours / num_replicas, 3),
+        "hours": None if pool.replicas == "auto" else round(hours / pool.replicas, 3),
+    }
+
+
+def _needs(session: Session, replica: Replica) -> dict[str, Any]:
+    """Return what replicas, hosts and the object store must hold, in how many shards."""
+    pool, precision = session.config.pool, session.config.search.precision
+    payload_gib, pixels_gib = (size / _GIB for size in payload_bytes(session.payload))
+    node_bytes = session.cost.numbers_per_node * session.chunk * DTYPES[precision].itemsize
+    nodes_gib = session.grid.layers * node_bytes / _GIB
+    surrogate_gib = session.surrogate_bytes / _GIB if session.uses_surrogate else 0.0
+    device = "cpu" if pool.gpus_per_replica == 0 or replica.device == "cpu" else "cuda"
+    num_replicas = 1 if pool.replicas == "auto" else pool.replicas
+    shards = best_shards(session, num_replicas, device) if pool.shards == "auto" else pool.shards
+    # Replicas on CPUs read one copy of their host.
+    own_gib = surrogate_gib if replica.device != "cpu" else 0.0
+    memory_gib = payload_gib + nodes_gib + embeddings_gib(session, shards) + own_gib + PROCESS_GIB
+    return {
         "surrogate": session.uses_surrogate,
         "surrogate_per_host_gib": round(surrogate_gib, 3),
         # By how many replicas there is room for, which only the cluster knows; the rest is said for one.
         "shards": "auto" if pool.shards == pool.replicas == "auto" else shards,
         "exchanged_per_mask_mib": round(exchanged_bytes(session, shards) / 2**20, 3),
-        "memory_per_replica_gib": round(payload_gib + nodes_gib + batch_gib + own_gib + PROCESS_GIB, 2),
+        "memory_per_replica_gib": round(memory_gib, 2),
         "pixels_per_host_gib": round(pixels_gib, 3),
-        "object_store_gib": round(payload_gib + surrogate_gib + (pixels_gib if config.pool.address else 0.0), 3),
-        "run_folder": str(config.folder),
-        "study": f"{config.study_name} in {redacted(config.storage)}",
-        "tracking": tracked_at(config.folder, config.output.tracking_uri, config.storage)[1],
-        "fingerprint": session.digest,
+        "object_store_gib": round(payload_gib + surrogate_gib + (pixels_gib if pool.address else 0.0), 3),
     }
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from headmask.border.writing import made_folder
 from headmask.errors import ConfigError, HeadmaskError, PixelsChangedError, StudyError
 from headmask.mask import HeadMask
 from headmask.maskfile import write_json
-from orchestrator.outcome.schema import RELIABLE, SearchResult
+from orchestrator.outcome.schema import RELIABLE, Prospects, SearchResult
 from orchestrator.run.conclude import Outcome, conclude
 from orchestrator.run.display import Display
 from orchestrator.run.outputs import OLDER, check_run, set_aside_older
@@ -44,7 +44,7 @@ from orchestrator.track.operations import Begin, Status
 from orchestrator.track.registering import check_foldable, register
 from orchestrator.track.tracked import BestCurve, track_session
 from orchestrator.track.tracking import Tracker
-from orchestrator.verdict.decide import decide
+from orchestrator.verdict.decide import Verdict, decide
 from orchestrator.verdict.prospects import look_ahead
 from strategies import make_sampler
 from workers.pool.queue import InlinePool, Pool
@@ -202,49 +202,14 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display, trac
         held(config.folder) as place,
     ):
         track_session(tracker, session)
-
-        try:
+        curve = BestCurve(tracker)
+        with _ending(store, tracker, clock):
             if not config.pool.mixed_devices:
                 _check_device(store, pool)
             surrogate = make_surrogate(session, pool, display.say, stopping.is_set)
-            curve = BestCurve(tracker)
             searched = _search(session, store, pool, surrogate, curve, display, stopping, clock, place)
-
-            def before_test(mask: HeadMask) -> None:
-                place.check()
-                display.say("checking that the decoded pixels are as they were")
-                session.check_pixels()
-                pool.check_pixels()
-                look_at_test(store, session.looks(mask), config.folder)
-
-            verdict = decide(
-                session,
-                searched.records,
-                pool,
-                on_stage=display.say,
-                is_stopping=stopping.is_set,
-                before_test=before_test,
-            )
-            display.say("scoring the best mask on the search split once more, for the noise there")
-            prospects = look_ahead(
-                session,
-                searched.records,
-                pool,
-                is_exhausted=searched.stopped_by == "exhausted",
-                is_stopping=stopping.is_set,
-            )
-        except (Interrupted, KeyboardInterrupt):
-            tracker.log(Status(status="KILLED"))
-            raise Interrupted from None
-        except PixelsChangedError as error:
-            store.set_attr(CHANGED, str(error))
-            tracker.log(Status(status="FAILED"))
-            raise
-        except BaseException:
-            tracker.log(Status(status="FAILED"))
-            raise
-        finally:
-            clock.keep()
+            verdict = _decide(session, store, pool, searched, display, stopping, place)
+            prospects = _look_ahead(session, pool, searched, display, stopping)
         place.check()
         curve.finish(searched)
         outcome = conclude(session, store, tracker, searched, verdict, prospects, surrogate, display, clock.seconds)
@@ -254,6 +219,66 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display, trac
         outcome = replace(outcome, is_registered=registered)
     display.say(f"Results are in {config.folder}; report.html there shows them")
     return outcome
+
+
+@contextlib.contextmanager
+def _ending(store: StudyStore, tracker: Tracker, clock: Clock) -> Iterator[None]:
+    """Note how a search ends that is stopped or fails, and how long it took however it ends."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        tracker.log(Status(status="KILLED"))
+        raise Interrupted from None
+    except PixelsChangedError as error:
+        store.set_attr(CHANGED, str(error))
+        tracker.log(Status(status="FAILED"))
+        raise
+    except BaseException:
+        tracker.log(Status(status="FAILED"))
+        raise
+    finally:
+        clock.keep()
+
+
+def _decide(
+    session: Session,
+    store: StudyStore,
+    pool: Pool,
+    searched: Progress,
+    display: Display,
+    stopping: StopFlag,
+    place: RunPlace,
+) -> Verdict:
+    """Return the verdict; before the test split is looked at, the pixels are checked and the look is recorded."""
+
+    def before_test(mask: HeadMask) -> None:
+        place.check()
+        display.say("checking that the decoded pixels are as they were")
+        session.check_pixels()
+        pool.check_pixels()
+        look_at_test(store, session.looks(mask), session.config.folder)
+
+    return decide(
+        session,
+        searched.records,
+        pool,
+        on_stage=display.say,
+        is_stopping=stopping.is_set,
+        before_test=before_test,
+    )
+
+
+def _look_ahead(
+    session: Session, pool: Pool, searched: Progress, display: Display, stopping: StopFlag
+) -> Prospects | None:
+    display.say("scoring the best mask on the search split once more, for the noise there")
+    return look_ahead(
+        session,
+        searched.records,
+        pool,
+        is_exhausted=searched.stopped_by == "exhausted",
+        is_stopping=stopping.is_set,
+    )
 
 
 def _registered(session: Session, result: SearchResult, display: Display, *, is_tracked: bool) -> bool:

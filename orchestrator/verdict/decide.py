@@ -8,7 +8,7 @@ recommended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,68 +98,90 @@ def decide(
     Raises:
         StudyError: the baseline could not be scored, so nothing can be compared.
     """
-    objective = session.objective
-    by_mask = {record.mask: record for record in records}
     baseline = HeadMask.empty(session.grid)
-    if baseline not in by_mask or by_mask[baseline].value is None:
-        failure = by_mask[baseline].failure if baseline in by_mask else "it was not scored"
-        raise StudyError(f"there is no baseline to compare with: {failure}")
+    by_mask = {record.mask: record for record in records}
+    _check_baseline(by_mask.get(baseline))
     values = np.array([np.nan if record.value is None else record.value for record in records])
     chosen = finalists([record.mask for record in records], values, session.config.search.finalists)
 
     on_stage(f"re-scoring {counted(len(chosen), 'finalist')} on the confirm split")
-    confirm = score_all(pool, CONFIRM, chosen, is_stopping=is_stopping)
-    confirm_values = [_value(session, confirm[mask].score, confirm[baseline].score) for mask in chosen]
-
-    def standard_error(index: int, best: int) -> float | None:
-        sides = [improved_outcomes(session, "confirm", confirm[chosen[place]].score) for place in (best, index)]
-        return paired_standard_error(*sides, combine=objective.over_draws, draws=ERROR_DRAWS)
-
-    selected = chosen[select(chosen, np.array(confirm_values), standard_error)]
-    value_of = dict(zip(chosen, confirm_values, strict=True))
+    confirm = {mask: each.score for mask, each in score_all(pool, CONFIRM, chosen, is_stopping=is_stopping).items()}
+    value_of = {mask: _value(session, confirm[mask], confirm[baseline]) for mask in chosen}
+    selected = _select(session, confirm, value_of)
     ranked = sorted(chosen, key=lambda mask: (-np.nan_to_num(value_of[mask], nan=-np.inf), len(mask), mask.words))
 
-    random_masks = _random_masks(session, selected)
-    if random_masks:
-        on_stage(
-            f"scoring {counted(len(random_masks), 'random mask')} of the same size on the confirm split, for context"
-        )
-    random_results = score_all(pool, CONFIRM, random_masks, is_stopping=is_stopping)
-    random_values = tuple(
-        float(np.nan_to_num(_value(session, random_results[mask].score, confirm[baseline].score), nan=-np.inf))
-        for mask in random_masks
-    )
-
+    random_values = _random_values(session, pool, selected, confirm[baseline], on_stage, is_stopping)
     on_stage("scoring the baseline and the selected mask on the test split")
     before_test(selected)
-    test = score_all(pool, TEST, sorted({baseline, selected}), is_stopping=is_stopping)
-    outcomes = {mask: _outcomes(session, "test", result.score) for mask, result in test.items()}
-    before, after = outcomes[baseline], outcomes[selected]
-    improved = {mask: _improved(session, tables) for mask, tables in outcomes.items()}
-    guarded = [
-        (goal, evidence(before[index], after[index], draws=DRAWS, seed=0))
-        for index, goal in enumerate(objective.goals)
-        if goal.max_loss is not None
-    ]
+    both = score_all(pool, TEST, sorted({baseline, selected}), is_stopping=is_stopping)
+    test = {mask: each.score for mask, each in both.items()}
+    improved, guarded = _test_evidence(session, test, baseline, selected)
     return Verdict(
         selected=selected,
         baseline=baseline,
-        finalists=tuple(Finalist(mask, by_mask[mask], confirm[mask].score) for mask in ranked),
+        finalists=tuple(Finalist(mask, by_mask[mask], confirm[mask]) for mask in ranked),
         best_single=_best_single(records),
-        test={mask: result.score for mask, result in test.items()},
-        evidence=evidence(improved[baseline], improved[selected], combine=objective.over_draws, draws=DRAWS, seed=0),
-        guarded=tuple(guarded),
+        test=test,
+        evidence=improved,
+        guarded=guarded,
         random_values=random_values,
     )
 
 
+def _check_baseline(record: TrialRecord | None) -> None:
+    if record is None or record.value is None:
+        failure = record.failure if record else "it was not scored"
+        raise StudyError(f"there is no baseline to compare with: {failure}")
+
+
+def _select(session: Session, confirm: Mapping[HeadMask, MaskScore], value_of: Mapping[HeadMask, float]) -> HeadMask:
+    """Return the smallest finalist that is as good as the best one on confirm."""
+    chosen = list(value_of)
+
+    def standard_error(index: int, best: int) -> float | None:
+        sides = [improved_outcomes(session, "confirm", confirm[chosen[place]]) for place in (best, index)]
+        return paired_standard_error(*sides, combine=session.objective.over_draws, draws=ERROR_DRAWS)
+
+    return chosen[select(chosen, np.array(list(value_of.values())), standard_error)]
+
+
+def _random_values(
+    session: Session,
+    pool: Pool,
+    selected: HeadMask,
+    baseline: MaskScore,
+    on_stage: Callable[[str], None],
+    is_stopping: Callable[[], bool],
+) -> tuple[float, ...]:
+    """Return the objective on confirm of random masks with the selected mask's number of heads in every layer."""
+    rng = np.random.default_rng((session.config.search.seed, 1))
+    masks = matched_random_masks(selected, session.config.search.random_masks, rng, session.limits)
+    if masks:
+        on_stage(f"scoring {counted(len(masks), 'random mask')} of the same size on the confirm split, for context")
+    results = score_all(pool, CONFIRM, masks, is_stopping=is_stopping)
+    values = (_value(session, results[mask].score, baseline) for mask in masks)
+    return tuple(float(np.nan_to_num(value, nan=-np.inf)) for value in values)
+
+
+def _test_evidence(
+    session: Session, test: Mapping[HeadMask, MaskScore], baseline: HeadMask, selected: HeadMask
+) -> tuple[Evidence, tuple[tuple[Goal, Evidence], ...]]:
+    """Return how sure the test deltas are: of the objective, and of every guarded goal."""
+    objective = session.objective
+    # Of one mask there is one object: `evidence` knows by it that nothing differs.
+    outcomes = {mask: _outcomes(session, "test", score) for mask, score in test.items()}
+    improved = {mask: _improved(session, tables) for mask, tables in outcomes.items()}
+    guarded = tuple(
+        (goal, evidence(outcomes[baseline][index], outcomes[selected][index], draws=DRAWS, seed=0))
+        for index, goal in enumerate(objective.goals)
+        if goal.max_loss is not None
+    )
+    found = evidence(improved[baseline], improved[selected], combine=objective.over_draws, draws=DRAWS, seed=0)
+    return found, guarded
+
+
 def _value(session: Session, score: MaskScore, baseline: MaskScore) -> float:
     return np.nan if score.failure else session.objective.value(score.metrics, baseline.metrics)
-
-
-def _random_masks(session: Session, selected: HeadMask) -> list[HeadMask]:
-    rng = np.random.default_rng((session.config.search.seed, 1))
-    return matched_random_masks(selected, session.config.search.random_masks, rng, session.limits)
 
 
 def _best_single(records: Sequence[TrialRecord]) -> HeadMask | None:
