@@ -219,11 +219,10 @@ def run_simulated(pool: SimulatedPool, folder: Path, trials: int, block_size: in
             make_sampler(STRATEGY, GRID, block_size=block_size),
             store,
             pool,
-            grid=GRID,
-            stage=SEARCH,
+            stage=lambda: SEARCH,
             value=_value,
             cost=VIT_L_14,
-            on_progress=curve.update,
+            listeners=[curve],
         )
         search.run(Budget(trials))
         store.flush()

@@ -28,7 +28,8 @@ from benchmarks.record import save
 from headmask.mask import HeadMask
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.run.bench import hardware
-from orchestrator.search.loop import Search, score_all
+from orchestrator.search.loop import Search
+from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session, prepare
 from orchestrator.settings.budget import Budget
 from orchestrator.settings.config import flags_of, read_config
@@ -108,11 +109,10 @@ def searched(session: Session, pool: RayPool, folder: Path, count: int) -> tuple
             make_sampler("mixture", session.grid, limits=session.limits),
             store,
             pool,
-            grid=session.grid,
-            stage=session.search_stage,
+            stage=lambda: session.search_stage,
             value=session.search_value,
             cost=session.forwards,
-            on_progress=BestCurve(tracker).update,
+            listeners=[BestCurve(tracker)],
         )
         records = search.run(Budget(count))
         return time.perf_counter() - started, [record.mask for record in records]

@@ -68,7 +68,7 @@ def measure(strategy: str, num_trials: int) -> dict[str, Any]:
     ]
     sampler = make_sampler(strategy, GRID)
     # The study goes on at the start of a block, with all before it told.
-    start = sampler.block_range(sampler.block_of(num_trials - 1)).start
+    start = sampler.blocks.numbers(sampler.blocks.of(num_trials - 1)).start
     studies = {
         strategy: optuna.create_study(direction="maximize", sampler=sampler),
         "random": optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)),
@@ -78,7 +78,7 @@ def measure(strategy: str, num_trials: int) -> dict[str, Any]:
     times_ms: dict[str, list[list[float]]] = {name: [] for name in studies}
     # The first block also takes in the study, once.
     for block in range(1 + BLOCKS):
-        count = len(sampler.block_range(sampler.block_of(start) + block))
+        count = len(sampler.blocks.numbers(sampler.blocks.of(start) + block))
         for name, study in studies.items():
             trials, spent = asked(study, space, count)
             times_ms[name].append(spent)

@@ -25,7 +25,7 @@ from headmask.mask import HeadMask
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.demo.scenes import write_downstream
 from orchestrator.run.bench import hardware, make_workload
-from orchestrator.search.loop import score_all
+from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session, prepare
 from orchestrator.search.sharding import exchanged_bytes
 from orchestrator.settings.config import flags_of, read_config

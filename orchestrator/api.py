@@ -17,7 +17,7 @@ from orchestrator.run.display import Display, Quiet, make_display
 from orchestrator.run.precheck import check_baseline
 from orchestrator.screen.terminal import Terminal
 from orchestrator.screen.waiting import said_when_slow
-from orchestrator.search.loop import score_all
+from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session, prepare
 from orchestrator.settings.config import flags_of, read_config
 from orchestrator.settings.options import ResumeOptions, ScanOptions, SearchOptions

@@ -292,7 +292,7 @@ def main() -> None:
 def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) -> SearchResult:
     from orchestrator.run import runner
     from orchestrator.run.display import make_display
-    from orchestrator.search.loop import Interrupted
+    from orchestrator.search.scoring import Interrupted
 
     console = Terminal(stderr=as_json)
     display = make_display(console)

@@ -6,13 +6,15 @@ from typing import Any
 
 from headmask.errors import ConfigError, did_you_mean
 from headmask.mask import HeadGrid
-from strategies.adapters import AdaptedSampler, Nsga2Sampler, TpeSampler
-from strategies.base import REVISION, Exhausted, MaskSampler, Screen
+from strategies.adapters import Nsga2Sampler, TpeSampler
+from strategies.base import REVISION, MaskSampler, Screen
+from strategies.books import Blocks, Books
 from strategies.gated import GatesSampler
 from strategies.gates import Gates, Gradients
 from strategies.genetic import GeneticSampler
 from strategies.history import History
 from strategies.mixture import MixtureSampler
+from strategies.optunaside import Exhausted
 from strategies.pairwise import PairwiseSampler
 from strategies.scan import ScanSampler
 from strategies.space import Limits, distributions, mask_of, params_of
@@ -20,6 +22,8 @@ from strategies.space import Limits, distributions, mask_of, params_of
 __all__ = [
     "REVISION",
     "STRATEGIES",
+    "Blocks",
+    "Books",
     "Exhausted",
     "Gates",
     "GatesSampler",
@@ -63,39 +67,47 @@ def make_sampler(
     block_size: int = 32,
     screen: Screen | None = None,
     gradients: Gradients | None = None,
-    shortlist: int | None = None,
-    gate_share: float = 0.0,
+    **own: Any,
 ) -> MaskSampler:
-    """Return a strategy by its name; a shortlist is for the adapters of Optuna's samplers alone, gates for a mixture.
+    """Return a strategy by its name.
+
+    Args:
+        name: one of `STRATEGIES`.
+        grid: layers and heads of the tower.
+        seed: see `MaskSampler`, as for the others.
+        limits: which masks may be proposed.
+        block_size: maximum number of masks in a block after the scan.
+        screen: predicts the values of masks.
+        gradients: of a loss by gates.
+        own: options that only some strategies have, see `MaskSampler.own_options`.
 
     Raises:
         ConfigError: there is none of that name, it has no such option, or the limits do not fit the grid.
     """
-    check_strategy(name, shortlist, gate_share)
-    options: dict[str, Any] = {} if shortlist is None else {"shortlist": shortlist}
-    options |= {"gate_share": gate_share} if gate_share else {}
-    options |= {"seed": seed, "limits": limits, "block_size": block_size, "screen": screen, "gradients": gradients}
-    return STRATEGIES[name](grid, **options)
+    check_strategy(name, **own)
+    strategy = STRATEGIES[name]
+    given = {option: value for option, value in own.items() if option in strategy.own_options}
+    return strategy(grid, seed=seed, limits=limits, block_size=block_size, screen=screen, gradients=gradients, **given)
 
 
-def check_strategy(name: str, shortlist: int | None = None, gate_share: float = 0.0) -> None:
-    """Check that a strategy exists, and can have a shortlist or a share of gates, where there is one.
+def check_strategy(name: str, **own: Any) -> None:
+    """Check that a strategy exists, and has the options that are given; the default of an option counts as none.
 
     Raises:
-        ConfigError: it does not, or cannot; the message lists those that do.
+        ConfigError: it does not; the message lists those that do.
     """
     if name not in STRATEGIES:
         raise ConfigError(
             f"strategy must be one of {', '.join(STRATEGIES)}; got {name!r}{did_you_mean(name, STRATEGIES)}"
         )
-    adapters = [label for label, strategy in STRATEGIES.items() if issubclass(strategy, AdaptedSampler)]
-    if shortlist is not None and name not in adapters:
-        raise ConfigError(
-            f"a shortlist of heads is an option of {' and '.join(adapters)}; got {shortlist} for {name}: leave it "
-            "out, or choose one of these"
-        )
-    if gate_share and name != MixtureSampler.label:
-        raise ConfigError(
-            f"a share of gates is an option of {MixtureSampler.label}; got {gate_share:g} for {name}: leave it out, or "
-            f"choose {MixtureSampler.label}"
-        )
+    for option, value in own.items():
+        owners = {label: strategy for label, strategy in STRATEGIES.items() if option in strategy.own_options}
+        if not owners:
+            raise ConfigError(f"no strategy has an option {option}")
+        about = next(iter(owners.values())).own_options[option]
+        if name not in owners and value != about.default:
+            choice = next(iter(owners)) if len(owners) == 1 else "one of these"
+            raise ConfigError(
+                f"{about.words} is an option of {' and '.join(owners)}; got {value:g} for {name}: leave it out, or "
+                f"choose {choice}"
+            )

@@ -19,7 +19,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
 from headmask.errors import ConfigError
 from headmask.mask import BoolArray, HeadGrid, HeadMask
-from strategies.base import MaskSampler
+from strategies.base import MaskSampler, Option
 from strategies.history import History
 
 # T trials, R candidates, F free heads, S heads of the shortlist
@@ -41,18 +41,20 @@ class AdaptedSampler(MaskSampler):
 
     Args:
         grid: of the tower.
-        shortlist: heads that may be ablated together, the best ones of the scan.
+        shortlist: number of heads that may be ablated together, the best ones of the scan; 48 by default.
         options: see `MaskSampler`; a screen is not used.
 
     Raises:
         ConfigError: the shortlist is empty, or the limits do not fit the grid.
     """
 
-    def __init__(self, grid: HeadGrid, *, shortlist: int = SHORTLIST, **options: Any) -> None:
+    own_options = MappingProxyType({"shortlist": Option("a shortlist of heads", default=None)})
+
+    def __init__(self, grid: HeadGrid, *, shortlist: int | None = None, **options: Any) -> None:
         super().__init__(grid, **options)
-        if shortlist < 1:
+        self.shortlist = SHORTLIST if shortlist is None else shortlist
+        if self.shortlist < 1:
             raise ConfigError(f"a shortlist must have at least 1 head; got {shortlist}")
-        self.shortlist = shortlist
 
     @abstractmethod
     def adapted(self, num_told: int, seed: int) -> BaseSampler:

@@ -30,8 +30,7 @@ class GatesSampler(MaskSampler):
 
     Args:
         grid: of the tower.
-        share: part of the masks after the scan that come from here; steps are in proportion.
-        options: see `MaskSampler`. There must be gradients; a screen is not used.
+        options: see `MaskSampler`. There must be gradients; a screen is not used. Steps are in proportion to the share.
 
     Raises:
         ConfigError: there are no gradients, or the limits do not fit the grid.
@@ -39,18 +38,17 @@ class GatesSampler(MaskSampler):
 
     label = "gates"
 
-    def __init__(self, grid: HeadGrid, *, share: float = 1.0, **options: Any) -> None:
+    def __init__(self, grid: HeadGrid, **options: Any) -> None:
         super().__init__(grid, **options)
         if self.gradients is None:
             raise ConfigError(f"{type(self).__name__} needs gradients of a loss; choose another strategy without them")
-        self._share = share
         self._steps_per_mask = min(MOST_STEPS_PER_MASK, 1 / self.gradients.masks_per_step)
-        self._trained = Gates(self.gradients, len(self._scan) - 1, self.limits.most_heads(grid), self.seed)
+        self._trained = Gates(self.gradients, self.blocks.num_scan - 1, self.limits.most_heads(grid), self.seed)
         self.gates = self._trained
 
     def num_steps(self, num_known: int) -> int:
         """Return how many steps are done when a block is proposed from so many results."""
-        return SWEEP + int(self._share * self._steps_per_mask * max(0, num_known - len(self._scan)))
+        return SWEEP + int(self.share * self._steps_per_mask * max(0, num_known - self.blocks.num_scan))
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
         """Return what was shut in the last two sweeps, all sizes alike at first, then those nearest to the best mask's.

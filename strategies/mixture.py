@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from headmask.errors import ConfigError
 from headmask.mask import HeadGrid, HeadMask
-from strategies.base import MaskSampler
+from strategies.base import MaskSampler, Option
 from strategies.gated import GatesSampler
 from strategies.gates import Gates
 from strategies.genetic import GeneticSampler
@@ -37,6 +38,7 @@ class MixtureSampler(MaskSampler):
     """
 
     label = "mixture"
+    own_options = MappingProxyType({"gate_share": Option("a share of gates", default=0.0)})
 
     def __init__(
         self, grid: HeadGrid, *, shares: Sequence[Share] | None = None, gate_share: float = 0.0, **options: Any
@@ -49,8 +51,8 @@ class MixtureSampler(MaskSampler):
         if not shares or min(share for _, share in shares) <= 0:
             raise ConfigError(f"a mixture needs positive shares; got {[share for _, share in shares]}")
         total = sum(share for _, share in shares)
-        self._members = [_member(strategy, grid, share / total, options) for strategy, share in shares]
-        self._turns = _turns([share for _, share in shares], self.block_size)
+        self._members = [strategy(grid, **{**options, "share": share / total}) for strategy, share in shares]
+        self._turns = _turns([share for _, share in shares], self.blocks.block_size)
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
         """Return what every member proposes for its places; what one cannot fill, others do."""
@@ -66,7 +68,10 @@ class MixtureSampler(MaskSampler):
 
     def strategy_of(self, number: int) -> str:
         """Return the name of the member whose turn a trial is."""
-        return "scan" if number < len(self._scan) else self._members[self._turn(number)].label
+        block = self.blocks.of(number)
+        if block == 0:
+            return super().strategy_of(number)
+        return self._members[self._turns[number - self.blocks.numbers(block).start]].label
 
     @property
     def gates(self) -> Gates | None:  # type: ignore[override]
@@ -76,15 +81,6 @@ class MixtureSampler(MaskSampler):
     def num_steps(self, num_known: int) -> int:
         """Return how many steps of training its members have done when a block is proposed."""
         return sum(member.num_steps(num_known) for member in self._members)
-
-    def _turn(self, number: int) -> int:
-        return self._turns[number - self.block_range(self.block_of(number)).start]
-
-
-def _member(strategy: type[MaskSampler], grid: HeadGrid, share: float, options: Mapping[str, Any]) -> MaskSampler:
-    if issubclass(strategy, GatesSampler):
-        return strategy(grid, share=share, **options)
-    return strategy(grid, **options)
 
 
 def _turns(shares: Sequence[float], count: int) -> list[int]:

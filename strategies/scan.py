@@ -15,9 +15,9 @@ class ScanSampler(MaskSampler):
     label = "scan"
 
     @property
-    def exhausted(self) -> bool:
-        """True when every head was proposed."""
-        return len(self._masks) >= len(self._scan)
+    def num_masks(self) -> int:
+        """The number of masks of the scan."""
+        return self.blocks.num_scan
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
         """Return nothing: there is nothing after the scan."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import count
 
 import numpy as np
 
@@ -62,14 +61,12 @@ def ours(name: str, meter: Meter, seed: int, *, screened: bool = False, gate_sha
         gradients=meter.gradients,
         gate_share=gate_share,
     )
-    masks: list[HeadMask] = []
-    values: list[float] = []
-    for block in count():
-        new = sampler.block_masks(block, masks, values)
-        masks += new
-        values += meter.values(new)
-        if sampler.exhausted:
-            return
+    books = sampler.new_books()
+    while not books.is_exhausted:
+        start, masks = len(books), sampler.block_masks(books.next_block, books)
+        books.add(masks)
+        for number, value in enumerate(meter.values(masks), start):
+            books.tell(number, value)
 
 
 def random_masks(meter: Meter, seed: int) -> None:

@@ -12,7 +12,7 @@ from benchmarks.validity.searches import Workload, outcomes, searched, write_sce
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.run.display import Quiet
 from orchestrator.run.runner import make_pool
-from orchestrator.search.loop import score_all
+from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session
 from orchestrator.statistics.paired import paired_interval
 from orchestrator.study.records import TrialRecord

@@ -15,7 +15,7 @@ from orchestrator.demo.scenes import downstream_rows
 from orchestrator.run import runner
 from orchestrator.run.display import Quiet
 from orchestrator.run.runner import Outcome, make_pool
-from orchestrator.search.loop import score_all
+from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session
 from orchestrator.settings.config import flags_of, read_config
 from orchestrator.statistics.paired import Outcomes

@@ -13,7 +13,7 @@ from orchestrator.outcome.pictures import write_gates, write_heat_map, write_par
 from orchestrator.outcome.tables import CANDIDATE, write_trials
 from orchestrator.report.page import FILE, write_report
 from orchestrator.run.display import Display
-from orchestrator.search.loop import Progress
+from orchestrator.search.progress import Progress
 from orchestrator.search.session import Session
 from orchestrator.search.surrogate import Surrogate
 from orchestrator.settings.commandline import report_command

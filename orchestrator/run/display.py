@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from orchestrator.screen.terminal import Terminal
 from orchestrator.screen.waiting import PLAIN_EVERY_S, duration, speed
-from orchestrator.search import loop
+from orchestrator.search import progress as search
 
 
 class Display(Protocol):
@@ -19,7 +19,7 @@ class Display(Protocol):
         """Show a permanent line."""
         ...
 
-    def update(self, progress: loop.Progress, pool_status: str) -> None:
+    def update(self, progress: search.Progress, pool_status: str) -> None:
         """Show the current progress."""
         ...
 
@@ -33,7 +33,7 @@ def make_display(console: Terminal) -> Display:
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
-def summary(progress: loop.Progress, pool_status: str) -> str:
+def summary(progress: search.Progress, pool_status: str) -> str:
     """Return the state of a search in one line: speed, best against baseline, surrogate, gates, time left, replicas."""
     scored = len(progress.records) - progress.served
     rate = scored / progress.seconds if progress.seconds >= 1 else 0.0
@@ -58,7 +58,7 @@ class Quiet:
     def say(self, text: str) -> None:
         """Do nothing."""
 
-    def update(self, progress: loop.Progress, pool_status: str) -> None:
+    def update(self, progress: search.Progress, pool_status: str) -> None:
         """Do nothing."""
 
     def stop(self) -> None:
@@ -76,7 +76,7 @@ class PlainDisplay:
         """Print a line."""
         self._console.say(text)
 
-    def update(self, progress: loop.Progress, pool_status: str) -> None:
+    def update(self, progress: search.Progress, pool_status: str) -> None:
         """Print the state, every ten seconds and at the end."""
         if (time.monotonic() >= self._next or progress.is_done) and len(progress.records) != self._shown:
             self._next, self._shown = time.monotonic() + PLAIN_EVERY_S, len(progress.records)
@@ -107,7 +107,7 @@ class LiveDisplay:
         """Print a line above the bar."""
         self._console.say(text)
 
-    def update(self, progress: loop.Progress, pool_status: str) -> None:
+    def update(self, progress: search.Progress, pool_status: str) -> None:
         """Move the bar."""
         self._progress.update(
             self._task,

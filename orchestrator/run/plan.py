@@ -16,7 +16,7 @@ from orchestrator.search.sharding import best_shards, embeddings_gib, exchanged_
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.location import redacted
 from orchestrator.settings.trackinguri import tracked_at
-from strategies import MaskSampler, ScanSampler, make_sampler
+from strategies import MaskSampler, make_sampler
 from workers.data.pixels import Pixels
 from workers.scoring.replica import Payload, Replica
 from workers.scoring.scorer import DTYPES, default_device
@@ -137,8 +137,8 @@ def search_cost(session: Session, sampler: MaskSampler, num_masks: int, forwards
     """
     scan, typical = scan_of(session), typical_block(session)
     cost = cache(lambda size: session.cost(typical[:size]))
-    after = takewhile(lambda block: block.start < num_masks, map(sampler.block_range, count(1)))
-    training = sampler.num_steps_at(sampler.block_of(num_masks - 1)) * forwards_per_step / session.num_inputs("search")
+    after = takewhile(lambda block: block.start < num_masks, map(sampler.blocks.numbers, count(1)))
+    training = sampler.num_steps_at(sampler.blocks.of(num_masks - 1)) * forwards_per_step / session.num_inputs("search")
     blocks = sum(cost(min(block.stop, num_masks) - block.start) for block in after)
     return session.cost(scan[:num_masks]) + blocks + training
 
@@ -146,19 +146,18 @@ def search_cost(session: Session, sampler: MaskSampler, num_masks: int, forwards
 def num_masks_of(session: Session, sampler: MaskSampler, forwards_per_step: float) -> int:
     """Return the maximum number of masks that a search scores: its budget, but no more than exist."""
     config, scan, typical = session.config, scan_of(session), typical_block(session)
-    is_scan = config.search.strategy == ScanSampler.label
-    most = min(config.budget.masks, len(scan) if is_scan else session.limits.num_masks(session.grid))
+    most = min(config.budget.masks, sampler.num_masks)
     if config.budget.image_forwards is None:
         return most
     forwards = cache(lambda size: session.forwards(typical[:size]))
     left = config.budget.image_forwards - session.forwards(scan)
     block = 1
     # A block is begun as long as something is left.
-    while left > 0 and sampler.block_range(block).start < most:
-        training = sampler.num_steps_before(block) * forwards_per_step
-        left -= forwards(len(sampler.block_range(block))) + training
+    while left > 0 and sampler.blocks.numbers(block).start < most:
+        training = sampler.num_steps_for(block) * forwards_per_step
+        left -= forwards(len(sampler.blocks.numbers(block))) + training
         block += 1
-    return min(most, sampler.block_range(block).start)
+    return min(most, sampler.blocks.numbers(block).start)
 
 
 @torch.inference_mode()

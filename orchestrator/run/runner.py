@@ -26,7 +26,9 @@ from orchestrator.run.precheck import check_baseline
 from orchestrator.run.signals import StopFlag, stop_signals
 from orchestrator.screen.border import EXIT_TRY_AGAIN
 from orchestrator.search.gradients import GateGradients
-from orchestrator.search.loop import Interrupted, Progress, Search
+from orchestrator.search.loop import Search
+from orchestrator.search.progress import Listener, Progress
+from orchestrator.search.scoring import Interrupted
 from orchestrator.search.session import Session, prepare
 from orchestrator.search.sharding import best_shards
 from orchestrator.search.surrogate import Surrogate, make_surrogate
@@ -340,24 +342,16 @@ def _search(
         gate_share=config.search.gate_share,
     )
 
-    def on_progress(progress: Progress) -> None:
-        display.update(progress, pool.status)
-        curve.update(progress)
-        clock.keep_now_and_then()
-        place.check()
-
     search = Search(
         sampler,
         store,
         pool,
-        grid=session.grid,
-        stage=session.search_stage,
+        stage=surrogate.stage if surrogate else lambda: session.search_stage,
         value=session.search_value,
         guide=str(session.guide),
         cost=session.forwards,
-        surrogate=surrogate,
         forwards_per_step=gradients.forwards_per_step if sampler.gates else 0.0,
-        on_progress=on_progress,
+        listeners=[*([surrogate] if surrogate else []), curve, _Watch(display, pool, clock, place)],
         is_stopping=stopping.is_set,
     )
     try:
@@ -365,6 +359,19 @@ def _search(
         return search.progress
     finally:
         display.stop()
+
+
+class _Watch(Listener):
+    """Shows how far a search is, keeps the time that its study takes, and ends it if its run folder is gone."""
+
+    def __init__(self, display: Display, pool: Pool, clock: Clock, place: RunPlace) -> None:
+        self._display, self._pool, self._clock, self._place = display, pool, clock, place
+
+    def on_progress(self, progress: Progress) -> None:
+        """Do all of it."""
+        self._display.update(progress, self._pool.status)
+        self._clock.keep_now_and_then()
+        self._place.check()
 
 
 class Clock:

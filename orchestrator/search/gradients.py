@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from headmask.border.home import cache_folder
-from orchestrator.search.loop import POLL_S, Interrupted
+from orchestrator.search.scoring import POLL_S, Interrupted
 from orchestrator.search.session import Session
 from strategies.gates import BATCHES
 from strategies.history import FloatArray

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from headmask.errors import HeadmaskError
 from headmask.mask import HeadMask
-from orchestrator.search.loop import score_all
+from orchestrator.search.progress import Listener, Progress
+from orchestrator.search.scoring import score_all, scored
 from orchestrator.search.session import Session
+from orchestrator.study.records import TrialRecord
 from workers.pool.queue import Pool, Result
 from workers.scoring.displacement_store import DisplacementStore
 from workers.scoring.messages import Stage
@@ -23,8 +26,8 @@ from workers.scoring.messages import Stage
 # M masks
 
 
-class Surrogate:
-    """Predicts the search values of masks once a scan is complete.
+class Surrogate(Listener):
+    """Predicts the search values of masks once a scan is complete, and listens to the search for what that takes.
 
     Args:
         pool: computes predictions.
@@ -44,9 +47,10 @@ class Surrogate:
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._pool, self._store, self._value, self._is_stopping = pool, store, value, is_stopping
+        self._search_stage = stage
         self.scan_stage = replace(stage, embeddings=True)
         """What the masks of the scan are scored on."""
-        self._stage = replace(stage, predicted=True)
+        self._predicted_stage = replace(stage, predicted=True)
         self._is_adopted = False
         self._unwatched: dict[HeadMask, float] = {}
         self._pairs: list[tuple[float, float]] = []
@@ -61,8 +65,12 @@ class Surrogate:
         """The masks of the scan that have to be scored, on its stage, before anything is predicted."""
         return set() if self._is_adopted else self._store.missing
 
-    def learn(self, result: Result) -> None:
-        """Take the result of a mask; only those of the scan leave something behind."""
+    def stage(self) -> Stage:
+        """Return what masks are scored on now: while the scan misses something, all that it needs of them is kept."""
+        return self.scan_stage if self.missing else self._search_stage
+
+    def on_scored(self, result: Result) -> None:
+        """Keep what the result of a mask of the scan leaves behind."""
         embeddings = result.score.embeddings
         if result.mask in self.missing and embeddings is not None and not result.score.failure:
             self._store.add(result.mask, embeddings)
@@ -76,24 +84,50 @@ class Surrogate:
         if not self._is_adopted:
             self._pool.adopt_displacements(self._store.take())
             self._is_adopted = True
-        found = score_all(self._pool, self._stage, list(masks), is_stopping=self._is_stopping)
+        found = score_all(self._pool, self._predicted_stage, masks, is_stopping=self._is_stopping)
         self.num_screened += len(found)
         scores = [found[mask].score for mask in masks]
         return np.array([np.nan if score.failure else self._value(score.metrics) for score in scores])
 
-    def watch(self, mask: HeadMask, value: float | None) -> None:
-        """Note the exact value of a mask, None for a failure.
+    def on_known(self, record: TrialRecord) -> None:
+        """Note the exact value of a mask of several heads, to be compared with its prediction.
 
-        Those of several heads are compared with predictions. Nothing is predicted with a head that fails alone.
+        Nothing is predicted with a head that fails alone.
         """
-        if len(mask) <= 1:
-            if value is None and not self._is_adopted:
-                self._store.exclude(mask)
-        elif value is not None:
-            self._unwatched[mask] = value
+        if len(record.mask) <= 1:
+            if record.value is None and not self._is_adopted:
+                self._store.exclude(record.mask)
+        elif record.value is not None:
+            self._unwatched[record.mask] = record.value
 
-    def compare(self) -> None:
-        """Compare what was noted since the last time."""
+    def on_planning(self, block: int, progress: Progress) -> None:
+        """Score again what is missing of a stored scan, and compare predictions with values.
+
+        Raises:
+            HeadmaskError: a mask of the scan cannot be scored any more.
+            Interrupted: asked to stop before that was done.
+        """
+        if block > 0:
+            self._complete_scan()
+            self.on_end(progress)
+
+    def on_end(self, progress: Progress) -> None:
+        """Compare predictions with the values that came since the last time."""
+        self._compare()
+        progress.rank_correlation = self.rank_correlation
+
+    def _complete_scan(self) -> None:
+        missing = self.missing
+        for results in scored(self._pool, self.scan_stage, missing, is_stopping=self._is_stopping) if missing else ():
+            for result in results:
+                if result.score.failure:
+                    raise HeadmaskError(
+                        f"the stored study has a value for mask {result.mask}, which cannot be scored any more "
+                        f"({result.score.failure}); resume it where it could"
+                    )
+                self.on_scored(result)
+
+    def _compare(self) -> None:
         if not self._unwatched:
             return
         unwatched, self._unwatched = self._unwatched, {}

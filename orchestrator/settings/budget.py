@@ -6,7 +6,6 @@ study stops at the same mask with any number of replicas, killed and resumed or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,17 +64,3 @@ class Budget:
         if self.seconds is not None and seconds >= self.seconds:
             return "seconds"
         return None
-
-
-def blocks_without_gain(values: Sequence[float | None], block_of: Callable[[int], int]) -> int:
-    """Return how many blocks followed the one in which the best value was reached for the first time.
-
-    Args:
-        values: of all masks of some whole blocks, in order of proposal; None for a failure.
-        block_of: the block of a mask, by its place.
-    """
-    best, place = float("-inf"), 0
-    for number, value in enumerate(values):
-        if value is not None and value > best:
-            best, place = value, number
-    return block_of(len(values) - 1) - block_of(place) if values else 0

@@ -255,23 +255,14 @@ class SearchSection(Section):
         check_strategy(strategy)
         return strategy
 
-    @field_validator("shortlist")
+    @field_validator("shortlist", "gate_share")
     @classmethod
-    def _has_shortlist(cls, shortlist: int | None, checked: ValidationInfo) -> int | None:
+    def _strategy_has_option(cls, value: Any, checked: ValidationInfo) -> Any:
         from strategies import check_strategy
 
         if "strategy" in checked.data:
-            check_strategy(checked.data["strategy"], shortlist)
-        return shortlist
-
-    @field_validator("gate_share")
-    @classmethod
-    def _has_gates(cls, gate_share: float, checked: ValidationInfo) -> float:
-        from strategies import check_strategy
-
-        if "strategy" in checked.data:
-            check_strategy(checked.data["strategy"], gate_share=gate_share)
-        return gate_share
+            check_strategy(checked.data["strategy"], **{str(checked.field_name): value})
+        return value
 
     @field_validator("objective")
     @classmethod

@@ -12,7 +12,7 @@ from headmask.border.shown import counted
 from headmask.mask import HeadMask
 from orchestrator.outcome.schema import SearchResult
 from orchestrator.outcome.tables import sentences
-from orchestrator.search.loop import Progress
+from orchestrator.search.progress import Listener, Progress
 from orchestrator.search.session import Session
 from orchestrator.settings.config import flat_settings
 from orchestrator.track.mlflowrun import SELECTED_NAME, SELECTED_TAG
@@ -103,7 +103,7 @@ def _tracked_splits(session: Session) -> Iterator[TrackedSplit]:
             yield TrackedSplit(name=name, digest=split.digest[:DIGITS], context=context, path=path, profile=profile)
 
 
-class BestCurve:
+class BestCurve(Listener):
     """The best value so far, tracked against masks and against seconds, at most every two seconds; losses, too."""
 
     def __init__(self, tracker: Tracker) -> None:
@@ -111,7 +111,7 @@ class BestCurve:
         self._next = 0.0
         self._num_losses = 0
 
-    def update(self, progress: Progress) -> None:
+    def on_progress(self, progress: Progress) -> None:
         """Log a point if one is due."""
         if time.monotonic() < self._next or progress.best is None or progress.best.value is None:
             return

@@ -16,7 +16,7 @@ import numpy as np
 from headmask.border.shown import counted
 from headmask.errors import StudyError
 from headmask.mask import HeadMask
-from orchestrator.search.loop import score_all
+from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session
 from orchestrator.settings.objective import Goal
 from orchestrator.statistics.paired import Evidence, Outcomes, evidence, paired_standard_error

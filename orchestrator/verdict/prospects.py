@@ -9,7 +9,7 @@ import numpy as np
 
 from headmask.mask import HeadMask
 from orchestrator.outcome.schema import Prospects
-from orchestrator.search.loop import score_all
+from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session
 from orchestrator.statistics.paired import paired_standard_error
 from orchestrator.statistics.pareto import front

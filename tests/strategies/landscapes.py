@@ -57,7 +57,7 @@ def run(sampler, objective, count, *, study=None, ahead=True):
     study = study or optuna.create_study(direction="maximize", sampler=sampler)
     waiting, done = [], len(study.get_trials(deepcopy=False))
     for number in range(done, count):
-        known = sampler.num_known(sampler.block_of(number)) if ahead else number
+        known = sampler.blocks.num_known(sampler.blocks.of(number)) if ahead else number
         while waiting and waiting[0].number < known:
             tell(study, waiting.pop(0), objective)
         try:

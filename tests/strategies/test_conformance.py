@@ -76,14 +76,16 @@ def test_blocks_hold_the_masks_that_trials_ask_for(name):
     """As a search asks for them, and as one does that begins with blocks that were proposed before."""
     asked = masks_of(run(sampler(name), LANDSCAPE, 100), GRID)
     for first in (0, 3):
-        strategy, masks = sampler(name), asked[: sampler(name).block_range(first).start]
+        strategy = sampler(name)
+        books = strategy.new_books()
+        books.add(asked[: strategy.blocks.numbers(first).start])
         for block in range(first, 20):
-            values = [LANDSCAPE(mask) for mask in masks[: strategy.num_known(block)]]
-            more = strategy.block_masks(block, masks, values)
-            masks = masks + more
-            if not more or len(masks) >= 100:
+            if books.is_exhausted or len(books) >= 100:
                 break
-        assert masks[:100] == asked
+            for number in range(books.num_known, strategy.blocks.num_known(block)):
+                books.tell(number, LANDSCAPE(books.masks[number]))
+            books.add(strategy.block_masks(block, books))
+        assert books.masks[:100] == asked
 
 
 @everywhere
@@ -102,20 +104,20 @@ def test_a_block_is_not_proposed_before_the_results_it_needs(name):
 def test_two_blocks_can_be_out_at_a_time(name):
     for block in range(1, 6):
         strategy = sampler(name)
-        known = strategy.num_known(block)
-        assert known == strategy.block_range(max(0, block - 2)).stop
-        assert block == 1 or known == strategy.block_range(block - 1).start
+        known = strategy.blocks.num_known(block)
+        assert known == strategy.blocks.numbers(max(0, block - 2)).stop
+        assert block == 1 or known == strategy.blocks.numbers(block - 1).start
 
 
 @everywhere
 def test_blocks_grow_with_the_masks_before_them_until_they_are_of_full_size(name):
     strategy = sampler(name, block_size=20)
-    ranges = [strategy.block_range(block) for block in range(30)]
+    ranges = [strategy.blocks.numbers(block) for block in range(30)]
     assert [rows.start for rows in ranges[1:]] == [rows.stop for rows in ranges[:-1]]
     assert [len(rows) for rows in ranges[1:]] == sorted(len(rows) for rows in ranges[1:])
     assert (len(ranges[0]), len(ranges[1]), len(ranges[-1])) == (21, 8, 20)
-    assert all(sampler(name, block_size=20).block_of(rows[-1]) == block for block, rows in enumerate(ranges))
-    assert {len(sampler(name, block_size=5).block_range(block)) for block in range(1, 30)} == {5}
+    assert all(sampler(name, block_size=20).blocks.of(rows[-1]) == block for block, rows in enumerate(ranges))
+    assert {len(sampler(name, block_size=5).blocks.numbers(block)) for block in range(1, 30)} == {5}
 
 
 @everywhere
@@ -247,6 +249,11 @@ def test_a_mixture_says_who_proposed_a_mask(monkeypatch):
 def test_a_strategy_that_does_not_exist_is_refused():
     with pytest.raises(ConfigError, match=r"must be one of scan, genetic, .*; got 'genetics', did you mean"):
         make_sampler("genetics", GRID)
+
+
+def test_an_option_that_no_strategy_has_is_refused():
+    with pytest.raises(ConfigError, match="no strategy has an option temperature"):
+        make_sampler("genetic", GRID, temperature=0.5)
 
 
 def test_limits_that_do_not_fit_are_refused_all_at_once():

@@ -44,8 +44,8 @@ class Result:
     """Kind of device and version that computed it."""
 
 
-class MaskPool(Protocol):
-    """The part of a pool that the loop of a search needs."""
+class Pool(Protocol):
+    """The part of a pool that the driver needs."""
 
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks for scoring."""
@@ -58,10 +58,6 @@ class MaskPool(Protocol):
     def collect(self, timeout_s: float) -> list[Result]:
         """Return results as soon as there are any; an empty list after `timeout_s` seconds or with nothing queued."""
         ...
-
-
-class Pool(MaskPool, Protocol):
-    """The part of a pool that the driver needs."""
 
     @property
     def device(self) -> str:

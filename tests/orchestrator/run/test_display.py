@@ -4,8 +4,9 @@ import pytest
 
 from orchestrator.run.display import summary
 from orchestrator.screen.waiting import speed
-from orchestrator.search import loop as search
-from orchestrator.search.loop import Budget, Progress
+from orchestrator.search import progress as search
+from orchestrator.search.progress import Progress
+from orchestrator.settings.budget import Budget
 
 
 @pytest.fixture

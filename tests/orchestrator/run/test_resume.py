@@ -11,7 +11,7 @@ import pytest
 
 from headmask.errors import ConfigError, StudyError
 from orchestrator.run import runner
-from orchestrator.search.loop import Interrupted
+from orchestrator.search.scoring import Interrupted
 from orchestrator.settings.config import SearchConfig
 from orchestrator.study.catalogue import list_studies
 from orchestrator.study.reopening import stored_config

@@ -7,7 +7,10 @@ import pytest
 
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.search.loop import Budget, Interrupted, Search, score_all
+from orchestrator.search.loop import Search
+from orchestrator.search.progress import Listener
+from orchestrator.search.scoring import Interrupted
+from orchestrator.settings.budget import Budget
 from orchestrator.study.records import TrialRecord
 from orchestrator.study.store import StudyStore
 from strategies import make_sampler
@@ -71,7 +74,7 @@ def make_search(tmp_path):
         store = StudyStore.open(str(path), name) if path.exists() else StudyStore.create(str(path), name, {})
         opened.append(store)
         sampler = make_sampler(strategy, GRID, seed=1, block_size=8)
-        options = {"grid": GRID, "stage": SEARCH, "value": lambda metrics: metrics["mean_recall"], **options}
+        options = {"stage": lambda: SEARCH, "value": lambda metrics: metrics["mean_recall"], **options}
         search = Search(sampler, store, pool, **options)
         return search, store
 
@@ -105,7 +108,7 @@ def test_replicas_are_told_that_the_driver_plans(make_search):
     pool = ShuffledPool()
     run(make_search, pool, 150)
     sampler = make_sampler("mixture", GRID, seed=1, block_size=8)
-    assert pool.looked_away == sampler.block_of(149) + 1
+    assert pool.looked_away == sampler.blocks.of(149) + 1
 
 
 @pytest.mark.parametrize("first", [1, 20, 21, 25, 60, 100])
@@ -251,7 +254,12 @@ def test_a_search_says_why_it_ended(make_search):
 def test_progress_says_what_was_served_and_what_is_best(make_search):
     run(make_search, ShuffledPool(), 60)
     seen = []
-    search, _ = make_search(ShuffledPool(), on_progress=seen.append)
+
+    class Watching(Listener):
+        def on_progress(self, progress):
+            seen.append(progress)
+
+    search, _ = make_search(ShuffledPool(), listeners=[Watching()])
     records = search.run(Budget(90))
     progress = seen[-1]
     assert progress.served == 60
@@ -268,20 +276,43 @@ def test_a_stored_study_that_replay_contradicts_is_refused(make_search):
         search.run(Budget(30))
 
 
-def test_score_all_returns_each_mask_once_and_can_be_stopped():
-    masks = [HeadMask(GRID, (word, 0, 0, 0)) for word in range(20)]
-    results = score_all(ShuffledPool(), SEARCH, masks)
-    assert set(results) == set(masks)
+def test_listeners_hear_of_every_result_whether_it_was_scored_or_stored(make_search):
+    class Hearing(Listener):
+        def __init__(self):
+            self.scored, self.known, self.planned, self.ends = [], [], [], 0
+
+        def on_scored(self, result):
+            self.scored.append(result.mask)
+
+        def on_known(self, record):
+            self.known.append(record.proposal)
+
+        def on_planning(self, block, progress):
+            assert progress.num_asked == make_sampler("mixture", GRID, block_size=8).blocks.numbers(block).start
+            self.planned.append(block)
+
+        def on_end(self, progress):
+            assert progress.is_done
+            self.ends += 1
+
+    first, second = Hearing(), Hearing()
+    for masks, hearing in ((45, first), (61, second)):
+        search, store = make_search(ShuffledPool(), listeners=[hearing])
+        search.run(Budget(masks))
+        store.close()
+        assert (sorted(hearing.known), hearing.ends) == (list(range(masks)), 1)
+    assert (len(first.scored), first.planned) == (45, [0, 1, 2, 3])
+    # The last whole block is proposed again.
+    assert (len(second.scored), second.planned) == (16, [3, 4, 5])
+
+
+def test_results_that_nobody_waits_for_are_not_stored_after_an_interrupt(make_search):
+    pool, asked = ShuffledPool(), iter(range(2))
+    search, store = make_search(pool, is_stopping=lambda: next(asked, None) is None)
+    other = HeadMask(GRID, (1, 1, 1, 1))
+    pool.held = [Result(SEARCH, other, MaskScore({"mean_recall": 9.0}, 0.0))]
     with pytest.raises(Interrupted):
-        score_all(ShuffledPool(), SEARCH, masks, is_stopping=lambda: True)
-
-
-def test_results_of_other_stages_that_come_meanwhile_stay_in_the_pool():
-    pool, masks = ShuffledPool(), [HeadMask(GRID, (word, 0, 0, 0)) for word in range(20)]
-    pool.submit(Stage("confirm"), masks)
-    score_all(pool, SEARCH, masks)
-    left = []
-    while more := pool.collect(1.0):
-        left += more
-    assert sorted(result.mask for result in left) == masks
-    assert {result.stage for result in left} == {Stage("confirm")}
+        search.run(Budget(100))
+    store.flush()
+    assert sorted(record.proposal for record in store.records(GRID).values()) == list(range(21))
+    assert other not in store.records(GRID)

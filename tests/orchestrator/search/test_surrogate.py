@@ -11,7 +11,7 @@ import strategies
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadMask
 from orchestrator.run.plan import make_plan
-from orchestrator.search.loop import Interrupted, score_all
+from orchestrator.search.scoring import Interrupted, score_all
 from orchestrator.search.session import prepare
 from orchestrator.search.surrogate import make_surrogate
 from orchestrator.study.reopening import stored_config
@@ -203,7 +203,7 @@ def test_single_heads_are_predicted_in_every_kind_of_search(tiny_config, tiny_fi
     assert len(scan) == 1 + len(session.limits.free_heads(session.grid))
     results = score_all(pool, surrogate.scan_stage, scan)
     for result in results.values():
-        surrogate.learn(result)
+        surrogate.on_scored(result)
     exact = [session.search_value(results[mask].score.metrics) for mask in scan]
     # Rounding to float16 may flip a rank here and there.
     assert np.abs(surrogate.screen(scan) - exact).max() < 0.02

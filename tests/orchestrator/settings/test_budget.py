@@ -2,31 +2,10 @@
 
 import pytest
 
-from orchestrator.settings.budget import Budget, blocks_without_gain
+from orchestrator.settings.budget import Budget
 from orchestrator.settings.sections import BudgetSection
 
 NOTHING = {"num_masks": 0, "image_forwards": 0.0, "blocks_without_gain": 0, "seconds": 0.0}
-
-
-def in_fours(number):
-    return number // 4
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([], 0),
-        ([0.1, 0.2, 0.3, 0.2], 0),
-        ([0.1, 0.3, 0.2, 0.1] + 4 * [0.2], 1),
-        ([0.1, 0.3, 0.2, 0.1] + 4 * [0.3], 1),
-        ([0.1, 0.3, 0.2, 0.1] + 8 * [0.2] + [0.2, 0.2, 0.2, 0.4], 0),
-        (4 * [None] + 4 * [0.1] + 4 * [None], 1),
-        (8 * [None], 1),
-    ],
-    ids=["nothing", "the first", "worse", "as good", "late", "failures", "failures only"],
-)
-def test_blocks_since_the_best_value_was_first_reached_are_counted(values, expected):
-    assert blocks_without_gain(values, in_fours) == expected
 
 
 @pytest.mark.parametrize(

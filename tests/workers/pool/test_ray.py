@@ -11,7 +11,7 @@ import pytest
 
 from headmask.errors import DataError, DeviceMemoryError, PoolError, ReplicasLostError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.search.loop import score_all
+from orchestrator.search.scoring import score_all
 from tests.workers.fakes import (
     DEADLY,
     FAILING,

@@ -1,0 +1,63 @@
+"""Masks that somebody waits for, scored at one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from headmask.mask import HeadMask
+from workers.pool.queue import Pool, Result
+from workers.scoring.messages import Stage
+
+POLL_S = 0.5
+
+
+class Interrupted(Exception):
+    """The search was asked to stop; what was scored is stored."""
+
+
+def score_all(
+    pool: Pool,
+    stage: Stage,
+    masks: Iterable[HeadMask],
+    *,
+    is_stopping: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[HeadMask, Result]:
+    """Return the results of masks at a stage; results of other stages that come meanwhile stay in the pool.
+
+    Args:
+        pool: scores them.
+        stage: on which split and how.
+        masks: a mask may be there twice.
+        is_stopping: asked between batches.
+        on_progress: called with the number of masks scored and of all.
+
+    Raises:
+        Interrupted: asked to stop before all were there.
+    """
+    wanted = set(masks)
+    results: dict[HeadMask, Result] = {}
+    for batch in scored(pool, stage, wanted, is_stopping=is_stopping):
+        results |= {result.mask: result for result in batch}
+        on_progress(len(results), len(wanted))
+    return results
+
+
+def scored(
+    pool: Pool, stage: Stage, masks: set[HeadMask], *, is_stopping: Callable[[], bool] = lambda: False
+) -> Iterator[list[Result]]:
+    """Yield the results of masks at a stage as they come, in batches; see `score_all`."""
+    pool.submit(stage, sorted(masks))
+    missing = set(masks)
+    others: list[Result] = []
+    try:
+        while missing:
+            if is_stopping():
+                raise Interrupted
+            collected = pool.collect(POLL_S)
+            results = [result for result in collected if result.stage == stage]
+            others += [result for result in collected if result.stage != stage]
+            missing -= {result.mask for result in results}
+            yield results
+    finally:
+        pool.put_back(others)

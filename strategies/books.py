@@ -1,0 +1,172 @@
+"""The books of a study: which masks it has, by number, how far their results are known, and how they form blocks.
+
+Books know no pool, no storage, no Optuna and no clock. A search keeps them, or Optuna's side of a strategy does where
+`study.ask` drives it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headmask.mask import BoolArray, HeadGrid, HeadMask
+from strategies.space import Limits
+
+# T trials, F free heads
+
+FIRST_BLOCK = 8
+"""Masks in the first blocks after the scan, or a quarter of a full block if that is more."""
+GROWTH = 8
+"""A later block holds one mask for every eight since the scan, until blocks are of full size."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How trials form blocks: the scan first, then blocks that grow until they are of full size.
+
+    Args:
+        num_scan: masks of the scan.
+        block_size: masks in a full block.
+    """
+
+    num_scan: int
+    block_size: int
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        """The first trial of the scan, of every smaller block, and of the first full one."""
+        starts, first = [0, self.num_scan], max(FIRST_BLOCK, self.block_size // 4)
+        while (size := max(first, (starts[-1] - self.num_scan) // GROWTH)) < self.block_size:
+            starts.append(starts[-1] + size)
+        return tuple(starts)
+
+    def of(self, number: int) -> int:
+        """Return the block that a trial belongs to."""
+        if number < self._starts[-1]:
+            return bisect_right(self._starts, number) - 1
+        return len(self._starts) - 1 + (number - self._starts[-1]) // self.block_size
+
+    def numbers(self, block: int) -> range:
+        """Return the trial numbers of a block."""
+        num_full_before = block - (len(self._starts) - 1)
+        if num_full_before < 0:
+            return range(self._starts[block], self._starts[block + 1])
+        start = self._starts[-1] + num_full_before * self.block_size
+        return range(start, start + self.block_size)
+
+    def num_known(self, block: int) -> int:
+        """Return how many trials, from number 0 on, must have results before a block is proposed.
+
+        Block 1 is proposed from the scan, and every later block from all but the one just before it: so two blocks can
+        be out at a time.
+        """
+        return 0 if block == 0 else self.numbers(max(0, block - 2)).stop
+
+
+class Books:
+    """The masks of a study by number, and their results as far as all masks before them have one.
+
+    Args:
+        grid: layers and heads of the masks.
+        limits: which heads are free.
+        blocks: how trials form blocks.
+        num_masks: number of masks that there are to propose.
+        stored: masks that an earlier run proposed, by number.
+    """
+
+    def __init__(
+        self,
+        grid: HeadGrid,
+        limits: Limits,
+        blocks: Blocks,
+        num_masks: int,
+        stored: Mapping[int, HeadMask] | None = None,
+    ) -> None:
+        self.grid, self.blocks, self._num_masks, self._stored = grid, blocks, num_masks, stored or {}
+        self.masks: list[HeadMask] = []
+        """Every mask proposed so far, by number."""
+        self.num_known = 0
+        """How many masks, from number 0 on, have results."""
+        self._numbers: dict[HeadMask, int] = {}
+        self._has_result: list[bool] = []
+        self._layer_F, self._head_F = np.array(limits.free_heads(grid), dtype=np.int64).T
+        self._bits_TF = np.zeros((0, len(self._head_F)), dtype=np.bool_)
+        self._values_T = np.zeros(0)
+        """Longer than there are masks, as the bits are."""
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether no mask is left to propose."""
+        return len(self.masks) >= self._num_masks
+
+    @property
+    def next_block(self) -> int:
+        """The block of the next mask."""
+        return self.blocks.of(len(self.masks))
+
+    def is_known_for(self, block: int) -> bool:
+        """Return whether the results are known that a block is proposed from."""
+        return self.num_known >= self.blocks.num_known(block)
+
+    def results_for(self, block: int) -> tuple[BoolArray, NDArray[np.float64]]:
+        """Return the results that a block is proposed from.
+
+        They are masks (T, F), True where a free head is ablated, with their values (T), NaN for a failure.
+        """
+        count = self.blocks.num_known(block)
+        return self._bits_TF[:count], self._values_T[:count]
+
+    def stored_block(self, block: int) -> list[HeadMask] | None:
+        """Return the masks of a block as they were proposed before; None where they are to be proposed again.
+
+        The last whole block is proposed again, to show that this version goes on as the one that began.
+        """
+        numbers, following = self.blocks.numbers(block), self.blocks.numbers(block + 1)
+        if not all(number in self._stored for number in (*numbers, *following)):
+            return None
+        return [self._stored[number] for number in numbers]
+
+    def blocks_without_gain(self, block: int) -> int:
+        """Return how many blocks followed the one that first reached the best value, by the results for a block."""
+        values_T = self.results_for(block)[1]
+        if not len(values_T):
+            return 0
+        best = int(np.where(np.isnan(values_T), -np.inf, values_T).argmax())
+        return self.blocks.of(len(values_T) - 1) - self.blocks.of(best)
+
+    def number_of(self, mask: HeadMask) -> int:
+        """Return the number of a mask that was proposed."""
+        return self._numbers[mask]
+
+    def awaits(self, mask: HeadMask) -> bool:
+        """Return whether a mask was proposed and has no result yet."""
+        number = self._numbers.get(mask)
+        return number is not None and not self._has_result[number]
+
+    def add(self, masks: Sequence[HeadMask]) -> None:
+        """Give masks the next numbers."""
+        start, stop = len(self.masks), len(self.masks) + len(masks)
+        self._numbers.update(zip(masks, range(start, stop), strict=True))
+        self.masks += masks
+        self._has_result += [False] * len(masks)
+        if stop > len(self._values_T):
+            room = max(stop, 2 * len(self._values_T))
+            self._bits_TF = np.resize(self._bits_TF, (room, len(self._head_F)))
+            self._values_T = np.resize(self._values_T, room)
+        words_TL = np.array([mask.words for mask in masks], dtype=np.int64).reshape(len(masks), self.grid.layers)
+        self._bits_TF[start:stop] = words_TL[:, self._layer_F] >> self._head_F & 1
+
+    def tell(self, number: int, value: float | None) -> None:
+        """Note the value of a mask; None is a failure."""
+        self._values_T[number] = np.nan if value is None else value
+        self._has_result[number] = True
+        while self.num_known < len(self._has_result) and self._has_result[self.num_known]:
+            self.num_known += 1
