@@ -28,9 +28,9 @@ SHORTLIST = 48
 """Heads, by the scan's favour."""
 POPULATION = 50
 """Of NSGA-II; Optuna's default."""
-MOST_TRIALS = 200
+MAX_TRIALS = 200
 """Results that TPE is told, the best ones: it takes a time in proportion to them for every mask."""
-MOST_TOGETHER = 24
+MAX_TOGETHER = 24
 """Two to so many of the scan's best heads together are proposed first: what people try by hand."""
 ASKS = 2
 """Masks asked for at most for each one wanted, as some may have been proposed before."""
@@ -68,7 +68,7 @@ class AdaptedSampler(MaskSampler):
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
         """Return the scan's best heads together, once; then what Optuna's sampler asks for over the shortlist."""
         heads_S = history.promising[: self.shortlist]
-        together = [heads_S[:size].tolist() for size in range(2, min(MOST_TOGETHER, len(heads_S)) + 1)]
+        together = [heads_S[:size].tolist() for size in range(2, min(MAX_TOGETHER, len(heads_S)) + 1)]
         masks = history.new(history.rows(together), count)
         told = _told(history, heads_S)[: self.most_told]
         if len(told) < 2:
@@ -98,7 +98,7 @@ class TpeSampler(AdaptedSampler):
     """Optuna's TPE, multivariate, in which the masks of a block count as bad until their results are known."""
 
     label = "tpe"
-    most_told = MOST_TRIALS
+    most_told = MAX_TRIALS
 
     def adapted(self, num_told: int, seed: int) -> BaseSampler:
         """Return a TPE sampler."""

@@ -19,7 +19,7 @@ SPREAD = 2
 """Heads by which random proposals are smaller or larger than the best mask."""
 TRIES = 4
 """Random candidates for every mask wanted."""
-MOST_STEPS_PER_MASK = 4.0
+MAX_STEPS_PER_MASK = 4.0
 
 
 class GatesSampler(MaskSampler):
@@ -42,7 +42,7 @@ class GatesSampler(MaskSampler):
         super().__init__(grid, **options)
         if self.gradients is None:
             raise ConfigError(f"{type(self).__name__} needs gradients of a loss; choose another strategy without them")
-        self._steps_per_mask = min(MOST_STEPS_PER_MASK, 1 / self.gradients.masks_per_step)
+        self._steps_per_mask = min(MAX_STEPS_PER_MASK, 1 / self.gradients.masks_per_step)
         self._trained = Gates(self.gradients, self.blocks.num_scan - 1, self.limits.most_heads(grid), self.seed)
         self.gates = self._trained
 

@@ -26,7 +26,7 @@ BATCHES = 4
 """Micro-batches of a step: so many replicas can work on one."""
 SWEEP = 24
 """Steps in which the number of shut gates rises from one to the most; in as many it falls again."""
-MOST_SHUT = 1 / 3
+MAX_SHUT = 1 / 3
 """Part of the free heads that are shut together at most."""
 OPEN, WIDEST = 2.0, 6.0
 """Log alpha of untrained gates, and its bound: no gate is shut or open for good."""
@@ -66,7 +66,7 @@ class Gates:
 
     def __init__(self, gradients: Gradients, num_free: int, most: int, seed: int) -> None:
         self._gradients, self._seed = gradients, seed
-        self._most = max(1, min(most, round(MOST_SHUT * num_free)))
+        self._most = max(1, min(most, round(MAX_SHUT * num_free)))
         self.step = 0
         self.losses: list[float] = []
         """Mean loss of every step, in nats; NaN where none was finite."""

@@ -12,20 +12,20 @@ from strategies.model import PairwiseModel
 
 Indices = NDArray[np.int64]
 
-MOST_TRIALS = 1000
+MAX_TRIALS = 1000
 """Trials that a model is fitted to: half of them the best ones, half spread over the rest."""
 HEADS_PER_SIZE, TRIALS_PER_HEAD = 2.8, 40
 """Heads on the shortlist for every head of a good mask, and trials for which there is one more."""
-LEAST_SHORTLIST, MOST_SHORTLIST = 24, 96
-LEAST_ADDITIONS = 3
+MIN_SHORTLIST, MAX_SHORTLIST = 24, 96
+MIN_ADDITIONS = 3
 """Additions to masks of one size from which on their median is taken for what the size does."""
 
 
 def fitted_trials(history: History) -> Indices:
     """Return the trials that a model is fitted to, best first."""
-    if len(history.ranked) <= MOST_TRIALS:
+    if len(history.ranked) <= MAX_TRIALS:
         return history.ranked
-    half = MOST_TRIALS // 2
+    half = MAX_TRIALS // 2
     return history.ranked[np.r_[:half, np.linspace(half, len(history.ranked) - 1, half).astype(int)]]
 
 
@@ -41,7 +41,7 @@ def company_gains(history: History) -> FloatArray:
     sizes_P = history.sizes_T[fewer_P]
     for size in np.unique(sizes_P):
         of_size = sizes_P == size
-        if of_size.sum() >= LEAST_ADDITIONS:
+        if of_size.sum() >= MIN_ADDITIONS:
             excess_P[of_size] -= np.median(excess_P[of_size])
     most_F = np.full(len(gains_F), -np.inf)
     np.maximum.at(most_F, head_P, excess_P)
@@ -55,10 +55,10 @@ def shortlist(history: History, company_gains_F: FloatArray) -> Indices:
     is fitted in little time.
     """
     num_more = (len(history.values_T) - len(history.free_heads)) // TRIALS_PER_HEAD
-    size = max(LEAST_SHORTLIST, int(HEADS_PER_SIZE * np.median(history.sizes_T[history.ranked[:16]])))
+    size = max(MIN_SHORTLIST, int(HEADS_PER_SIZE * np.median(history.sizes_T[history.ranked[:16]])))
     gains_F = np.nan_to_num(history.scan_gains_F, nan=-np.inf) + np.maximum(0, company_gains_F)
     gains_F[history.bits_TF[history.ranked[0]]] = np.inf
-    return np.sort(np.argsort(-gains_F, kind="stable")[: min(MOST_SHORTLIST, size + num_more)])
+    return np.sort(np.argsort(-gains_F, kind="stable")[: min(MAX_SHORTLIST, size + num_more)])
 
 
 def learned(history: History, heads_S: Indices, trials: Indices, expected_T: FloatArray) -> PairwiseModel:

@@ -27,7 +27,7 @@ SHAPE = 0.02
 """Of the inverse-gamma hyperprior: half the Student-t's degrees of freedom. Small is sparse."""
 NUM_KNOTS = 28
 """Sizes, from 1 on, at which the size curve may bend; beyond them it may at every fourth."""
-MOST_PAIRS = 600
+MAX_PAIRS = 600
 """Pairs that are kept after the first iterations, or as many as there are trials."""
 BEYOND = 2
 """Heads by which a mask may be larger than those that were learned from, for what is predicted of it to count."""
@@ -104,7 +104,7 @@ class PairwiseModel:
     def _prune(self, variance_C: FloatArray, second_C: FloatArray) -> FloatArray:
         """Keep the pairs that may matter most, and return the variances of what is left."""
         rank_C = np.where(self._group_C == 1, -second_C, -np.inf).argsort(kind="stable")
-        kept = np.sort(rank_C[: max(MOST_PAIRS, len(self._rest_T))])
+        kept = np.sort(rank_C[: max(MAX_PAIRS, len(self._rest_T))])
         self._features_TC, self._group_C = self._features_TC[:, kept], self._group_C[kept]
         pairs = kept[self._group_C == 1] - self._num_heads
         self._first, self._second = self._first[pairs], self._second[pairs]

@@ -19,7 +19,7 @@ from strategies.model import BEYOND
 GENERATIONS, BROOD = 10, 96
 APART = 2
 """Heads in which proposals of a block differ."""
-LEAST_TRUST, NUM_TRUSTED = 0.25, 16
+MIN_TRUST, NUM_TRUSTED = 0.25, 16
 """Smallest part of a block that is screened, and results from which on exact results correct and limit predictions."""
 NUM_COMPARED = 96
 """Best results that predictions are compared with."""
@@ -57,10 +57,10 @@ class ScreenedSearch:
         predicted_T, values_T = self.predict(history.bits_TF[rows], history), history.values_T[rows]
         finite_T = np.isfinite(predicted_T)
         if min(len(np.unique(side[finite_T])) for side in (predicted_T, values_T)) < 2:
-            return LEAST_TRUST
+            return MIN_TRUST
         from scipy.stats import spearmanr  # A second to import, which readers of results need not wait.
 
-        return float(np.clip(spearmanr(predicted_T[finite_T], values_T[finite_T]).statistic, LEAST_TRUST, 1.0))
+        return float(np.clip(spearmanr(predicted_T[finite_T], values_T[finite_T]).statistic, MIN_TRUST, 1.0))
 
     def predict(self, bits_RF: BoolArray, history: History) -> FloatArray:
         """Return the predictions (R) of the screen."""

@@ -22,7 +22,7 @@ from headmask.mask import BoolArray
 
 # M masks, F free heads
 
-MOST_TOGETHER = 24
+MAX_TOGETHER = 24
 """Of the scan's best heads, two to so many together are evaluated first."""
 POPULATION = 50
 """Of the genetic ones: Optuna's default; for pymoo better here than its default of 100, as is uniform crossover."""
@@ -92,7 +92,7 @@ def started(meter: Meter) -> tuple[BoolArray, NDArray[np.float64]]:
     scan_MF = np.vstack([np.zeros((1, num_free), dtype=np.bool_), np.eye(num_free, dtype=np.bool_)])
     values_M = meter.bit_values(scan_MF)
     ranks_F = np.argsort(np.argsort(-values_M[1:], kind="stable"))
-    together_MF = ranks_F < np.arange(2, min(MOST_TOGETHER, num_free) + 1)[:, None]
+    together_MF = ranks_F < np.arange(2, min(MAX_TOGETHER, num_free) + 1)[:, None]
     return np.vstack([scan_MF, together_MF]), np.concatenate([values_M, meter.bit_values(together_MF)])
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from headmask.mask import HeadGrid, HeadMask
 from strategies import History, Limits, make_sampler
-from strategies.learning import MOST_TRIALS, company_gains, fitted_trials, shortlist
+from strategies.learning import MAX_TRIALS, company_gains, fitted_trials, shortlist
 from tests.strategies.landscapes import Failing, masks_of, run
 
 GRID = HeadGrid(5, 8)
@@ -83,9 +83,9 @@ def test_a_search_finds_the_head_that_pays_only_in_company():
 
 def test_a_model_of_many_trials_is_fitted_to_the_best_and_to_some_of_all_others():
     rng = np.random.default_rng(0)
-    bits_TF = rng.random((3 * MOST_TRIALS, 40)) < 0.2
+    bits_TF = rng.random((3 * MAX_TRIALS, 40)) < 0.2
     known = History(GRID, LIMITS, bits_TF, rng.random(len(bits_TF)), set())
     fitted = fitted_trials(known)
-    assert len(fitted) == len(set(fitted.tolist())) == MOST_TRIALS
-    assert fitted[: MOST_TRIALS // 2].tolist() == known.ranked[: MOST_TRIALS // 2].tolist()
+    assert len(fitted) == len(set(fitted.tolist())) == MAX_TRIALS
+    assert fitted[: MAX_TRIALS // 2].tolist() == known.ranked[: MAX_TRIALS // 2].tolist()
     assert fitted[-1] == known.ranked[-1]
