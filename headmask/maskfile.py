@@ -178,7 +178,7 @@ class MaskFile(_Part):
         made, now = self.model.preprocess, loaded.preprocess
         if made is not None and now is not None and (differences := now.differences(made)):
             raise MaskFileError(
-                f"this mask was searched with images prepared in another way than {shown(loaded)} is loaded with: "
+                f"this mask was searched with other preprocessing than {shown(loaded)} is loaded with: "
                 f"{differences}. Pass the mask file to --preprocess to prepare them as it was searched, or search again"
             )
 

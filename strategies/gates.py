@@ -23,7 +23,7 @@ TEMPERATURE, LOW, HIGH = 0.33, -0.1, 1.1
 RATE, DECAY, SQUARE_DECAY = 0.1, 0.9, 0.99
 """Of Adam (Kingma and Ba 2015, arXiv 1412.6980)."""
 BATCHES = 4
-"""Micro-batches of a step: so many replicas can work on one."""
+"""Micro-batches of a step: as many replicas can work on one."""
 SWEEP = 24
 """Steps in which the number of shut gates rises from one to the most; in as many it falls again."""
 MAX_SHUT = 1 / 3

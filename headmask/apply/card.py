@@ -53,7 +53,7 @@ tokens = model.tokenizer(["a photo of a dog"])
 ```"""
 _LOAD_PRUNED = """\
 Some layers have fewer attention heads than others, which open_clip cannot build: `open_clip.create_model` fails on this
-folder. It takes `headmask`:
+folder. Load it with `headmask`:
 
 ```python
 import headmask
@@ -70,7 +70,7 @@ _LIMITS = (
     "No weight was trained. What the original model gets wrong for other reasons, its biases included, is still there.",
     "License and terms of use are those of the original model.",
 )
-_LIMIT_PRUNED = "The heads are gone for good: another mask needs the original model."
+_LIMIT_PRUNED = "The heads are removed permanently: another mask needs the original model."
 
 
 def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:

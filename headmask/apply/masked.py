@@ -132,7 +132,7 @@ def load_pruned(folder: str | os.PathLike[str]) -> LoadedModel:
     """
     path = Path(folder)
     if _form(path) != PRUNED["headmask"]:
-        raise ModelError(f'{path} is no pruned model; load it with open_clip.create_model("local-dir:{path}")')
+        raise ModelError(f'{path} is not a pruned model; load it with open_clip.create_model("local-dir:{path}")')
     mask, name = MaskFile.read(path / MASK), full_name(f"{FOLDER}{path}")
     find_config(name)
     try:

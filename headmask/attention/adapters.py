@@ -81,7 +81,7 @@ class TimmHeadAttention(HeadAttention):
     def __init__(self, module: nn.Module) -> None:
         opened: Any = module
         if getattr(opened, "gate", None) is not None:
-            raise ModelError("gated attention is not supported: its output is no sum over heads of what was attended")
+            raise ModelError("gated attention is not supported: its output is not a sum over heads")
         if getattr(opened, "num_kv_groups", 1) > 1:
             raise ModelError("attention with fewer key and value heads than query heads is not supported")
         super().__init__(module, opened.proj, query_norm=opened.q_norm, key_norm=opened.k_norm, inner_norm=opened.norm)

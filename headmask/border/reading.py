@@ -208,12 +208,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {shown(repr(twice)[:60])} is there twice in one object; rename or remove one")
+        raise ValueError(f"the key {shown(repr(twice)[:60])} occurs twice in one object; rename or remove one")
     return content
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _integer(digits: str) -> int:

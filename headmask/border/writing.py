@@ -34,7 +34,7 @@ _REASONS = {
     errno.EACCES: "you may not write there: choose another place, or change the permissions",
     errno.EPERM: "you may not write there: choose another place, or change the permissions",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
-    errno.ELOOP: "its links lead in a circle: choose another name, or mend the links",
+    errno.ELOOP: "its links lead in a circle: choose another name, or fix the links",
     errno.ENOTDIR: "a part of it is a file, where a folder is needed: choose another name",
 }
 

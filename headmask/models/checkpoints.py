@@ -84,7 +84,7 @@ def bare_weights(path: Path) -> Iterator[Weights]:
         yield Weights(path, metadata, tuple(notes))
         return
     if prefix:
-        notes.append(f"All names in {path.name} begin with {prefix}, which is taken off")
+        notes.append(f"All names in {path.name} begin with {prefix}, which is stripped")
     with tempfile.TemporaryDirectory(prefix="headmask-") as scratch:
         bare = Path(scratch, "weights.pt")
         try:
@@ -162,7 +162,7 @@ def _check_kind(path: Path, head: bytes, size: int) -> None:
     if head[257:262] == b"ustar":
         raise ModelError(f"{shown(path)} is a tar archive: unpack it, and name the file of weights in it")
     if not head.startswith((_ZIP, _PICKLE)):
-        raise ModelError(f"{shown(path)} is no checkpoint: neither torch nor safetensors wrote it")
+        raise ModelError(f"{shown(path)} is not a checkpoint: neither torch nor safetensors wrote it")
     if head.startswith(_ZIP):
         _check_archive(path)
 
@@ -233,7 +233,7 @@ class _State:
         if deeper := next(_deeper(content), None):
             place = "".join(f"[{key!r}]" for key in deeper)
             raise ModelError(
-                f"{shown(path)} holds weights under {shown(' / '.join(deeper))}, deeper than they are looked for. Save "
+                f"{shown(path)} holds weights under {shown(' / '.join(deeper))}, deeper than headmask looks. Save "
                 f"them alone: torch.save(torch.load({str(path)!r}, weights_only=True){place}, 'weights.pt')"
             )
         if not inner:

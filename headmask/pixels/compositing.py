@@ -114,7 +114,7 @@ def _eight_bits(image: Image.Image, transparent: Any) -> Image.Image:
     declared = _declared(image)
     low, high = (float(end) for end in (values_YX.min(), values_YX.max()))
     if not np.isfinite([low, high]).all():
-        raise RangeError("it holds values that are no finite numbers; save it with 8 bits")
+        raise RangeError("it holds values that are not finite numbers; save it with 8 bits")
     if declared is None and not image.mode.startswith("I;16"):
         raise RangeError(
             f"its values, {low:g} to {high:g}, are {'floating-point' if image.mode == 'F' else '32-bit'} numbers, and "

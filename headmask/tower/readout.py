@@ -92,7 +92,7 @@ def timm_readout(tower: Any) -> Readout:
     if trunk.attn_pool is not None:
         raise _pools_by_attention()
     if trunk.global_pool not in ("token", "avg"):
-        raise ModelError(f"its pooling is {trunk.global_pool!r}, which is no mean of tokens")
+        raise ModelError(f"its pooling is {trunk.global_pool!r}, which is not a mean of tokens")
     first = 0 if getattr(trunk, "pool_include_prefix", False) else trunk.num_prefix_tokens
     tokens = slice(0, 1) if trunk.global_pool == "token" else slice(first, None)
     return Readout(trunk.norm, tokens, trunk.fc_norm, _linears([trunk.head, *tower.head]))
@@ -102,12 +102,12 @@ def _linears(modules: Sequence[nn.Module]) -> tuple[Linear, ...]:
     maps = [module for module in modules if not isinstance(module, nn.Identity | nn.Dropout)]
     for module in maps:
         if not isinstance(module, nn.Linear):
-            raise ModelError(f"its projection is a {type(module).__name__}, which is no linear map")
+            raise ModelError(f"its projection is a {type(module).__name__}, which is not a linear map")
     return tuple((module.weight, module.bias) for module in maps if isinstance(module, nn.Linear))
 
 
 def _pools_by_attention() -> ModelError:
     return ModelError(
         "it pools by attention: how much of a token it takes depends on what all heads wrote there, so the embedding "
-        "is no sum of what each head adds"
+        "is not a sum of what each head adds"
     )

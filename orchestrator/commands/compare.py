@@ -33,7 +33,9 @@ def compare(
     experiment: Annotated[str | None, typer.Option(help="Compare the searches of an MLflow experiment.")] = None,
     top: Annotated[
         int | None,
-        typer.Option(min=2, max=10_000, help=f"Of --experiment, those that gained most on confirm; {TOP} by default."),
+        typer.Option(
+            min=2, max=10_000, help=f"Number of searches of --experiment, by gain on confirm; {TOP} by default."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(parser=path_of, help="Write one self-contained HTML page as well.")

@@ -37,7 +37,7 @@ def explain(
         Path | None,
         typer.Option(parser=path_of, help="Texts to describe heads by, one per line; a bundled list by default."),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, max=1_000, help="Most images shown for a head.")] = 8,
+    images: Annotated[int, typer.Option(min=1, max=1_000, help="Maximum number of images shown for a head.")] = 8,
     split: Split = None,
     objective: Objective = None,
     model: Model = None,

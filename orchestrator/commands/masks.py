@@ -121,7 +121,7 @@ def export(
         ),
     ],
     prune: Annotated[
-        bool, typer.Option("--prune", help="Take the heads out; headmask.load_pruned loads the folder.")
+        bool, typer.Option("--prune", help="Remove the heads; headmask.load_pruned loads the folder.")
     ] = False,
     latency: Annotated[bool, typer.Option(help="Measure latency before and after, for a few seconds.")] = True,
     model: Model = None,

@@ -17,7 +17,7 @@ def report(
     storage: Annotated[str | None, typer.Option(help="Journal file or database URL that holds the study.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(parser=path_of, help="The page; report.html in the run folder by default."),
+        typer.Option(parser=path_of, help="Page to write; report.html in the run folder by default."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -98,7 +98,7 @@ class Findings:
         widths, heights = zip(*self.sizes, strict=True)
         lines = [
             f"Images are {min(widths)} to {max(widths)} pixels wide and {min(heights)} to {max(heights)} high, "
-            f"{np.median(widths):g} x {np.median(heights):g} in the middle."
+            f"{np.median(widths):g} x {np.median(heights):g} in the median."
             if len(set(self.sizes)) > 1
             else f"Images are {widths[0]} x {heights[0]} pixels."
         ]

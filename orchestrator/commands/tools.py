@@ -38,7 +38,9 @@ def print_json(content: Any) -> None:
 
 
 def models(
-    unsupported: Annotated[bool, typer.Option("--unsupported", help="Only what is not supported, and why.")] = False,
+    unsupported: Annotated[
+        bool, typer.Option("--unsupported", help="List only what is not supported, and why.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show for every open_clip architecture whether its towers are supported, and count them."""
@@ -122,11 +124,11 @@ def engine(
         Literal["scan", "population", "single"], typer.Option(help="All single heads, 256 bred masks, or one mask.")
     ] = "scan",
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the engine.")
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Precision of the engine.")
     ] = "float32",
     plain_precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of the plain way; the engine's by default."),
+        typer.Option(help="Precision of the plain way; the engine's by default."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Repetitions of both ways, alternating.")] = 3,
     sample: Annotated[

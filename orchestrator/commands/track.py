@@ -37,8 +37,8 @@ def sync(folder: RunFolder, tracking_uri: TrackingUri = None, as_json: Json = Fa
 @track_app.command(name="register")
 def register(
     folder: RunFolder,
-    name: Annotated[str, typer.Option(metavar="NAME[@ALIAS]", help="Of the registered model.")],
-    alias: Annotated[str | None, typer.Option(help="Of the new version; challenger by default.")] = None,
+    name: Annotated[str, typer.Option(metavar="NAME[@ALIAS]", help="Name of the registered model.")],
+    alias: Annotated[str | None, typer.Option(help="Alias of the new version; challenger by default.")] = None,
     candidate: Annotated[
         bool, typer.Option("--candidate", help="Register the selected mask without a reliable improvement, too.")
     ] = False,

@@ -62,4 +62,4 @@ def _read(trials: Path | Sequence[Any], metrics: Sequence[str]) -> dict[str, NDA
     try:
         return {name: table[name].to_numpy().astype(np.float64) for name in wanted}
     except (TypeError, ValueError) as error:
-        raise DataError(f"{shown(trials)} is no trials.parquet of a search: {reason_of(error)}") from None
+        raise DataError(f"{shown(trials)} is not a trials.parquet of a search: {reason_of(error)}") from None

@@ -46,7 +46,7 @@ class Sources:
 
     def _find(self, reference: str) -> Entrant:
         if not reference:
-            raise HeadmaskError("what is compared cannot be an empty text: name run folders, mask files or studies")
+            raise HeadmaskError("an entrant cannot be an empty text: name run folders, mask files or studies")
         path = Path(reference)
         if is_folder(path):
             return self._folder(path, reference)
@@ -57,7 +57,7 @@ class Sources:
         if self.storage is not None:
             return self._study(reference, self.storage)
         near = _near(path) or "."
-        raise HeadmaskError(f"{shown(reference)} is no run folder and no mask file{near} {self._ways_out()}")
+        raise HeadmaskError(f"{shown(reference)} is neither a run folder nor a mask file{near} {self._ways_out()}")
 
     def _ways_out(self) -> str:
         if self.server is not None:

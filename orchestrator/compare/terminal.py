@@ -166,7 +166,7 @@ def _curves_table(comparison: Comparison) -> Table:
     """Return the best value so far of every run after the same numbers of masks."""
     runs = with_curves(comparison)[:MOST_ROWS]
     counts = checkpoints([run.curve[-1].masks for run in runs])
-    title = "best on search after so many masks, in points (optimistic)"
+    title = "best on search after this many masks, in points (optimistic)"
     table = _table(title, "", *(f"{count:,}" for count in counts), "replica seconds", "image forwards")
     for run in runs:
         reached = ([point.value for point in run.curve if point.masks <= count] for count in counts)

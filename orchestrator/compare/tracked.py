@@ -130,9 +130,7 @@ class Server:
                 if name in held:
                     client.download_artifacts(run_id, name, str(folder))
         if "result.json" not in held:
-            raise HeadmaskError(
-                f"run {run_id} in {redacted(self.uri)} has no result.json: its search has not ended, or is none"
-            )
+            raise HeadmaskError(f"run {run_id} in {redacted(self.uri)} has no result.json: not a finished search")
         return read_folder(folder, f"{run.info.run_name} ({run_id[:8]})", "tracked run")
 
 

@@ -438,7 +438,7 @@ def read_result(folder: Path, kind: type[R]) -> R:
         raise StudyError(
             f"{shown(folder)} has no {FILE}: its search has not ended; `{resume_command(folder)}` ends it"
             if is_there(folder / CONFIG)
-            else f"{shown(folder)} is no run folder: it has no {FILE}, and no {CONFIG} of a search that goes on"
+            else f"{shown(folder)} is not a run folder: it has no {FILE}, and no {CONFIG} of a search that goes on"
         )
     try:
         result = read_model(path, kind, "result of a search", StudyError)

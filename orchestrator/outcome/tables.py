@@ -66,7 +66,7 @@ def read_trials(path: Path, grid: HeadGrid) -> list[TrialRecord]:
     try:
         return [_record(row, grid) for row in rows]
     except (HeadmaskError, LookupError, TypeError, ValueError) as error:
-        raise DataError(f"{shown(path)} is no trials.parquet of a search: {reason_of(error)}") from None
+        raise DataError(f"{shown(path)} is not a trials.parquet of a search: {reason_of(error)}") from None
 
 
 _FIELDS = ("proposal", "value", "strategy", "seconds", "failure", "device")
@@ -244,7 +244,7 @@ def _size_sentences(result: SearchResult) -> list[str]:
         )
     if result.selected and size.flops_saved is not None:
         lines.append(
-            f"Pruned, the selected heads would spare {100 * size.flops_saved:.1f} % of their tower's multiply-adds."
+            f"Pruned, the selected heads would save {100 * size.flops_saved:.1f} % of their tower's multiply-adds."
         )
     return lines
 

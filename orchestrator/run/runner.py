@@ -86,7 +86,7 @@ def _check_unbegun(config: SearchConfig) -> None:
     begun = begun_studies(config.storage)
     if begun and config.output.storage is None:
         raise StudyError(
-            f"{shown(config.folder)} holds a study already: resume it with `{resume_command(config.folder)}`, "
+            f"{shown(config.folder)} already holds a study: resume it with `{resume_command(config.folder)}`, "
             "or choose another --out"
         )
     if config.study_name in begun:
@@ -123,7 +123,7 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
         session = prepare(_with_constants(config, store.attr("fingerprint") or {}), display.say)
         _check_fingerprint(store, session)
         if older := set_aside_older(config.folder):
-            display.say(f"What an older version wrote is in {config.folder / OLDER} now: {', '.join(older)}")
+            display.say(f"Files of an older version are in {config.folder / OLDER} now: {', '.join(older)}")
         store.set_attr("config", session.config.public())
         with contextlib.closing(make_pool(session, display)) as pool:
             session = session.settled(pool.settle(session.wanted))
@@ -170,8 +170,8 @@ def _check_fingerprint(store: StudyStore, session: Session) -> None:
     if changed:
         lines = "\n".join(f"  {key}: {_short(before.get(key))} -> {_short(now.get(key))}" for key in changed)
         raise StudyError(
-            f"study {store.name!r} cannot go on, because what it searches has changed:\n{lines}\n"
-            "Bring back what it was, or start another study with --out"
+            f"study {store.name!r} cannot continue, because what it searches has changed:\n{lines}\n"
+            "Restore what it was, or start another study with --out"
         )
 
 
@@ -255,7 +255,7 @@ def _decide(
 
     def before_test(mask: HeadMask) -> None:
         place.check()
-        display.say("checking that the decoded pixels are as they were")
+        display.say("checking that the decoded pixels are unchanged")
         session.check_pixels()
         pool.check_pixels()
         look_at_test(store, session.looks(mask), session.config.folder)

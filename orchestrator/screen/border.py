@@ -66,7 +66,7 @@ def _said(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in _FOR_USERS:
         _say(f"{error.strerror}{f': {error.filename}' if error.filename else ''}")
         return EXIT_BAD_INPUT
-    _say(f"an error that was not foreseen: {_named(error)}. {_kept()}")
+    _say(f"unexpected error: {_named(error)}. {_kept()}")
     return EXIT_UNFORESEEN
 
 

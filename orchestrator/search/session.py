@@ -303,7 +303,7 @@ def _check_clipped(config: SearchConfig, data: Mapping[str, Mapping[str, Split]]
             have = "has" if num_clipped == 1 else "have"
             raise ConfigError(
                 f"{counted(num_clipped, 'image')} of {name} {have} values of more than 8 bits, which stock open_clip "
-                "cuts off at 255, so that it sees them white or black. Save them with 8 bits; or say with --pixels "
+                "cuts off at 255, so that they become white or black. Save them with 8 bits; or say with --pixels "
                 "composited that they are scaled, here and wherever the model is used; or with --pixels stock that "
                 "they are scored as they are"
             )

@@ -137,7 +137,7 @@ def _checked(line: bytes, path: str, number: int) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _damaged(path, number, f"{where} is not JSON ({error})") from None
     if not isinstance(content, dict) or "op_code" not in content:
-        raise _damaged(path, number, f"{where} is no line of a study")
+        raise _damaged(path, number, f"{where} is not a line of a study")
     content.pop("crc", None)
     return content
 
@@ -168,7 +168,7 @@ class Journal(JournalStorage):
         except Exception as error:
             # Optuna's replay raises whatever a line that is not as it must be makes it stumble over.
             raise StudyError(
-                f"{shown(path)} is no journal of studies, or is damaged: {reason_of(error)}. "
+                f"{shown(path)} is not a journal of studies, or is damaged: {reason_of(error)}. "
                 "Bring the file back from a copy"
             ) from None
 

@@ -151,7 +151,7 @@ def selected_mask(attrs: Mapping[str, Any], grid: HeadGrid) -> HeadMask | None:
     try:
         return None if selected is None else HeadMask(grid, tuple(map(int, selected["words"])))
     except (HeadmaskError, LookupError, TypeError, ValueError):
-        raise StudyError("the study is damaged: what it has selected is no mask") from None
+        raise StudyError("the study is damaged: what it has selected is not a mask") from None
 
 
 def _value_of(about: Mapping[str, Any]) -> Callable[[Mapping[str, float]], float] | None:

@@ -25,7 +25,7 @@ def read_config_file(folder: Path) -> SearchConfig:
     path = folder / CONFIG
     content = read_json(path, "configuration of a search", StudyError)
     if not isinstance(content, dict):
-        raise StudyError(f"{shown(path)} is no configuration of a search: it must be an object with sections")
+        raise StudyError(f"{shown(path)} is not a configuration of a search: it must be an object with sections")
     return parse_stored(content, shown(path))
 
 
@@ -39,7 +39,7 @@ def read_parquet(path: Path, columns: list[str] | None = None, as_codes: tuple[s
     try:
         with pq.ParquetFile(path, read_dictionary=list(as_codes), page_checksum_verification=True) as file:
             if missing := [name for name in columns or () if name not in file.schema_arrow.names]:
-                raise DataError(f"{shown(path)} is no {path.name} of a search: it lacks {', '.join(missing)}")
+                raise DataError(f"{shown(path)} is not a {path.name} of a search: it lacks {', '.join(missing)}")
             return file.read(columns)
     # Whatever a reader of Parquet stumbles over in a file that is damaged.
     except (OSError, pa.ArrowException, ValueError, KeyError, OverflowError, MemoryError) as error:

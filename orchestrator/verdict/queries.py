@@ -199,7 +199,7 @@ def _read(path: Path, columns: list[str], as_codes: Sequence[str] = ()) -> pa.Ta
 
 
 def _no_queries(path: Path, why: str) -> DataError:
-    return DataError(f"{shown(path)} is no queries.parquet of a search: {why}")
+    return DataError(f"{shown(path)} is not a queries.parquet of a search: {why}")
 
 
 def _parts(table: pa.Table) -> Iterator[pa.Table]:

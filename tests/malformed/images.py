@@ -88,7 +88,7 @@ UNDECLARED = {
         r"row 0: its values, 0 to 1, are floating-point numbers, and the file does not",
     ),
     "12 bits in a PNG of 16": (wide((FLOATS * 4095).astype(np.uint16)), r"16 bits, but no value is above 4095"),
-    "a TIFF that is not finite": (wide(FLOATS * np.float32(np.nan), "TIFF"), r"values that are no finite numbers"),
+    "a TIFF that is not finite": (wide(FLOATS * np.float32(np.nan), "TIFF"), r"values that are not finite numbers"),
     "a TIFF of 32 bits": (wide((FLOATS * 1e6).astype(np.int32), "TIFF"), r"0 to 1e\+06, are 32-bit numbers"),
 }
 

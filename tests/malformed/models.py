@@ -313,7 +313,7 @@ CASES = [
     ),
     Case("a web page", FILE, r"is a web page", make=raw(b"\n<!DOCTYPE html><html>")),
     Case("a JSON file", FILE, r"is a JSON file, not a checkpoint", make=raw(b'{"weight_map": {}}')),
-    Case("a text", FILE, r"is no checkpoint: neither torch nor safetensors wrote it", make=raw(b"hello, world")),
+    Case("a text", FILE, r"is not a checkpoint: neither torch nor safetensors wrote it", make=raw(b"hello, world")),
     Case("a compressed checkpoint", FILE, r"compressed by gzip; unpack it", make=raw(gzip.compress(b"x"))),
     Case("a tar archive", FILE, r"is a tar archive", make=raw(b"a".ljust(257, b"\0") + b"ustar\0".ljust(300, b"\0"))),
     Case("a GGUF file", FILE, r"GGUF", make=raw(b"GGUF\3\0\0\0")),
@@ -464,7 +464,7 @@ CASES = [
     Case(
         "another preprocessing than the mask's",
         [*EXPORT, "--preprocess", "openai"],
-        r"prepared in another way .*: mean 0.48",
+        r"with other preprocessing .*: mean 0.48",
     ),
     Case(
         "tags that differ",

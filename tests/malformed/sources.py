@@ -827,7 +827,7 @@ CASES = [
     Case(
         "a key twice in a line",
         [*FOLDER, "c.jsonl"],
-        "line 2: .*the key 'caption' is there twice in one object; rename or remove one",
+        "line 2: .*the key 'caption' occurs twice in one object; rename or remove one",
         make=photos(
             c_dot_jsonl='{"image": "b.png", "caption": "a"}\n{"image": "a.png", "caption": "a", "caption": "b"}\n'
         ),
@@ -835,7 +835,7 @@ CASES = [
     Case(
         "an image twice in a JSON object",
         [*FOLDER, "c.json"],
-        "the key 'a.png' is there twice",
+        "the key 'a.png' occurs twice",
         make=photos(c_dot_json='{"a.png": "a", "a.png": "b"}'),
     ),
     # Splits

@@ -193,13 +193,13 @@ CASES = [
     Case(
         "config.json is a list",
         RESUME,
-        r"config.json is no configuration of a search",
+        r"config.json is not a configuration of a search",
         make=with_file("config.json", "[]"),
     ),
     Case(
         "config.json is a list, compare",
         COMPARE,
-        r"is no configuration of a search",
+        r"is not a configuration of a search",
         make=with_file("config.json", "[1]"),
     ),
     Case("config.json is deep", REPORT, r"config.json is nested too deep", make=with_file("config.json", DEEP)),
@@ -296,7 +296,7 @@ CASES = [
     Case(
         "no result.json",
         ["compare", NAME, "{run}"],
-        r"run is no run folder: it has no result.json, and no config.json of a search that goes on",
+        r"run is not a run folder: it has no result.json, and no config.json of a search that goes on",
         make=lambda cwd: (cwd / NAME).mkdir(),
     ),
     Case("no run folder to register", REGISTER, r"there is no run folder at run"),
@@ -326,13 +326,13 @@ CASES = [
     Case(
         "trials.parquet is another table",
         REPORT,
-        r"is no trials.parquet of a search: KeyError: 'words'|is no trials.parquet",
+        r"is not a trials.parquet of a search: KeyError: 'words'|is not a trials.parquet",
         make=other_table("trials.parquet", a=[1]),
     ),
     Case(
         "trials.parquet has words of another grid",
         REPORT,
-        r"is no trials.parquet of a search",
+        r"is not a trials.parquet of a search",
         make=other_table(
             "trials.parquet",
             words=[[1]],
@@ -362,7 +362,7 @@ CASES = [
     Case(
         "queries.parquet is another table",
         REPORT,
-        r"is no queries.parquet of a search: it lacks data, split",
+        r"is not a queries.parquet of a search: it lacks data, split",
         make=other_table("queries.parquet", a=[1]),
     ),
     Case(
@@ -386,7 +386,7 @@ CASES = [
     Case(
         "garbage in a journal, compare",
         COMPARE,
-        r"line 6 of run/study.journal is no line of a study",
+        r"line 6 of run/study.journal is not a line of a study",
         make=line(6, b"17"),
     ),
     Case("null bytes in a journal", REPORT, r"line 2 of run/study.journal is not JSON", make=line(2, b"\0" * 40)),
@@ -394,7 +394,7 @@ CASES = [
     Case(
         "an operation that is none",
         REPORT,
-        r"run/study.journal is no journal of studies, or is damaged",
+        r"run/study.journal is not a journal of studies, or is damaged",
         make=line(9, b'{"op_code":99,"worker_id":"x"}'),
     ),
     Case(
@@ -475,7 +475,7 @@ CASES = [
     Case(
         "a selected mask that is none",
         REPORT,
-        r"what it has selected is no mask",
+        r"what it has selected is not a mask",
         make=lambda cwd: stopped(cwd, selected={"words": "many"}),
     ),
     Case(

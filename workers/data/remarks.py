@@ -20,7 +20,7 @@ class ImageRemarks(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_images: int
-    num_differing: int = Field(description="images of which the two pixel rules make different pixels")
+    num_differing: int = Field(description="images for which the two pixel rules give different pixels")
     num_constant: int = Field(description="images of almost one colour")
     num_clipped: int = Field(description="images whose values beyond 8 bits are cut off")
 

@@ -155,7 +155,7 @@ def check_answers(address: str) -> None:
             "Check the address, or wait for the cluster"
         ) from None
     if not is_rpc:
-        raise PoolError(f"cannot join Ray at {shown(address)}: what listens there is no Ray cluster. Check the port")
+        raise PoolError(f"cannot join Ray at {shown(address)}: what listens there is not a Ray cluster. Check the port")
 
 
 def _speaks_http2(connection: socket.socket) -> bool:

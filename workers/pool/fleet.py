@@ -200,9 +200,7 @@ class Fleet:
         if self._on_node[node] >= BAD_NODE and others:
             self._avoided[node] = now + BAD_NODE_S
             self._on_node[node] = 0
-            _log.warning(
-                "node %s is left alone for %.0f s: %d replicas died there in a row", node, BAD_NODE_S, BAD_NODE
-            )
+            _log.warning("node %s is avoided for %.0f s: %d replicas died there in a row", node, BAD_NODE_S, BAD_NODE)
 
     def _add(self, now: float) -> None:
         avoided = sorted({node for node, until in self._avoided.items() if until > now} | self._others)

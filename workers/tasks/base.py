@@ -411,7 +411,7 @@ class Targets(ABC):
         for name in mix.metrics:
             if name not in self.shares:
                 raise ConfigError(
-                    f"{name} is no metric of {where}, a data set for {self.task}: there are {', '.join(self.shares)}"
+                    f"{name} is not a metric of {where}, a data set for {self.task}: there are {', '.join(self.shares)}"
                 )
 
 

@@ -197,7 +197,7 @@ def test_stock_open_clip_refuses_a_pruned_folder(loaded, tmp_path):
 
 def test_what_is_no_pruned_folder_is_refused_by_its_loader(loaded, tmp_path):
     export(loaded, mask_file(loaded), tmp_path / "folded")
-    with pytest.raises(ModelError, match="is no pruned model; load it with open_clip"):
+    with pytest.raises(ModelError, match="is not a pruned model; load it with open_clip"):
         headmask.load_pruned(tmp_path / "folded")
     with pytest.raises(ModelError, match="none holds no pruned model"):
         headmask.load_pruned(tmp_path / "none")

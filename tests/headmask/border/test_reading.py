@@ -102,8 +102,8 @@ def test_lines_end_at_newlines_only(text, lines):
         ("{", "x is not JSON: .*line 1 column 2"),
         ("[" * 100_000, "x is nested too deep"),
         ('{"a":' * 100_000, "x is nested too deep"),
-        ('{"a": NaN}', "x is malformed: NaN is no number in JSON"),
-        ("[-Infinity]", "x is malformed: -Infinity is no number in JSON"),
+        ('{"a": NaN}', "x is malformed: NaN is not a number in JSON"),
+        ("[-Infinity]", "x is malformed: -Infinity is not a number in JSON"),
         ("1" * 5000, "x is malformed: a number has 5,000 digits"),
         ("1e999", "x is malformed: 1e999 is too large"),
         (r'["\ud800"]', r"x has a text that cannot be used, \\ud800: it has half of a surrogate pair, U\+D800"),
@@ -116,7 +116,7 @@ def test_json_that_cannot_be_used_is_refused(text, message):
 
 
 def test_a_key_that_repeats_is_refused_and_not_overwritten():
-    with pytest.raises(DataError, match="x is malformed: the key 'a' is there twice in one object"):
+    with pytest.raises(DataError, match="x is malformed: the key 'a' occurs twice in one object"):
         parse_json('[{"b": {"a": 1, "c": 2, "a": 1}}]', "x", DataError)
     assert parse_json('[{"a": 1}, {"a": 2}]', "x") == [{"a": 1}, {"a": 2}]
 

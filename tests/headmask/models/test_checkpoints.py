@@ -50,7 +50,7 @@ def test_what_was_taken_off_and_left_is_said(tmp_path):
     averaged = {name: torch.zeros_like(value) for name, value in MODEL.state_dict().items()}
     loaded = load(tmp_path, {"state_dict": wrapped("_orig_mod."), "state_dict_ema": averaged})
     assert "w.pt also holds averaged weights under state_dict_ema, which are not used" in "; ".join(loaded.notes)
-    assert "All names in w.pt begin with _orig_mod., which is taken off" in loaded.notes
+    assert "All names in w.pt begin with _orig_mod., which is stripped" in loaded.notes
 
 
 def test_a_torchscript_archive_is_refused_with_the_way_out(tmp_path):

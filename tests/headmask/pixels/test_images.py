@@ -102,7 +102,7 @@ def test_the_maxval_of_a_pgm_is_white():
             "its values, 0 to 1, are floating-point numbers, and the file does",
         ),
         (np.array([[0.0, 90000.0]], np.float32), {}, "its values, 0 to 90000, are floating-point numbers"),
-        (np.array([[0.0, np.nan]], np.float32), {341: (FLOAT, 1.0)}, "it holds values that are no finite numbers"),
+        (np.array([[0.0, np.nan]], np.float32), {341: (FLOAT, 1.0)}, "it holds values that are not finite numbers"),
         (np.array([[0, 4095]], np.uint16), {}, "it has 16 bits, but no value is above 4095, as with 12 bits or less"),
         (
             np.array([[0, 5000]], np.uint16),

@@ -115,7 +115,7 @@ def mask_of(loaded):
 def test_a_mask_is_refused_where_images_are_prepared_in_another_way(tmp_path, custom):
     loaded = load_model(*custom, preprocess=GivenPreprocessing(mean=0.5))
     mask = mask_of(loaded)
-    message = "prepared in another way than .*my.json.*: mean 0.48.* against 0.5 0.5 0.5. Pass the mask file to"
+    message = "other preprocessing than .*my.json.*: mean 0.48.* against 0.5 0.5 0.5. Pass the mask file to"
     other = load_model(*custom)
     for use in (lambda: mask.check_model(other.reference), lambda: export(other, mask, tmp_path / "o")):
         with pytest.raises(MaskFileError, match=message):

@@ -104,11 +104,11 @@ def test_text_towers_and_unknown_norms_and_projections_are_refused():
         affine(nn.RMSNorm(4), torch.ones(1, 2, 4))
     model = family("timm CLIP")
     model.visual.head = nn.Sequential(nn.GELU())
-    with pytest.raises(ModelError, match="its projection is a GELU, which is no linear map"):
+    with pytest.raises(ModelError, match="its projection is a GELU, which is not a linear map"):
         view_of(model).readout()
     model = family("timm average pooling")
     model.visual.trunk.global_pool = "max"
-    with pytest.raises(ModelError, match="its pooling is 'max', which is no mean of tokens"):
+    with pytest.raises(ModelError, match="its pooling is 'max', which is not a mean of tokens"):
         view_of(model).readout()
 
 

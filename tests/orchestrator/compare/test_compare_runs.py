@@ -304,7 +304,12 @@ def test_the_terminal_says_which_mask_and_what_may_not_be_compared(left, headmas
     assert (code, err) == (0, "")
     first, *_ = out.splitlines()
     assert first.startswith(("Ship ", "No recommendation"))
-    for text in ("another ablation", "which runs ablate each head", "search.strategy", "best on search after so many"):
+    for text in (
+        "another ablation",
+        "which runs ablate each head",
+        "search.strategy",
+        "best on search after this many",
+    ):
         assert text in out
 
 
@@ -315,9 +320,12 @@ def test_the_terminal_says_which_mask_and_what_may_not_be_compared(left, headmas
         (["one"], "there is nothing to compare one with; name at least two"),
         (["one", "one"], "there is nothing to compare one with; name at least two"),
         (["one", "./one/"], "there is nothing to compare one with; name at least two"),
-        (["one", "ones"], "ones is no run folder and no mask file, did you mean one? A study needs --storage URL"),
+        (
+            ["one", "ones"],
+            "ones is neither a run folder nor a mask file, did you mean one? A study needs --storage URL",
+        ),
         (["one", "one/config.json"], "must be a JSON object with format 'headmask/1'"),
-        (["one", "empty"], "empty is no run folder: it has no result.json, and no config.json of a search"),
+        (["one", "empty"], "empty is not a run folder: it has no result.json, and no config.json of a search"),
         (["one", "x", "--storage", "one/study.journal"], "there is no study 'x' in one/study.journal: it has one"),
         (["one", "x", "--storage", "none.journal"], "there is no study at none.journal"),
         (["one", "seed", "--top", "3"], "--top chooses among the searches of an --experiment"),

@@ -329,7 +329,7 @@ def test_an_explanation_of_another_mask_is_called_so(finished):
     config, _ = finished
     explain(config.folder, ["L2H3", "L2H2", "L2H1", "L2H0"])
     write_report(config, config.folder / "report.html")
-    assert "heads of another mask" in page_of(config).text("explain")
+    assert "heads belong to another mask" in page_of(config).text("explain")
 
 
 def test_a_broken_explanation_is_said(finished):
@@ -361,7 +361,7 @@ def test_a_run_folder_without_a_result_has_a_page(finished, headmask):
     code, said, _ = headmask("report", config.folder, "--json")
     assert (code, json.loads(said)) == (0, {"report": str(config.folder / "report.html")})
     assert "24 of 24 masks scored" in page_of(config).text("verdict")
-    assert f"headmask resume {config.folder} --masks 48 goes on." in page_of(config).text("verdict")
+    assert f"headmask resume {config.folder} --masks 48 continues it." in page_of(config).text("verdict")
 
 
 def test_a_running_search_is_not_told_to_go_on(finished):

@@ -98,5 +98,7 @@ def test_guides_that_do_not_exist_are_refused(tiny_config, guide, message):
 
 
 def test_a_guide_of_another_task_is_refused(tiny_config):
-    with pytest.raises(ConfigError, match=r"top1 is no metric of .*, a data set for retrieval: there are mean_recall"):
+    with pytest.raises(
+        ConfigError, match=r"top1 is not a metric of .*, a data set for retrieval: there are mean_recall"
+    ):
         prepare(tiny_config(search__guide="top1"))

@@ -163,7 +163,7 @@ def test_a_study_stops_at_the_same_mask_whoever_scores_it(wide_config, undisturb
 def test_other_threads_are_another_study(wide_config):
     config = wide_config("threads", budget__masks=5, search__strategy="scan")
     start(config)
-    with pytest.raises(StudyError, match=r"what it searches has changed:\n  threads: 1 -> 2\nBring back what it was"):
+    with pytest.raises(StudyError, match=r"what it searches has changed:\n  threads: 1 -> 2\nRestore what it was"):
         resume(wide_config("threads", budget__masks=9, search__threads=2, search__strategy="scan"))
 
 
@@ -187,7 +187,7 @@ def test_a_study_that_exists_is_not_started_again(tiny_config):
     config = tiny_config(budget__masks=14)
     start(config)
     before = trials(config.folder)
-    with pytest.raises(StudyError, match=r"holds a study already: resume it with `headmask resume .*tiny`"):
+    with pytest.raises(StudyError, match=r"already holds a study: resume it with `headmask resume .*tiny`"):
         start(config)
     assert trials(config.folder) == before
 
@@ -229,7 +229,7 @@ def test_a_study_whose_driver_was_killed_right_after_it_began_is_resumed_by_its_
     config = tiny_config("begun", search__strategy="scan", budget__masks=13)
     killed([("begun", config)])
     assert not (config.folder / "config.json").exists()
-    with pytest.raises(StudyError, match="holds a study already: resume it"):
+    with pytest.raises(StudyError, match="already holds a study: resume it"):
         start(config)
     resume(stored_config(str(config.folder), None))
     start(tiny_config("whole", search__strategy="scan", budget__masks=13))

@@ -173,7 +173,7 @@ def test_two_data_sets_of_one_name_are_refused(tiny_config, tiny_files):
 
 def test_a_metric_of_another_task_is_refused_before_any_search(tiny_config, files):
     config = tiny_config(data__path=str(files / "labels.parquet"), search__objective="t2i_r1")
-    with pytest.raises(ConfigError, match=r"t2i_r1 is no metric of .*labels.parquet, a data set for classification"):
+    with pytest.raises(ConfigError, match=r"t2i_r1 is not a metric of .*labels.parquet, a data set for classification"):
         prepare(config)
 
 

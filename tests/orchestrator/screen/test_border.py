@@ -46,7 +46,7 @@ def test_what_was_not_foreseen_is_one_line_and_its_traceback_in_a_file(capsys):
     assert ended(failing(KeyError("layer"))) == 70
     err = capsys.readouterr().err
     found = re.fullmatch(
-        r"headmask: an error that was not foreseen: KeyError: 'layer'\. Its traceback is in (\S+): please report it; "
+        r"headmask: unexpected error: KeyError: 'layer'\. Its traceback is in (\S+): please report it; "
         r"--debug prints it here\n",
         err,
     )

@@ -189,7 +189,7 @@ def test_names_that_mlflow_refuses_are_refused_at_once(tiny_config, tmp_path):
             ModelName.parse(name)
     with pytest.raises(ConfigError, match=r"output\.register_as: a registered model is called NAME"):
         tiny_config(output__register_as="clip@v1")
-    with pytest.raises(StudyError, match=r"is no run folder: it has no result\.json, and no config\.json"):
+    with pytest.raises(StudyError, match=r"is not a run folder: it has no result\.json, and no config\.json"):
         register(tmp_path, CHAMPION)
 
 

@@ -71,7 +71,7 @@ def test_another_file_is_refused(tmp_path):
     with pytest.raises(DataError, match=f"there is no queries.parquet at {re.escape(str(path))}"):
         read_queries(path)
     pq.write_table(pa.table({"data": ["x"]}), path)
-    with pytest.raises(DataError, match=r"is no queries\.parquet of a search: it lacks split, task"):
+    with pytest.raises(DataError, match=r"is not a queries\.parquet of a search: it lacks split, task"):
         read_queries(path)
 
 

@@ -282,7 +282,7 @@ def test_an_address_at_which_something_else_listens_is_refused_at_once():
                 connection.sendall(b"SSH-2.0-OpenSSH_9.7\r\n")
 
         threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(PoolError, match=f"cannot join Ray at {address}: what listens there is no Ray cluster"):
+        with pytest.raises(PoolError, match=f"cannot join Ray at {address}: what listens there is not a Ray cluster"):
             check_answers(address)
 
 

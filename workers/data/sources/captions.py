@@ -279,7 +279,7 @@ def _object(file: Path, *lists: str) -> dict[str, list[dict[str, Any]]]:
         part = content.get(key) if isinstance(content, dict) else None
         if not isinstance(part, list) or not all(isinstance(item, dict) for item in part):
             raise DataError(
-                f"{shown(file)} must hold an object with a list {key!r} of objects; is it of another layout?"
+                f"{shown(file)} must hold an object with a list {key!r} of objects; does it have another layout?"
             )
     return dict(content)
 

@@ -80,7 +80,7 @@ def folders_in(folder: Path, aside: Aside, above: frozenset[Identity] = frozense
     for entry in _listed(folder):
         if not os.path.isdir(entry):
             if is_broken(entry) and not is_image(entry.name):
-                raise DataError(f"{shown(readable(entry.path))} is a link that leads nowhere; mend or remove it")
+                raise DataError(f"{shown(readable(entry.path))} is a link that leads nowhere; fix or remove it")
             continue
         if is_hidden(entry.name):
             aside.skipped["hidden folder"] += 1
