@@ -32,7 +32,8 @@ from orchestrator.search.loop import Search
 from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session, prepare
 from orchestrator.settings.budget import Budget
-from orchestrator.settings.config import flags_of, read_config
+from orchestrator.settings.config import read_config
+from orchestrator.settings.options import flags_of
 from orchestrator.study.store import StudyStore
 from orchestrator.track.tracked import BestCurve
 from orchestrator.track.tracking import Tracker, default_target

@@ -28,7 +28,8 @@ from orchestrator.run.bench import hardware, make_workload
 from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session, prepare
 from orchestrator.search.sharding import exchanged_bytes
-from orchestrator.settings.config import flags_of, read_config
+from orchestrator.settings.config import read_config
+from orchestrator.settings.options import flags_of
 from workers.pool.fleet import START_S
 from workers.pool.ray import RayPool
 from workers.scoring.messages import Stage

@@ -1,4 +1,4 @@
-"""Write the pages of the reference that are made of code: `python docs/generate.py`, which `make docs` runs."""
+"""Write what is made of code, the reference and the options of `headmask.search`: `python docs/generate.py`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import html
 import re
 import subprocess
 import sys
+import textwrap
+import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
+import orchestrator.settings
 from headmask.maskfile import MaskFile
 from orchestrator.compare.content import Comparison
 from orchestrator.explain.explanation import Explanation
 from orchestrator.outcome.schema import SearchResult
 from orchestrator.settings.config import SearchConfig
+from orchestrator.settings.options import RESUME, SCAN, SEARCH, Option, Options, alternatives
 
 Schema = dict[str, Any]
 
@@ -29,6 +33,24 @@ FILES: dict[str, type[BaseModel]] = {
     "compare --json": Comparison,
 }
 """What machines read, and what describes it."""
+TYPED = Path(orchestrator.settings.__file__).parent / "typed.py"
+TYPED_HEAD = '''"""The options of `headmask.search` and its kin, for editors and type checkers.
+
+Made by docs/generate.py of `orchestrator.settings.sections`; change that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypedDict
+'''
+TYPED_CLASSES = {
+    "SearchOptions": ("Options of a search.", SEARCH),
+    "ResumeOptions": ("Options that may change when a study is resumed.", RESUME),
+    "ScanOptions": ("Options of a scan.", SCAN),
+}
+DOCSTRING_WIDTH = 112
 
 
 def pages() -> dict[str, str]:
@@ -156,7 +178,48 @@ def _type(content: Schema, file: str) -> str:
     return str(content.get("type", "any"))
 
 
+def typed() -> str:
+    """Return the text of the file."""
+    return TYPED_HEAD + "".join(_typed_class(name, *content) for name, content in TYPED_CLASSES.items())
+
+
+def _typed_class(name: str, described: str, options: Options) -> str:
+    keys = "".join(
+        f"    {each.name}: {_python_type(each)}\n{textwrap.indent(_docstring(each.description), ' ' * 4)}\n"
+        for each in options.values()
+    )
+    return f'\n\nclass {name}(TypedDict, total=False):\n    """{described}"""\n\n{keys}'
+
+
+def _docstring(text: str) -> str:
+    lines = textwrap.wrap(text, DOCSTRING_WIDTH)
+    return f'"""{lines[0]}"""' if len(lines) == 1 else '"""' + "\n".join(lines) + '\n"""'
+
+
+def _python_type(option: Option) -> str:
+    names = [_python_name(kind) for kind in option.kinds if typing.get_origin(kind) is not Literal]
+    if option.choices:
+        # An ablation is a word, too, one of those that are registered.
+        names = [name for name in names if name != "str"]
+        words = ", ".join(f'"{word}"' for word in option.choices)
+        names.append(f"Literal[{words}]")
+    names += ["Path"] * option.is_path
+    form = {"one": "", "several": "Sequence", "by_name": "Mapping"}[option.setting.takes]
+    if form:
+        names.append(f"{form}[{'str, ' * (form == 'Mapping')}{' | '.join(names)}]")
+    return " | ".join(names)
+
+
+def _python_name(kind: object) -> str:
+    """Return a type as it is written in Python."""
+    if typing.get_origin(kind) is tuple:
+        (item,) = alternatives(typing.get_args(kind)[0])
+        return f"Sequence[{_python_name(item)}]"
+    return kind.__name__ if isinstance(kind, type) else str(kind)
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for name, text in pages().items():
         (FOLDER / name).write_text(text, encoding="utf-8")
+    TYPED.write_text(typed(), encoding="utf-8")

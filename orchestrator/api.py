@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from headmask.border.home import give_home
-from headmask.errors import ConfigError, did_you_mean
+from headmask.errors import ConfigError
 from headmask.mask import HeadMask
 from orchestrator.outcome.run import SearchRun
 from orchestrator.run import runner
@@ -19,8 +19,9 @@ from orchestrator.screen.terminal import Terminal
 from orchestrator.screen.waiting import said_when_slow
 from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session, prepare
-from orchestrator.settings.config import flags_of, read_config
-from orchestrator.settings.options import ResumeOptions, ScanOptions, SearchOptions
+from orchestrator.settings.config import read_config
+from orchestrator.settings.options import RESUME, SCAN, SEARCH, flags_of
+from orchestrator.settings.typed import ResumeOptions, ScanOptions, SearchOptions
 from orchestrator.study.reopening import stored_config
 from workers.scoring.messages import MaskScore, Stage
 
@@ -44,8 +45,7 @@ def search(config: Path | str | None = None, *, progress: bool = False, **option
         HeadmaskError: bad input, or the study exists.
         Interrupted: stopped by a signal; `headmask.resume` continues.
     """
-    _check(options, SearchOptions)
-    settings = read_config(None if config is None else Path(config), flags_of(options))
+    settings = read_config(None if config is None else Path(config), flags_of(options, SEARCH))
     return _found(lambda display: runner.start(settings, display), progress)
 
 
@@ -66,8 +66,7 @@ def resume(
         HeadmaskError: bad input, or there is no such study.
         Interrupted: stopped by a signal; resume again.
     """
-    _check(options, ResumeOptions)
-    settings = stored_config(str(study), storage, flags_of(options))
+    settings = stored_config(str(study), storage, flags_of(options, RESUME))
     return _found(lambda display: runner.resume(settings, display), progress)
 
 
@@ -99,14 +98,13 @@ def scan(
     Raises:
         HeadmaskError: bad input.
     """
-    _check(options, ScanOptions)
-    flags = {**flags_of(options), "output.folder": "scan"}  # Required of a search; nothing is written here.
+    flags = {**flags_of(options, SCAN), "output.folder": "scan"}  # Required of a search; nothing is written here.
     settings = read_config(None if config is None else Path(config), flags)
     if split not in ("search", "confirm"):
         raise ConfigError(f"split must be search or confirm; got {split!r}")
     say = Terminal().say if progress else lambda text: None
     session = prepare(settings, say)
-    if settings.search.gate:
+    if settings.search.precheck:
         check_baseline(session)
     with contextlib.closing(runner.make_pool(session, Quiet())) as pool:
         session = session.settled(pool.settle(session.wanted))
@@ -154,11 +152,3 @@ def _found(run: Callable[[Display], Outcome], progress: bool) -> SearchRun:
         return SearchRun.model_validate(run(display).result.model_dump())
     finally:
         display.stop()
-
-
-def _check(options: Iterable[str], known: Any) -> None:
-    """Refuse unknown options of a call, before anything is read."""
-    names = known.__annotations__
-    for name in options:
-        if name not in names:
-            raise ConfigError(f"{name}: unknown option{did_you_mean(name, names)}")

@@ -125,7 +125,7 @@ def make_tiny_config(files: tuple[Path, Path], folder: Path, **changes):
         "model.name": f"local-dir:{model}",
         "data.path": str(data),
         "output.folder": str(folder),
-        "search.gate": False,
+        "search.precheck": False,
         "search.image_chunk": 16,
         "search.random_masks": 4,
         "search.finalists": 4,

@@ -17,7 +17,8 @@ from headmask.mask import HeadGrid, HeadMask
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
 from orchestrator.search.gradients import GateGradients
 from orchestrator.search.session import Session, prepare
-from orchestrator.settings.config import flags_of, read_config
+from orchestrator.settings.config import read_config
+from orchestrator.settings.options import flags_of
 from strategies import Limits
 from workers.pool.queue import InlinePool
 from workers.scoring.displacement import Displacements, displacement

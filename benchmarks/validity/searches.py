@@ -17,7 +17,8 @@ from orchestrator.run.display import Quiet
 from orchestrator.run.runner import Outcome, make_pool
 from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session
-from orchestrator.settings.config import flags_of, read_config
+from orchestrator.settings.config import read_config
+from orchestrator.settings.options import flags_of
 from orchestrator.statistics.paired import Outcomes
 from orchestrator.verdict.decide import TEST, improved_outcomes
 from workers.data.dataset import Row, write_dataset
@@ -65,7 +66,7 @@ def _dealt(rows: list[SceneRow], rng: np.random.Generator) -> Iterator[SceneRow]
             yield image, (first, second), name
 
 
-def searched(workload: Workload, data: Path, out: Path, *, gate: bool = True) -> Outcome:
+def searched(workload: Workload, data: Path, out: Path, *, precheck: bool = True) -> Outcome:
     """Return a finished search with default settings, in this process.
 
     Random masks for context are left out: no verdict depends on them.
@@ -78,7 +79,7 @@ def searched(workload: Workload, data: Path, out: Path, *, gate: bool = True) ->
             "masks": workload.masks,
             "pool": "inline",
             "image_chunk": DEMO_CHUNK,
-            "gate": gate,
+            "precheck": precheck,
         }
     )
     return runner.start(read_config(None, {**flags, "search.random_masks": 0}), Quiet())

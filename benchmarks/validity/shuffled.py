@@ -24,9 +24,9 @@ class NullSearch:
 
 
 def search_nothing(folder: Path, workload: Workload, seed: int) -> NullSearch:
-    """Return what a full search finds on shuffled captions; without the sanity gate, which refuses them."""
+    """Return what a full search finds on shuffled captions; without the precheck, which refuses them."""
     data = write_scenes(folder / f"shuffled{seed}.parquet", seed, workload.sizes, shuffled=True)
-    outcome = searched(workload, data, folder / f"shuffled{seed}", gate=False)
+    outcome = searched(workload, data, folder / f"shuffled{seed}", precheck=False)
     splits, verdict = outcome.result.splits, outcome.verdict
     return NullSearch(
         seed=seed,

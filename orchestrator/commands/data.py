@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from orchestrator.commands.flags import Settings, for_reading, takes
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, print_json
+from orchestrator.settings.options import READING, SEARCH
 
 if TYPE_CHECKING:
     from workers.data.columns import Columns
@@ -17,24 +18,6 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(help="Build data sets, and show what is in them.", no_args_is_help=True)
 
-ImageColumn = Annotated[str | None, typer.Option(help="Name of the image column.")]
-CaptionColumn = Annotated[str | None, typer.Option(help="Name of the caption column.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Name of the label column.")]
-GroupColumn = Annotated[str | None, typer.Option(help="Name of the group column, for worst-group accuracy.")]
-SplitColumn = Annotated[str | None, typer.Option(help="Name of the split column.")]
-Task = Annotated[
-    str | None, typer.Option(help="retrieval, classification or matching; found by the columns by default.")
-]
-Templates = Annotated[
-    str | None, typer.Option(help="Prompt templates: imagenet (80, default), simple (7), or a file with {c} in lines.")
-]
-ClassNames = Annotated[str | None, typer.Option(help="File of class names in order of labels: lines, or JSON.")]
-PixelsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--pixels", metavar="stock|composited", help="How images become RGB; stock, as open_clip does, by default."
-    ),
-]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 PixelRule = Literal["stock", "composited"]
 SourceName = Literal[
@@ -64,16 +47,15 @@ _OPTIONS_OF: dict[str, tuple[str, ...]] = {
 """Options that tell each source what to read."""
 
 
-def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the given arguments of a command that say how a data set is read and scored."""
-    names = ("objective", "task", "templates", "class_names")
-    columns = ("image_column", "caption_column", "label_column", "group_column", "split_column")
-    return {name: given[name] for name in names + columns if given[name] is not None}
+COLUMNS = {name: option for name, option in READING.items() if name.endswith("_column")}
+CLASS_NAMES = {"class_names": READING["class_names"]}
 
 
 @data_app.command()
+@takes({**CLASS_NAMES, **COLUMNS})
 def build(
     out: Annotated[Path, typer.Option(parser=path_of, help="Parquet file to write.")],
+    settings: Settings,
     source: Annotated[SourceName, typer.Option("--from", help="Layout of what you have.")] = "folder",
     images: Annotated[Path | None, typer.Option(parser=path_of, help="Folder of images.")] = None,
     captions: Annotated[
@@ -90,12 +72,6 @@ def build(
     splits: Annotated[
         str | None, typer.Option(help="Which splits become which: search=train+restval,confirm=val,test=test.")
     ] = None,
-    class_names: ClassNames = None,
-    image_column: ImageColumn = None,
-    caption_column: CaptionColumn = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    split_column: SplitColumn = None,
     on_bad_row: Annotated[Literal["fail", "skip"], typer.Option(help="What a bad row does.")] = "fail",
     duplicates: Annotated[
         Literal["fail", "drop", "move", "keep"],
@@ -118,8 +94,8 @@ def build(
     from workers.data.columns import Columns
     from workers.data.splits import SplitMap
 
-    columns = Columns(image_column, caption_column, label_column, group_column, split=split_column)
-    names = None if class_names is None else Path(class_names)
+    columns = Columns(**{name.removesuffix("_column"): settings.get(name) for name in COLUMNS})
+    names = Path(settings["class_names"]) if "class_names" in settings else None
     inputs = [images, *(captions or []), names]
     check_output(out, DATA_SET, inputs=inputs, overwrite=overwrite)
     opened = _source(source, images, captions or [], files or [], columns, names)
@@ -217,8 +193,10 @@ def _source(
 
 
 @data_app.command()
+@takes({**{name: option for name, option in READING.items() if name != "templates"}, "pixels": SEARCH["pixels"]})
 def show(
     file: Annotated[Path, typer.Argument(parser=path_of, help="Parquet file of a data set.")],
+    settings: Settings,
     sheet: Annotated[
         Path | None,
         typer.Option(parser=path_of, help="Contact sheet of a few samples; FILE.samples.png by default."),
@@ -227,14 +205,6 @@ def show(
     model: Annotated[
         str | None, typer.Option(help="Whose tokenizer tells which captions are cut; CLIP's by default.")
     ] = None,
-    task: Task = None,
-    image_column: ImageColumn = None,
-    caption_column: CaptionColumn = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    split_column: SplitColumn = None,
-    pixels: PixelsOption = None,
-    class_names: ClassNames = None,
     as_json: Json = False,
 ) -> None:
     """Show what a data set contains and what is wrong with it, and draw a few samples."""
@@ -245,11 +215,9 @@ def show(
     from orchestrator.screen.terminal import Terminal
     from orchestrator.screen.waiting import counting
     from orchestrator.settings.config import parse_data
-    from orchestrator.settings.sections import DataSection
     from workers.data.loading import check_data
 
-    given = {name: value for name, value in locals().items() if name in DataSection.model_fields}
-    (section,) = parse_data([{"path": str(file), **given}])
+    (section,) = parse_data([{"path": str(file), **for_reading(settings)}])
     reading = section.reading()
     check_data(file, reading)
     sheet = None if no_sheet else sheet or file.with_name(f"{file.stem}.samples.png")
@@ -257,7 +225,7 @@ def show(
         check_output(sheet, PICTURE, inputs=[file])
     console = Terminal(stderr=as_json)
     with counting(console, "images") as on_progress:
-        found = look_at(file, reading, model=model, pixels=STOCK if pixels is None else pixels, on_progress=on_progress)
+        found = look_at(file, reading, model=model, pixels=settings.get("pixels", STOCK), on_progress=on_progress)
     drawn = None if sheet is None else draw_sheet(found, sheet)
     if as_json:
         print_json({**found.as_json(), "contact_sheet": None if drawn is None else str(drawn)})

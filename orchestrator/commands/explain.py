@@ -7,28 +7,19 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.data import (
-    CaptionColumn,
-    ClassNames,
-    GroupColumn,
-    ImageColumn,
-    LabelColumn,
-    Overwrite,
-    PixelsOption,
-    SplitColumn,
-    Task,
-    Templates,
-    reading_options,
-)
-from orchestrator.commands.masks import Model, Objective, Preprocess, Pretrained, Split, Threads
+from orchestrator.commands.data import Overwrite
+from orchestrator.commands.flags import SCORING, Settings, for_model, for_reading, takes
+from orchestrator.commands.masks import Objective, Split, Threads
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json
 from orchestrator.screen.terminal import Terminal
 
 
+@takes(SCORING)
 def explain(
     data: Annotated[str, typer.Option(help="Parquet file of `headmask data build`.")],
     out: Annotated[Path, typer.Option(parser=path_of, help="Folder for explain.json and a picture per head.")],
+    settings: Settings,
     mask: Annotated[Path | None, typer.Option(parser=path_of, help="Mask file, as a search writes it.")] = None,
     heads: Annotated[
         str | None, typer.Option(help="Heads to explain, such as L3H7,L5H0; those of the mask by default.")
@@ -40,18 +31,6 @@ def explain(
     images: Annotated[int, typer.Option(min=1, max=1_000, help="Maximum number of images shown for a head.")] = 8,
     split: Split = None,
     objective: Objective = None,
-    model: Model = None,
-    pretrained: Pretrained = None,
-    preprocess: Preprocess = None,
-    task: Task = None,
-    templates: Templates = None,
-    class_names: ClassNames = None,
-    image_column: ImageColumn = None,
-    caption_column: CaptionColumn = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    split_column: SplitColumn = None,
-    pixels: PixelsOption = None,
     threads: Threads = 1,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -61,24 +40,21 @@ def explain(
     from orchestrator.explain.explanation import explanation_sentences, explanation_table
     from orchestrator.settings.config import parse_data
 
-    options = reading_options(locals())
+    reading = {**for_reading(settings), **({} if objective is None else {"objective": objective})}
     console = Terminal(stderr=as_json)
-    (section,) = parse_data([{"path": data, **options}])
+    (section,) = parse_data([{"path": data, **reading}])
     found = explain_heads(
         section,
         out,
         mask=mask,
         heads=heads,
-        model=model,
-        pretrained=pretrained,
-        pixels=pixels,
-        preprocess=preprocess,
         split=split,
         descriptions=descriptions,
         num_images=images,
         threads=threads,
         overwrite=overwrite,
         say=console.say,
+        **for_model(settings),
     )
     if as_json:
         print(found.model_dump_json(indent=2))

@@ -8,36 +8,14 @@ from typing import Annotated
 import typer
 
 from headmask.border.shown import counted
-from orchestrator.commands.data import (
-    CaptionColumn,
-    ClassNames,
-    GroupColumn,
-    ImageColumn,
-    LabelColumn,
-    Overwrite,
-    PixelsOption,
-    SplitColumn,
-    Task,
-    Templates,
-    reading_options,
-)
+from orchestrator.commands.data import Overwrite
+from orchestrator.commands.flags import SCORING, Settings, for_model, for_reading, takes
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, print_json
 from orchestrator.screen.terminal import Terminal
+from orchestrator.settings.options import MODEL
 
 MAX_THREADS = 1_024
-Model = Annotated[
-    str | None,
-    typer.Option(help="open_clip architecture, its configuration NAME.json, local-dir:FOLDER, or hf-hub:ORG/REPO."),
-]
-Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or a checkpoint file.")]
-Preprocess = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TAG|FILE",
-        help="How images are prepared: a pretrained tag, openai, or a JSON file; as the weights say by default.",
-    ),
-]
 Split = Annotated[str | None, typer.Option(help="search, confirm or test; the whole file by default.")]
 Objective = Annotated[str | None, typer.Option(help="Metric or mix; the mask's by default.")]
 Threads = Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.")]
@@ -45,26 +23,16 @@ LATENCY_S = 4.0
 """Seconds that an export spends on measuring latency."""
 
 
+@takes(SCORING)
 def evaluate(
     mask: Annotated[
         list[Path],
         typer.Option(parser=path_of, help="Mask file, as a search writes it; several make a table."),
     ],
     data: Annotated[list[str], typer.Option(help="Parquet file of `headmask data build`; several make a table.")],
+    settings: Settings,
     split: Split = None,
     objective: Objective = None,
-    model: Model = None,
-    pretrained: Pretrained = None,
-    preprocess: Preprocess = None,
-    task: Task = None,
-    templates: Templates = None,
-    class_names: ClassNames = None,
-    image_column: ImageColumn = None,
-    caption_column: CaptionColumn = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    split_column: SplitColumn = None,
-    pixels: PixelsOption = None,
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
@@ -72,19 +40,16 @@ def evaluate(
     from orchestrator.settings.config import parse_data
     from orchestrator.verdict.evaluate import evaluate_masks
 
-    options = reading_options(locals())
-    sections = parse_data([{"path": path, **options} for path in data])
+    reading = {**for_reading(settings), **({} if objective is None else {"objective": objective})}
+    sections = parse_data([{"path": path, **reading} for path in data])
     console = Terminal(stderr=as_json)
     rows = evaluate_masks(
         mask,
         sections,
         split=split,
-        model=model,
-        pretrained=pretrained,
-        preprocess=preprocess,
-        pixels=pixels,
         threads=threads,
         say=console.say,
+        **for_model(settings),
     )
     found = [evaluation for row in rows for evaluation in row]
     if as_json:
@@ -111,6 +76,7 @@ def evaluate(
         console.say(looked(looks))
 
 
+@takes(MODEL)
 def export(
     mask: Annotated[Path, typer.Option(parser=path_of, help="Mask file, as a search writes it.")],
     out: Annotated[
@@ -120,13 +86,11 @@ def export(
             help="NAME.safetensors for a checkpoint file, another name for a model folder.",
         ),
     ],
+    settings: Settings,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove the heads; headmask.load_pruned loads the folder.")
     ] = False,
     latency: Annotated[bool, typer.Option(help="Measure latency before and after, for a few seconds.")] = True,
-    model: Model = None,
-    pretrained: Pretrained = None,
-    preprocess: Preprocess = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -139,9 +103,10 @@ def export(
     from headmask.maskfile import MaskFile
 
     content = MaskFile.read(mask)
+    model, pretrained = settings.get("model"), settings.get("pretrained")
     given = content.model.model_copy(update={"name": model or content.model.name, "pretrained": pretrained})
     check_target(out, prune=prune, overwrite=overwrite, inputs=[mask, *content.model.paths, *given.paths])
-    loaded = load_for(content, model, pretrained, preprocess)
+    loaded = load_for(content, model, pretrained, settings.get("preprocess"))
     latency_s = LATENCY_S if latency else 0.0
     proof = export_and_prove(loaded, content, out, prune=prune, latency_s=latency_s, overwrite=overwrite)
     console = Terminal(stderr=as_json)

@@ -1,4 +1,4 @@
-"""The sanity gate: no search on a model whose baseline is broken. It looks at a few images, before anything is made."""
+"""The precheck: a model whose baseline is broken is refused. It looks at a few images, before anything is made."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _check_goal(session: Session, number: int, goal: Goal) -> None:
             raise ModelError(
                 f"{session.model} scores at chance level: {chance.words} is {100 * score[chance.metric]:.1f} % on "
                 f"{counted(chance.num_queries, 'query', 'queries')} of {goal.data}, chance is "
-                f"{100 * chance.value:.1f} %. Check weights, preprocessing and {chance.suspects}, or pass --no-gate"
+                f"{100 * chance.value:.1f} %. Check weights, preprocessing and {chance.suspects}, or pass --no-precheck"
             )
     with _other_gelu(session.model.clip) as (before, after):
         swapped = _metrics(session, _embedded_again(session, split, number)) if before else score
@@ -54,7 +54,7 @@ def _check_goal(session: Session, number: int, goal: Goal) -> None:
         raise ModelError(
             f"{session.model} scores {100 * gain:.1f} points more with {after} than with {before}, so its weights were "
             f"trained with {after}: use the architecture with that activation (its name ends in -quickgelu, or does "
-            "not), or pass --no-gate"
+            "not), or pass --no-precheck"
         )
 
 

@@ -71,7 +71,7 @@ def start(config: SearchConfig, display: Display) -> Outcome:
     session = prepare(config, display.say)
     if config.output.fold or config.output.register_as:
         check_foldable(session)
-    if config.search.gate:
+    if config.search.precheck:
         check_baseline(session)
     with contextlib.closing(make_pool(session, display)) as pool:
         session = session.settled(pool.settle(session.wanted))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from headmask.border.foreign import reason_of
@@ -23,6 +23,7 @@ from headmask.errors import ConfigError, HeadmaskError, did_you_mean
 from headmask.pixels.images import COMPOSITED
 from orchestrator.settings.location import absolute, is_url, located
 from orchestrator.settings.sections import (
+    SECTIONS,
     BudgetSection,
     DataSection,
     ModelSection,
@@ -144,7 +145,7 @@ def read_config(path: Path | None, flags: Mapping[str, Any]) -> SearchConfig:
             if section == "data":
                 _set_data(content, name, value)
             elif isinstance(part := content.setdefault(section, {}), dict):
-                part[name] = value
+                content[section] = {**SECTIONS[section].renamed(part), name: value}
     return parse_config(content, str(path) if path else "the search")
 
 
@@ -198,72 +199,6 @@ def _limit_losses(sections: list[dict[str, Any]], limits: Mapping[str, Any]) -> 
 
 MAX_SHOWN = 60
 """Characters of a wrong value in a message."""
-OPTIONS = {
-    "model": "model.name",
-    "pretrained": "model.pretrained",
-    "preprocess": "model.preprocess",
-    "data": "data.path",
-    "image_column": "data.image_column",
-    "caption_column": "data.caption_column",
-    "split_column": "data.split_column",
-    "label_column": "data.label_column",
-    "group_column": "data.group_column",
-    "task": "data.task",
-    "templates": "data.templates",
-    "class_names": "data.class_names",
-    "draw_splits": "data.draw_splits",
-    "split_seed": "data.split_seed",
-    "max_loss": "data.max_loss",
-    "tower": "search.tower",
-    "objective": "search.objective",
-    "guide": "search.guide",
-    "combine": "search.combine",
-    "ablation": "search.ablation",
-    "pixels": "search.pixels",
-    "precision": "search.precision",
-    "strategy": "search.strategy",
-    "shortlist": "search.shortlist",
-    "gate_share": "search.gate_share",
-    "seed": "search.seed",
-    "layers": "search.layers",
-    "protect": "search.protect",
-    "max_heads": "search.max_heads",
-    "surrogate": "search.surrogate",
-    "surrogate_gib": "search.surrogate_gib",
-    "threads": "search.threads",
-    "image_chunk": "search.image_chunk",
-    "gate": "search.gate",
-    "masks": "budget.masks",
-    "seconds": "budget.seconds",
-    "image_forwards": "budget.image_forwards",
-    "patience": "budget.patience",
-    "pool": "pool.kind",
-    "replicas": "pool.replicas",
-    "gpus_per_replica": "pool.gpus_per_replica",
-    "shards": "pool.shards",
-    "mixed_devices": "pool.mixed_devices",
-    "address": "pool.address",
-    "out": "output.folder",
-    "study": "output.study",
-    "storage": "output.storage",
-    "tracking_uri": "output.tracking_uri",
-    "experiment": "output.experiment",
-    "fold": "output.fold",
-    "register": "output.register_as",
-}
-"""The short names of settings, as the command line and `headmask.search` have them."""
-
-
-def flags_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings by short name as dotted keys, paths as text.
-
-    Raises:
-        ConfigError: a name is unknown; the message has the nearest one.
-    """
-    for name in options:
-        if name not in OPTIONS:
-            raise ConfigError(f"{name}: unknown option{did_you_mean(name, OPTIONS)}")
-    return {OPTIONS[name]: _plain(value) for name, value in options.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -374,9 +309,4 @@ _MISSING = {
 
 
 def _known_keys() -> list[str]:
-    sections = {name: field.annotation for name, field in SearchConfig.model_fields.items()} | {"data": DataSection}
-    keys = list(sections)
-    for section, model in sections.items():
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            keys += [f"{section}.{name}" for name in model.model_fields]
-    return keys
+    return [*SECTIONS, *(f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields)]

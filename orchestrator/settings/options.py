@@ -1,90 +1,125 @@
-"""The options of `headmask.search` and its kin, for editors and type checkers: the names of the command line's flags.
-
-What each setting is, and what it may be, is said in `orchestrator.sections`.
-"""
+"""Settings as the command line and Python have them: each by one short name, all made of what `sections.py` says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from types import MappingProxyType
+from typing import Any, Literal
 
-AnyPath = str | Path
+from pydantic import WithJsonSchema
+from pydantic.fields import FieldInfo
 
-
-class PoolOptions(TypedDict, total=False):
-    """Where masks are scored."""
-
-    pool: Literal["ray", "inline"]
-    replicas: int | Literal["auto"]
-    gpus_per_replica: float
-    shards: int | Literal["auto"]
-    mixed_devices: bool
-    address: str
+from headmask.errors import ConfigError, did_you_mean
+from orchestrator.settings.sections import SECTIONS
+from orchestrator.settings.setting import PATH, Setting, setting_of
 
 
-class BudgetOptions(TypedDict, total=False):
-    """When a search stops."""
+@dataclass(frozen=True)
+class Option:
+    """A setting by its short name: `masks` is `masks` of the section `budget`."""
 
-    masks: int
-    seconds: float
-    image_forwards: int
-    patience: int
+    name: str
+    section: str
+    key: str
+    field: FieldInfo
 
+    @property
+    def setting(self) -> Setting:
+        """What is said of the setting besides its type, its default and its description."""
+        return setting_of(self.field)
 
-class ScanOptions(PoolOptions, total=False):
-    """What is scanned, and where."""
+    @property
+    def path(self) -> str:
+        """The dotted key, such as `budget.masks`."""
+        return f"{self.section}.{self.key}"
 
-    model: str
-    pretrained: str
-    preprocess: AnyPath
-    data: AnyPath | Sequence[AnyPath]
-    task: str
-    templates: str
-    class_names: str
-    image_column: str
-    caption_column: str
-    label_column: str
-    group_column: str
-    split_column: str
-    draw_splits: bool
-    split_seed: int
-    tower: Literal["image", "text"]
-    objective: str
-    combine: Literal["mean", "worst"]
-    ablation: str
-    pixels: Literal["stock", "composited"]
-    precision: Literal["auto", "float32", "bfloat16", "float16"]
-    layers: Sequence[int]
-    protect: Sequence[str]
-    threads: int
-    image_chunk: int | Literal["measure"]
-    gate: bool
+    @property
+    def flag(self) -> str:
+        """The flag, such as `--max-heads`."""
+        return f"--{self.name.replace('_', '-')}"
 
+    @property
+    def description(self) -> str:
+        """What it is, on one line."""
+        return " ".join((self.field.description or "").split())
 
-class SearchOptions(ScanOptions, BudgetOptions, total=False):
-    """What is searched, how, and where results go."""
+    @property
+    def default(self) -> Any:
+        """What holds when it is not given; None if nothing does."""
+        return None if self.field.is_required() or self.field.default == () else self.field.default
 
-    out: AnyPath
-    study: str
-    storage: str
-    tracking_uri: str
-    experiment: str
-    fold: bool
-    register: str
-    guide: str
-    max_loss: float | Mapping[str, float]
-    strategy: str
-    shortlist: int
-    gate_share: float
-    seed: int
-    max_heads: int
-    surrogate: bool
-    surrogate_gib: float
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types that a value may have, without None."""
+        return tuple(kind for kind in alternatives(self.field.annotation) if kind is not type(None))
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that a value may be, if it is one of a few."""
+        listed = [each.json_schema or {} for each in self.field.metadata if isinstance(each, WithJsonSchema)]
+        words = [word for kind in self.kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]
+        return (*words, *(word for schema in listed for word in schema.get("enum", ())))
+
+    @property
+    def is_path(self) -> bool:
+        """Whether a value may be given as a path."""
+        return PATH in self.field.metadata or any(
+            PATH in getattr(part, "__metadata__", ()) for part in typing.get_args(self.field.annotation)
+        )
 
 
-class ResumeOptions(PoolOptions, BudgetOptions, total=False):
-    """What may change when a study goes on."""
+def alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the types that a union is made of, or the type itself; without what is said of them."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return alternatives(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in UNIONS:
+        return tuple(kind for part in typing.get_args(annotation) for kind in alternatives(part))
+    return (annotation,)
 
-    out: AnyPath
-    tracking_uri: str
+
+UNIONS = (typing.Union, type(int | None))
+
+
+def _all() -> Iterator[Option]:
+    for section, model in SECTIONS.items():
+        for key, field in model.model_fields.items():
+            if setting_of(field).flag:
+                yield Option(setting_of(field).name or key, section, key, field)
+
+
+Options = Mapping[str, Option]
+
+
+def chosen(test: Callable[[Option], bool]) -> Options:
+    """Return the options that pass a test, by name."""
+    return MappingProxyType({option.name: option for option in _all() if test(option)})
+
+
+SEARCH = chosen(lambda option: True)
+"""The options of a search: all."""
+RESUME = chosen(lambda option: option.setting.resume)
+"""The options that may change when a study is resumed."""
+SCAN = chosen(lambda option: option.setting.scan)
+"""The options of a scan."""
+READING = chosen(lambda option: option.setting.reading)
+"""The options that say how a data set is read."""
+MODEL = chosen(lambda option: option.section == "model")
+"""The options that say which model is meant."""
+
+
+def flags_of(given: Mapping[str, Any], options: Options = SEARCH) -> dict[str, Any]:
+    """Return settings by short name as settings by dotted key, paths as text.
+
+    Raises:
+        ConfigError: a name is unknown; the message has the nearest one.
+    """
+    former = {option.setting.formerly: name for name, option in options.items() if option.setting.formerly}
+    flags = {}
+    for name, value in given.items():
+        if (known := former.get(name, name)) not in options:
+            raise ConfigError(f"{name}: unknown option{did_you_mean(name, options)}")
+        flags[options[known].path] = str(value) if isinstance(value, Path) else value
+    return flags

@@ -7,6 +7,7 @@ the command line is made of this whenever it is called.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, GetJsonSchemaHandler, ValidationInfo, field_validator, model_validator
@@ -104,7 +105,7 @@ class DataSection(Section):
     name: Annotated[Annotated[str, Field(pattern=r"^[\w. -]+$")] | None, Setting(flag=False)] = None
     """Name of the data set, with which its metrics begin where there are several; by default, the file's name."""
     task: Annotated[TaskName | None, READ] = None
-    """Task of the data set; by default, the one that its columns tell."""
+    """Task of the data set, such as retrieval or classification; by default, it follows from the columns."""
     objective: Annotated[Text | None, Setting(fingerprint="effect", flag=False)] = None
     """Metric to maximise on this data set, or a mix of metrics; by default, the objective of the search."""
     guide: Annotated[Text | None, Setting(fingerprint="effect", flag=False)] = None
@@ -128,8 +129,8 @@ class DataSection(Section):
     """Draw the splits at random, even where the file has a split column."""
     split_seed: Annotated[Seed, Setting(fingerprint="effect", scan=True)] = 0
     """Seed of splits that are drawn at random."""
-    templates: Annotated[AnyPath | None, READ] = None
-    """Prompt templates: those of the data (default), `imagenet` (80), `simple` (7), or a file with {c} in its lines."""
+    templates: Annotated[AnyPath | None, replace(READ, metavar="NAME|FILE")] = None
+    """Prompt templates: those of the data (default), `imagenet` (80), `simple` (7), or a file with {c} in each line."""
     class_names: Annotated[AnyPath | None, READ] = None
     """File of class names in the order of labels, as lines or JSON; by default, the names in the data."""
 
@@ -187,8 +188,8 @@ class SearchSection(Section):
     guide: Annotated[Text | None, Setting(fingerprint="effect")] = None
     """Metric or mix that guides the search, while the objective decides on the confirm split.
 
-    By default `probability` for metrics of retrieval that count ranks; otherwise, and for the worst of several data
-    sets, `objective`, which is the objective itself.
+    By default, `probability` for retrieval metrics that count ranks; otherwise, and for the worst of several data sets,
+    `objective`, which stands for the objective itself.
     """
     combine: Annotated[Literal["mean", "worst"], Setting(fingerprint="effect", scan=True)] = "mean"
     """What to maximise over several data sets: the mean of their objectives, or the worst of them."""
@@ -201,7 +202,7 @@ class SearchSection(Section):
     strategy: Annotated[Text, SEARCHED] = "mixture"
     """Strategy that proposes masks: `mixture`, `pairwise`, `genetic`, `gates`, `scan`; slower are `tpe` and `nsga2`."""
     shortlist: Annotated[HeadCount | None, SEARCHED] = None
-    """Number of best heads of the scan that `tpe` and `nsga2` search among; 48 by default."""
+    """Number of the scan's best heads that `tpe` and `nsga2` search among; 48 by default."""
     gate_share: Annotated[Real, Field(ge=0, lt=1), SEARCHED] = 0.0
     """Share of the mixture's masks after the scan that come from gates, which back-propagation trains."""
     seed: Annotated[Seed, SEARCHED] = 0
@@ -218,22 +219,22 @@ class SearchSection(Section):
     max_heads: Annotated[HeadCount | None, SEARCHED] = None
     """Maximum number of heads in a mask."""
     image_chunk: Annotated[int | Literal["measure"] | None, SCANNED] = None
-    """Number of images (or texts) computed together, a constant of the study; by default, it suits device and model.
+    """Number of images (or texts) computed together, a constant of the study; by default, chosen by model and device.
 
-    `measure` takes the fastest on this machine at this moment, which may be another number each time.
+    `measure` tries several on this machine and takes the fastest, which may differ each time.
     """
     threads: Annotated[Threads, SCANNED] = 1
     """CPU threads of one replica, a constant of the study."""
     finalists: Annotated[Whole, Field(ge=1, le=100_000), Setting(fingerprint="value", flag=False)] = 48
     """Number of best masks that are scored again on the confirm split, besides the best ones of every smaller size."""
     surrogate: Annotated[Switch, Setting(fingerprint="effect")] = True
-    """Let strategies predict the scores of masks from how far embeddings move when single heads are ablated."""
+    """Use the surrogate, which predicts scores of masks from how embeddings move when single heads are ablated."""
     surrogate_gib: Annotated[Real, Field(gt=0, le=1_000_000), Setting(fingerprint="effect")] = 4.0
-    """Maximum memory for such predictions in GiB; a search that needs more goes without them."""
+    """Maximum memory for the surrogate in GiB; a search that would need more runs without it."""
     random_masks: Annotated[Whole, Field(ge=0, le=100_000), Setting(flag=False)] = 40
     """Number of random masks of the selected mask's size that are scored on the confirm split for context."""
-    gate: Annotated[Switch, Setting(scan=True)] = True
-    """Refuse a model whose baseline scores at chance level."""
+    precheck: Annotated[Switch, Setting(scan=True, formerly="gate")] = True
+    """Check the baseline first; refuse a model that scores at chance level or seems to have the wrong activation."""
 
     @field_validator("image_chunk", mode="before")
     @classmethod
@@ -284,7 +285,7 @@ class BudgetSection(Section):
     masks: Annotated[MaskCount, BUDGET] = 1000
     """Number of distinct masks to score on the search split."""
     seconds: Annotated[Annotated[Real, Field(gt=0, le=1e9)] | None, BUDGET] = None
-    """Seconds after which this run of the driver ends, at the end of a block; 0 lifts the limit."""
+    """Time limit of this run in seconds; it ends after the block in which that is reached. 0 lifts the limit."""
     image_forwards: Annotated[Annotated[Whole, Field(ge=1, le=10**15)] | None, BUDGET] = None
     """Number of plain forward passes of one image (or text) to spend, as predicted for the masks; 0 lifts the limit."""
     patience: Annotated[MaskCount | None, BUDGET] = None
@@ -306,11 +307,11 @@ class PoolSection(Section):
     kind: Annotated[Literal["ray", "inline"], Setting(name="pool", resume=True, scan=True)] = "ray"
     """Where masks are scored: by replicas on Ray, or inline, in this process."""
     replicas: Annotated[int | Literal["auto"], POOL] = "auto"
-    """Number of Ray replicas; `auto` is as many as there is room for, also when nodes join or leave."""
+    """Number of Ray replicas; `auto` uses all the room that there is, also when nodes join or leave."""
     gpus_per_replica: Annotated[Annotated[Real, Field(ge=0, le=1_024)] | None, POOL] = None
-    """GPUs of a replica: a fraction lets several share one, 0 is for CPUs; by default 1 where there are GPUs."""
+    """GPUs per replica: a fraction lets several share one, 0 means CPUs; by default, 1 where there are GPUs."""
     shards: Annotated[int | Literal["auto"], POOL] = "auto"
-    """Number of replicas that share the images and score as one; `auto` is what is predicted to cost least."""
+    """Number of replicas that share the images and score as one; `auto` is the number predicted to cost least."""
     mixed_devices: Annotated[Switch, POOL] = False
     """Let devices of different kinds score one study; the last bits of a score then depend on the device."""
     address: Annotated[Text | None, POOL] = None
@@ -346,12 +347,12 @@ class OutputSection(Section):
     """Run folder, for the study, the mask, results and pictures."""
     study: Text | None = None
     """Name of the study; by default, the name of the run folder."""
-    storage: AnyPath | None = None
+    storage: Annotated[AnyPath | None, Setting(metavar="FILE|URL")] = None
     """Journal file or database URL that holds the study; by default, `study.journal` in the run folder."""
     tracking_uri: Annotated[Text | None, Setting(resume=True)] = None
-    """MLflow server or store; by default that of MLFLOW_TRACKING_URI, or else `mlflow.db` beside the run folder.
+    """MLflow server or store; by default, MLFLOW_TRACKING_URI, or else `mlflow.db` beside the run folder.
 
-    A study that is resumed keeps the one that it has; another one gets everything.
+    A resumed study keeps its own; another one given then receives everything.
     """
     experiment: Text = "headmask"
     """Name of the MLflow experiment."""
@@ -379,3 +380,14 @@ class OutputSection(Section):
             return name if name is None else str(ModelName.parse(name))
         except ConfigError as error:
             raise ValueError(str(error)) from None
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelSection,
+    "data": DataSection,
+    "output": OutputSection,
+    "search": SearchSection,
+    "budget": BudgetSection,
+    "pool": PoolSection,
+}
+"""Every section by its name."""

@@ -17,9 +17,10 @@ from headmask.border.reading import check_text
 class Setting:
     """What is said of a setting besides its key, its type, its default and its description; a part of `Annotated`."""
 
-    fingerprint: Literal["value", "effect"] | None = None
-    """How it decides a study: by its value, which the fingerprint has under its key; or by what it leads to, such as
-    the digest of a data set, which `Session.fingerprint` names."""
+    fingerprint: Literal["value", "changed", "effect"] | None = None
+    """How it decides a study. `value`: the fingerprint has its value under its key. `changed`: the same, but only where
+    it is not the default, so that studies from before there was such a setting go on. `effect`: the fingerprint has
+    what it leads to, such as the digest of a data set, which `Session.fingerprint` names."""
     resume: bool = False
     """Whether it may change when a study is resumed."""
     scan: bool = False
@@ -44,7 +45,7 @@ def setting_of(field: FieldInfo) -> Setting:
 
 
 def _number(value: Any) -> Any:
-    """Return a number; a boolean is none, nor is a text that holds one."""
+    """Return a number; booleans and texts are refused."""
     # NumPy's numbers are registered, its booleans are not.
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError("must be a number")
@@ -68,7 +69,7 @@ def count_or(word: str, value: Any, maximum: int) -> int | str:
 
 
 def _boolean(value: Any) -> Any:
-    # NumPy's booleans are none of Python's.
+    # NumPy's booleans are not instances of bool.
     if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
         raise ValueError("must be true or false")
     return bool(value)
@@ -113,15 +114,17 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _former_names(cls, content: Any) -> Any:
+    def _renamed(cls, content: Any) -> Any:
+        return cls.renamed(content) if isinstance(content, dict) else content
+
+    @classmethod
+    def renamed(cls, content: dict[str, Any]) -> dict[str, Any]:
         """Return the content with settings under the names that they have now."""
-        if not isinstance(content, dict):
-            return content
         former = {setting_of(field).formerly: name for name, field in cls.model_fields.items()}
         return {former.get(key, key) if former.get(key) not in content else key: content[key] for key in content}
 
     def decisive(self) -> dict[str, Any]:
         """Return the settings whose values decide a study, as JSON values by their keys."""
-        fields = type(self).model_fields.items()
-        names = {name for name, field in fields if setting_of(field).fingerprint == "value"}
-        return self.model_dump(mode="json", include=names)
+        kinds = {name: setting_of(field).fingerprint for name, field in type(self).model_fields.items()}
+        changed = self.model_dump(include={name for name in kinds if kinds[name] == "changed"}, exclude_defaults=True)
+        return self.model_dump(mode="json", include={name for name in kinds if kinds[name] == "value"} | changed.keys())

@@ -123,7 +123,7 @@ def test_a_search_that_was_killed_goes_on_by_the_same_command(tmp_path, tiny_fil
     config.write_text(f"""
         model = {{name = "local-dir:{model}"}}
         data = [{{path = "{data}"}}]
-        search = {{gate = false, image_chunk = 16, random_masks = 4, finalists = 4, block_size = 8}}
+        search = {{precheck = false, image_chunk = 16, random_masks = 4, finalists = 4, block_size = 8}}
         pool = {{kind = "inline"}}
         budget = {{masks = 120}}
     """)

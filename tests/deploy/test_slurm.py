@@ -35,7 +35,7 @@ def cluster(tmp_path, tiny_files, runs):
     (tmp_path / "search.toml").write_text(f"""
         model = {{name = "local-dir:{model}"}}
         data = [{{path = "{data}"}}]
-        search = {{gate = false, image_chunk = 16, random_masks = 4, finalists = 4, block_size = 8}}
+        search = {{precheck = false, image_chunk = 16, random_masks = 4, finalists = 4, block_size = 8}}
         budget = {{masks = 40}}
     """)
     (tmp_path / "deploy").symlink_to(DEPLOY)

@@ -73,7 +73,7 @@ def test_a_search_on_two_hosts_is_the_search_in_one_process(
     (tmp_path / "search.toml").write_text(f"""
         model = {{name = "{expected.model.name}"}}
         data = [{{path = "{expected.data[0].path}"}}]
-        search = {{gate = false, image_chunk = 16, random_masks = 4, finalists = 4, block_size = 8}}
+        search = {{precheck = false, image_chunk = 16, random_masks = 4, finalists = 4, block_size = 8}}
     """)
     (tmp_path / "search-or-resume").symlink_to(SEARCH_OR_RESUME)
     (tmp_path / "headmask").write_text(f"#!{BIN / 'python'}\n{HEADMASK}\n")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from docs.generate import FOLDER, pages
+from docs.generate import FOLDER, TYPED, pages, typed
 from orchestrator.outcome.schema import SearchResult
-from orchestrator.settings.config import OPTIONS
+from orchestrator.settings.options import SEARCH
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +17,12 @@ def test_pages_are_fresh(made, name):
     assert made[name] == (FOLDER / name).read_text(), "run `python docs/generate.py`"
 
 
+def test_options_of_python_are_fresh():
+    assert typed() == TYPED.read_text(), "run `python docs/generate.py`"
+
+
 def test_every_option_is_in_the_settings(made):
-    keys = {option.partition(".")[2] for option in OPTIONS.values()}
-    assert [key for key in keys if f"| `{key}` |" not in made["settings.md"]] == []
+    assert [option.key for option in SEARCH.values() if f"| `{option.key}` |" not in made["settings.md"]] == []
 
 
 def test_every_setting_says_what_it_is(made):

@@ -104,7 +104,7 @@ SEARCH = [
     "r",
     "--pool",
     "inline",
-    "--no-gate",
+    "--no-precheck",
     "--json",
 ]
 EVAL = ["eval", "--mask", "{mask}", "--data", "d.parquet", "--json"]

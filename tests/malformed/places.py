@@ -49,7 +49,7 @@ CASES = [
     Case("a sheet beside this folder", ["data", "show", "."], r"data file \. is a folder; name a file"),
     Case("a sheet beside nothing", ["data", "show", "none.parquet"], r"there is no data file at none.parquet; make one"),
     Case("comparing a pipe", ["compare", "{run}", "pipe"], r"pipe is neither a run folder nor a mask file\.", make=databases),
-    Case("a run folder at the end of a loose link", [*SEARCH, "--no-gate", "--masks", "0", "--out", "link"], r"budget\.masks", make=lambda folder: (folder / "link").symlink_to("nowhere")),
+    Case("a run folder at the end of a loose link", [*SEARCH, "--no-precheck", "--masks", "0", "--out", "link"], r"budget\.masks", make=lambda folder: (folder / "link").symlink_to("nowhere")),
     Case("tracking in a pipe", [*SEARCH, "--tracking-uri", "sqlite:///pipe"], r"sqlite needs a file, and this is none", make=databases),
     Case("tracking in a device", [*SEARCH, "--tracking-uri", "sqlite:////dev/null"], r"sqlite needs a file, and this is none"),
     Case("sending to a pipe", ["track", "sync", "{run}", "--tracking-uri", "sqlite:///pipe"], r"sqlite needs a file, and this is none", make=databases),

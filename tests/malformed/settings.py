@@ -235,7 +235,7 @@ TABLES = [
         r"budget\.masks: must be a number, got 2026-01-01",
         WITH_DATA,
     ),
-    toml("a boolean is a number", "[search]\ngate = 1", r"search\.gate: must be true or false, got 1", WITH_DATA),
+    toml("a boolean is a number", "[search]\ngate = 1", r"search\.precheck: must be true or false, got 1", WITH_DATA),
     toml("a boolean is a text", '[output]\nfold = "yes"', r"output\.fold: must be true or false, got 'yes'", WITH_DATA),
     toml("infinity", "[budget]\nseconds = inf", r"budget\.seconds: must be a finite number, got inf", WITH_DATA),
     toml(

@@ -35,7 +35,7 @@ def ready(tmp_path_factory, tiny_files, empty_mlflow, pixel_cache):
         out=run,
         pool="inline",
         masks=16,
-        gate=False,
+        precheck=False,
         image_chunk=16,
         strategy="scan",
     )

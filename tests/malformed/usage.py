@@ -6,7 +6,11 @@ CASES = [
     Case("no such command", ["serach"], r"headmask: No such command 'serach'.*`headmask --help` lists the options"),
     Case("no such option", ["search", "--modle", "x"], r"No such option: --modle.*--model.*`headmask search --help`"),
     Case("no value", ["search", "--model"], r"Option '--model' requires an argument"),
-    Case("no such choice", ["search", "--pool", "cloud"], r"Invalid value for '--pool'.*ray.*inline"),
+    Case("no such choice", ["bench", "engine", "--workload", "all"], r"Invalid value for '--workload'.*scan.*single"),
+    Case("no such pool", ["search", "--pool", "cloud"], r"pool\.kind: must be 'ray' or 'inline', got 'cloud'"),
+    Case(
+        "no such pool, for the demo", ["demo", "--pool", "cloud"], r"pool\.kind: must be 'ray' or 'inline', got 'cloud'"
+    ),
     Case("a word for a number", ["search", "--masks", "many"], r"Invalid value for '--masks'.*valid integer"),
     Case("one argument too many", ["report", "{run}", "x"], r"unexpected extra argument"),
     Case("no argument", ["report"], r"Missing argument"),

@@ -8,21 +8,21 @@ import headmask
 from headmask.errors import ConfigError, StudyError
 from headmask.mask import HeadMask
 from headmask.models.loading import load_model
-from orchestrator.settings.config import OPTIONS
-from orchestrator.settings.options import ResumeOptions, ScanOptions, SearchOptions
+from orchestrator.settings.options import RESUME, SCAN, SEARCH
+from orchestrator.settings.typed import ResumeOptions, ScanOptions, SearchOptions
 from tests.orchestrator.studies import start, trials
 
 
 @pytest.fixture
 def options(tiny_files):
     model, data = tiny_files
-    return {"model": f"local-dir:{model}", "data": data, "pool": "inline", "gate": False, "image_chunk": 16}
+    return {"model": f"local-dir:{model}", "data": data, "pool": "inline", "precheck": False, "image_chunk": 16}
 
 
 def test_every_option_of_the_command_line_is_typed():
-    assert set(SearchOptions.__annotations__) == set(OPTIONS)
-    assert set(ScanOptions.__annotations__) < set(OPTIONS)
-    assert set(ResumeOptions.__annotations__) < set(OPTIONS)
+    assert set(SearchOptions.__annotations__) == set(SEARCH)
+    assert set(ScanOptions.__annotations__) == set(SCAN) < set(SEARCH)
+    assert set(ResumeOptions.__annotations__) == set(RESUME) < set(SEARCH)
 
 
 def test_a_resumed_search_is_one_that_never_stopped(options, runs):

@@ -51,7 +51,7 @@ HEAVY = (
 @pytest.fixture
 def search_flags(tiny_files, runs):
     model, data = tiny_files
-    return ["search", "--model", f"local-dir:{model}", "--data", data, "--out", runs / "first", "--no-gate",
+    return ["search", "--model", f"local-dir:{model}", "--data", data, "--out", runs / "first", "--no-precheck",
             "--pool", "inline", "--masks", "16", "--image-chunk", "16"]  # fmt: skip
 
 
@@ -278,7 +278,7 @@ def test_a_toml_file_is_a_search(headmask, tiny_files, runs, tmp_path):
         (["--patience", "-1"], "budget.patience: must be greater than or equal to 1, got -1"),
         (["--image-forwards", "1.5"], "Invalid value for '--image-forwards'"),
         (["--masks", "many"], "Invalid value for '--masks'"),
-        (["--pool", "cloud"], "Invalid value for '--pool'"),
+        (["--pool", "cloud"], "pool.kind: must be 'ray' or 'inline', got 'cloud'"),
         (["--storage", "mongodb://x"], "--storage must be a file or a URL of sqlite, postgresql, mysql; got mongodb://x"),
         (["--nonsense"], "No such option: --nonsense"),
     ],
@@ -291,11 +291,11 @@ def test_bad_input_is_one_message_and_exit_code_2(headmask, search_flags, runs, 
     assert not (runs / "first").exists()
 
 
-def test_chance_level_is_refused_without_no_gate(headmask, search_flags):
-    code, _, err = headmask(*(flag for flag in search_flags if flag != "--no-gate"))
+def test_chance_level_is_refused_without_no_precheck(headmask, search_flags):
+    code, _, err = headmask(*(flag for flag in search_flags if flag != "--no-precheck"))
     assert code == 2
     assert "scores at chance level" in err
-    assert "or pass --no-gate" in err
+    assert "or pass --no-precheck" in err
 
 
 @pytest.mark.parametrize(

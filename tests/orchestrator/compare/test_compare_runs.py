@@ -45,7 +45,7 @@ def left(tmp_path_factory, tiny_files, task_files, empty_mlflow, pixel_cache):
             "model.name": f"local-dir:{model}",
             "data.path": str(captions),
             "output.folder": str(folder / name),
-            "search.gate": False,
+            "search.precheck": False,
             "search.image_chunk": 16,
             "search.random_masks": 0,
             "search.finalists": 4,

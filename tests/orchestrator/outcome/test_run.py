@@ -24,7 +24,13 @@ def run(demo_run):
 def test_a_search_returns_its_result_and_its_files(tiny_files, runs, capsys):
     model, data = tiny_files
     run = headmask.search(
-        model=f"local-dir:{model}", data=data, out=runs / "first", pool="inline", masks=16, gate=False, image_chunk=16
+        model=f"local-dir:{model}",
+        data=data,
+        out=runs / "first",
+        pool="inline",
+        masks=16,
+        precheck=False,
+        image_chunk=16,
     )
     assert capsys.readouterr().out == ""
     assert isinstance(run, SearchResult)

@@ -22,7 +22,7 @@ def test_a_study_of_an_architecture_of_ones_own_goes_on_from_another_folder(
     shutil.copyfile(empty_mlflow, here / "mlflow.db")
     monkeypatch.chdir(here)
     model = ["--model", "my.json", "--pretrained", "weights.pt", "--preprocess", "p.json"]
-    options = ["--pool", "inline", "--strategy", "scan", "--no-gate", "--image-chunk", "16", "--masks", "13"]
+    options = ["--pool", "inline", "--strategy", "scan", "--no-precheck", "--image-chunk", "16", "--masks", "13"]
     code, out, err = headmask("search", *model, "--data", "d.parquet", "--out", "r", *options)
     assert (code, err) == (0, ""), err
     assert "images are prepared as p.json says: 28 x 28 pixels" in out

@@ -1,4 +1,4 @@
-"""The sanity gate: a broken baseline is refused before anything is made."""
+"""The precheck: a broken baseline is refused before anything is made."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 from headmask.errors import ModelError
 from orchestrator.demo import unpack_demo
-from orchestrator.run import precheck as gate
+from orchestrator.run import precheck
 from orchestrator.run.precheck import check_baseline
 from orchestrator.search.session import prepare
 from orchestrator.settings.config import read_config
@@ -42,7 +42,7 @@ class BluntGELU(nn.Module):
 
 def test_the_wrong_gelu_is_refused(demo_session, monkeypatch):
     """Weights trained with one activation and run with another lose points; bringing the right one back shows it."""
-    monkeypatch.setattr(gate, "QuickGELU", BluntGELU)
+    monkeypatch.setattr(precheck, "QuickGELU", BluntGELU)
     places = [
         (module, name)
         for module in demo_session.model.clip.modules()

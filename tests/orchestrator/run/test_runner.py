@@ -365,7 +365,12 @@ def test_the_display_is_told_what_goes_on(tiny_config):
 
 def test_a_search_from_python_is_the_search_of_the_command_line(tiny_config, tiny_files, runs):
     result = headmask.search(
-        model=f"local-dir:{tiny_files[0]}", data=tiny_files[1], out=runs / "api", pool="inline", masks=20, gate=False
+        model=f"local-dir:{tiny_files[0]}",
+        data=tiny_files[1],
+        out=runs / "api",
+        pool="inline",
+        masks=20,
+        precheck=False,
     )
     assert result.num_masks == 20
     assert SearchResult.model_validate_json((runs / "api" / "result.json").read_text()) == result

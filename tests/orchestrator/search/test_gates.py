@@ -12,7 +12,8 @@ from orchestrator.demo.scenes import downstream_rows
 from orchestrator.run.plan import make_plan
 from orchestrator.search.gradients import GateGradients
 from orchestrator.search.session import prepare
-from orchestrator.settings.config import flags_of, read_config
+from orchestrator.settings.config import read_config
+from orchestrator.settings.options import flags_of
 from orchestrator.verdict.decide import Verdict
 from strategies.gates import SWEEP, Gates
 from tests.orchestrator.run.test_tasks import files  # noqa: F401

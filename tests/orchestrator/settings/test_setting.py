@@ -18,6 +18,8 @@ class Oven(Section):
     """Switch the fan on."""
     rack: Annotated[Annotated[int, Setting(name="level")] | None, Setting(resume=True)] = None
     """Rack to bake on."""
+    steam: Annotated[Whole, Setting(fingerprint="changed")] = 0
+    """Steam in percent; a setting that came later."""
 
 
 def test_a_setting_says_what_is_written_with_it():
@@ -29,6 +31,12 @@ def test_a_setting_says_what_is_written_with_it():
 
 def test_only_values_that_decide_a_study_are_decisive():
     assert Oven(degrees=200, fan=True).decisive() == {"degrees": 200}
+    assert Oven(degrees=200, rack=3).decisive() == {"degrees": 200}
+
+
+def test_a_setting_that_came_later_decides_nothing_at_its_default():
+    assert Oven(steam=0).decisive() == {"degrees": 180}
+    assert Oven(steam=40).decisive() == {"degrees": 180, "steam": 40}
 
 
 def test_a_former_name_still_works():

@@ -52,7 +52,8 @@ def test_a_sharded_study_is_the_unsharded_one(tiny_config, large_files, local_ra
 def payload(tmp_path_factory, large_files, task_files, empty_mlflow):
     """What shards are given: a large data set, and a small one of labels."""
     from orchestrator.search.session import prepare
-    from orchestrator.settings.config import flags_of, read_config
+    from orchestrator.settings.config import read_config
+    from orchestrator.settings.options import flags_of
 
     paths = [str(large_files[1]), str(task_files / "labels.parquet")]
     options = {"model": f"local-dir:{large_files[0]}", "data": paths, "out": tmp_path_factory.mktemp("shards")}

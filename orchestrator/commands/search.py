@@ -1,0 +1,149 @@
+"""The commands that search: `headmask demo`, `headmask search` and `headmask resume`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headmask.border.foreign import reason_of
+from headmask.border.writing import check_run_folder
+from headmask.errors import HeadmaskError, PoolError, ReplicasLostError
+from orchestrator.commands.flags import Settings, takes
+from orchestrator.commands.paths import path_of
+from orchestrator.commands.tools import Json, finite, print_json
+from orchestrator.screen.border import EXIT_INTERRUPTED
+from orchestrator.screen.terminal import Terminal
+from orchestrator.settings.commandline import way_on
+from orchestrator.settings.options import RESUME, SEARCH, flags_of
+
+if TYPE_CHECKING:
+    from orchestrator.outcome.schema import SearchResult
+    from orchestrator.settings.config import SearchConfig
+
+
+@takes({name: SEARCH[name] for name in ("pool", "replicas")})
+def demo(
+    settings: Settings,
+    out: Annotated[Path, typer.Option(parser=path_of, help="Run folder.")] = Path("runs/demo"),
+    masks: Annotated[int, typer.Option(help="Number of masks to score.")] = 400,
+    as_json: Json = False,
+) -> None:
+    """Run the whole pipeline on the built-in model and data. No download."""
+    from orchestrator.demo import DEMO_CHUNK, STORY, DemoPaths, check_demo, epilogue, unpack_demo
+    from orchestrator.run.outputs import is_run
+    from orchestrator.settings.config import read_config
+
+    paths = DemoPaths.in_folder(out)
+    options = {**settings, "out": out, "masks": masks, "fold": True}
+    # A fixed chunk, where a search would choose one by the device: everyone's demo is the same to the last digit.
+    options |= {"model": f"local-dir:{paths.model}", "data": paths.data, "image_chunk": DEMO_CHUNK}
+    config = read_config(None, flags_of(options))
+    check_run_folder(out, is_run)
+    check_demo(out)
+    if not as_json:
+        Terminal().print(STORY)
+    unpack_demo(out)
+    result = _run_search(config, as_json=as_json)
+    if not as_json:
+        Terminal().print(epilogue(result, out))
+
+
+@takes(SEARCH, defaults=True)
+def search(
+    settings: Settings,
+    config: Annotated[
+        Path | None,
+        typer.Argument(parser=path_of, help="TOML file of settings; flags override it.", show_default=False),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done and what it costs, and stop.")] = False,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3,
+            max=1e9,
+            callback=finite,
+            help="Images per second of one replica, for --plan; by default, it is measured here.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Search for a mask that helps, and report it on data that selection never saw."""
+    from orchestrator.settings.config import read_config
+
+    read = read_config(config, flags_of(settings))
+    if plan:
+        from orchestrator.run.plan import make_plan
+
+        _show(make_plan(read, speed), as_json=as_json)
+        return
+    _run_search(read, as_json=as_json)
+
+
+@takes(RESUME)
+def resume(
+    study: Annotated[str, typer.Argument(help="Run folder; or the name of a study, with --storage.")],
+    settings: Settings,
+    storage: Annotated[str | None, typer.Option(help="Journal file or database URL that holds the study.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Continue a study exactly where it stopped, or further with a larger budget."""
+    from orchestrator.study.reopening import stored_config
+
+    _run_search(stored_config(study, storage, flags_of(settings)), as_json=as_json, resuming=True)
+
+
+def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) -> SearchResult:
+    from orchestrator.run import runner
+    from orchestrator.run.display import make_display
+    from orchestrator.search.scoring import Interrupted
+
+    console = Terminal(stderr=as_json)
+    display = make_display(console)
+    try:
+        outcome = runner.resume(config, display) if resuming else runner.start(config, display)
+    except (Interrupted, KeyboardInterrupt):
+        display.stop()
+        console.say(f"Interrupted{_how_to_go_on(config)}")
+        sys.exit(EXIT_INTERRUPTED)
+    except ReplicasLostError as error:
+        raise ReplicasLostError(f"{error}{_how_to_go_on(config)}") from None
+    except PoolError as error:
+        # Before the first mask, it is the input that has to be changed.
+        is_begun = not resuming and (config.folder / "config.json").exists()
+        raise PoolError(f"{error}{_how_to_go_on(config) if is_begun else ''}") from None
+    except OSError as error:
+        # A full disk, a folder that may not be written.
+        raise HeadmaskError(f"{reason_of(error)}{_how_to_go_on(config)}") from None
+    finally:
+        display.stop()
+    if as_json:
+        print(outcome.result.model_dump_json(indent=2))
+    else:
+        from orchestrator.outcome.tables import show_result
+
+        show_result(console, outcome.result)
+    if outcome.exit_code:
+        sys.exit(outcome.exit_code)
+    return outcome.result
+
+
+def _how_to_go_on(config: SearchConfig) -> str:
+    """Return the end of a sentence about a search that ended early."""
+    if (config.folder / "config.json").exists():
+        return f". What was scored is saved; continue with: {way_on(config)}"
+    return ". No mask was scored yet; start it again by the same command"
+
+
+def _show(content: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(content)
+        return
+    console = Terminal()
+    for key, value in content.items():
+        if value is None:
+            continue
+        value = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+        console.say(f"{key.replace('_', ' ')}: {value}")
