@@ -12,7 +12,7 @@ from benchmarks.strategies.meter import Meter
 from headmask.mask import Head, HeadMask
 from strategies import STRATEGIES, make_sampler
 
-MOST_RANDOM_HEADS = 8
+MAX_RANDOM_HEADS = 8
 SURROGATE, GATED = "+surrogate", "+gates"
 GATE_SHARE = 0.25
 Contestant = Callable[[Meter, int], None]
@@ -75,7 +75,7 @@ def random_masks(meter: Meter, seed: int) -> None:
     heads = meter.limits.free_heads(meter.grid)
     meter(HeadMask.empty(meter.grid))
     while True:
-        size = rng.integers(1, min(MOST_RANDOM_HEADS, len(heads)) + 1)
+        size = rng.integers(1, min(MAX_RANDOM_HEADS, len(heads)) + 1)
         chosen = rng.choice(len(heads), size=size, replace=False)
         meter(HeadMask.from_heads(meter.grid, [heads[index] for index in chosen]))
 

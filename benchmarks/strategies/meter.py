@@ -14,7 +14,7 @@ from strategies.history import FloatArray
 
 # M masks, B micro-batches, F free heads
 
-MOST_ASKED = 5
+MAX_ASKED = 5
 """Masks asked for, new or not, for each one of the budget: a contestant that needs more has converged."""
 
 
@@ -82,7 +82,7 @@ class Meter:
         self._num_asked += len(masks)
         if len(new) > left:
             raise BudgetSpent(f"all {self._budget:,} masks of the budget are evaluated")
-        if self._num_asked > MOST_ASKED * self._budget:
+        if self._num_asked > MAX_ASKED * self._budget:
             raise BudgetSpent(f"{self._num_asked:,} masks were asked for, of which {len(self._known):,} were new")
         return [self._known[mask] for mask in masks]
 

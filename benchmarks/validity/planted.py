@@ -36,7 +36,7 @@ from workers.tasks.base import Mix
 
 MARGIN = 0.01
 """Mean recall by which a selected mask may be worse than removing the planted heads."""
-MOST_HEADS = 6
+MAX_HEADS = 6
 STANDARD_ERRORS = 2.0
 """What planted heads cost at least, in standard errors of the objective on search."""
 SCALES = tuple(2 ** (step / 2) for step in range(16))
@@ -134,7 +134,7 @@ def plant(model: LoadedModel, data: Path, seed: int) -> Planting:
 def _heads(grid: HeadGrid, seed: int) -> HeadMask:
     """Return 1 to 6 random heads: as many by turns."""
     every = list(grid)
-    chosen = np.random.default_rng(seed).choice(len(every), size=1 + seed % MOST_HEADS, replace=False)
+    chosen = np.random.default_rng(seed).choice(len(every), size=1 + seed % MAX_HEADS, replace=False)
     return HeadMask.from_heads(grid, [every[index] for index in chosen])
 
 

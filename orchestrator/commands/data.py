@@ -34,7 +34,7 @@ SourceName = Literal[
 ]
 
 
-MOST_LISTED = 20
+MAX_LISTED = 20
 _FOLDER = ("--images", "--captions")
 _COLUMNS = ("--image-column", "--caption-column", "--label-column", "--group-column", "--split-column")
 _OPTIONS_OF: dict[str, tuple[str, ...]] = {
@@ -123,9 +123,9 @@ def build(
     lines = [f"{out}: {', '.join(counts)}"]
     lines += [", ".join(f"{name}: {count}" for name, count in sorted(report.splits.items()))] if report.splits else []
     lines += [f"{report.num_resumed} of them were there from an earlier build"] if report.num_resumed else []
-    lines += [f"left out: {row}" for row in report.bad_rows[:MOST_LISTED]]
-    if len(report.bad_rows) > MOST_LISTED:
-        lines.append(f"and {len(report.bad_rows) - MOST_LISTED} more; --json lists them all")
+    lines += [f"left out: {row}" for row in report.bad_rows[:MAX_LISTED]]
+    if len(report.bad_rows) > MAX_LISTED:
+        lines.append(f"and {len(report.bad_rows) - MAX_LISTED} more; --json lists them all")
     lines += list(report.duplicates)
     if report.num_unnamed:
         lines.append(f"no caption or label, left out: {counted(report.num_unnamed, 'image file')} in {images}")
@@ -134,7 +134,7 @@ def build(
     if report.skipped:
         lines.append("left aside: " + ", ".join(counted(count, what) for what, count in sorted(report.skipped.items())))
     if report.empty_classes:
-        listed = ", ".join(report.empty_classes[:MOST_LISTED]) + " ..." * (len(report.empty_classes) > MOST_LISTED)
+        listed = ", ".join(report.empty_classes[:MAX_LISTED]) + " ..." * (len(report.empty_classes) > MAX_LISTED)
         lines.append(f"classes without an image, which are names to choose from all the same: {listed}")
     missing = [name for name in ("search", "confirm", "test") if report.splits and name not in report.splits]
     if missing:

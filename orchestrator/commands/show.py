@@ -32,8 +32,8 @@ THUMBNAIL, TEXT_LINES, COLUMNS = 224, 4, 4
 FLICKR30K = 31_783
 DRAWN = "(drawn by a search)"
 """Shown in place of the splits of a file without any."""
-_MOST_LISTED = 5
-_MOST_CLASSES = 30
+_MAX_LISTED = 5
+_MAX_CLASSES = 30
 
 
 @dataclass
@@ -125,8 +125,8 @@ def _called(label: str, name: str) -> str:
 
 
 def _some(texts: Sequence[str]) -> str:
-    rest = f" and {len(texts) - _MOST_CLASSES} more; --json lists them all" if len(texts) > _MOST_CLASSES else ""
-    return ", ".join(texts[:_MOST_CLASSES]) + rest
+    rest = f" and {len(texts) - _MAX_CLASSES} more; --json lists them all" if len(texts) > _MAX_CLASSES else ""
+    return ", ".join(texts[:_MAX_CLASSES]) + rest
 
 
 def look_at(
@@ -353,8 +353,8 @@ def _duplicates(digests: Sequence[str], splits: Sequence[str | None]) -> list[st
 
 
 def _listed(text: str, rows: Sequence[str]) -> list[str]:
-    rest = f" and {len(rows) - _MOST_LISTED} more" if len(rows) > _MOST_LISTED else ""
-    return [f"{text}: {', '.join(rows[:_MOST_LISTED])}{rest}"]
+    rest = f" and {len(rows) - _MAX_LISTED} more" if len(rows) > _MAX_LISTED else ""
+    return [f"{text}: {', '.join(rows[:_MAX_LISTED])}{rest}"]
 
 
 def draw_sheet(found: Findings, out: Path) -> Path:

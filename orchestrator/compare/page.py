@@ -19,7 +19,7 @@ from orchestrator.pages import Figure, figure, render, write_page
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_CURVES, MOST_OVERLAPS, MOST_METRICS = 10, 20, 20
+MAX_CURVES, MAX_OVERLAPS, MAX_METRICS = 10, 20, 20
 """Maximum number of runs in the curves, in the table of shared heads, and in the table of all metrics and settings."""
 _COLOURS = ("blue", "orange", "green", "plum", "amber", "sky", "grey")
 _DASHES = ("solid", "dash", "dot")
@@ -32,9 +32,9 @@ _STILL_DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 
 def write_comparison(found: Comparison, path: Path) -> None:
     """Write the page of a comparison."""
-    names, shown = short_names(found.runs), found.runs[:MOST_METRICS]
+    names, shown = short_names(found.runs), found.runs[:MAX_METRICS]
     chosen = found.recommendation.letter
-    settings = [[key, *map(_text, values[:MOST_METRICS])] for key, values in found.settings.items()]
+    settings = [[key, *map(_text, values[:MAX_METRICS])] for key, values in found.settings.items()]
     letters = [run.letter for run in shown]
     html = render(
         "compare.html.j2",
@@ -49,7 +49,7 @@ def write_comparison(found: Comparison, path: Path) -> None:
         settings={"columns": ["setting", *letters], "rows": settings},
         grid=_grid_figure(found) if found.heads else None,
         overlap=_overlap(found),
-        curves=_curve_figures(with_curves(found)[:MOST_CURVES]),
+        curves=_curve_figures(with_curves(found)[:MAX_CURVES]),
     )
     write_page(html, path)
 
@@ -69,7 +69,7 @@ def _axis(found: Comparison) -> float:
 
 
 def _overlap(found: Comparison) -> dict[str, list[Any]]:
-    runs = found.runs[:MOST_OVERLAPS]
+    runs = found.runs[:MAX_OVERLAPS]
     rows = []
     for run, shares in zip(runs, found.jaccard, strict=False):
         cells = ["" if share is None else f"{share:.2f}" for share in shares[: len(runs)]]

@@ -12,7 +12,7 @@ from orchestrator.compare.names import short_names
 from orchestrator.screen.terminal import Terminal
 from workers.tasks.registry import GRADED_METRICS
 
-MOST_ROWS, MOST_COLUMNS = 20, 6
+MAX_ROWS, MAX_COLUMNS = 20, 6
 """Maximum number of runs shown as rows, and as columns."""
 NUM_CHECKPOINTS = 4
 SPLITS = ("confirm", "test")
@@ -25,16 +25,16 @@ def show(console: Terminal, comparison: Comparison) -> None:
     runs = comparison.runs
     console.say(comparison.recommendation.sentence)
     _print(console, _main_table(comparison))
-    if len(runs) > MOST_ROWS:
-        console.say(f"{len(runs) - MOST_ROWS} more are not shown; --json and --out have all of them.")
+    if len(runs) > MAX_ROWS:
+        console.say(f"{len(runs) - MAX_ROWS} more are not shown; --json and --out have all of them.")
     for line in [*(comparison.warnings or [SAME]), *(f"{run.letter} {run.lacks}." for run in runs if run.lacks)]:
         console.say(line)
-    if len(runs) <= MOST_COLUMNS:
+    if len(runs) <= MAX_COLUMNS:
         _print(console, _metrics_table(comparison))
     if comparison.heads:
         _print(console, _grid_table(comparison))
         _print(console, _overlap_table(comparison))
-    if comparison.settings and len(runs) <= MOST_COLUMNS:
+    if comparison.settings and len(runs) <= MAX_COLUMNS:
         _print(console, _settings_table(comparison))
     if with_curves(comparison):
         _print(console, _curves_table(comparison))
@@ -60,7 +60,7 @@ def _main_table(comparison: Comparison) -> Table:
     title = f"{comparison.objective} in points, best on confirm first; differences with 95 % intervals, p by Holm"
     table = _table(title, "run", "reliable", "heads", "confirm", to, "test", to, "to no mask")
     shipped, names = comparison.recommendation.letter, short_names(comparison.runs)
-    for run in comparison.runs[:MOST_ROWS]:
+    for run in comparison.runs[:MAX_ROWS]:
         cells = [
             {True: "yes", False: "no", None: "?"}[run.is_reliable],
             "?" if run.heads is None else str(len(run.heads)),
@@ -135,18 +135,18 @@ def _grid_table(comparison: Comparison) -> Table:
     reference = next(run for run in comparison.runs if run.letter == comparison.reference)
     layers, heads = map(int, reference.grid.split("x"))
     num_letters = len({letter for names in comparison.heads.values() for letter in names})
-    title = "which runs ablate each head" if num_letters <= MOST_COLUMNS else "how many runs ablate each head"
+    title = "which runs ablate each head" if num_letters <= MAX_COLUMNS else "how many runs ablate each head"
     table = _table(f"{title}; rows are layers", "", *map(str, range(heads)))
     for layer in range(layers):
         cells = (comparison.heads.get(f"L{layer}H{head}", []) for head in range(heads))
-        row = ("".join(names) if num_letters <= MOST_COLUMNS else str(len(names) or "") for names in cells)
+        row = ("".join(names) if num_letters <= MAX_COLUMNS else str(len(names) or "") for names in cells)
         table.add_row(f"L{layer}", *(cell or _KEPT for cell in row))
     return table
 
 
 def _overlap_table(comparison: Comparison) -> Table:
     """Return a table of shared heads of every two runs, and of the layers of every run's heads."""
-    shown = comparison.runs[:MOST_COLUMNS]
+    shown = comparison.runs[:MAX_COLUMNS]
     title = "shared heads (Jaccard), and heads by layer"
     table = _table(title, "", *(run.letter for run in shown), "heads by layer, from L0")
     for run, shares in zip(shown, comparison.jaccard, strict=False):
@@ -164,7 +164,7 @@ def _settings_table(comparison: Comparison) -> Table:
 
 def _curves_table(comparison: Comparison) -> Table:
     """Return the best value so far of every run after the same numbers of masks."""
-    runs = with_curves(comparison)[:MOST_ROWS]
+    runs = with_curves(comparison)[:MAX_ROWS]
     counts = checkpoints([run.curve[-1].masks for run in runs])
     title = "best on search after this many masks, in points (optimistic)"
     table = _table(title, "", *(f"{count:,}" for count in counts), "replica seconds", "image forwards")

@@ -32,7 +32,7 @@ from orchestrator.verdict.queries import Queries
 
 FILE = "report.html"
 EXPLAINED = Path("explain") / "explain.json"
-MOST_FAILURES, MOST_HEADS = 20, 8
+MAX_FAILURES, MAX_HEADS = 20, 8
 
 
 def write_report(config: SearchConfig, path: Path) -> None:
@@ -59,7 +59,7 @@ def report_html(study: Study) -> str:
         "metrics": [] if result is None else _metrics(result),
         "heat_map": charts.heat_map(study) if charted else None,
         "heads": heads,
-        "ranked": sorted((cell for _, row in heads for cell in row if (cell[1] or 0) > 0), key=_by_change)[:MOST_HEADS],
+        "ranked": sorted((cell for _, row in heads for cell in row if (cell[1] or 0) > 0), key=_by_change)[:MAX_HEADS],
         "curves": [charts.curves(study, by_time=by_time) for by_time in (False, True)] if charted else [],
         "pareto": charts.pareto(study) if charted else None,
         "gates": charts.gates(study, result, result.gates) if result is not None and result.gates else [],
@@ -68,7 +68,7 @@ def report_html(study: Study) -> str:
         "result_heads": [] if result is None else result.selected,
         "data_sets": _data_sets(study),
         "strategies": _strategies(study),
-        "failures": Counter(record.failure for record in study.records if record.failure).most_common(MOST_FAILURES),
+        "failures": Counter(record.failure for record in study.records if record.failure).most_common(MAX_FAILURES),
         "devices": sorted({record.device for record in study.records if record.device}),
         "toml": toml_of(study.config),
         "commands": _commands(study.config, result),

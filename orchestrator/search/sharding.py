@@ -9,7 +9,7 @@ import numpy as np
 
 from headmask.mask import HeadMask
 from orchestrator.search.session import Session
-from workers.pool.queue import MOST_SHARED
+from workers.pool.queue import MAX_SHARED
 from workers.tasks.base import block_of, part_of
 
 # Q queries, S shards
@@ -44,7 +44,7 @@ def best_shards(session: Session, num_replicas: int, device: str = "cpu") -> int
 def embeddings_gib(session: Session, shards: int) -> float:
     """Return what the embeddings of the largest batch that sharing is worth take of each shard's device."""
     shapes = [split.embedding_shape for split in session.payload.splits["search"].values()]
-    return sum(4 * MOST_SHARED * _most_of(session, rows, shards) * width for rows, width in shapes) / 2**30
+    return sum(4 * MAX_SHARED * _most_of(session, rows, shards) * width for rows, width in shapes) / 2**30
 
 
 def exchanged_bytes(session: Session, shards: int) -> int:
@@ -67,7 +67,7 @@ def _seconds(session: Session, num_groups: int, shards: int, device: str) -> flo
     num_masks = (len(scan) + blocks * len(block)) / num_groups
     if shards == 1:
         return seconds
-    return seconds + num_masks * (exchanged_bytes(session, shards) / BYTES_PER_S + 2 * CALL_S / MOST_SHARED)
+    return seconds + num_masks * (exchanged_bytes(session, shards) / BYTES_PER_S + 2 * CALL_S / MAX_SHARED)
 
 
 def _slowest(session: Session, masks: Sequence[HeadMask], num_groups: int) -> float:

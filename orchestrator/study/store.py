@@ -44,7 +44,7 @@ FLUSH_S = 30.0
 MADE_BY_ANOTHER = re.compile(r"already exists|duplicate key|Duplicate entry|UNIQUE constraint")
 MAKING_S = 60.0
 """Seconds that another process may take to make the tables of a database."""
-MOST_DELAY_S = 15.0
+MAX_DELAY_S = 15.0
 """Maximum time between two attempts to write, in seconds."""
 BEGUN = "config"
 """The attribute that a new study gets last: without it, and without trials, a study has not begun."""
@@ -187,7 +187,7 @@ class StudyStore:
                     return
                 self._again = True
                 time.sleep(delay_s)
-                delay_s = min(2 * delay_s, MOST_DELAY_S)
+                delay_s = min(2 * delay_s, MAX_DELAY_S)
             if written is not None:
                 written.set()
         end_session(self._storage)

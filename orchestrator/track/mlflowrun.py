@@ -37,7 +37,7 @@ WORDS_TAG = "headmask.words"
 SELECTED_TAG = "headmask.is_selected"
 SELECTED_NAME = "selected: "
 """Beginning of the name of the selected finalist's run."""
-MOST_METRICS = 1000
+MAX_METRICS = 1000
 ANSWER_S = 5.0
 """Seconds within which something must answer at an address."""
 
@@ -185,8 +185,8 @@ class MlflowRun:
         metrics = [
             Metric(re.sub(r"[^\w/.: -]", "_", name), value, time_ms, step) for (name, value, step), time_ms in points
         ]
-        for start in range(0, len(metrics), MOST_METRICS):
-            self.client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
+        for start in range(0, len(metrics), MAX_METRICS):
+            self.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
 
     def _params(self, operation: Params) -> None:
         """Log parameters, in batches of the 100 that MLflow accepts; existing values are kept."""

@@ -20,7 +20,7 @@ import psutil
 from tests.orchestrator.studies import outcome, trials
 
 HEADMASK = "from orchestrator.cli import main; main()"
-MOST_S = 900.0
+MAX_S = 900.0
 """Seconds after which a search counts as hung."""
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -52,7 +52,7 @@ class Driver:
     def kill(self, number: int = signal.SIGKILL) -> None:
         self.process.send_signal(number)
 
-    def wait(self, timeout_s: float = MOST_S) -> int:
+    def wait(self, timeout_s: float = MAX_S) -> int:
         """Return the exit code."""
         try:
             return self.process.wait(timeout_s)

@@ -36,7 +36,7 @@ from workers.data.splits import SplitMap
 
 PART_ROWS = 1000
 PART_BYTES = 1 << 28
-_MOST_LISTED = 20
+_MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ def _join(
         if not num_images:
             for part in parts:
                 part.path.unlink()
-            raise DataError("the source has no usable image" + "".join(f"\n  {row}" for row in bad_rows[:_MOST_LISTED]))
+            raise DataError("the source has no usable image" + "".join(f"\n  {row}" for row in bad_rows[:_MAX_LISTED]))
     splits.pop(None, None)  # type: ignore[call-overload]
     return BuildReport(
         out,
@@ -379,7 +379,7 @@ def _whole_pairs(parts: list[_Part]) -> tuple[pa.Array, list[BadRow]]:
 
 def _listing(bad_rows: list[BadRow]) -> str:
     lines = [f"the source has {counted(len(bad_rows), 'bad row')}; mend them, or pass --on-bad-row skip:"]
-    lines += [f"  {row}" for row in bad_rows[:_MOST_LISTED]]
-    if len(bad_rows) > _MOST_LISTED:
-        lines.append(f"  and {len(bad_rows) - _MOST_LISTED} more")
+    lines += [f"  {row}" for row in bad_rows[:_MAX_LISTED]]
+    if len(bad_rows) > _MAX_LISTED:
+        lines.append(f"  and {len(bad_rows) - _MAX_LISTED} more")
     return "\n".join(lines)

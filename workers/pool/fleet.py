@@ -30,7 +30,7 @@ TELL_S = 60.0
 """Seconds between two messages about what is waited for."""
 ROOM_S = 5.0
 """Seconds between two checks of the cluster's room."""
-BACK_OFF_S, MOST_BACK_OFF_S = 0.5, 30.0
+BACK_OFF_S, MAX_BACK_OFF_S = 0.5, 30.0
 """Pause before the next start, once more replicas than the pool has did not come up; doubled by every further one."""
 MAX_PENDING = 1000
 """Maximum number of replicas that start or wait for room: enough for an autoscaler, without burdening a control
@@ -175,7 +175,7 @@ class Fleet:
             )
         self._num_unborn = 0 if was_up else self._num_unborn + 1
         beyond = self._num_unborn - self.wanted
-        pause_s = min(MOST_BACK_OFF_S, BACK_OFF_S * 2.0 ** min(beyond, 16)) if beyond > 0 else 0.0
+        pause_s = min(MAX_BACK_OFF_S, BACK_OFF_S * 2.0 ** min(beyond, 16)) if beyond > 0 else 0.0
         self._not_before = max(self._not_before, now + pause_s)
         self._blame(member.node, now)
         _log.warning("a replica was lost (%s)", reason)

@@ -27,7 +27,7 @@ saves.
 FLOOR_S = 0.1
 """Minimum duration of a batch in seconds, unless replicas would be idle: a call costs one or two milliseconds."""
 MAX_BATCH = 64
-MOST_SHARED, SHARED = 16, 0.9
+MAX_SHARED, SHARED = 16, 0.9
 """Masks in a batch that only is longer in order to keep this part of what they share: all its embeddings are held."""
 FIRST_BATCH = 4
 """Masks in a batch while their speed is unknown."""
@@ -172,7 +172,7 @@ class BatchQueue:
             return line.size_within(share / 2, FIRST_BATCH)
         enough = min(max(share / 2, min(FLOOR_S / seconds / pace, share)), BATCH_S / seconds / pace)
         least = line.size_within(enough, MAX_BATCH)
-        most = line.size_within(share, max(least, MOST_SHARED))
+        most = line.size_within(share, max(least, MAX_SHARED))
         return line.size_that_shares(least, most)
 
 

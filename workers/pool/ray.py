@@ -33,7 +33,7 @@ HERE_S = 300.0
 """Seconds that the first replica may take on this machine; on a cluster, which may have to add a node, it is
 `START_S`.
 """
-UNKNOWN_S, LEAST_S, TIMES = 6 * 3600.0, 120.0, 20.0
+UNKNOWN_S, MIN_S, TIMES = 6 * 3600.0, 120.0, 20.0
 """Seconds that a batch may take as long as no speed is known; later at least, and times as many as expected."""
 
 
@@ -382,13 +382,13 @@ class RayPool:
         oldest = {id(running.member): running for running in reversed(self._running.values())}
         for running in oldest.values():
             passed_s = now - running.started
-            if passed_s > LEAST_S and passed_s > self._limit_s(running.member, running.work):
+            if passed_s > MIN_S and passed_s > self._limit_s(running.member, running.work):
                 self._lose(running, f"no result for {passed_s:.0f} s")
 
     def _limit_s(self, member: Member, work: Work) -> float:
         """Return the seconds after which a replica's work is overdue."""
         expected_s = self._expected_s(work)
-        least_s = LEAST_S + (REPLACED_S if self.shards > 1 else 0.0)
+        least_s = MIN_S + (REPLACED_S if self.shards > 1 else 0.0)
         return least_s + TIMES * expected_s * max(1.0, member.pace) if expected_s else UNKNOWN_S
 
     def _lose(self, running: Running, reason: str, cause: BaseException | None = None) -> None:

@@ -33,7 +33,7 @@ from workers.scoring.scorer import NOT_FINITE, score_of
 
 REPLACED_S = 600.0
 """Seconds that a shard may take to start, or to be replaced."""
-MOST_LOSSES = 1
+MAX_LOSSES = 1
 """Losses of one shard over one batch that are made good; whoever gave the batch decides about another one."""
 
 Start = Callable[[dict[str, Any]], Any]
@@ -237,7 +237,7 @@ class ShardGroup:
                     continue
                 del asked[reference]
                 losses[index] += 1
-                if losses[index] > MOST_LOSSES:
+                if losses[index] > MAX_LOSSES:
                     cause = causes.get(index)
                     if isinstance(cause, self._ray.exceptions.OutOfMemoryError):
                         # Nobody is to blame for what a host had no room for.

@@ -32,7 +32,7 @@ Ranks = Mapping[str, NDArray[np.uint8] | NDArray[np.float32]]
 """Every query's rank, clipped to 255, or graded credit, by kind of query: all that metrics and statistics need."""
 Partial = Mapping[str, NDArray]
 """What `combined` needs from a part of the images."""
-MOST_BLOCK = 1024
+MAX_BLOCK = 1024
 """Most images that are compared with a tile of texts at a time, unless more are computed together."""
 LEAST_ROWS = 128
 """Rows to which fewer are filled up where their numbers are added up, so that they are in the same order."""
@@ -423,7 +423,7 @@ def block_of(num_images: int, chunk: int = 1) -> int:
         chunk: images that a tower computes together.
     """
     unit = chunk if chunk % 2 == 0 else 2 * chunk
-    num_blocks = -(-num_images // max(MOST_BLOCK, unit))
+    num_blocks = -(-num_images // max(MAX_BLOCK, unit))
     return unit * -(-num_images // (num_blocks * unit))
 
 

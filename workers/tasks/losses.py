@@ -25,7 +25,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 INPUTS = 64
 """Approximate number of inputs in a micro-batch: enough others to contrast with, few enough for any memory."""
-LEAST_UNITS = 8
+MIN_UNITS = 8
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def micro_batches(targets: Targets, num_inputs: int, seed: int) -> list[Indices]
         seed: seed of the order.
     """
     units = np.random.default_rng(seed).permutation(targets.num_units)
-    size = max(LEAST_UNITS, INPUTS * len(units) // num_inputs)
+    size = max(MIN_UNITS, INPUTS * len(units) // num_inputs)
     return np.array_split(units, -(-len(units) // size))
 
 

@@ -18,7 +18,7 @@ from orchestrator.compare.names import short_names
 from orchestrator.compare.page import write_comparison
 from orchestrator.compare.recommend import recommend
 from orchestrator.compare.relation import relate
-from orchestrator.compare.terminal import MOST_ROWS, checkpoints
+from orchestrator.compare.terminal import MAX_ROWS, checkpoints
 
 GRID = HeadGrid(3, 4)
 ATTACK = "</script><img src=x onerror=alert(1)>"
@@ -327,7 +327,7 @@ def test_many_runs_are_cut_short_on_the_terminal_only(capsys):
     from orchestrator.compare.terminal import show
     from orchestrator.screen.terminal import Terminal
 
-    names = letters(MOST_ROWS + 5)
+    names = letters(MAX_ROWS + 5)
     found = content([run(letter, place + 1) for place, letter in enumerate(names)])
     show(Terminal(width=120), found)
     assert "5 more are not shown; --json and --out have all of them." in capsys.readouterr().out

@@ -248,7 +248,7 @@ def test_replicas_that_do_not_come_up_are_started_ever_later(clock):
         pauses.append(clock.s - before)
     assert max(pauses[:2]) < 0.5
     assert pauses[2:] == sorted(pauses[2:])
-    assert pauses[-1] >= fleet_module.MOST_BACK_OFF_S
+    assert pauses[-1] >= fleet_module.MAX_BACK_OFF_S
 
 
 def test_replicas_that_are_killed_while_they_work_are_replaced_at_once(clock):
@@ -265,7 +265,7 @@ def test_at_last_the_pool_gives_up(clock):
 
     def lose_all():
         for _ in range(100):
-            clock.s += fleet_module.MOST_BACK_OFF_S
+            clock.s += fleet_module.MAX_BACK_OFF_S
             fleet.refresh()
             if fleet.members:
                 fleet.lose(fleet.members[0], "no luck")
@@ -294,7 +294,7 @@ def test_a_node_on_which_replicas_die_in_a_row_is_left_alone_for_a_while(clock, 
     clock.s += fleet_module.BAD_NODE_S + fleet_module.START_S
     for _ in range(3):
         fleet.refresh()
-        clock.s += fleet_module.MOST_BACK_OFF_S
+        clock.s += fleet_module.MAX_BACK_OFF_S
     assert nodes_of(fleet) == ["bad", "good"]
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.tasks.base import MOST_BLOCK, block_of
+from workers.tasks.base import MAX_BLOCK, block_of
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.matching import MatchingTargets
 from workers.tasks.retrieval import RetrievalTargets
@@ -61,6 +61,6 @@ def test_blocks_are_whole_chunks_and_pairs_and_about_equal(num_images, chunk):
     block = block_of(num_images, chunk)
     assert block % chunk == block % 2 == 0
     num_blocks = -(-num_images // block)
-    assert block < MOST_BLOCK + 2 * chunk
+    assert block < MAX_BLOCK + 2 * chunk
     # None is left out by much, but for what whole chunks need.
     assert num_blocks * block - num_images < max(block, num_blocks * 2 * chunk)

@@ -26,7 +26,7 @@ from workers.data.sources.walk import (
 )
 from workers.data.splits import USUAL
 
-_MOST_NAMED = 10
+_MAX_NAMED = 10
 
 
 def imagefolder(root: Path, class_names: Path | None = None) -> FolderSource:
@@ -108,9 +108,9 @@ def _check_none_empty(classes: Classes, entries: list[Entry], others: dict[str, 
         return
     listed = [
         shown(label) + (f" (it holds {counted(others[label])})" if others[label] else "")
-        for label in empty[:_MOST_NAMED]
+        for label in empty[:_MAX_NAMED]
     ]
-    more = f" and {len(empty) - _MOST_NAMED} more" if len(empty) > _MOST_NAMED else ""
+    more = f" and {len(empty) - _MAX_NAMED} more" if len(empty) > _MAX_NAMED else ""
     what = "1 class without an image" if len(empty) == 1 else f"{len(empty)} classes without an image"
     raise DataError(f"{shown(root)} has {what}: {', '.join(listed)}{more}. Remove such folders, or fill them")
 
