@@ -24,8 +24,8 @@ from orchestrator.search.loop import Search
 from orchestrator.settings.budget import Budget
 from orchestrator.study.store import StudyStore
 from orchestrator.track.operations import Begin
-from orchestrator.track.tracked import BestCurve
-from orchestrator.track.tracking import Tracker
+from orchestrator.track.searchrun import BestCurve
+from orchestrator.track.tracker import Tracker
 from strategies import make_sampler
 from workers.pool.queue import BatchQueue, Result, hand_out
 from workers.pool.ray import IN_FLIGHT

@@ -35,8 +35,8 @@ from orchestrator.settings.budget import Budget
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import flags_of
 from orchestrator.study.store import StudyStore
-from orchestrator.track.tracked import BestCurve
-from orchestrator.track.tracking import Tracker, default_target
+from orchestrator.track.searchrun import BestCurve
+from orchestrator.track.tracker import Tracker, default_target
 from strategies import make_sampler
 from workers.pool.fleet import START_S
 from workers.pool.ray import RayPool

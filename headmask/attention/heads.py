@@ -1,7 +1,7 @@
 """One attention module of a tower, opened at z: the heads' outputs before the output projection.
 
 What attention does is written once, on z, so that fused attention stays on and no ablation needs the T x T weights.
-Where the weights of a module lie and what it normalises is said by its adapter in `headmask.adapters`.
+Where the weights of a module lie and what it normalises is said by its adapter in `headmask.attention.adapters`.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def compare(
     with ExitStack() as held:
         server = None
         if uri:
-            from orchestrator.compare.tracked import connected
+            from orchestrator.compare.server import connected
 
             server = held.enter_context(connected(uri, what))
             if tracking_uri is not None:

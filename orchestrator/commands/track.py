@@ -26,7 +26,7 @@ TrackingUri = Annotated[
 @track_app.command(name="sync")
 def sync(folder: RunFolder, tracking_uri: TrackingUri = None, as_json: Json = False) -> None:
     """Send everything about a search that a tracking server does not have yet; nothing is sent twice."""
-    from orchestrator.track.tracking import sync as send
+    from orchestrator.track.tracker import sync as send
 
     synced = send(folder, tracking_uri)
     print_json(synced.as_json()) if as_json else Terminal().say(synced.sentence)

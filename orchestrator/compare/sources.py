@@ -13,7 +13,7 @@ from headmask.border.reading import is_file, is_folder, is_there
 from headmask.border.shown import shown
 from headmask.errors import HeadmaskError, did_you_mean
 from orchestrator.compare.entrant import Entrant, read_folder, read_mask_file, read_trials_alone
-from orchestrator.compare.tracked import Server
+from orchestrator.compare.server import Server
 from orchestrator.settings.commandline import command_line, resume_command
 from orchestrator.settings.location import redacted
 from orchestrator.study.store import open_storage, read_stored

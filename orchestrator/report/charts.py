@@ -14,7 +14,7 @@ from headmask.mask import Head, HeadGrid, HeadMask
 from orchestrator.outcome import pictures as plots
 from orchestrator.outcome.schema import GatesResult, SearchResult
 from orchestrator.pages import Figure, figure
-from orchestrator.report.study import Study
+from orchestrator.report.content import Study
 from orchestrator.statistics.pareto import Point, front, knee, savings
 from orchestrator.study.records import TrialRecord
 

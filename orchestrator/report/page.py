@@ -22,8 +22,8 @@ from orchestrator.outcome.schema import RELIABLE, SearchResult
 from orchestrator.outcome.tables import sentences
 from orchestrator.pages import data_uri, render, write_page
 from orchestrator.report import charts
+from orchestrator.report.content import Study, read_study
 from orchestrator.report.examples import Changes, changed
-from orchestrator.report.study import Study, read_study
 from orchestrator.screen.waiting import duration
 from orchestrator.settings.budget import STOPS
 from orchestrator.settings.config import SearchConfig

@@ -23,8 +23,8 @@ from orchestrator.settings.versions import versions
 from orchestrator.study.looks import count_looks
 from orchestrator.study.records import TrialRecord
 from orchestrator.study.store import StudyStore
-from orchestrator.track.tracked import track_verdict
-from orchestrator.track.tracking import Tracker
+from orchestrator.track.searchrun import track_verdict
+from orchestrator.track.tracker import Tracker
 from orchestrator.verdict.decide import Verdict
 from orchestrator.verdict.queries import write_queries
 

@@ -44,8 +44,8 @@ from orchestrator.study.runfolder import CONFIG
 from orchestrator.study.store import StudyStore, exists
 from orchestrator.track.operations import Begin, Status
 from orchestrator.track.registering import check_foldable, register
-from orchestrator.track.tracked import BestCurve, track_session
-from orchestrator.track.tracking import Tracker
+from orchestrator.track.searchrun import BestCurve, track_session
+from orchestrator.track.tracker import Tracker
 from orchestrator.verdict.decide import Verdict, decide
 from orchestrator.verdict.prospects import look_ahead
 from strategies import make_sampler

@@ -34,8 +34,8 @@ from orchestrator.settings.modelname import ModelName
 from orchestrator.settings.trackinguri import DATABASES, check_tracking_uri
 from orchestrator.track.mlflowrun import WORDS_TAG, make_client
 from orchestrator.track.refusal import reason_of, refusal_of
-from orchestrator.track.tracked import description
-from orchestrator.track.tracking import sync
+from orchestrator.track.searchrun import description
+from orchestrator.track.tracker import sync
 
 if TYPE_CHECKING:
     from orchestrator.search.session import Session

@@ -19,9 +19,9 @@ from headmask.mask import HeadMask
 from workers.pool.blame import STRIKES, Blame
 from workers.pool.cluster import check_room, connect, need_of, reason_of, room_for
 from workers.pool.fleet import START_S, Fleet, Member
+from workers.pool.group import REPLACED_S, starter
 from workers.pool.meters import Meters
 from workers.pool.queue import BatchQueue, Result, Steps, hand_out
-from workers.pool.shards import REPLACED_S, starter
 from workers.pool.work import Check, MaskBatch, MicroBatches, Running, Work
 from workers.scoring.constants import Constants
 from workers.scoring.displacement import Displacements
@@ -46,7 +46,7 @@ class RayPool:
         threads: CPU threads of one replica.
         gpus_per_replica: 0 for replicas on CPUs, a part of 1 for several on a GPU; None for 1 if there are any.
         mixed_devices: let devices of different kinds score one study, though their scores differ in the last bits.
-        shards: replicas that share the images out and score as one, see `workers.shards`; or a function of how many
+        shards: replicas that share the images out and score as one, see `workers.pool.group`; or a function of how many
             replicas there are, and on `cuda` or `cpu`. 1 for replicas that each score all images.
         steps: predicted cost of masks; see `BatchQueue`.
         address: address of a cluster to join, such as `auto` or `ray://host:10001`; None starts Ray on this machine.

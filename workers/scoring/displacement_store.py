@@ -26,7 +26,7 @@ class DisplacementStore:
     Args:
         masks: masks of the scan: the empty one, then single heads.
         shapes: (N, E) of the embeddings of every data set.
-        decides: everything that decides embeddings; see `workers.embedding.kept`.
+        decides: everything that decides embeddings; see `workers.scoring.embedding.kept`.
         folder: folder of the cache; see `headmask.border.home.cache_folder`.
     """
 

@@ -81,7 +81,7 @@ class Scorer:
         settings: constants of the study.
         chunk: inputs computed together; a constant of the study too.
         means_LHd: calibrated mean outputs, where the ablation needs them.
-        shard: which of how many parts of the images; see `workers.shards`.
+        shard: which of how many parts of the images; see `workers.pool.group`.
     """
 
     def __init__(

@@ -93,7 +93,7 @@ class Share:
 
     kind: str
     credit_of_rank: NDArray[np.float64] | None = None
-    """(256,) in [0, 1], falling: see `workers.ranking`. None where a probability is the credit."""
+    """(256,) in [0, 1], falling: see `workers.tasks.ranking`. None where a probability is the credit."""
     cell_of_query_Q: NDArray[np.int64] | None = None
     """Class or group of every query."""
     smallest: bool = False

@@ -14,8 +14,8 @@ from headmask.maskfile import MaskFile
 from orchestrator.compare.comparison import compare
 from orchestrator.compare.content import Comparison
 from orchestrator.compare.panel import Panel, Ranked
+from orchestrator.compare.server import connected
 from orchestrator.compare.sources import Sources
-from orchestrator.compare.tracked import connected
 from orchestrator.settings.config import read_config
 from orchestrator.settings.objective import Objective
 from orchestrator.statistics.paired import paired_standard_error

@@ -15,9 +15,9 @@ from headmask.apply.live import ablate
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.maskfile import Grid, MaskFile
 from headmask.models.loading import load_model
-from orchestrator.explain.explaining import explain_heads
 from orchestrator.explain.explanation import Change, DescribingText, ExplainedHead, Explanation, HarmedImage, Query
 from orchestrator.explain.harm import image_credits, place_in_words, rank_in_words
+from orchestrator.explain.heads import explain_heads
 from orchestrator.explain.subject import read_descriptions
 from orchestrator.settings.sections import DataSection
 from tests.tiny import tiny_rows, write_tiny_model

@@ -14,9 +14,9 @@ from PIL import Image
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.outcome.schema import SearchResult
 from orchestrator.outcome.tables import read_trials, sentences, write_trials
+from orchestrator.report.content import read_study
 from orchestrator.report.examples import changed
 from orchestrator.report.page import report_html, toml_of, write_report
-from orchestrator.report.study import read_study
 from orchestrator.run import runner
 from orchestrator.settings.config import parse_config
 from orchestrator.study.records import TrialRecord

@@ -24,7 +24,8 @@ from orchestrator.run.display import Quiet
 from orchestrator.study.looks import count_looks
 from orchestrator.study.reopening import stored_config
 from orchestrator.study.store import StudyStore
-from orchestrator.track import mlflowrun, tracking
+from orchestrator.track import mlflowrun
+from orchestrator.track import tracker as tracker_module
 from orchestrator.verdict.decide import Verdict
 from tests.orchestrator.studies import recall_of, resume, start, trials
 from workers.scoring.messages import MaskScore
@@ -281,8 +282,8 @@ def test_resuming_continues_the_same_runs(tiny_config, runs):
 
 def test_a_dead_server_never_stops_a_search(tiny_config, runs, monkeypatch, caplog):
     """Nor does it cost anything: what a sync brings, there or elsewhere, is what a server that is there would have."""
-    monkeypatch.setattr(tracking, "RUN_S", 0.5)
-    monkeypatch.setattr(tracking, "CLOSE_S", 3.0)
+    monkeypatch.setattr(tracker_module, "RUN_S", 0.5)
+    monkeypatch.setattr(tracker_module, "CLOSE_S", 3.0)
     config = tiny_config(output__tracking_uri="http://127.0.0.1:9", budget__masks=16)
     with caplog.at_level(logging.WARNING):
         outcome = start(config)
@@ -291,7 +292,7 @@ def test_a_dead_server_never_stops_a_search(tiny_config, runs, monkeypatch, capl
     assert "tracking at http://127.0.0.1:9 is incomplete: it did not answer" in caplog.text
     assert f"send it with: headmask track sync {config.folder}" in caplog.text
     mlflow, database = client(runs), f"sqlite:///{runs / 'mlflow.db'}"
-    synced = tracking.sync(config.folder, database)
+    synced = tracker_module.sync(config.folder, database)
     run = mlflow.get_run(synced.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/delta.mean_recall"] == outcome.result.splits.test.delta["mean_recall"]

@@ -78,7 +78,7 @@ def test_the_exit_of_a_command_is_the_exit_code(headmask, monkeypatch):
     def fail(*_):
         raise typer.Exit(1)
 
-    monkeypatch.setattr("orchestrator.track.tracking.sync", fail)
+    monkeypatch.setattr("orchestrator.track.tracker.sync", fail)
     assert headmask("track", "sync", "x")[0] == 1
 
 
@@ -86,7 +86,7 @@ def test_ctrl_c_in_any_command_is_130(headmask, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("orchestrator.track.tracking.sync", interrupt)
+    monkeypatch.setattr("orchestrator.track.tracker.sync", interrupt)
     assert headmask("track", "sync", "x") == (130, "", "")
 
 

@@ -16,7 +16,7 @@ from orchestrator.search.session import prepare
 from orchestrator.settings.objective import Goal
 from orchestrator.statistics.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.statistics.paired import Evidence
-from orchestrator.track.tracked import _metrics
+from orchestrator.track.searchrun import _metrics
 from orchestrator.verdict.decide import decide
 from tests.orchestrator.studies import start
 from tests.orchestrator.verdict.test_decide import EMPTY, GOOD, ScriptedPool, records

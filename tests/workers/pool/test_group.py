@@ -10,8 +10,8 @@ from tests.orchestrator.studies import outcome, start, trials
 from tests.tiny import random_masks, write_tiny_dataset
 from workers.pool.cluster import Resources
 from workers.pool.fleet import Member
+from workers.pool.group import ShardGroup
 from workers.pool.shard import Shard, joined
-from workers.pool.shards import ShardGroup
 from workers.scoring.constants import Constants
 from workers.scoring.messages import GateTask, Stage
 from workers.scoring.replica import Replica

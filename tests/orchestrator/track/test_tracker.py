@@ -21,12 +21,12 @@ from sqlalchemy import create_engine
 
 from headmask.errors import ConfigError, StudyError
 from orchestrator.settings.trackinguri import VARIABLE, tracked_at, with_password
-from orchestrator.track import tracking
+from orchestrator.track import tracker as tracker_module
 from orchestrator.track.mlflowrun import KEY_TAG, MlflowRun, server_of
 from orchestrator.track.operations import Artifact, Begin, Child, Deselect, Inputs, Metrics, Params, Status, Tags
 from orchestrator.track.refusal import refusal_of
 from orchestrator.track.spool import NAME, Spool
-from orchestrator.track.tracking import Tracker, sync
+from orchestrator.track.tracker import Tracker, sync
 
 BEGIN = Begin(key="k1", experiment="e", run_name="first")
 COUNTS = {"params": 1, "tags": 1, "inputs": 1, "metrics": 3, "child": 2, "deselect": 1, "status": 1, "artifact": 1}
@@ -266,8 +266,8 @@ class Away(MlflowRun):
 
 @pytest.fixture
 def away(monkeypatch):
-    monkeypatch.setattr(tracking, "MlflowRun", Away)
-    monkeypatch.setattr(tracking, "CLOSING_DELAY_S", 0.1)
+    monkeypatch.setattr(tracker_module, "MlflowRun", Away)
+    monkeypatch.setattr(tracker_module, "CLOSING_DELAY_S", 0.1)
     Away.is_back.clear()
     return Away.is_back
 
@@ -284,7 +284,7 @@ def test_what_is_left_is_sent_when_the_server_comes_back_at_the_end(folder, away
 
 
 def test_a_search_that_ends_without_its_server_says_how_to_send_the_rest(folder, away, monkeypatch, caplog):
-    monkeypatch.setattr(tracking, "CLOSE_S", 0.5)
+    monkeypatch.setattr(tracker_module, "CLOSE_S", 0.5)
     with caplog.at_level(logging.WARNING), Tracker(folder, BEGIN, None, str) as tracker:
         tracker.log(Status(status="FINISHED"))
     assert "is incomplete: it did not answer. The rest waits in " in caplog.text

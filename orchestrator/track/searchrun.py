@@ -28,7 +28,7 @@ from orchestrator.track.operations import (
     TrackedSplit,
     now_ms,
 )
-from orchestrator.track.tracking import Tracker
+from orchestrator.track.tracker import Tracker
 from orchestrator.verdict.decide import Finalist, Verdict
 
 SURE = 0.1
