@@ -112,15 +112,15 @@ print(json.dumps({{"seconds": seconds, **{{name: int(status[name]) / 2**20 for n
 
 
 BUILD = """
-from workers.build import build
-from workers.sources.tables import folder
+from workers.data.build import build
+from workers.data.sources.tables import folder
 folder_of_images = Path(sys.argv[1])
 build(folder(folder_of_images / "images", folder_of_images / "captions.csv"), Path(sys.argv[2]))
 """
 LOAD = """
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from workers.loading import load_data
-from workers.preprocess import UInt8Preprocess
+from workers.data.loading import load_data
+from workers.data.preprocess import UInt8Preprocess
 preprocess = UInt8Preprocess(image_transform_v2(PreprocessCfg(size=224), is_train=False))
 splits = load_data(Path(sys.argv[1]), preprocess)
 """

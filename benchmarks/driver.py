@@ -58,7 +58,7 @@ class DriverBench:
     replica_efficiency: float
     """Share of the replicas' time in which they evaluate."""
     driver_ms_per_mask: float
-    """Of processor time, with evaluations that take no time."""
+    """Processor time of the driver, with evaluations that take no time."""
     bytes_per_trial: float
     """By which the driver's memory grew."""
     resume_s: float

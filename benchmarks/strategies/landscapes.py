@@ -30,7 +30,7 @@ class Landscape(Protocol):
 
     @property
     def grid(self) -> HeadGrid:
-        """Of the masks."""
+        """Grid of the masks."""
         ...
 
     @property
@@ -45,7 +45,7 @@ class Landscape(Protocol):
 
     @property
     def gradients(self) -> Gradients | None:
-        """Of the loss that gates are trained by; None where there is no tower."""
+        """Gradients of the loss that gates are trained by; None where there is no tower."""
         ...
 
     def values(self, masks: Sequence[HeadMask]) -> list[float]:

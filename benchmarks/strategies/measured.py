@@ -49,7 +49,7 @@ class Measured:
 
     @property
     def grid(self) -> HeadGrid:
-        """Of the masks."""
+        """Grid of the masks."""
         return self._session.grid
 
     @property
@@ -67,7 +67,7 @@ class Measured:
 
     @cached_property
     def gradients(self) -> GateGradients:
-        """Of the search's loss, kept on disk like scores."""
+        """Gradients of the search's loss, kept on disk like scores."""
         return GateGradients(self._session, self._pool)
 
     def _score(self, masks: Sequence[HeadMask]) -> list[float]:

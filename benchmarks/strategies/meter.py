@@ -41,7 +41,7 @@ class Meter:
 
     @property
     def grid(self) -> HeadGrid:
-        """Of the masks."""
+        """Grid of the masks."""
         return self._landscape.grid
 
     @property

@@ -32,7 +32,7 @@ class Row:
     median_regret_interval: tuple[float, float]
     """95 %, from order statistics; the whole range where there are fewer than 6 seeds."""
     optimum_share: float
-    """Of seeds that reached the optimum."""
+    """Share of the seeds that reached the optimum."""
     optimum_share_interval: tuple[float, float]
     """95 %, exact (Clopper-Pearson)."""
     num_seeds: int

@@ -94,7 +94,7 @@ class World:
 
     what: str
     captions: tuple[tuple[str, ...], ...]
-    """Of every image."""
+    """The captions of every image."""
     family_N: tuple[int, ...]
     """Images of one family show one thing, and masks do the same to them."""
 
@@ -173,7 +173,7 @@ class Linked:
     clusters: float
     """That they count for."""
     width: float
-    """Of the intervals, on average."""
+    """Width of the intervals, on average."""
 
 
 def count_linked(world: str, seeds: Iterable[int]) -> dict[str, Linked]:

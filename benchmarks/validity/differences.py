@@ -22,7 +22,7 @@ class Differences:
 
     masks: tuple[HeadMask, ...]
     before: Outcomes
-    """Of the baseline."""
+    """Outcomes of the baseline."""
     delta_MCK: NDArray[np.float64]
 
     @property

@@ -50,12 +50,12 @@ class Planting:
 
     model: LoadedModel
     mask: HeadMask
-    """Of the heads with noise."""
+    """The heads with noise."""
     scale: float
     cost: float
     """Mean recall on search that ablating these heads brings back."""
     standard_error: float
-    """Of the mean recall of the model with noise, on search."""
+    """Standard error of the mean recall of the model with noise, on search."""
 
 
 @dataclass(frozen=True)

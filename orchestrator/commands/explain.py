@@ -36,7 +36,6 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show what heads do: texts that describe them, the images that they hurt most, and where they look in these."""
-    from orchestrator.explain.heads import explain_heads
     from orchestrator.explain.explanation import explanation_sentences, explanation_table
     from orchestrator.explain.heads import explain_heads
     from orchestrator.settings.config import parse_data

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -22,8 +21,9 @@ from headmask.ablation.rules import find_ablation
 from headmask.apply.folding import why_not_folded
 from headmask.apply.masked import load_for
 from headmask.border.kinds import PACKAGE
+from headmask.border.reading import read_json
 from headmask.border.writing import check_output, scratch_folder, written_folder
-from headmask.errors import ConfigError, StudyError
+from headmask.errors import ConfigError, ModelError, StudyError
 from headmask.maskfile import MaskFile
 from headmask.models.loading import LoadedModel
 from headmask.pixels import compositing
@@ -218,7 +218,8 @@ def _example() -> Any:
 
 def requirements(checkpoint: Path) -> list[str]:
     """Return what the logged code needs, in the versions that the weights were proven with."""
-    text = json.loads((checkpoint / "open_clip_config.json").read_text())["model_cfg"].get("text_cfg", {})
+    config = read_json(checkpoint / "open_clip_config.json", "model configuration", ModelError)
+    text = config["model_cfg"].get("text_cfg", {})
     is_hugging_face = text.get("hf_model_name") or text.get("hf_tokenizer_name")
     packages = (*PACKAGES, *(["transformers"] if is_hugging_face else []))
     # A build's own label, such as +cu126, is no release that pip finds.

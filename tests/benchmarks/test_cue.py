@@ -15,7 +15,7 @@ DIRECTIONS = np.eye(6, dtype=np.float32) - 1 / 6
 
 
 def measured(kind_N, noise=0.5):
-    """Of a head that writes the direction of a kind, and noise."""
+    """Return what a head contributes that writes the direction of a kind, and noise."""
     added_NE = np.eye(6)[kind_N] + noise * np.random.default_rng(1).normal(size=(len(SCENES), 6))
     return cue.measures(added_NE, DIRECTIONS, np.ones(len(SCENES)), 10.0, SCENES)
 

@@ -30,7 +30,7 @@ from workers.scoring.engine import Engine
 from workers.scoring.gates import GateLoss
 from workers.scoring.inputs import Normalisation, make_inputs, shared_tensor
 from workers.scoring.messages import MaskScore
-from workers.tasks.base import LEAST_ROWS, Partial, Ranks, Targets, block_of, padded, part_of
+from workers.tasks.base import MIN_ROWS, Partial, Ranks, Targets, block_of, padded, part_of
 
 # M masks, L layers, H heads, d head width, N images, or inputs of the searched tower, Q captions, E embedding
 
@@ -212,7 +212,7 @@ class Scorer:
 
 def normalised(embedding_nE: Tensor) -> Tensor:
     """Return rows L2-normalised, with the same bits for any number of rows: a GPU adds up few rows in another order."""
-    return F.normalize(padded(embedding_nE, max(LEAST_ROWS, len(embedding_nE))), dim=-1)[: len(embedding_nE)]
+    return F.normalize(padded(embedding_nE, max(MIN_ROWS, len(embedding_nE))), dim=-1)[: len(embedding_nE)]
 
 
 def score_of(targets: Targets, found: Ranks, *, ranks: bool) -> MaskScore:

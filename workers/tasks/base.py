@@ -34,7 +34,7 @@ Partial = Mapping[str, NDArray]
 """What `combined` needs from a part of the images."""
 MAX_BLOCK = 1024
 """Most images that are compared with a tile of texts at a time, unless more are computed together."""
-LEAST_ROWS = 128
+MIN_ROWS = 128
 """Rows to which fewer are filled up where their numbers are added up, so that they are in the same order."""
 MAX_DENSE_CELLS = 32
 """Most cells for which a table is a plain array; many classes make a sparse one."""

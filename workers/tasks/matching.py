@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.tasks.base import LEAST_ROWS, Partial, QueryKind, Rows, Share, Targets, padded
+from workers.tasks.base import MIN_ROWS, Partial, QueryKind, Rows, Share, Targets, padded
 from workers.tasks.ranking import CLIP_SCALE, clipped, within
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class MatchingTargets(Targets):
 
     def partial(self, image_nE: Tensor, text_QE: Tensor, part: slice, own_Q: Tensor, block: int) -> Partial:
         """Return 0 for every pair of a part that is matched, 1 for the others."""
-        rows = max(LEAST_ROWS, len(image_nE))
+        rows = max(MIN_ROWS, len(image_nE))
         image_p2E, text_p2E = (padded(side, rows).reshape(rows // 2, 2, -1) for side in (image_nE, text_QE[part]))
         # Scores (image, caption) of a pair; elementwise, so that a pair's bits do not depend on how many there are.
         scores_p22 = (image_p2E[:, :, None] * text_p2E[:, None]).sum(-1)[: len(image_nE) // 2]

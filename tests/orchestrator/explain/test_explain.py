@@ -97,7 +97,7 @@ def test_gains_are_those_of_the_stock_model_by_brute_force(explained, tiny_files
         text_QE = F.normalize(model.clip.encode_text(model.tokenizer(list(split.texts))), dim=-1)
 
     def probability(mask):
-        """Of every image: the mean of its captions' probability of finding it, and its own of finding the best one."""
+        """Return every image's mean of its captions' probability of finding it and its own of finding the best one."""
         with torch.no_grad(), ablate(model.clip, HeadMask.from_text(GRID, mask)):
             scores_QN = model.scale * text_QE @ F.normalize(model.clip.encode_image(images), dim=-1).T
         own_N2 = torch.stack([scores_QN.softmax(1)[2 * n : 2 * n + 2, n] for n in range(30)])

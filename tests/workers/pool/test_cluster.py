@@ -7,7 +7,7 @@ import sys
 PROGRAM = """
 import os
 import ray
-from workers.cluster import check_pool, connect
+from workers.pool.cluster import check_pool, connect
 
 check_pool(None, 1, 1, 0, None)
 ray, owned, watch = connect(None)
