@@ -289,7 +289,7 @@ def test_a_node_on_which_replicas_die_in_a_row_is_left_alone_for_a_while(clock, 
             fleet.refresh()
     assert ray.selectors[-1] == "!in(bad)"
     assert nodes_of(fleet) == ["good"]
-    assert "node bad is left alone" in caplog.text
+    assert "node bad is avoided" in caplog.text
     ray.broken.clear()
     clock.s += fleet_module.BAD_NODE_S + fleet_module.START_S
     for _ in range(3):
