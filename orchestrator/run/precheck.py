@@ -14,7 +14,7 @@ from torch import nn
 from headmask.border.shown import counted
 from headmask.errors import ModelError
 from headmask.mask import HeadMask
-from orchestrator.search.session import Session
+from orchestrator.search.session import Session, tokens_of
 from orchestrator.settings.objective import Goal
 from workers.data.pixels import Pixels
 from workers.scoring.constants import USUAL_CHUNK
@@ -60,10 +60,10 @@ def _check_goal(session: Session, number: int, goal: Goal) -> None:
 
 def _first_images(session: Session, goal: Goal) -> SplitArrays:
     split = session.payload.splits["search"][goal.prefix]
-    targets, texts = split.targets.first(NUM_IMAGES)
+    targets, images, texts = split.targets.first(NUM_IMAGES)
     if isinstance(split.inputs, Pixels):
-        return SplitArrays(split.inputs.part(slice(NUM_IMAGES)), split.other_E[texts], targets)
-    return SplitArrays(split.inputs[texts], split.other_E[:NUM_IMAGES], targets)
+        return SplitArrays(split.inputs.part(images), split.other_E[texts], targets)
+    return SplitArrays(split.inputs[texts], split.other_E[images], targets)
 
 
 def _embedded_again(session: Session, split: SplitArrays, number: int) -> SplitArrays:
@@ -71,8 +71,8 @@ def _embedded_again(session: Session, split: SplitArrays, number: int) -> SplitA
     clip, threads = session.model.clip, session.payload.settings.threads
     whole = session.splits["search"][number]
     if isinstance(split.inputs, Pixels):
-        _, part = whole.targets.first(NUM_IMAGES)
-        text_QE = embed_texts(clip, session.model.tokenizer(list(whole.texts[part])), threads=threads)
+        _, _, part = whole.targets.first(NUM_IMAGES)
+        text_QE = embed_texts(clip, tokens_of(session.model, whole.texts[part]), threads=threads)
         return replace(split, other_E=split.targets.pooled(torch.from_numpy(text_QE)).numpy())
     pixels = whole.pixels.part(slice(len(split.other_E)))
     return replace(split, other_E=embed_images(clip.visual, pixels, session.payload.normalisation, threads=threads))

@@ -378,9 +378,14 @@ def make_payload(
     @cache
     def tokens(texts: tuple[str, ...]) -> torch.Tensor:
         """Return token ids; the splits of a classification set have the same prompts."""
-        return model.tokenizer(list(texts))
+        return tokens_of(model, texts)
 
     def arrays(split: Split) -> SplitArrays:
+        if tower not in split.targets.towers:
+            raise ConfigError(
+                f"heads of the {tower} tower change nothing in {split.targets.task}; search the "
+                f"{' or '.join(split.targets.towers)} tower, or name another task"
+            )
         tokens_QT, targets = tokens(split.texts), split.targets.at_scale(model.scale)
         if tower == "text":
             image_NE = kept(
@@ -401,6 +406,12 @@ def make_payload(
     packed = PackedTower.pack(tower_of(model.clip, tower))
     made = {name: {prefix: arrays(split) for prefix, split in parts.items()} for name, parts in splits.items()}
     return Payload(packed, tower, made, normalisation, settings)
+
+
+def tokens_of(model: LoadedModel, texts: Sequence[str]) -> torch.Tensor:
+    """Return the token ids (Q, T) of texts, of which there may be none."""
+    # Not every tokenizer takes none.
+    return model.tokenizer(list(texts) or [""])[: len(texts)]
 
 
 def embedded_texts(

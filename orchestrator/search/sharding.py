@@ -53,8 +53,10 @@ def exchanged_bytes(session: Session, shards: int) -> int:
     Every query's own score, float32, comes once and goes to every shard; its competitors come from every shard, a byte
     for their number and a float64 for their odds. What concerns one shard's images alone is not counted.
     """
-    queries = sum(split.targets.num_compared for split in session.payload.splits["search"].values())
-    return 0 if shards == 1 else queries * (4 + (4 + 1 + 8) * shards)
+    numbers = sum(
+        split.targets.num_compared(split.embedding_shape[1]) for split in session.payload.splits["search"].values()
+    )
+    return 0 if shards == 1 else numbers * (4 + (4 + 1 + 8) * shards)
 
 
 def _seconds(session: Session, num_groups: int, shards: int, device: str) -> float:

@@ -30,7 +30,7 @@ class Clusters(BaseModel):
     @classmethod
     def of(cls, data: str, clusters_N: NDArray[np.int64]) -> Self:
         """Return the counts of every image's cluster."""
-        sizes = np.bincount(clusters_N)
+        sizes = np.bincount(clusters_N[clusters_N >= 0])
         sizes = sizes[sizes > 0]
         return cls(
             data=data,

@@ -60,7 +60,8 @@ class Evaluation:
     @property
     def title(self) -> str:
         """A title: what was scored on what."""
-        size = f"{counted(self.num_images, 'image')}, {counted(self.num_captions, 'caption')}"
+        captions = [counted(self.num_captions, "caption")] if self.num_captions else []
+        size = ", ".join([counted(self.num_images, "image"), *captions])
         return f"{counted(len(self.mask.heads), 'head')} ablated; {self.data.name}, {size}"
 
     @property

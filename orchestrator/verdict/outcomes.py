@@ -25,4 +25,4 @@ class Clustered(Protocol):
 def outcomes_of(split: Clustered, ranks: Ranks, mix: Mix) -> Outcomes:
     """Return the paired-statistics table of one mask's ranks on a data set."""
     table = split.targets.table(ranks, mix, split.clusters_N)
-    return Outcomes(table.hits_CK, table.queries_CK, table.value, np.bincount(split.clusters_N))
+    return Outcomes(table.hits_CK, table.queries_CK, table.value, np.bincount(split.clusters_N[split.clusters_N >= 0]))

@@ -127,7 +127,7 @@ class Queries:
     digest: str
     targets: Targets
     clusters_N: NDArray[np.int64]
-    """The cluster of every image."""
+    """The cluster of every image, -1 of those that no query belongs to."""
     ranks: Mapping[str, Ranks]
     """Ranks of `baseline` and `selected`."""
     table: pa.Table
@@ -221,7 +221,7 @@ def _queries(table: pa.Table) -> Queries:
             if (graded := KINDS[kind].graded) is not None
         }
     image_Q, cluster_Q = (table[name].to_numpy().astype(np.int64) for name in ("image", "cluster"))
-    clusters_N = np.zeros(int(image_Q.max()) + 1, dtype=np.int64)
+    clusters_N = np.full(int(image_Q.max()) + 1, -1, dtype=np.int64)
     clusters_N[image_Q] = cluster_Q
     task = TASKS[first["task"]]
     num_images = task.images_per_query()

@@ -21,7 +21,7 @@ def test_every_place_that_it_names_is_there():
     assert [name for name in sorted(named_in(TEXT)) if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("kind", ["An ablation"])
+@pytest.mark.parametrize("kind", ["An ablation", "A task"])
 def test_a_recipe_names_three_files_at_most(kind):
     recipe = TEXT.split(f"\n## {kind}\n")[1].split("\n## ")[0]
     assert 1 <= len(named_in(recipe)) <= 3

@@ -47,7 +47,7 @@ class Split:
     targets: Targets
     clusters_N: NDArray[np.int64]
     """Resampling cluster of every image: images with identical pixels, with the same captions, or of one pair share
-    one.
+    one. It is -1 for an image without a query.
     """
     digest: str
     """Digest of pixels, texts, targets, order and name; independent of the file's layout."""
@@ -195,6 +195,7 @@ class _Contents:
         """Return some rows as a split."""
         places = rows_N.tolist()
         rows = Rows(
+            name,
             captions=taken(self._captions, places),
             labels=taken(self._labels, places),
             groups=taken(self._groups, places),
@@ -202,12 +203,10 @@ class _Contents:
             class_names=self._class_names,
             prompts=self._prompts,
         )
-        if rows.pairs[::2] != rows.pairs[1::2]:
-            raise DataError(f"split {name} holds one image of a pair without the other")
-        clusters_N = linked([decoded.digests[row] for row in places], rows.captions, rows.pairs)
+        texts, targets = self._task.texts_of(rows), self._task.of(rows)
+        clusters_N = targets.resampled(linked([decoded.digests[row] for row in places], rows.captions, rows.pairs))
         pixels, remarks = decoded.rows(rows_N), decoded.remarks.of(places)
         digest = self._digest(name, [decoded.sources[row] for row in places], rows)
-        texts, targets = self._task.texts_of(rows), self._task.of(rows)
         return Split(name, pixels, texts, targets, clusters_N, digest, self._class_names, remarks)
 
     def _digest(self, name: str, digests: Sequence[str], rows: Rows) -> str:

@@ -123,9 +123,11 @@ def _embed(
     try:
         with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // threads)) as executor:
             parts = []
-            for part in executor.map(embed, range(0, count, batch)):
+            # Of nothing, too, one empty part, which has a width.
+            for part in executor.map(embed, range(0, max(count, 1), batch)):
                 parts.append(part)
-                on_progress(min(count, len(parts) * batch), count)
+                if count:
+                    on_progress(min(count, len(parts) * batch), count)
     finally:
         torch.set_num_threads(previous)
     embedding_E: NDArray[np.float32] = torch.cat(parts).numpy()

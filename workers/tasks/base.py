@@ -44,6 +44,7 @@ MAX_DENSE_CELLS = 32
 class Rows:
     """What rows of a data set hold besides images, row by row; what their task does not read is empty."""
 
+    split: str
     captions: Sequence[tuple[str, ...]] = ()
     labels: Sequence[int] = ()
     """Number of the class."""
@@ -331,9 +332,16 @@ class Targets(ABC):
         own_Q = self.own_scores(image_NE, text_QE, whole, block)
         return self.combined([self.partial(image_NE, text_QE, whole, own_Q, block)])
 
-    @property
-    def num_compared(self) -> int:
-        """Number of queries that are compared with images of all parts."""
+    def resampled(self, clusters_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the resampling cluster of every image, -1 for images without a query."""
+        return clusters_N
+
+    def num_compared(self, width: int) -> int:
+        """Return how many numbers the `own_scores` of all parts hold, where other parts need them.
+
+        Args:
+            width: length of an embedding.
+        """
         return 0
 
     def own_scores(self, image_nE: Tensor, text_QE: Tensor, part: slice, block: int) -> Tensor:
@@ -367,8 +375,8 @@ class Targets(ABC):
         return text_QE
 
     @abstractmethod
-    def first(self, num_images: int) -> tuple[Targets, slice]:
-        """Return the targets of the first images, and which texts belong to them."""
+    def first(self, num_images: int) -> tuple[Targets, slice, slice]:
+        """Return the targets of the first images, which images these are, and which texts belong to them."""
 
     @property
     def chance(self) -> Chance | None:
@@ -389,7 +397,7 @@ class Targets(ABC):
         Args:
             ranks: ranks of one mask.
             mix: a mix of this task's metrics.
-            clusters_N: the cluster of each image, numbered from 0.
+            clusters_N: the cluster of each image, numbered from 0; -1 for images without a query.
         """
         num_clusters = int(clusters_N.max()) + 1
         columns = []

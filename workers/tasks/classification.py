@@ -152,11 +152,11 @@ class ClassificationTargets(Targets):
         """Return the targets with a model's logit scale."""
         return replace(self, scale=scale)
 
-    def first(self, num_images: int) -> tuple[ClassificationTargets, slice]:
+    def first(self, num_images: int) -> tuple[ClassificationTargets, slice, slice]:
         """Return the targets of the first images, which are compared with all classes."""
         groups = None if self.group_of_image_N is None else self.group_of_image_N[:num_images]
         fewer = replace(self, class_of_image_N=self.class_of_image_N[:num_images], group_of_image_N=groups)
-        return fewer, slice(None)
+        return fewer, slice(num_images), slice(None)
 
     @property
     def chance(self) -> Chance:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from headmask.errors import DataError
 from workers.tasks.base import MIN_ROWS, Partial, QueryKind, Rows, Share, Targets, padded
 from workers.tasks.ranking import CLIP_SCALE, clipped, within
 
@@ -48,7 +49,13 @@ class MatchingTargets(Targets):
 
     @classmethod
     def of(cls, rows: Rows) -> Self:
-        """Return the number of pairs."""
+        """Return the number of pairs.
+
+        Raises:
+            DataError: one image of a pair is in another split.
+        """
+        if rows.pairs[::2] != rows.pairs[1::2]:
+            raise DataError(f"split {rows.split} holds one image of a pair without the other")
         return cls(len(rows.pairs) // 2)
 
     @classmethod
@@ -99,10 +106,10 @@ class MatchingTargets(Targets):
         kinds = {"text": text_p, "image": image_p, "group": text_p & image_p}
         return {kind: clipped((~right_p).long()) for kind, right_p in kinds.items()}
 
-    def first(self, num_images: int) -> tuple[MatchingTargets, slice]:
+    def first(self, num_images: int) -> tuple[MatchingTargets, slice, slice]:
         """Return the first pairs, and which captions they have."""
         num_pairs = min(self.num_pairs, max(1, num_images // 2))
-        return replace(self, num_pairs=num_pairs), slice(2 * num_pairs)
+        return replace(self, num_pairs=num_pairs), slice(2 * num_pairs), slice(2 * num_pairs)
 
     def at_scale(self, scale: float) -> MatchingTargets:
         """Return the targets with a model's logit scale, which only a loss depends on."""

@@ -8,9 +8,10 @@ from workers.tasks.base import QueryKind, Targets
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.matching import MatchingTargets
 from workers.tasks.retrieval import RetrievalTargets
+from workers.tasks.similarity import SimilarityTargets
 
 TASKS: Mapping[str, type[Targets]] = {
-    each.task: each for each in (RetrievalTargets, ClassificationTargets, MatchingTargets)
+    each.task: each for each in (RetrievalTargets, ClassificationTargets, MatchingTargets, SimilarityTargets)
 }
 METRICS = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.metrics))
 GRADED_METRICS = frozenset(name for task in TASKS.values() for name in task.graded_metrics)

@@ -137,9 +137,8 @@ class RetrievalTargets(Targets):
 
         return MicroBatch(captions_q, loss_of_texts)
 
-    @property
-    def num_compared(self) -> int:
-        """All captions."""
+    def num_compared(self, width: int) -> int:
+        """Return the number of captions."""
         return len(self.image_of_caption_Q)
 
     def own_scores(self, image_nE: Tensor, text_QE: Tensor, part: slice, block: int) -> Tensor:
@@ -223,10 +222,10 @@ class RetrievalTargets(Targets):
         """Return the targets with a model's logit scale."""
         return replace(self, scale=scale)
 
-    def first(self, num_images: int) -> tuple[RetrievalTargets, slice]:
+    def first(self, num_images: int) -> tuple[RetrievalTargets, slice, slice]:
         """Return the targets of the first images, and which captions they have."""
         part = slice(int(np.searchsorted(self.image_of_caption_Q, num_images)))
-        return replace(self, image_of_caption_Q=self.image_of_caption_Q[part]), part
+        return replace(self, image_of_caption_Q=self.image_of_caption_Q[part]), slice(num_images), part
 
     @property
     def chance(self) -> Chance:

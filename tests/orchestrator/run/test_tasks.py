@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -26,6 +27,7 @@ from workers.data.dataset import Dataset
 from workers.data.prompts import prompts
 from workers.data.sources.captions import coco_cn
 from workers.tasks.classification import ClassificationTargets
+from workers.tasks.similarity import SimilarityTargets
 
 
 @pytest.fixture
@@ -84,6 +86,42 @@ def test_matching_is_searched(tiny_config, files):
     result = start(tiny_config(data__path=str(files / "pairs.parquet"), budget__masks=20)).result
     assert result.objective == "group_score"
     assert set(result.splits.test.baseline) == {"text_score", "image_score", "group_score"}
+
+
+def test_similarity_is_searched_and_every_report_reads_it(tiny_config, files, headmask):
+    data = str(files / "labels.parquet")
+    config = tiny_config(data__path=data, data__task="similarity", budget__masks=20)
+    result = start(config).result
+    assert result.objective == "map_at_r"
+    assert set(result.splits.test.baseline) == set(SimilarityTargets.metrics)
+    assert result.splits.test.num_captions == 0
+    mask, task = str(config.folder / "candidate.json"), ("--data", data, "--task", "similarity")
+    code, out, _ = headmask("eval", "--mask", mask, *task, "--split", "test", "--json")
+    assert code == 0
+    assert json.loads(out)["baseline"] == pytest.approx(result.splits.test.baseline, abs=1e-9)
+    again = shutil.copy(data, config.folder / "again.parquet")
+    code, out, _ = headmask("eval", "--mask", mask, *task, "--data", str(again), "--split", "test")
+    assert code == 0
+    assert "change in points, with its 95 % interval" in out
+    assert "again" in out
+    assert (
+        headmask("explain", "--mask", mask, *task, "--heads", "L0H0", "--out", str(config.folder / "explained"))[0] == 0
+    )
+    other = tiny_config("other", data__path=data, data__task="similarity", budget__masks=20, search__seed=1)
+    start(other)
+    code, out, _ = headmask("compare", str(config.folder), str(other.folder))
+    assert code == 0
+    assert "i2i_r5" in out
+    page = (config.folder / "report.html").read_text()
+    assert "Images looking for images of their label" in page
+    code, out, _ = headmask("data", "show", *task[1:])
+    assert (code, "for similarity" in out) == (0, True)
+
+
+def test_the_text_tower_is_refused_where_there_are_no_texts(tiny_config, files):
+    config = tiny_config(data__path=str(files / "labels.parquet"), data__task="similarity", search__tower="text")
+    with pytest.raises(ConfigError, match="heads of the text tower change nothing in similarity"):
+        prepare(config)
 
 
 def several(tiny_config, tiny_files, files, **changes):
@@ -157,7 +195,7 @@ def test_a_guarded_study_resumed_is_the_uninterrupted_one(tiny_config, tiny_file
         ({"search__combine": "median"}, "search.combine: must be 'mean' or 'worst'"),
         (
             {"data__task": "sorting"},
-            r"data\[2\].task: must be 'retrieval', 'classification' or 'matching', got 'sorting'",
+            r"data\[2\].task: must be 'retrieval', 'classification', 'matching' or 'similarity', got 'sorting'",
         ),
     ],
 )

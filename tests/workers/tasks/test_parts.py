@@ -13,13 +13,14 @@ from workers.tasks.base import MAX_BLOCK, block_of
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.matching import MatchingTargets
 from workers.tasks.retrieval import RetrievalTargets
+from workers.tasks.similarity import SimilarityTargets
 
 # N images, Q texts, E embedding
 
 
 def embedded(targets, num_images, rng):
     """Return embeddings of random images and texts, duplicates among them."""
-    num_texts = {"retrieval": 0, "matching": num_images, "classification": 7}[targets.task]
+    num_texts = {"matching": num_images, "classification": 7, "similarity": 1}.get(targets.task)
     num_texts = num_texts or len(targets.image_of_caption_Q)
     image_NE, text_QE = (rng.normal(size=(count, 24)).astype(np.float32) for count in (num_images, num_texts))
     image_NE[rng.integers(num_images, size=num_images // 3)] = image_NE[0]
@@ -33,10 +34,12 @@ def targets_of(task, num_images, rng):
         return RetrievalTargets(np.sort(np.concatenate([np.arange(num_images), extra])), 14.0)
     if task == "classification":
         return ClassificationTargets(rng.integers(7, size=num_images), 7, scale=14.0)
+    if task == "similarity":
+        return SimilarityTargets(rng.integers(7, size=num_images))
     return MatchingTargets(num_images // 2)
 
 
-@pytest.mark.parametrize("task", ["retrieval", "classification", "matching"])
+@pytest.mark.parametrize("task", ["retrieval", "classification", "matching", "similarity"])
 @given(seed=st.integers(0, 10_000), num_pairs=st.integers(1, 60), pairs_of_block=st.integers(1, 20), data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_parts_give_the_bits_of_the_whole(task, seed, num_pairs, pairs_of_block, data):
