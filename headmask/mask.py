@@ -203,6 +203,6 @@ class HeadMask:
         return HeadMask(self.grid, tuple(a | b for a, b in zip(self.words, other.words, strict=True)))
 
 
-def stack(masks: Iterable[HeadMask]) -> BoolArray:
+def bools_of(masks: Iterable[HeadMask]) -> BoolArray:
     """Return the masks as one (masks, layers, heads) bool array."""
     return np.stack([mask.to_bools() for mask in masks])

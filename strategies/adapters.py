@@ -27,7 +27,7 @@ from strategies.history import History
 SHORTLIST = 48
 """Heads, by the scan's favour."""
 POPULATION = 50
-"""Of NSGA-II; Optuna's default."""
+"""Population of NSGA-II; Optuna's default."""
 MAX_TRIALS = 200
 """Results that TPE is told, the best ones: it takes a time in proportion to them for every mask."""
 MAX_TOGETHER = 24
@@ -60,7 +60,7 @@ class AdaptedSampler(MaskSampler):
     def adapted(self, num_told: int, seed: int) -> BaseSampler:
         """Return Optuna's sampler for a study in which it will find so many results."""
 
-    most_told: int
+    max_told: int
     """Results that the sampler is told, the best ones."""
     attrs_told: Mapping[str, Any] = MappingProxyType({})
     """Attributes that trials need, so that the sampler sees them."""
@@ -69,8 +69,8 @@ class AdaptedSampler(MaskSampler):
         """Return the scan's best heads together, once; then what Optuna's sampler asks for over the shortlist."""
         heads_S = history.promising[: self.shortlist]
         together = [heads_S[:size].tolist() for size in range(2, min(MAX_TOGETHER, len(heads_S)) + 1)]
-        masks = history.new(history.rows(together), count)
-        told = _told(history, heads_S)[: self.most_told]
+        masks = history.take(history.rows(together), count)
+        told = _told(history, heads_S)[: self.max_told]
         if len(told) < 2:
             return masks
         study = optuna.create_study(
@@ -81,7 +81,7 @@ class AdaptedSampler(MaskSampler):
         for _ in range(ASKS * (count - len(masks))):
             if len(masks) == count:
                 break
-            masks += history.new(_asked(study, space, heads_S, history), 1)
+            masks += history.take(_asked(study, space, heads_S, history), 1)
         return masks
 
     def _tell(
@@ -98,7 +98,7 @@ class TpeSampler(AdaptedSampler):
     """Optuna's TPE, multivariate, in which the masks of a block count as bad until their results are known."""
 
     label = "tpe"
-    most_told = MAX_TRIALS
+    max_told = MAX_TRIALS
 
     def adapted(self, num_told: int, seed: int) -> BaseSampler:
         """Return a TPE sampler."""
@@ -109,7 +109,7 @@ class Nsga2Sampler(AdaptedSampler):
     """Optuna's NSGA-II, in which a block is a generation, bred from the best masks that are known."""
 
     label = "nsga2"
-    most_told = POPULATION
+    max_told = POPULATION
     # Trials without a generation are invisible to it.
     attrs_told = MappingProxyType({NSGAIISampler._get_generation_key(): 0})
 
@@ -132,4 +132,4 @@ def _asked(
     """Return the next mask that the study asks for (1, F); of one that is too large, the most promising heads."""
     params = study.ask(space).params
     bits_S = np.array([params[name] for name in space], dtype=np.bool_)
-    return history.widened((bits_S & (bits_S.cumsum() <= history.most_heads))[None], heads_S)
+    return history.widened((bits_S & (bits_S.cumsum() <= history.max_heads))[None], heads_S)

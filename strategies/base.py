@@ -90,7 +90,7 @@ class MaskSampler(BlockSampler):
 
     @abstractmethod
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
-        """Return new masks for a block after the scan, as `history.new` gives them; fewer when there are no more.
+        """Return new masks for a block after the scan, as `history.take` gives them; fewer when there are no more.
 
         Args:
             count: number of masks wanted.
@@ -142,8 +142,8 @@ class MaskSampler(BlockSampler):
 def _filling(count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
     """Return new random masks about as large as the best ones; when those run out, the first new ones of all."""
     num_free = len(history.free_heads)
-    largest = min(history.most_heads, int(history.sizes_T[history.ranked[:16]].max(initial=1)) + 2)
+    largest = min(history.max_heads, int(history.sizes_T[history.ranked[:16]].max(initial=1)) + 2)
     sizes_R = rng.integers(1, largest + 1, size=_RANDOM_TRIES * count)
     key_RF = rng.random((len(sizes_R), num_free))
-    masks = history.new(smallest(key_RF, sizes_R[:, None]), count)
+    masks = history.take(smallest(key_RF, sizes_R[:, None]), count)
     return masks + list(islice(history.enumerate_new(), count - len(masks)))

@@ -39,7 +39,7 @@ def bred(parents_PF: BoolArray, count: int, history: History, rng: np.random.Gen
     children_RF = _crossed(parents_PF[first_R], parents_PF[second_R], history, rng)
     children_RF = _mutated(children_RF, history, rng, extra)
     largest = max(3, int(parents_PF[: NUM_PARENTS // 2].sum(1).max()) + 2)
-    return _shrunk(children_RF, min(history.most_heads, largest), rng)
+    return _shrunk(children_RF, min(history.max_heads, largest), rng)
 
 
 def _crossed(first_RF: BoolArray, second_RF: BoolArray, history: History, rng: np.random.Generator) -> BoolArray:

@@ -43,7 +43,7 @@ class GatesSampler(MaskSampler):
         if self.gradients is None:
             raise ConfigError(f"{type(self).__name__} needs gradients of a loss; choose another strategy without them")
         self._steps_per_mask = min(MAX_STEPS_PER_MASK, 1 / self.gradients.masks_per_step)
-        self._trained = Gates(self.gradients, self.blocks.num_scan - 1, self.limits.most_heads(grid), self.seed)
+        self._trained = Gates(self.gradients, self.blocks.num_scan - 1, self.limits.largest_size(grid), self.seed)
         self.gates = self._trained
 
     def num_steps(self, num_known: int) -> int:
@@ -59,10 +59,10 @@ class GatesSampler(MaskSampler):
         path_SF = np.array(self._trained.path[::-1][: 2 * SWEEP])
         best = int(history.sizes_T[history.ranked[0]]) if len(history.ranked) else 0
         apart_S = np.abs(path_SF.sum(1) - best) if best > 1 else rng.permutation(len(path_SF))
-        masks = history.new(path_SF[apart_S.argsort(kind="stable")], count)
+        masks = history.take(path_SF[apart_S.argsort(kind="stable")], count)
         missing = count - len(masks)
-        sizes_R = (best + rng.integers(-SPREAD, SPREAD + 1, size=TRIES * missing)).clip(1, history.most_heads)
-        return masks + history.new(self._drawn(sizes_R, rng), missing)
+        sizes_R = (best + rng.integers(-SPREAD, SPREAD + 1, size=TRIES * missing)).clip(1, history.max_heads)
+        return masks + history.take(self._drawn(sizes_R, rng), missing)
 
     def _drawn(self, sizes_R: NDArray[np.int64], rng: np.random.Generator) -> BoolArray:
         """Return random masks (R, F) of given sizes, in which a head is the likelier, the more surely its gate is shut.

@@ -21,7 +21,7 @@ from strategies.history import FloatArray, smallest
 
 TEMPERATURE, LOW, HIGH = 0.33, -0.1, 1.1
 RATE, DECAY, SQUARE_DECAY = 0.1, 0.9, 0.99
-"""Of Adam (Kingma and Ba 2015, arXiv 1412.6980)."""
+"""Settings of Adam (Kingma and Ba 2015, arXiv 1412.6980)."""
 BATCHES = 4
 """Micro-batches of a step: as many replicas can work on one."""
 SWEEP = 24

@@ -36,14 +36,14 @@ class GeneticSampler(MaskSampler):
         masks: list[HeadMask] = []
         if self._search is not None and len(history.ranked):
             num_screened = ceil(count * self._search.trust(history))
-            masks = history.new(self._search.propose(history, rng), num_screened)
+            masks = history.take(self._search.propose(history, rng), num_screened)
         return masks + _bred(count - len(masks), history, rng)
 
 
 def _bred(count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
-    masks = history.new(seeds(history), count)
+    masks = history.take(seeds(history), count)
     parents_PF = history.bits_TF[history.ranked[:NUM_PARENTS]]
     for extra in range(ROUNDS if len(parents_PF) else 0):
         children_RF = bred(parents_PF, BROOD * count, history, rng, extra=extra)
-        masks += history.new(children_RF, count - len(masks))
+        masks += history.take(children_RF, count - len(masks))
     return masks

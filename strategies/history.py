@@ -40,9 +40,9 @@ class History:
         return self.limits.free_heads(self.grid)
 
     @cached_property
-    def most_heads(self) -> int:
+    def max_heads(self) -> int:
         """The largest size that a mask may have."""
-        return self.limits.most_heads(self.grid)
+        return self.limits.largest_size(self.grid)
 
     @cached_property
     def sizes_T(self) -> NDArray[np.int64]:
@@ -102,16 +102,16 @@ class History:
     def are_new(self, bits_RF: BoolArray) -> BoolArray:
         """Return which masks (R) were never proposed and are small enough; a repeated row counts each time."""
         new_R = np.array([words not in self.taken for words in self.words(bits_RF)], dtype=np.bool_)
-        new_R &= bits_RF.sum(1) <= self.most_heads
+        new_R &= bits_RF.sum(1) <= self.max_heads
         return new_R
 
-    def new(self, bits_RF: BoolArray, count: int) -> list[HeadMask]:
+    def take(self, bits_RF: BoolArray, count: int) -> list[HeadMask]:
         """Return up to `count` masks that were never proposed, the first ones first, and count them as taken."""
         found: list[HeadMask] = []
         for words, size in zip(self.words(bits_RF), bits_RF.sum(1).tolist(), strict=True):
             if len(found) == count:
                 break
-            if words not in self.taken and size <= self.most_heads:
+            if words not in self.taken and size <= self.max_heads:
                 self.taken.add(words)
                 found.append(HeadMask(self.grid, words))
         return found
@@ -132,7 +132,7 @@ class History:
 
     def enumerate_new(self) -> Iterator[HeadMask]:
         """Yield every mask that was never proposed, smallest first."""
-        for size in range(self.most_heads + 1):
+        for size in range(self.max_heads + 1):
             for heads in combinations(self.free_heads, size):
                 mask = HeadMask.from_heads(self.grid, heads)
                 if mask.words not in self.taken:

@@ -24,7 +24,7 @@ from strategies.history import FloatArray
 
 ITERATIONS = 8
 SHAPE = 0.02
-"""Of the inverse-gamma hyperprior: half the Student-t's degrees of freedom. Small is sparse."""
+"""Shape of the inverse-gamma hyperprior: half the Student-t's degrees of freedom. Small is sparse."""
 NUM_KNOTS = 28
 """Sizes, from 1 on, at which the size curve may bend; beyond them it may at every fourth."""
 MAX_PAIRS = 600

@@ -38,14 +38,14 @@ class PairwiseSampler(MaskSampler):
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
         """Return the scan's best heads together first, then what the model proposes."""
-        masks = history.new(seeds(history), count)
+        masks = history.take(seeds(history), count)
         if len(masks) == count or len(history.ranked) < 2 or not np.isfinite(history.scan_gains_F).any():
             return masks
         trials = fitted_trials(history)
         company_gains_F = company_gains(history)
         heads_S = shortlist(history, company_gains_F)
         probes_RF = _probes(history, company_gains_F, heads_S)
-        masks += history.new(probes_RF, int(PROBED * (count - len(masks))))
+        masks += history.take(probes_RF, int(PROBED * (count - len(masks))))
         return masks + _modelled(count - len(masks), history, trials, heads_S, rng)
 
 
@@ -72,15 +72,15 @@ def _modelled(
     model = learned(history, heads_S, trials, expected_T)
     starts_BS = history.bits_TF[trials[:STARTS]][:, heads_S]
     functions = model.functions(num_sampled, rng, gains_F[heads_S])
-    visited_RVS, values_RV = tabu_search(functions, starts_BS, STEPS, history.most_heads, rng)
+    visited_RVS, values_RV = tabu_search(functions, starts_BS, STEPS, history.max_heads, rng)
     best_RVS = np.take_along_axis(visited_RVS, np.argsort(-values_RV, kind="stable")[:, :CANDIDATES, None], 1)
     good_VS = history.bits_TF[trials[:200]][:, heads_S]
     greedy_VS = best_RVS[0, apart(best_RVS[0], APART, good_VS, num_greedy)]
-    masks = history.new(history.widened(greedy_VS, heads_S), num_greedy)
+    masks = history.take(history.widened(greedy_VS, heads_S), num_greedy)
     for best_VS in best_RVS[1:]:
-        masks += history.new(history.widened(best_VS, heads_S), 1)
+        masks += history.take(history.widened(best_VS, heads_S), 1)
     varied_VS = _varied(np.vstack([best_RVS[0, :16], starts_BS]), 4 * max(1, num_explored), rng)
-    return masks + history.new(history.widened(varied_VS, heads_S), count - len(masks))
+    return masks + history.take(history.widened(varied_VS, heads_S), count - len(masks))
 
 
 def _varied(good_VS: BoolArray, count: int, rng: np.random.Generator) -> BoolArray:

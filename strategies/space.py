@@ -40,7 +40,7 @@ class Limits:
     Args:
         layers: layers whose heads may be ablated; None for all.
         protect: heads that are never ablated, as `L3H7`.
-        max_heads: most heads in a mask; None for no limit.
+        max_heads: maximum number of heads in a mask; None for no limit.
     """
 
     layers: frozenset[int] | None = None
@@ -84,7 +84,7 @@ class Limits:
         bits_MF: BoolArray = (words_ML[:, layers] >> np.array(heads) & 1).astype(np.bool_)
         return bits_MF
 
-    def most_heads(self, grid: HeadGrid) -> int:
+    def largest_size(self, grid: HeadGrid) -> int:
         """Return the largest size of a mask."""
         num_free = len(self.free_heads(grid))
         return num_free if self.max_heads is None else min(self.max_heads, num_free)
@@ -92,4 +92,4 @@ class Limits:
     def num_masks(self, grid: HeadGrid) -> int:
         """Return how many masks there are."""
         num_free = len(self.free_heads(grid))
-        return sum(math.comb(num_free, size) for size in range(self.most_heads(grid) + 1))
+        return sum(math.comb(num_free, size) for size in range(self.largest_size(grid) + 1))

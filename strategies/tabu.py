@@ -16,7 +16,7 @@ TENURE = (4, 12)
 
 
 def tabu_search(
-    functions: Functions, starts_BS: BoolArray, steps: int, most_heads: int, rng: np.random.Generator
+    functions: Functions, starts_BS: BoolArray, steps: int, max_heads: int, rng: np.random.Generator
 ) -> tuple[BoolArray, FloatArray]:
     """Return every mask visited (R, B * I, S), with its value (R, B * I).
 
@@ -26,13 +26,13 @@ def tabu_search(
         functions: of masks over a shortlist of heads.
         starts_BS: masks to start from, the same for every function.
         steps: of every walk.
-        most_heads: largest size of a mask.
+        max_heads: largest size of a mask.
         rng: random state, of the tenures.
     """
     walks = _Walks(functions, starts_BS)
     visited = []
     for step in range(steps):
-        walks.flip(step, most_heads, rng)
+        walks.flip(step, max_heads, rng)
         visited.append((walks.bits_RBS > 0.5, walks.value_RB.copy()))
     num_functions, num_heads = functions.head_RS.shape
     bits, values = (np.stack(part, 2) for part in zip(*visited, strict=True))
@@ -55,9 +55,9 @@ class _Walks:
         self._held_until_RBS = np.zeros(self.bits_RBS.shape)
         self._rows = np.arange(num_functions)[:, None], np.arange(num_starts)[None]
 
-    def flip(self, step: int, most_heads: int, rng: np.random.Generator) -> None:
+    def flip(self, step: int, max_heads: int, rng: np.random.Generator) -> None:
         """Flip the best head that is free to be flipped; a walk without one stays."""
-        gain_RBS = self._gains(most_heads)
+        gain_RBS = self._gains(max_heads)
         gain_RBS[self._held_until_RBS > step] = -np.inf
         head_RB = gain_RBS.argmax(2)
         at = (*self._rows, head_RB)
@@ -69,11 +69,11 @@ class _Walks:
         self._slope_RBS += sign_RB[..., None] * self._functions.pair_RSS[self._rows[0], head_RB]
         self._held_until_RBS[at] = step + rng.integers(*TENURE, size=head_RB.shape)
 
-    def _gains(self, most_heads: int) -> FloatArray:
+    def _gains(self, max_heads: int) -> FloatArray:
         here_RB = self._of_size(self._size_RB)
         more_RB = self._of_size(self._size_RB + 1) - here_RB
         fewer_RB = self._of_size(self._size_RB - 1) - here_RB
-        more_RB[self._size_RB >= most_heads] = -np.inf
+        more_RB[self._size_RB >= max_heads] = -np.inf
         return np.where(
             self.bits_RBS > 0.5, fewer_RB[..., None] - self._slope_RBS, more_RB[..., None] + self._slope_RBS
         )

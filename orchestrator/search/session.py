@@ -59,19 +59,19 @@ class Session:
     config: SearchConfig
     model: LoadedModel
     view: TowerView
-    """Of the searched tower, proven, in float32."""
+    """View of the searched tower, proven, in float32."""
     cost: TowerCost
     """What masks cost on that tower."""
     limits: Limits
     splits: Mapping[str, tuple[Split, ...]]
-    """By name of the split, in order of the data sets."""
+    """Splits by name, each in the order of the data sets."""
     objective: Objective
     guide: Objective
-    """What masks are searched by; the objective decides on confirm and test."""
+    """Metric or mix that guides the search; the objective decides on confirm and test."""
     payload: Payload
     preprocessing: str
     constants: Constants | None = None
-    """Of the study, once a pool has settled them."""
+    """Constants of the study, once a pool has settled them."""
 
     @property
     def grid(self) -> HeadGrid:

@@ -94,6 +94,6 @@ def scan_of(session: Session) -> list[HeadMask]:
 def typical_block(session: Session) -> list[HeadMask]:
     """Return a block of random masks of a few heads, which share little: blocks of a search share more."""
     rng, heads = np.random.default_rng(0), session.limits.free_heads(session.grid)
-    size = min(TYPICAL_HEADS, session.limits.most_heads(session.grid))
+    size = min(TYPICAL_HEADS, session.limits.largest_size(session.grid))
     drawn = [rng.choice(len(heads), size, replace=False) for _ in range(session.config.search.block_size)]
     return [HeadMask.from_heads(session.grid, [heads[index] for index in chosen]) for chosen in drawn]

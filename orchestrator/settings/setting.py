@@ -34,7 +34,7 @@ class Setting:
     metavar: str | None = None
     """What help shows in the place of the value, where the type does not say it."""
     takes: Literal["one", "several", "by_name"] = "one"
-    """Of several data sets: one value for all, one each, or one by the name of a data set."""
+    """What it takes with several data sets: one value for all, one each, or one by the name of a data set."""
     formerly: str | None = None
     """The name that it had before, which still works."""
 

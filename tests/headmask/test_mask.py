@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headmask.errors import GridError, HeadmaskError
-from headmask.mask import Head, HeadGrid, HeadMask, stack
+from headmask.mask import Head, HeadGrid, HeadMask, bools_of
 
 GRID = HeadGrid(3, 4)
 
@@ -61,7 +61,7 @@ def test_masks_on_one_grid_can_be_joined():
 
 
 def test_a_stack_is_masks_by_layers_by_heads():
-    stacked = stack([HeadMask.empty(GRID), HeadMask.from_text(GRID, "L1H2")])
+    stacked = bools_of([HeadMask.empty(GRID), HeadMask.from_text(GRID, "L1H2")])
     assert stacked.shape == (2, 3, 4)
     assert np.argwhere(stacked).tolist() == [[1, 1, 2]]
 

@@ -148,7 +148,7 @@ def test_seeds_decide(name):
 def test_limits_hold(name, limits):
     masks = masks_of(run(sampler(name, limits=limits), LANDSCAPE, 150), GRID)
     free = set(limits.free_heads(GRID))
-    assert all(set(mask.heads) <= free and len(mask) <= limits.most_heads(GRID) for mask in masks)
+    assert all(set(mask.heads) <= free and len(mask) <= limits.largest_size(GRID) for mask in masks)
 
 
 @everywhere

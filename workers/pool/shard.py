@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headmask.mask import HeadGrid, HeadMask, stack
+from headmask.mask import HeadGrid, HeadMask, bools_of
 from workers.scoring.messages import Stage
 from workers.scoring.replica import Replica
 from workers.scoring.scorer import Scorer
@@ -79,7 +79,7 @@ class Shard(Replica):
     def _embeddings(self, batch: int, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[Tensor]:
         """Return the embeddings (M, n, E) of a batch on every data set; they are kept."""
         if self._embedded is None or self._embedded[0] != batch:
-            masks_MLH = stack(HeadMask(grid, word) for word in words)
+            masks_MLH = bools_of(HeadMask(grid, word) for word in words)
             self._embedded = batch, [scorer.embed(masks_MLH) for scorer in self._scorers_of(stage)]
         return self._embedded[1]
 

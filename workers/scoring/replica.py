@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from headmask.ablation.rules import find_ablation
 from headmask.errors import ModelError
-from headmask.mask import BoolArray, HeadGrid, HeadMask, stack
+from headmask.mask import BoolArray, HeadGrid, HeadMask, bools_of
 from headmask.tower.towers import TowerName, grid_of
 from headmask.tower.views import TowerView
 from workers.data.pixels import CacheFile, PackedPixels, Pixels, check_all
@@ -212,7 +212,7 @@ class Replica:
             on_progress: called with inputs embedded and in all, data set by data set.
         """
         prefixes, masks = list(self.payload.splits[stage.split]), [HeadMask(grid, word) for word in words]
-        parts = self._predicted(stage, masks) if stage.predicted else self._exact(stage, stack(masks), on_progress)
+        parts = self._predicted(stage, masks) if stage.predicted else self._exact(stage, bools_of(masks), on_progress)
         return [merged(dict(zip(prefixes, scores, strict=True))) for scores in zip(*parts, strict=True)]
 
     def differentiate(self, tasks: Sequence[GateTask]) -> list[GateGradient]:
@@ -286,7 +286,7 @@ class Replica:
         return self._views[precision]
 
 
-class Settling(Protocol):
+class SettlesConstants(Protocol):
     """The methods that settle the constants of a study: of a replica, or of a group that divides the images."""
 
     payload: Payload
@@ -299,7 +299,7 @@ class Settling(Protocol):
     def score(self, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[MaskScore]: ...  # noqa: D102
 
 
-def settled(replica: Settling, wanted: Wanted) -> Constants:
+def settled(replica: SettlesConstants, wanted: Wanted) -> Constants:
     """Return the constants of a study; the replica uses them from now on.
 
     Raises:

@@ -53,7 +53,7 @@ class Rows:
     class_names: tuple[str, ...] = ()
     """In order of the labels."""
     prompts: tuple[str, ...] = ()
-    """Of every class, class by class."""
+    """Prompts of every class, class by class."""
 
 
 class Words(Protocol):

@@ -33,7 +33,7 @@ class ScreeningSampler(MaskSampler):
     def propose(self, count, history, rng):
         bits_RF = rng.random((3 * count, len(history.free_heads))) < 0.3
         values = self.screen([HeadMask(self.grid, words) for words in history.words(bits_RF)])
-        return history.new(bits_RF[np.argsort(-values, kind="stable")], count)
+        return history.take(bits_RF[np.argsort(-values, kind="stable")], count)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from headmask.mask import Head, HeadMask, stack
+from headmask.mask import Head, HeadMask, bools_of
 from orchestrator.search.session import prepare
 from tests.tiny import random_masks, tiny_clip
 from tests.workers.scoring.test_scorer import random_split, scorer_of
@@ -28,7 +28,7 @@ def scanned(scorer):
 
 
 def scores_of(scorer, masks):
-    return scorer.score(stack(masks), embeddings=True)
+    return scorer.score(bools_of(masks), embeddings=True)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def predictor(scorer):
 
 def test_scores_are_the_same_whether_embeddings_are_kept_or_not(scorer):
     masks = random_masks(scorer.grid, 12)
-    kept, plain = scores_of(scorer, masks), scorer.score(stack(masks))
+    kept, plain = scores_of(scorer, masks), scorer.score(bools_of(masks))
     assert [score.metrics for score in kept] == [score.metrics for score in plain]
     assert plain[0].embeddings is None
     assert kept[0].embeddings[0].dtype == np.float32

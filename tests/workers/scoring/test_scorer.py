@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from headmask.ablation.oracle import stock_ablation
 from headmask.errors import GridError, ModelError
-from headmask.mask import HeadMask, stack
+from headmask.mask import HeadMask, bools_of
 from headmask.tower.towers import attentions
 from tests.tiny import random_masks, tiny_clip
 from workers.data.pixels import Pixels
@@ -40,7 +40,7 @@ def test_scores_are_those_of_stock_open_clip_with_edited_weights():
     scorer = scorer_of(model, split)
     images = NORMALISATION(split.inputs[:], torch.device("cpu"))
     masks = random_masks(scorer.grid, 6)
-    for mask, score in zip(masks, scorer.score(stack(masks)), strict=True):
+    for mask, score in zip(masks, scorer.score(bools_of(masks)), strict=True):
         with torch.no_grad(), stock_ablation(attentions(model.visual), mask):
             image_NE = F.normalize(model.encode_image(images), dim=-1)
         expected = split.targets.values(split.targets.measure(image_NE, torch.from_numpy(split.other_E)))
@@ -51,8 +51,8 @@ def test_scores_are_those_of_stock_open_clip_with_edited_weights():
 def test_scores_come_in_the_order_given():
     scorer = scorer_of(tiny_clip(), random_split(28))
     masks = random_masks(scorer.grid, 9)
-    forward = [score.metrics for score in scorer.score(stack(masks))]
-    backward = [score.metrics for score in scorer.score(stack(masks[::-1]))]
+    forward = [score.metrics for score in scorer.score(bools_of(masks))]
+    backward = [score.metrics for score in scorer.score(bools_of(masks[::-1]))]
     assert forward == backward[::-1]
     assert len({tuple(metrics.items()) for metrics in forward}) > 1
 
@@ -60,9 +60,9 @@ def test_scores_come_in_the_order_given():
 def test_ranks_are_kept_when_asked_for():
     split = random_split(28)
     scorer = scorer_of(tiny_clip(), split)
-    (score,) = scorer.score(stack([HeadMask.empty(scorer.grid)]), ranks=True)
+    (score,) = scorer.score(bools_of([HeadMask.empty(scorer.grid)]), ranks=True)
     assert split.targets.values(score.ranks[0]) == score.metrics
-    assert scorer.score(stack([HeadMask.empty(scorer.grid)]))[0].ranks is None
+    assert scorer.score(bools_of([HeadMask.empty(scorer.grid)]))[0].ranks is None
 
 
 def test_no_masks_give_no_scores():
@@ -87,7 +87,7 @@ def test_non_finite_embeddings_fail_the_mask_and_no_other():
         return left * torch.inf if layer == 0 and word == 1 else left
 
     scorer._engine.view.leave = overflowing
-    failed, good = scorer.score(stack([bad, HeadMask.empty(scorer.grid)]))
+    failed, good = scorer.score(bools_of([bad, HeadMask.empty(scorer.grid)]))
     assert failed.failure == "non-finite embeddings"
     assert failed.metrics == {}
     assert good.failure is None
