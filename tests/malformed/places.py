@@ -66,7 +66,7 @@ CASES = [
     Case("half an IPv6 address", [*SEARCH, "--tracking-uri", "http://[::1"], r"must be http://HOST:PORT, and the port must be a number up to 65,535; got http://\[::1"),
     Case("a port in a message", [*SEARCH, "--tracking-uri", "http://host:99999"], r"got http://host:99999"),
     Case("a scheme in capitals", [*SEARCH, "--tracking-uri", "SQLITE:///x.db"], r"did you mean sqlite\?"),
-    Case("class names for captions", [*SEARCH, "--class-names", "none.txt"], r"--class-names is for classification, and the task of .* is retrieval; leave it out; got 'none.txt'"),
+    Case("class names for captions", [*SEARCH, "--class-names", "none.txt"], r"--class-names is for classification or similarity, and the task of .* is retrieval; leave it out; got 'none.txt'"),
     Case("templates for captions", [*SEARCH, "--templates", "simple"], r"--templates is for classification"),
     Case("class names to score captions with", [*EVAL, "--class-names", "none.txt"], r"--class-names is for classification"),
     Case("templates to score captions with", [*EVAL, "--templates", "none.txt"], r"--templates is for classification"),
