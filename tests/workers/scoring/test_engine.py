@@ -207,7 +207,7 @@ import resource, torch
 from pathlib import Path
 from headmask.mask import HeadMask
 from tests.tiny import tiny_clip
-from tests.workers.test_engine import engine_of
+from tests.workers.scoring.test_engine import engine_of
 
 torch.set_num_threads(1)
 engine = engine_of(tiny_clip(layers=12, width=64, image_size=56, patch_size=4), 64, chunk=64)
