@@ -132,7 +132,7 @@ def test_a_dead_drivers_study_is_taken_over_at_once(location):
     held = context.Event()
     driver = context.Process(target=_hold_and_die, args=(location, held))
     driver.start()
-    driver.join(60)
+    driver.join(180)
     assert held.is_set()
     with StudyStore.open(location, "s") as store:
         assert list(store.records(GRID)) == [record(1).mask]
