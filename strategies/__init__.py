@@ -74,15 +74,15 @@ def make_sampler(
     Args:
         name: one of `STRATEGIES`.
         grid: layers and heads of the tower.
-        seed: see `MaskSampler`, as for the others.
+        seed: see `MaskSampler`, as for the arguments below.
         limits: which masks may be proposed.
         block_size: maximum number of masks in a block after the scan.
         screen: predicts the values of masks.
-        gradients: of a loss by gates.
+        gradients: gradients of a loss with respect to gates.
         own: options that only some strategies have, see `MaskSampler.own_options`.
 
     Raises:
-        ConfigError: there is none of that name, it has no such option, or the limits do not fit the grid.
+        ConfigError: no strategy has that name, it has no such option, or the limits do not fit the grid.
     """
     check_strategy(name, **own)
     strategy = STRATEGIES[name]
@@ -91,10 +91,10 @@ def make_sampler(
 
 
 def check_strategy(name: str, **own: Any) -> None:
-    """Check that a strategy exists, and has the options that are given; the default of an option counts as none.
+    """Check that a strategy exists and has the given options; an option at its default counts as not given.
 
     Raises:
-        ConfigError: it does not; the message lists those that do.
+        ConfigError: it does not; the message lists the strategies that do.
     """
     if name not in STRATEGIES:
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""Optuna's own samplers as strategies, over a shortlist of heads. Slower than ours: milliseconds for every mask.
+"""Optuna's own samplers as strategies, over a shortlist of heads. They are slower than ours: milliseconds per mask.
 
-Each block is asked of a study in memory that is made for it from the results that may be known, with one parameter for
-each head of the shortlist; so what an adapter proposes is a function of these results, as for any strategy.
+For each block, an in-memory study is built from the results that the block may know, with one parameter for each head
+of the shortlist. What an adapter proposes is therefore a function of these results, as for any strategy.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from strategies.history import History
 # T trials, R candidates, F free heads, S heads of the shortlist
 
 SHORTLIST = 48
-"""Heads, by the scan's favour."""
+"""Heads on the shortlist, by scan gain."""
 POPULATION = 50
-"""Population of NSGA-II; Optuna's default."""
+"""Population size of NSGA-II; Optuna's default."""
 MAX_TRIALS = 200
-"""Results that TPE is told, the best ones: it takes a time in proportion to them for every mask."""
+"""Number of the best results that TPE is told; its time per mask is proportional to it."""
 MAX_TOGETHER = 24
-"""Two to so many of the scan's best heads together are proposed first: what people try by hand."""
+"""The best 2, 3, ... up to this many heads of the scan are proposed together first: what people try by hand."""
 ASKS = 2
-"""Masks asked for at most for each one wanted, as some may have been proposed before."""
+"""Maximum number of masks asked for per mask wanted, as some may have been proposed before."""
 
 
 class AdaptedSampler(MaskSampler):
-    """Base of the adapters: subclasses give Optuna's sampler, and the results that it is told.
+    """Base of the adapters: subclasses provide Optuna's sampler and choose the results that it is told.
 
     Args:
-        grid: of the tower.
-        shortlist: number of heads that may be ablated together, the best ones of the scan; 48 by default.
+        grid: layers and heads of the tower.
+        shortlist: number of the scan's best heads to search among; 48 by default.
         options: see `MaskSampler`; a screen is not used.
 
     Raises:
@@ -58,15 +58,15 @@ class AdaptedSampler(MaskSampler):
 
     @abstractmethod
     def adapted(self, num_told: int, seed: int) -> BaseSampler:
-        """Return Optuna's sampler for a study in which it will find so many results."""
+        """Return Optuna's sampler for a study that holds this many results."""
 
     max_told: int
-    """Results that the sampler is told, the best ones."""
+    """Number of the best results that the sampler is told."""
     attrs_told: Mapping[str, Any] = MappingProxyType({})
-    """Attributes that trials need, so that the sampler sees them."""
+    """Attributes that trials need for the sampler to see them."""
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
-        """Return the scan's best heads together, once; then what Optuna's sampler asks for over the shortlist."""
+        """Return the scan's best heads together, once; then what Optuna's sampler suggests over the shortlist."""
         heads_S = history.promising[: self.shortlist]
         together = [heads_S[:size].tolist() for size in range(2, min(MAX_TOGETHER, len(heads_S)) + 1)]
         masks = history.take(history.rows(together), count)
@@ -95,7 +95,7 @@ class AdaptedSampler(MaskSampler):
 
 
 class TpeSampler(AdaptedSampler):
-    """Optuna's TPE, multivariate, in which the masks of a block count as bad until their results are known."""
+    """Optuna's multivariate TPE; the masks of a block count as bad until their results are known."""
 
     label = "tpe"
     max_told = MAX_TRIALS
@@ -106,7 +106,7 @@ class TpeSampler(AdaptedSampler):
 
 
 class Nsga2Sampler(AdaptedSampler):
-    """Optuna's NSGA-II, in which a block is a generation, bred from the best masks that are known."""
+    """Optuna's NSGA-II; a block is a generation, bred from the best known masks."""
 
     label = "nsga2"
     max_told = POPULATION
@@ -114,12 +114,12 @@ class Nsga2Sampler(AdaptedSampler):
     attrs_told = MappingProxyType({NSGAIISampler._get_generation_key(): 0})
 
     def adapted(self, num_told: int, seed: int) -> BaseSampler:
-        """Return an NSGA-II sampler that takes all results for its first generation."""
+        """Return an NSGA-II sampler that treats all results as its first generation."""
         return NSGAIISampler(population_size=num_told, seed=seed)
 
 
 def _told(history: History, heads_S: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the masks with a value that ablate heads of the shortlist only, best first."""
+    """Return the masks with a value that only ablate heads of the shortlist, best first."""
     others_F = np.ones(len(history.free_heads), dtype=np.bool_)
     others_F[heads_S] = False
     found: NDArray[np.int64] = history.ranked[~history.bits_TF[history.ranked][:, others_F].any(1)]
@@ -129,7 +129,7 @@ def _told(history: History, heads_S: NDArray[np.int64]) -> NDArray[np.int64]:
 def _asked(
     study: optuna.Study, space: dict[str, BaseDistribution], heads_S: NDArray[np.int64], history: History
 ) -> BoolArray:
-    """Return the next mask that the study asks for (1, F); of one that is too large, the most promising heads."""
+    """Return the study's next mask (1, F), cut to its most promising heads if it is too large."""
     params = study.ask(space).params
     bits_S = np.array([params[name] for name in space], dtype=np.bool_)
     return history.widened((bits_S & (bits_S.cumsum() <= history.max_heads))[None], heads_S)

@@ -1,7 +1,7 @@
-"""What all strategies share: masks in blocks, none twice, the same ones for the same seed.
+"""What all strategies share: masks come in blocks, never twice, and are the same for the same seed.
 
-A strategy is an Optuna sampler, so `optuna.create_study(sampler=ScanSampler(grid))` is all it takes to use one. What
-Optuna asks of it is answered in `strategies.optunaside`.
+A strategy is an Optuna sampler, so `optuna.create_study(sampler=ScanSampler(grid))` is all it takes to use one.
+`strategies.optunaside` implements Optuna's interface.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from strategies.optunaside import BlockSampler
 from strategies.space import Limits
 
 REVISION = 3
-"""Raised whenever a strategy may propose other masks from the same results: a study has the masks of one revision."""
+"""Raised whenever a strategy may propose other masks from the same results: a study has masks of one revision only."""
 
 # T trials, R candidates, F free heads, M masks
 
 Screen = Callable[[Sequence[HeadMask]], NDArray[np.float64]]
-"""Predicted values (M) of masks, NaN where there is none: a function of each mask alone."""
+"""Returns predicted values (M) of masks, NaN if there is none; a prediction depends on its mask alone."""
 
 _RANDOM_TRIES = 8
 
@@ -45,21 +45,21 @@ class Option:
 
 
 class MaskSampler(BlockSampler):
-    """Base of all strategies: subclasses say what to propose after the scan, block by block, by `propose`.
+    """Base of all strategies: subclasses propose the blocks after the scan in `propose`.
 
-    Masks come in blocks. Block 0 is the scan: the empty mask, then every free head alone; it depends on nothing. Every
+    Masks come in blocks. Block 0 is the scan: the empty mask, then every free head alone; it needs no results. Every
     later block is proposed from exactly the results that `Blocks.num_known` names, whatever else is known by then. The
-    first blocks are small, so that a search soon learns from what it finds; they grow with the number of masks until
-    they are of full size. The random state of a block derives from (seed, its first trial). Nothing else is remembered.
+    first blocks are small, so that a search soon learns from its results; they grow with the number of masks up to full
+    size. The random state of a block derives from (seed, its first trial). No other state is kept.
 
     Args:
         grid: layers and heads of the tower.
         seed: the same seed and the same results give the same masks.
         limits: which masks may be proposed.
         block_size: maximum number of masks in a block after the scan.
-        screen: predicts the values of masks at little cost; strategies that can use it do.
-        gradients: of a loss by gates on the free heads; likewise.
-        share: part of the masks after the scan that come from this strategy, less than 1 in a mixture.
+        screen: predicts the values of masks at little cost; used by strategies that can.
+        gradients: gradients of a loss with respect to gates on the free heads; used by strategies that can.
+        share: fraction of the masks after the scan that this strategy proposes; less than 1 in a mixture.
 
     Raises:
         ConfigError: the limits do not fit the grid.
@@ -67,9 +67,9 @@ class MaskSampler(BlockSampler):
 
     label = "base"
     own_options: Mapping[str, Option] = MappingProxyType({})
-    """Options beyond those of every strategy, by the name of their argument."""
+    """Options that not every strategy has, by argument name."""
     gates: Gates | None = None
-    """What is trained between blocks, by strategies that do."""
+    """Gates trained between blocks; None for strategies that train none."""
 
     def __init__(
         self,
@@ -94,13 +94,13 @@ class MaskSampler(BlockSampler):
 
         Args:
             count: number of masks wanted.
-            history: what may be known.
-            rng: the block's own random state.
+            history: the results that the block may know.
+            rng: random state of the block.
         """
 
     @property
     def num_masks(self) -> int:
-        """The number of masks that there are to propose."""
+        """The number of masks that can be proposed."""
         return self.limits.num_masks(self.grid)
 
     def new_books(self, stored: Mapping[int, HeadMask] | None = None) -> Books:
@@ -112,7 +112,7 @@ class MaskSampler(BlockSampler):
         return Books(self.grid, self.limits, self.blocks, self.num_masks, stored)
 
     def block_masks(self, block: int, books: Books) -> list[HeadMask]:
-        """Return the masks of a block, from books that have all masks before it and the results that it depends on."""
+        """Return the masks of a block; the books hold all masks before it and the results that it depends on."""
         if block == 0:
             return self._scan
         numbers = self.blocks.numbers(block)
@@ -127,20 +127,20 @@ class MaskSampler(BlockSampler):
         return "scan" if number < self.blocks.num_scan else self.label
 
     def num_steps(self, num_known: int) -> int:
-        """Return how many steps of training are done when a block after the scan is proposed from so many results."""
+        """Return how many training steps are done when a block after the scan is proposed from this many results."""
         return 0
 
     def num_steps_at(self, block: int) -> int:
-        """Return how many steps of training are done when a block is proposed."""
+        """Return how many training steps are done when a block is proposed."""
         return 0 if block == 0 else self.num_steps(self.blocks.num_known(block))
 
     def num_steps_for(self, block: int) -> int:
-        """Return how many steps of training a block adds to those of the blocks before it."""
+        """Return how many training steps a block adds to those of the blocks before it."""
         return self.num_steps_at(block) - self.num_steps_at(max(0, block - 1))
 
 
 def _filling(count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
-    """Return new random masks about as large as the best ones; when those run out, the first new ones of all."""
+    """Return new random masks about as large as the best ones; when these run out, the smallest new masks."""
     num_free = len(history.free_heads)
     largest = min(history.max_heads, int(history.sizes_T[history.ranked[:16]].max(initial=1)) + 2)
     sizes_R = rng.integers(1, largest + 1, size=_RANDOM_TRIES * count)

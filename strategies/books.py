@@ -1,7 +1,7 @@
-"""The books of a study: which masks it has, by number, how far their results are known, and how they form blocks.
+"""The books of a study: its masks by number, how many of their results are known, and how they form blocks.
 
-Books know no pool, no storage, no Optuna and no clock. A search keeps them, or Optuna's side of a strategy does where
-`study.ask` drives it.
+Books know nothing of pools, storage, Optuna or clocks. A search keeps them; if `study.ask` drives the strategy,
+Optuna's side of it does.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from strategies.space import Limits
 FIRST_BLOCK = 8
 """Masks in the first blocks after the scan, or a quarter of a full block if that is more."""
 GROWTH = 8
-"""A later block holds one mask for every eight since the scan, until blocks are of full size."""
+"""A later block holds one mask for every eight since the scan, until blocks reach full size."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """How trials form blocks: the scan first, then blocks that grow until they are of full size.
+    """How trials form blocks: the scan first, then blocks that grow to full size.
 
     Args:
-        num_scan: masks of the scan.
-        block_size: masks in a full block.
+        num_scan: number of masks in the scan.
+        block_size: number of masks in a full block.
     """
 
     num_scan: int
@@ -62,20 +62,20 @@ class Blocks:
     def num_known(self, block: int) -> int:
         """Return how many trials, from number 0 on, must have results before a block is proposed.
 
-        Block 1 is proposed from the scan, and every later block from all but the one just before it: so two blocks can
-        be out at a time.
+        Block 1 is proposed from the scan, and every later block from all blocks except the one just before it, so two
+        blocks can be in flight at a time.
         """
         return 0 if block == 0 else self.numbers(max(0, block - 2)).stop
 
 
 class Books:
-    """The masks of a study by number, and their results as far as all masks before them have one.
+    """The masks of a study by number, with the results up to the first mask that has none.
 
     Args:
         grid: layers and heads of the masks.
         limits: which heads are free.
         blocks: how trials form blocks.
-        num_masks: number of masks that there are to propose.
+        num_masks: number of masks that can be proposed.
         stored: masks that an earlier run proposed, by number.
     """
 
@@ -97,7 +97,7 @@ class Books:
         self._layer_F, self._head_F = np.array(limits.free_heads(grid), dtype=np.int64).T
         self._bits_TF = np.zeros((0, len(self._head_F)), dtype=np.bool_)
         self._values_T = np.zeros(0)
-        """Longer than there are masks, as the bits are."""
+        """Allocated longer than the number of masks, like the bits."""
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -113,7 +113,7 @@ class Books:
         return self.blocks.of(len(self.masks))
 
     def is_known_for(self, block: int) -> bool:
-        """Return whether the results are known that a block is proposed from."""
+        """Return whether all results that a block is proposed from are known."""
         return self.num_known >= self.blocks.num_known(block)
 
     def results_for(self, block: int) -> tuple[BoolArray, NDArray[np.float64]]:
@@ -125,9 +125,9 @@ class Books:
         return self._bits_TF[:count], self._values_T[:count]
 
     def stored_block(self, block: int) -> list[HeadMask] | None:
-        """Return the masks of a block as they were proposed before; None where they are to be proposed again.
+        """Return the masks of a block as an earlier run proposed them; None if they must be proposed again.
 
-        The last whole block is proposed again, to show that this version goes on as the one that began.
+        The last complete block is proposed again, to check that this version proposes the same masks.
         """
         numbers, following = self.blocks.numbers(block), self.blocks.numbers(block + 1)
         if not all(number in self._stored for number in (*numbers, *following)):
@@ -135,7 +135,7 @@ class Books:
         return [self._stored[number] for number in numbers]
 
     def blocks_without_gain(self, block: int) -> int:
-        """Return how many blocks followed the one that first reached the best value, by the results for a block."""
+        """Return how many blocks followed the one that first reached the best value, by the results a block knows."""
         values_T = self.results_for(block)[1]
         if not len(values_T):
             return 0
@@ -152,7 +152,7 @@ class Books:
         return number is not None and not self._has_result[number]
 
     def add(self, masks: Sequence[HeadMask]) -> None:
-        """Give masks the next numbers."""
+        """Assign the next numbers to masks."""
         start, stop = len(self.masks), len(self.masks) + len(masks)
         self._numbers.update(zip(masks, range(start, stop), strict=True))
         self.masks += masks
@@ -165,7 +165,7 @@ class Books:
         self._bits_TF[start:stop] = words_TL[:, self._layer_F] >> self._head_F & 1
 
     def tell(self, number: int, value: float | None) -> None:
-        """Note the value of a mask; None is a failure."""
+        """Record the value of a mask; None is a failure."""
         self._values_T[number] = np.nan if value is None else value
         self._has_result[number] = True
         while self.num_known < len(self._has_result) and self._has_result[self.num_known]:

@@ -1,4 +1,4 @@
-"""Breeding masks: where a genetic search starts, and how children come of parents."""
+"""Breeding masks: where a genetic search starts, and how parents produce children."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEED_PAIRS = 5
 
 
 def seeds(history: History) -> BoolArray:
-    """Return the best heads of the scan together, two to many of them, and pairs of the very best."""
+    """Return masks of the scan's best heads, from two heads to many, and pairs of the very best."""
     heads = [head for head in history.promising.tolist() if np.isfinite(history.scan_gains_F[head])]
     together = [heads[:size] for size in SEED_SIZES if size <= len(heads)]
     return history.rows([*together, *combinations(heads[:SEED_PAIRS], 2)])
@@ -30,8 +30,8 @@ def bred(parents_PF: BoolArray, count: int, history: History, rng: np.random.Gen
 
     Args:
         parents_PF: sorted, best first.
-        count: of children.
-        history: for what the scan favours, and how large a child may be.
+        count: number of children.
+        history: gives the scan gains and the maximum size of a child.
         rng: random state.
         extra: heads flipped beyond the usual number.
     """
@@ -51,7 +51,7 @@ def _crossed(first_RF: BoolArray, second_RF: BoolArray, history: History, rng: n
 
 
 def _mutated(bits_RF: BoolArray, history: History, rng: np.random.Generator, extra: int) -> BoolArray:
-    """Return masks with a few heads flipped: as often added as dropped, by the scan's favour half of the time."""
+    """Return masks with a few heads flipped, added as often as dropped; half of the additions favour scan gains."""
     bits_RF = bits_RF.copy()
     num_free = bits_RF.shape[1]
     for row_F, flips in zip(bits_RF, (rng.poisson(1.0, size=len(bits_RF)) + extra).tolist(), strict=True):
@@ -66,5 +66,5 @@ def _mutated(bits_RF: BoolArray, history: History, rng: np.random.Generator, ext
 
 
 def _shrunk(bits_RF: BoolArray, largest: int, rng: np.random.Generator) -> BoolArray:
-    """Return masks with random heads kept again until they are small enough."""
+    """Return masks with random heads removed from the ablated ones until they are small enough."""
     return bits_RF & smallest(np.where(bits_RF, rng.random(bits_RF.shape), 2.0), largest)

@@ -1,4 +1,4 @@
-"""Back-propagation as a strategy: gates are trained between blocks, and what they shut is proposed."""
+"""Back-propagation as a strategy: gates are trained between blocks, and the heads that they shut are proposed."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from strategies.history import History, smallest
 # F free heads, R candidates, S steps
 
 SPREAD = 2
-"""Heads by which random proposals are smaller or larger than the best mask."""
+"""Maximum number of heads by which random proposals differ in size from the best mask."""
 TRIES = 4
-"""Random candidates for every mask wanted."""
+"""Random candidates per mask wanted."""
 MAX_STEPS_PER_MASK = 4.0
 
 
 class GatesSampler(MaskSampler):
-    """Proposes what gates shut: after every step of training some heads, more and fewer by turns.
+    """Proposes the heads that gates shut; their number rises and falls from one training step to the next.
 
-    One sweep, from one head to many, is done before the first block after the scan. How many steps are done later
-    depends on the place of a block alone: gates can be trained again from the beginning at any time, to the same state.
+    One sweep, from one head to many, is done before the first block after the scan. The number of later steps
+    depends only on the position of a block, so gates can be trained again from the beginning to the same state.
 
     Args:
-        grid: of the tower.
-        options: see `MaskSampler`. There must be gradients; a screen is not used. Steps are in proportion to the share.
+        grid: layers and heads of the tower.
+        options: see `MaskSampler`. Gradients are required; a screen is not used. Steps are proportional to the share.
 
     Raises:
         ConfigError: there are no gradients, or the limits do not fit the grid.
@@ -47,13 +47,13 @@ class GatesSampler(MaskSampler):
         self.gates = self._trained
 
     def num_steps(self, num_known: int) -> int:
-        """Return how many steps are done when a block is proposed from so many results."""
+        """Return how many training steps are done when a block is proposed from this many results."""
         return SWEEP + int(self.share * self._steps_per_mask * max(0, num_known - self.blocks.num_scan))
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
-        """Return what was shut in the last two sweeps, all sizes alike at first, then those nearest to the best mask's.
+        """Return masks shut in the last two sweeps: at first of any size, later those closest in size to the best mask.
 
-        Where that is not enough, they are random masks of about its size.
+        If these are not enough, random masks of about its size are added.
         """
         self._trained.advance(self.num_steps(len(history.values_T)))
         path_SF = np.array(self._trained.path[::-1][: 2 * SWEEP])
@@ -65,7 +65,7 @@ class GatesSampler(MaskSampler):
         return masks + history.take(self._drawn(sizes_R, rng), missing)
 
     def _drawn(self, sizes_R: NDArray[np.int64], rng: np.random.Generator) -> BoolArray:
-        """Return random masks (R, F) of given sizes, in which a head is the likelier, the more surely its gate is shut.
+        """Return random masks (R, F) of given sizes; the more surely a head's gate is shut, the likelier the head.
 
         Heads are drawn without replacement, by their odds (Gumbel top-k, Kool et al. 2019, arXiv 1903.06059).
         """

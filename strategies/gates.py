@@ -1,10 +1,10 @@
-"""One gate per head, trained by gradients of a loss that somebody else computes. Pure numpy, in float64.
+"""One gate per head, trained by gradients of a loss computed elsewhere. Pure NumPy, in float64.
 
 Gates are hard-concrete (Louizos et al. 2018, arXiv 1712.01312), with the temperature and stretch of Voita et al. 2019
-(arXiv 1905.09418): random while they are trained, more and more surely open or shut. Where a penalty of fixed weight
-drives the number of shut gates, all of them are shut in the end, or none. Here the number is driven itself: after each
-step, all gates are moved by the same amount in log alpha, such that as many are expected to be shut as a schedule says.
-A move of all gates is what an L0 penalty does to them; its weight is whatever the number needs.
+(arXiv 1905.09418): they are random during training and become more and more surely open or shut. With a penalty of
+fixed weight, either all gates are shut in the end or none. Here their number is controlled directly: after each step,
+all gates are moved by the same amount in log alpha, so that the expected number of shut gates follows a schedule.
+An L0 penalty also moves all gates; here its weight is whatever the schedule needs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ TEMPERATURE, LOW, HIGH = 0.33, -0.1, 1.1
 RATE, DECAY, SQUARE_DECAY = 0.1, 0.9, 0.99
 """Settings of Adam (Kingma and Ba 2015, arXiv 1412.6980)."""
 BATCHES = 4
-"""Micro-batches of a step: as many replicas can work on one."""
+"""Micro-batches of a step, and so the number of replicas that can work on one."""
 SWEEP = 24
-"""Steps in which the number of shut gates rises from one to the most; in as many it falls again."""
+"""Steps in which the number of shut gates rises from one to the maximum; it falls again in as many."""
 MAX_SHUT = 1 / 3
-"""Part of the free heads that are shut together at most."""
+"""Maximum fraction of the free heads that are shut together."""
 OPEN, WIDEST = 2.0, 6.0
-"""Log alpha of untrained gates, and its bound: no gate is shut or open for good."""
+"""Log alpha of untrained gates, and its bound, which keeps any gate from being shut or open for good."""
 _SHIFT = TEMPERATURE * np.log(-LOW / HIGH)
 
 
@@ -47,21 +47,21 @@ class Gradients(Protocol):
         ...
 
     def __call__(self, batches: Sequence[int], gates_BF: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the losses (B) of micro-batches and their gradients (B, F), each by gates of its own.
+        """Return the losses (B) of micro-batches and their gradients (B, F), each for its own gates.
 
-        Of what is not finite, the loss is NaN and the gradient 0.
+        If a result is not finite, its loss is NaN and its gradient 0.
         """
         ...
 
 
 class Gates:
-    """One gate per free head. What they are after a step is a function of the seed and the gradients alone.
+    """One gate per free head. Their state after a step is a function of the seed and the gradients alone.
 
     Args:
-        gradients: of the loss.
-        num_free: heads.
-        most: gates that may be shut.
-        seed: of the gates' noise.
+        gradients: computes losses and gradients.
+        num_free: number of free heads.
+        most: maximum number of gates that may be shut.
+        seed: seed of the gates' noise.
     """
 
     def __init__(self, gradients: Gradients, num_free: int, most: int, seed: int) -> None:
@@ -69,15 +69,15 @@ class Gates:
         self._most = max(1, min(most, round(MAX_SHUT * num_free)))
         self.step = 0
         self.losses: list[float] = []
-        """Mean loss of every step, in nats; NaN where none was finite."""
+        """Mean loss of every step, in nats; NaN if none was finite."""
         self.path: list[BoolArray] = []
-        """After every step, the gates (F) that are shut: the most surely shut ones, as many as there should be."""
+        """The gates (F) shut after every step: the most surely shut ones, as many as the schedule says."""
         self.log_alpha_F = np.full(num_free, OPEN)
         self._mean_F, self._square_F = np.zeros(num_free), np.zeros(num_free)
 
     @property
     def shut_F(self) -> FloatArray:
-        """The probability of every gate to be shut."""
+        """The probability that each gate is shut."""
         return 1 - _sigmoid(self.log_alpha_F - _SHIFT)
 
     @property
@@ -86,7 +86,7 @@ class Gates:
         return 1 + (self._most - 1) * (1 - abs(self.step % (2 * SWEEP) / SWEEP - 1))
 
     def advance(self, steps: int) -> None:
-        """Train until so many steps are done in all."""
+        """Train until this many steps are done in total."""
         while self.step < steps:
             self._step()
 
@@ -115,7 +115,7 @@ def hard_concrete(log_alpha_F: FloatArray, uniform_BF: FloatArray) -> tuple[Floa
     """Return random gates (B, F) in [0, 1], and how fast each rises with its log alpha.
 
     Args:
-        log_alpha_F: of the gates.
+        log_alpha_F: log alpha of the gates.
         uniform_BF: noise in (0, 1).
     """
     soft_BF = _sigmoid((np.log(uniform_BF) - np.log1p(-uniform_BF) + log_alpha_F) / TEMPERATURE)
@@ -125,7 +125,7 @@ def hard_concrete(log_alpha_F: FloatArray, uniform_BF: FloatArray) -> tuple[Floa
 
 
 def _with_shut(log_alpha_F: FloatArray, num_shut: float) -> FloatArray:
-    """Return gates moved by the same amount, none beyond `WIDEST`, so that so many are expected to be shut."""
+    """Return gates moved by the same amount, within `WIDEST`, so that `num_shut` are expected to be shut."""
     low, high = -3 * WIDEST, 3 * WIDEST
     for _ in range(50):
         middle = (low + high) / 2

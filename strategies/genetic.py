@@ -1,4 +1,4 @@
-"""A genetic search on masks, seeded from the scan; among predicted values where there are any."""
+"""A genetic search on masks, seeded from the scan; it uses predicted values if there are any."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from strategies.history import History
 from strategies.screened import ScreenedSearch
 
 ROUNDS, BROOD = 4, 4
-"""Rounds of breeding until enough children are new, and children bred for each one wanted."""
+"""Maximum rounds of breeding to find enough new children, and children bred per mask wanted."""
 
 
 class GeneticSampler(MaskSampler):
     """Tournament, uniform crossover by layer or by bit, bit-flip mutation; children are as large as good masks are.
 
-    It starts from the scan: the best heads together, two to many of them, and pairs of the very best. With a screen,
-    generations are bred among predicted values first, and the best of them are proposed: the more of a block, the
-    better predictions have ordered exact results so far.
+    It starts from the scan, with masks of the best heads, from two heads to many, and pairs of the very best. With a
+    screen, generations are first bred by predicted values, and the best of them are proposed. The better predictions
+    have ordered exact results so far, the larger their part of a block.
     """
 
     label = "genetic"
@@ -32,7 +32,7 @@ class GeneticSampler(MaskSampler):
         self._search = None if self.screen is None else ScreenedSearch(self.screen)
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
-        """Return what predictions favour, then the next unseen seeds, then new children of good masks."""
+        """Return the masks predicted to be best, then the next unseen seeds, then new children of good masks."""
         masks: list[HeadMask] = []
         if self._search is not None and len(history.ranked):
             num_screened = ceil(count * self._search.trust(history))

@@ -46,7 +46,7 @@ class History:
 
     @cached_property
     def sizes_T(self) -> NDArray[np.int64]:
-        """The number of ablated heads of every mask."""
+        """The number of ablated heads in every mask."""
         sizes: NDArray[np.int64] = self.bits_TF.sum(1)
         return sizes
 
@@ -58,13 +58,13 @@ class History:
 
     @cached_property
     def baseline(self) -> float:
-        """The value of the empty mask; NaN where it failed or has no result."""
+        """The value of the empty mask; NaN if it failed or has no result."""
         found = np.flatnonzero(self.sizes_T == 0)
         return float(self.values_T[found[0]]) if len(found) else np.nan
 
     @cached_property
     def scan_gains_F(self) -> FloatArray:
-        """The change of value when one head alone is ablated; NaN where the scan has no value."""
+        """The change in value when one head alone is ablated; NaN if the scan has no value."""
         gains_F = np.full(len(self.free_heads), np.nan)
         singles = np.flatnonzero(self.sizes_T == 1)
         gains_F[self.bits_TF[singles].argmax(1)] = self.values_T[singles] - self.baseline
@@ -77,9 +77,9 @@ class History:
 
     @cached_property
     def additions(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Pairs of masks with values (P) of which one has one head more.
+        """Pairs of masks with values (P) that differ by one added head.
 
-        The index of the smaller mask, which has two heads at least, that of the larger one, and the head.
+        The index of the smaller mask, which has at least two heads, the index of the larger one, and the added head.
         """
         rows_K = np.flatnonzero(np.isfinite(self.values_T) & (self.sizes_T > 1))
         more_A, head_A = np.nonzero(self.bits_TF[rows_K])
@@ -95,7 +95,7 @@ class History:
 
     def words(self, bits_RF: BoolArray) -> list[tuple[int, ...]]:
         """Return masks as words."""
-        # Words are below 2^53, so sums are exact, and far faster than those of integers.
+        # Words are below 2^53, so sums are exact, and far faster than integer sums.
         words_RL = (bits_RF.astype(np.float64) @ self._powers_FL).astype(np.int64)
         return list(map(tuple, words_RL.tolist()))
 
@@ -106,7 +106,7 @@ class History:
         return new_R
 
     def take(self, bits_RF: BoolArray, count: int) -> list[HeadMask]:
-        """Return up to `count` masks that were never proposed, the first ones first, and count them as taken."""
+        """Return up to `count` masks that were never proposed, in the order given, and count them as taken."""
         found: list[HeadMask] = []
         for words, size in zip(self.words(bits_RF), bits_RF.sum(1).tolist(), strict=True):
             if len(found) == count:
@@ -147,19 +147,19 @@ class History:
 
 
 def smallest(key_RF: FloatArray, count: ArrayLike) -> BoolArray:
-    """Return which entries are among the `count` smallest of their row; one count, or a column of them (R, 1)."""
+    """Return which entries are among the `count` smallest of their row; `count` is one number or a column (R, 1)."""
     chosen_RF: BoolArray = key_RF.argsort(1).argsort(1) < np.asarray(count)
     return chosen_RF
 
 
 def apart(bits_RF: BoolArray, least: int, known_KF: BoolArray | None = None, most: int | None = None) -> list[int]:
-    """Return the first masks, by row, that differ in at least so many heads from known ones and from each other.
+    """Return the rows of the first masks that differ in at least `least` heads from known masks and from each other.
 
     Args:
         bits_RF: masks in order of preference.
-        least: heads.
+        least: minimum number of differing heads.
         known_KF: masks to differ from; none by default.
-        most: rows to return; all by default.
+        most: maximum number of rows to return; all by default.
     """
     others = [] if known_KF is None else list(known_KF)
     found: list[int] = []

@@ -1,4 +1,4 @@
-"""What trials teach a pairwise model: which of them it is fitted to, on which heads, and what they exceed."""
+"""What trials teach a pairwise model: the trials and heads that it is fitted to, and the values to explain."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Indices = NDArray[np.int64]
 MAX_TRIALS = 1000
 """Trials that a model is fitted to: half of them the best ones, half spread over the rest."""
 HEADS_PER_SIZE, TRIALS_PER_HEAD = 2.8, 40
-"""Heads on the shortlist for every head of a good mask, and trials for which there is one more."""
+"""Heads on the shortlist per head of a good mask, and trials per additional head."""
 MIN_SHORTLIST, MAX_SHORTLIST = 24, 96
 MIN_ADDITIONS = 3
-"""Additions to masks of one size from which on their median is taken for what the size does."""
+"""Minimum number of additions to masks of one size for their median to count as the effect of the size."""
 
 
 def fitted_trials(history: History) -> Indices:
@@ -30,10 +30,10 @@ def fitted_trials(history: History) -> Indices:
 
 
 def company_gains(history: History) -> FloatArray:
-    """Return what each head (F) gained most in company, beyond what it gains alone; -inf where it never was in any.
+    """Return the most that each head (F) gained in company beyond its gain alone; -inf if it never was in company.
 
-    Company is two heads or more. What every head loses because a mask gets too large is taken out: the median of all
-    additions to masks of one size, where there are a few.
+    Company means at least two other heads. The loss that any head causes by making a mask larger is removed: the median
+    of all additions to masks of one size, if there are enough of them.
     """
     gains_F = np.nan_to_num(history.scan_gains_F)
     fewer_P, more_P, head_P = history.additions
@@ -49,10 +49,10 @@ def company_gains(history: History) -> FloatArray:
 
 
 def shortlist(history: History, company_gains_F: FloatArray) -> Indices:
-    """Return the heads (S) of the best mask, and those that gain most, alone and by company.
+    """Return the heads (S) of the best mask and those that gain most, alone or in company.
 
-    The larger good masks are, and the more trials there are, the longer is the list, as long as a model of its pairs
-    is fitted in little time.
+    The list grows with the size of good masks and the number of trials, up to a length at which a model of its pairs
+    can still be fitted quickly.
     """
     num_more = (len(history.values_T) - len(history.free_heads)) // TRIALS_PER_HEAD
     size = max(MIN_SHORTLIST, int(HEADS_PER_SIZE * np.median(history.sizes_T[history.ranked[:16]])))
@@ -62,9 +62,9 @@ def shortlist(history: History, company_gains_F: FloatArray) -> Indices:
 
 
 def learned(history: History, heads_S: Indices, trials: Indices, expected_T: FloatArray) -> PairwiseModel:
-    """Return the model of what the values of trials, best first, exceed expected ones by."""
+    """Return the model of how far the values of trials, best first, exceed their expected values."""
     values_T = history.values_T[trials]
-    # What is far below the best matters less, and a sum of pairs explains it less.
+    # Values far below the best matter less, and a sum of pairs explains them less well.
     deficit_T = values_T[0] - values_T
     noise_T = 1 + deficit_T / max(1e-12, float(np.median(deficit_T)))
     return PairwiseModel(history.bits_TF[trials][:, heads_S], values_T - expected_T, noise_T, history.sizes_T[trials])

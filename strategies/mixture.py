@@ -1,4 +1,4 @@
-"""Several strategies as one: the scan first, then every block is shared among the others."""
+"""Several strategies as one: after the scan, every block is shared among them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from strategies.pairwise import PairwiseSampler
 Share = tuple[type[MaskSampler], float]
 DEFAULT_SHARES: tuple[Share, ...] = ((GeneticSampler, 0.1), (PairwiseSampler, 0.9))
 SCREENED_SHARES: tuple[Share, ...] = ((GeneticSampler, 0.25), (PairwiseSampler, 0.75))
-"""With a screen, which the genetic search uses."""
+"""The shares with a screen, which the genetic search uses."""
 
 
 class MixtureSampler(MaskSampler):
-    """Shares each block among strategies, at fixed places; what one learns, all know.
+    """Shares each block among strategies, at fixed places; all strategies see all results.
 
     Args:
-        grid: of the tower.
-        shares: strategies with their parts of a block, positive numbers; those that benchmarks/ supports by default.
-        gate_share: part of a block that comes from gates, which leaves less to the default shares; they need gradients.
-        options: of `MaskSampler`, for every member.
+        grid: layers and heads of the tower.
+        shares: strategies with their parts of a block, positive numbers; by default, those that benchmarks/ supports.
+        gate_share: part of a block that comes from gates, taken from the default shares; gates need gradients.
+        options: options of `MaskSampler`, for every member.
 
     Raises:
         ConfigError: a share is not positive, or the limits do not fit the grid.
@@ -55,7 +55,7 @@ class MixtureSampler(MaskSampler):
         self._turns = _turns([share for _, share in shares], self.blocks.block_size)
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
-        """Return what every member proposes for its places; what one cannot fill, others do."""
+        """Return what every member proposes for its places; places that one cannot fill go to the others."""
         turns = self._turns[:count]
         own = [deque(member.propose(turns.count(place), history, rng)) for place, member in enumerate(self._members)]
         missing = count - sum(map(len, own))
@@ -79,7 +79,7 @@ class MixtureSampler(MaskSampler):
         return next((member.gates for member in self._members if member.gates is not None), None)
 
     def num_steps(self, num_known: int) -> int:
-        """Return how many steps of training its members have done when a block is proposed."""
+        """Return how many training steps its members have done when a block is proposed."""
         return sum(member.num_steps(num_known) for member in self._members)
 
 

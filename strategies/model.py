@@ -2,9 +2,9 @@
 
     value(m) = offset(m) + sum_h u_h m_h + sum_{h<k} w_hk m_h m_k + sum_t c_t max(0, |m| - t)
 
-with m_h = 1 where head h is ablated. Most coefficients are near zero and few are not, so each has a Student-t prior: a
-normal one whose variance is learned by expectation maximisation (sparse Bayesian learning, Tipping 2001, with the
-inverse-gamma hyperprior kept). The size terms follow the cliff behind which too many ablated heads ruin a model.
+with m_h = 1 where head h is ablated. Most coefficients are near zero, so each has a Student-t prior: a normal
+prior whose variance is learned by expectation maximisation (sparse Bayesian learning, Tipping 2001, with the
+inverse-gamma hyperprior kept). The size terms follow the cliff beyond which too many ablated heads ruin a model.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from strategies.history import FloatArray
 
 ITERATIONS = 8
 SHAPE = 0.02
-"""Shape of the inverse-gamma hyperprior: half the Student-t's degrees of freedom. Small is sparse."""
+"""Shape of the inverse-gamma hyperprior: half the Student-t's degrees of freedom. Small values give sparsity."""
 NUM_KNOTS = 28
-"""Sizes, from 1 on, at which the size curve may bend; beyond them it may at every fourth."""
+"""Number of sizes, from 1 on, at which the size curve may bend; beyond them it may bend at every fourth size."""
 MAX_PAIRS = 600
-"""Pairs that are kept after the first iterations, or as many as there are trials."""
+"""Number of pairs kept after the first iterations, or the number of trials if that is larger."""
 BEYOND = 2
-"""Heads by which a mask may be larger than those that were learned from, for what is predicted of it to count."""
+"""A prediction counts for masks at most this many heads larger than those learned from."""
 _RESOLUTION = 2.0**-30
 
 
 @dataclass(frozen=True)
 class Functions:
-    """Quadratic functions of masks over the shortlist, one or several (R)."""
+    """One or several (R) quadratic functions of masks over the shortlist."""
 
     head_RS: FloatArray
     pair_RSS: FloatArray
     """Symmetric, zero on the diagonal."""
     size_RN: FloatArray
-    """What a mask of every size from 0 on adds; the largest one stands for those beyond."""
+    """The contribution of each mask size from 0 on; the last one also holds for larger sizes."""
 
     def values(self, bits_BS: BoolArray, sizes_B: NDArray[np.int64]) -> FloatArray:
-        """Return the values (R, B) of masks; sizes count the heads beside the shortlist, too."""
+        """Return the values (R, B) of masks; sizes also count heads outside the shortlist."""
         heads_BS = bits_BS.astype(np.float64)
         pairs_RB = 0.5 * np.einsum("rbs,bs->rb", heads_BS @ self.pair_RSS, heads_BS)
         size_RB: FloatArray = self.size_RN[:, sizes_B.clip(0, self.size_RN.shape[1] - 1)]
@@ -54,11 +54,11 @@ class Functions:
 
 
 class PairwiseModel:
-    """What trials say about pairs of heads and about sizes.
+    """What trials tell about pairs of heads and mask sizes.
 
     Args:
         bits_TS: masks over the shortlist; True ablates that head.
-        rest_T: what their values exceed the offset by.
+        rest_T: their values minus the offset.
         noise_T: relative standard deviations of the values; 1 for the best ones.
         sizes_T: number of ablated heads.
     """
@@ -76,7 +76,7 @@ class PairwiseModel:
         self._rest_T, self._noise_T = rest_T / self._scale, noise_T**2
         groups = (self._num_heads, len(self._first), len(self._knots))
         self._group_C = np.repeat(np.arange(3), groups)
-        # One thread: last bits depend on their number, and a resumed study must see the same ones.
+        # One thread: the last bits depend on the number of threads, and a resumed study must get the same bits.
         with threadpool_limits(1):
             self._fit()
 
@@ -102,7 +102,7 @@ class PairwiseModel:
         self._solve(variance_C, noise)
 
     def _prune(self, variance_C: FloatArray, second_C: FloatArray) -> FloatArray:
-        """Keep the pairs that may matter most, and return the variances of what is left."""
+        """Keep the pairs that may matter most, and return the variances of the remaining coefficients."""
         rank_C = np.where(self._group_C == 1, -second_C, -np.inf).argsort(kind="stable")
         kept = np.sort(rank_C[: max(MAX_PAIRS, len(self._rest_T))])
         self._features_TC, self._group_C = self._features_TC[:, kept], self._group_C[kept]
@@ -111,7 +111,7 @@ class PairwiseModel:
         return variance_C[kept]
 
     def _learned(self) -> FloatArray:
-        """Return how much of each coefficient's prior variance the trials have taken away, 0 to 1."""
+        """Return the fraction of each coefficient's prior variance that the trials have removed, 0 to 1."""
         # Single precision is enough for a variance, and twice as fast.
         factor_TT, features_TC = (part.astype(np.float32) for part in (self._factor_TT, self._features_TC))
         half_TC = solve_triangular(factor_TT, features_TC, lower=True, check_finite=False)
@@ -126,7 +126,7 @@ class PairwiseModel:
         self._mean_C = self._coefficients(self._rest_T)
 
     def _coefficients(self, rest: FloatArray) -> FloatArray:
-        """Return the posterior mean (C, ...) by what is to be explained (T, ...)."""
+        """Return the posterior mean (C, ...) given the values to explain (T, ...)."""
         solved = cho_solve((self._factor_TT, True), rest, check_finite=False)
         coefficients: FloatArray = (self._variance_C * (self._features_TC.T @ solved).T).T
         return coefficients
@@ -136,10 +136,10 @@ class PairwiseModel:
         return self._as_functions(self._mean_C[None] * self._scale)
 
     def functions(self, samples: int, rng: np.random.Generator, gains_S: FloatArray) -> Functions:
-        """Return the posterior mean, then samples of the posterior (by Matheron's rule), with what heads gain alone.
+        """Return the posterior mean, then posterior samples (by Matheron's rule), with the gains of single heads added.
 
-        Coefficients are rounded to multiples of a power of two, so that sums of them are exact and a search over
-        masks takes the same way on any machine.
+        Coefficients are rounded to multiples of a power of two, so that their sums are exact and a search over
+        masks takes the same path on any machine.
         """
         with threadpool_limits(1):
             coefficients_RC = np.vstack([self._mean_C, self._samples(samples, rng)]) * self._scale

@@ -1,4 +1,4 @@
-"""Optuna's side of every strategy: trials that are asked for one by one are given the masks of whole blocks."""
+"""Optuna's side of every strategy: trials are asked for one by one and get the masks of whole blocks."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Exhausted(HeadmaskError):
 
 
 class BlockSampler(BaseSampler):
-    """An Optuna sampler whose trials are the masks of blocks: subclasses say which masks a block has.
+    """An Optuna sampler whose trials are the masks of blocks: subclasses decide which masks a block has.
 
-    It keeps books of the study that asks it. Whatever is not in them is read from the study, so a new sampler goes on
+    It keeps books of the study that asks it. Whatever they lack is read from the study, so a new sampler continues
     as the old one would have.
     """
 
@@ -50,7 +50,7 @@ class BlockSampler(BaseSampler):
         return self._books is not None and self._books.is_exhausted
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the one search space of the grid, whatever the study holds."""
+        """Return the search space of the grid, whatever the study holds."""
         return dict(distributions(self.grid))
 
     def sample_relative(
@@ -92,7 +92,7 @@ class BlockSampler(BaseSampler):
             study.stop()
 
     def _recall(self, study: Study, number: int) -> Books:
-        """Return books of all trials before a number, with those that this sampler did not propose itself."""
+        """Return books of all trials before a number, including those that this sampler did not propose."""
         if self._books is None or len(self._books) > number:
             self._books, self._block = self.new_books(), None
         books = self._books
@@ -106,7 +106,7 @@ class BlockSampler(BaseSampler):
 
 
 def _learn(study: Study, block: int, books: Books) -> None:
-    """Note the results that a block is proposed from.
+    """Record the results that a block is proposed from.
 
     Raises:
         StudyError: some are missing.

@@ -1,4 +1,4 @@
-"""Search on a pairwise model of all trials: what it thinks best, what samples of it think best, and what teaches it."""
+"""Search on a pairwise model of all trials: optima of the model and of samples from it, and masks that improve it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from strategies.tabu import tabu_search
 # T trials, F free heads, S shortlisted heads, R functions, V masks visited
 
 PROBED = 0.3
-"""Part of a block that adds heads to the best mask which the model knows nothing of."""
+"""Part of a block that adds heads unknown to the model to the best mask."""
 GREEDY, EXPLORED = 0.4, 0.1
-"""Parts of the rest that the model's mean proposes, and that vary good masks at random; samples propose the others."""
+"""Parts of the rest proposed by the model's mean and by random variation of good masks; samples propose the others."""
 STEPS, STARTS = 80, 4
 CANDIDATES = 100
-"""Best visited masks of a function that are considered."""
+"""Number of the best visited masks of a function that are considered."""
 APART = 3
-"""Heads in which the mean's proposals differ from good masks and from each other."""
+"""Minimum number of heads in which the mean's proposals differ from good masks and from each other."""
 FAR = 0.25
 """Part of the random variations that flip 4 to 12 heads; the others swap up to 5."""
 
@@ -29,8 +29,8 @@ FAR = 0.25
 class PairwiseSampler(MaskSampler):
     """Fits a pairwise additive model to all trials, and proposes its optima.
 
-    A part of each block are optima of the model's mean, a part are optima of samples from its posterior (Thompson
-    sampling, Russo et al. 2018), and a part are random variations. The model knows a shortlist of heads; the others
+    Part of each block are optima of the model's mean, part are optima of samples from its posterior (Thompson
+    sampling, Russo et al. 2018), and part are random variations. The model covers a shortlist of heads; the others
     are probed, one after the other, as additions to the best mask, and those that gain there join the list.
     """
 
@@ -50,9 +50,9 @@ class PairwiseSampler(MaskSampler):
 
 
 def _probes(history: History, company_gains_F: FloatArray, heads_S: Indices) -> BoolArray:
-    """Return the best mask (R, F) with one head more, of those that are not on the shortlist and never had company.
+    """Return the best mask with one head added (R, F), for heads not on the shortlist that were never in company.
 
-    The scan's favourites come first; heads that failed alone never do.
+    Heads with the highest scan gains come first; heads that failed alone are left out.
     """
     best_F = history.bits_TF[history.ranked[0]]
     known_F = best_F | np.isfinite(company_gains_F) | ~np.isfinite(history.scan_gains_F)
@@ -64,7 +64,7 @@ def _probes(history: History, company_gains_F: FloatArray, heads_S: Indices) -> 
 def _modelled(
     count: int, history: History, trials: Indices, heads_S: Indices, rng: np.random.Generator
 ) -> list[HeadMask]:
-    """Return masks over the shortlist that a model of trials proposes, or that teach it."""
+    """Return masks over the shortlist that a model of trials proposes, or that improve it."""
     num_greedy, num_explored = int(GREEDY * count), int(EXPLORED * count)
     num_sampled = count - num_greedy - num_explored
     gains_F = np.nan_to_num(history.scan_gains_F)
@@ -84,7 +84,7 @@ def _modelled(
 
 
 def _varied(good_VS: BoolArray, count: int, rng: np.random.Generator) -> BoolArray:
-    """Return random variations (count, S) of good masks: some heads swapped, or more of them flipped."""
+    """Return random variations (count, S) of good masks: a few heads swapped, or more of them flipped."""
     bits_RS = good_VS[rng.integers(len(good_VS), size=count)]
     key_RS = rng.random(bits_RS.shape)
     drops_RS, adds_RS = (

@@ -10,13 +10,13 @@ from strategies.history import History
 
 
 class ScanSampler(MaskSampler):
-    """The empty mask, then every head once; then it is exhausted."""
+    """Proposes the empty mask, then every head once; then it is exhausted."""
 
     label = "scan"
 
     @property
     def num_masks(self) -> int:
-        """The number of masks of the scan."""
+        """The number of masks in the scan."""
         return self.blocks.num_scan
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:

@@ -1,4 +1,4 @@
-"""A genetic search among predicted values: many masks are bred, few are proposed to be scored exactly."""
+"""A genetic search among predicted values: many masks are bred, and few are proposed for exact scoring."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from strategies.model import BEYOND
 
 GENERATIONS, BROOD = 10, 96
 APART = 2
-"""Heads in which proposals of a block differ."""
+"""Minimum number of heads in which proposals of a block differ."""
 MIN_TRUST, NUM_TRUSTED = 0.25, 16
-"""Smallest part of a block that is screened, and results from which on exact results correct and limit predictions."""
+"""Smallest part of a block that is screened, and number of exact results needed to correct and limit predictions."""
 NUM_COMPARED = 96
-"""Best results that predictions are compared with."""
+"""Number of best results that predictions are compared with."""
 
 
 class ScreenedSearch:
-    """Predicts by a screen, corrected by what exact results have shown; remembers predictions, which never change."""
+    """Predicts with a screen, corrected by exact results; it caches the screen's predictions, which never change."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._known: dict[tuple[int, ...], float] = {}
 
     def propose(self, history: History, rng: np.random.Generator) -> BoolArray:
-        """Return masks (P, F) by predicted value, best first; those too much like a better one come last.
+        """Return masks (P, F) by predicted value, best first; those too similar to a better one come last.
 
-        A mask without a prediction that counts is none of them.
+        Masks without a usable prediction are left out.
         """
         parents_PF = history.bits_TF[history.ranked[:NUM_PARENTS]]
         population_PF = np.unique(np.vstack([parents_PF, seeds(history)]), axis=0)
@@ -58,7 +58,7 @@ class ScreenedSearch:
         finite_T = np.isfinite(predicted_T)
         if min(len(np.unique(side[finite_T])) for side in (predicted_T, values_T)) < 2:
             return MIN_TRUST
-        from scipy.stats import spearmanr  # A second to import, which readers of results need not wait.
+        from scipy.stats import spearmanr  # The import takes a second, which readers of results are spared.
 
         return float(np.clip(spearmanr(predicted_T[finite_T], values_T[finite_T]).statistic, MIN_TRUST, 1.0))
 
@@ -71,9 +71,9 @@ class ScreenedSearch:
         return np.array([self._known[word] for word in words])
 
     def _corrected(self, history: History) -> Callable[[BoolArray], FloatArray]:
-        """Return predictions plus what a pairwise model has learned that exact values exceed them by.
+        """Return predictions plus a pairwise model's estimate of how far exact values exceed them.
 
-        A mask much larger than the best ones is worth nothing: there, sums of displacements are not to be trusted.
+        Masks much larger than the best ones get no value: sums of displacements cannot be trusted there.
         """
         trials = fitted_trials(history)
         predicted_T = self.predict(history.bits_TF[trials], history)
@@ -99,6 +99,6 @@ def _compared(history: History) -> NDArray[np.int64]:
 
 
 def _diverse(sorted_PF: BoolArray) -> BoolArray:
-    """Return masks in their order, but for those that differ in too few heads from an earlier one, which come last."""
+    """Return masks in their order, except that those too similar to an earlier one come last."""
     first = apart(sorted_PF, APART)
     return sorted_PF[[*first, *sorted(set(range(len(sorted_PF))) - set(first))]]

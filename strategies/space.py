@@ -29,7 +29,7 @@ def params_of(mask: HeadMask) -> dict[str, int]:
 
 
 def mask_of(params: Mapping[str, Any], grid: HeadGrid) -> HeadMask:
-    """Return the mask that a trial's params are."""
+    """Return the mask that a trial's params represent."""
     return HeadMask(grid, tuple(int(params[name]) for name in distributions(grid)))
 
 
@@ -90,6 +90,6 @@ class Limits:
         return num_free if self.max_heads is None else min(self.max_heads, num_free)
 
     def num_masks(self, grid: HeadGrid) -> int:
-        """Return how many masks there are."""
+        """Return how many masks the limits allow."""
         num_free = len(self.free_heads(grid))
         return sum(math.comb(num_free, size) for size in range(self.largest_size(grid) + 1))

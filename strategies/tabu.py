@@ -1,4 +1,4 @@
-"""Tabu search for the best masks of quadratic functions (Glover 1989), many functions and starts at once."""
+"""Tabu search for the best masks of quadratic functions (Glover 1989), with many functions and starts at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from strategies.model import Functions
 # R functions, B starts of each, S heads, I steps
 
 TENURE = (4, 12)
-"""Steps for which a flipped head stays as it is, at least and below."""
+"""Steps for which a flipped head stays as it is: the minimum, and one more than the maximum."""
 
 
 def tabu_search(
@@ -20,14 +20,14 @@ def tabu_search(
 ) -> tuple[BoolArray, FloatArray]:
     """Return every mask visited (R, B * I, S), with its value (R, B * I).
 
-    Each step flips the head that gains most, among those that were not flipped lately; it may lose, too.
+    Each step flips the head that gains most among those not flipped recently, even if it loses.
 
     Args:
-        functions: of masks over a shortlist of heads.
+        functions: functions of masks over a shortlist of heads.
         starts_BS: masks to start from, the same for every function.
-        steps: of every walk.
+        steps: length of every walk.
         max_heads: largest size of a mask.
-        rng: random state, of the tenures.
+        rng: random state of the tenures.
     """
     walks = _Walks(functions, starts_BS)
     visited = []
@@ -40,7 +40,7 @@ def tabu_search(
 
 
 class _Walks:
-    """Where every walk is, and what flipping a head would change there."""
+    """The position of every walk, and what flipping a head would change there."""
 
     def __init__(self, functions: Functions, starts_BS: BoolArray) -> None:
         num_functions, num_starts = len(functions.head_RS), len(starts_BS)
@@ -48,7 +48,7 @@ class _Walks:
         self.bits_RBS = np.repeat(starts_BS[None].astype(np.float64), num_functions, axis=0)
         pairs_RBS = self.bits_RBS @ functions.pair_RSS
         self._slope_RBS = functions.head_RS[:, None] + pairs_RBS
-        """What ablating a head adds, but for the size."""
+        """What ablating a head adds, apart from the size."""
         self._size_RB = self.bits_RBS.sum(2).astype(np.int64)
         linear_RB = ((self._slope_RBS - 0.5 * pairs_RBS) * self.bits_RBS).sum(2)
         self.value_RB = linear_RB + self._of_size(self._size_RB)
@@ -56,7 +56,7 @@ class _Walks:
         self._rows = np.arange(num_functions)[:, None], np.arange(num_starts)[None]
 
     def flip(self, step: int, max_heads: int, rng: np.random.Generator) -> None:
-        """Flip the best head that is free to be flipped; a walk without one stays."""
+        """Flip the best head that may be flipped; a walk without one stays."""
         gain_RBS = self._gains(max_heads)
         gain_RBS[self._held_until_RBS > step] = -np.inf
         head_RB = gain_RBS.argmax(2)

@@ -1,1 +1,1 @@
-"""The loop, and what it is given: the session, the surrogate, gradients and shards."""
+"""The search loop and its inputs: the session, the surrogate, gradients and shards."""

@@ -1,4 +1,4 @@
-"""The gradients that gates are trained by: a strategy asks, replicas compute, what came out is kept for a resume."""
+"""The gradients that train gates: a strategy asks, replicas compute, and the results are kept for a resume."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from workers.tasks.losses import Indices, micro_batches
 # B micro-batches, F free heads, L layers, H heads
 
 BACKWARD = 2
-"""Forward passes that a backward pass counts as."""
+"""Cost of a backward pass, in forward passes."""
 
 
 class GateGradients:
     """Losses and gradients on the micro-batches of a search: a function of a micro-batch and gates.
 
-    They are made of the search split of every data set whose objective is improved, one data set after the other.
+    Micro-batches come from the search split of every data set whose objective is improved, one data set after another.
 
     Args:
-        session: of the search, settled.
-        pool: computes gradients; None where only their cost is asked for.
-        is_stopping: asked while gradients are awaited; True raises `Interrupted`.
+        session: the session of the search, settled.
+        pool: computes gradients; None if only their cost is needed.
+        is_stopping: called while gradients are awaited; True raises `Interrupted`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class GateGradients:
 
     @cached_property
     def _batches(self) -> list[tuple[int, Indices]]:
-        """Place of the data set, and units of its search split."""
+        """Index of the data set and units of its search split, for every micro-batch."""
         session = self._session
         goals = zip(session.payload.splits["search"].values(), session.objective.goals, strict=True)
         return [
@@ -67,7 +67,7 @@ class GateGradients:
 
     @cached_property
     def forwards_per_step(self) -> float:
-        """Plain forward passes of one input that a step counts as."""
+        """Cost of a step, in plain forward passes of one input."""
         tower, splits = self._session.config.search.tower, list(self._session.payload.splits["search"].values())
         sizes = [
             len(splits[place].targets.micro_batch(units_u, tower, len(splits[place].inputs)).inputs_n)
@@ -82,14 +82,14 @@ class GateGradients:
 
     @property
     def masks_per_step(self) -> float:
-        """How many evaluations of a mask cost about as much as a step."""
+        """Number of mask evaluations that cost about as much as a step."""
         return self.forwards_per_step / self._session.num_inputs("search")
 
     def __call__(self, batches: Sequence[int], gates_BF: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the losses (B) of micro-batches and their gradients (B, F), each by gates of its own.
+        """Return the losses (B) of micro-batches and their gradients (B, F), each for its own gates.
 
         Raises:
-            Interrupted: asked to stop before all were there.
+            Interrupted: the search was asked to stop before all had arrived.
         """
         chosen = [self._batches[index] for index in batches]
         name = cache_key((*[part for place, units_u in chosen for part in (place, units_u)], gates_BF, *self._places))
@@ -117,7 +117,7 @@ class GateGradients:
         return np.array([each.loss for each in gradients]), gradient_BF
 
     def _spread(self, gates_F: FloatArray) -> FloatArray:
-        """Return gates of all heads (L, H): those that may not be ablated are open."""
+        """Return the gates of all heads (L, H); heads that may not be ablated have open gates."""
         gates_LH = np.ones((self._grid.layers, self._grid.heads))
         gates_LH[self._places] = gates_F
         return gates_LH

@@ -1,12 +1,12 @@
-"""The search: strategy proposes, pool scores, study remembers. One screen to read, from `Search.run` on.
+"""The search: the strategy proposes, the pool scores, the study remembers. Start reading at `Search.run`.
 
     config -> study (opened or resumed) -> strategy proposes masks -> pool -> replica -> scorer
           <- stored, and told to the strategy block by block <- scores
     ... until the budget is spent -> select on confirm -> report on test, once
 
 A study is a replayable function of its fingerprint: block b is proposed from the results of earlier blocks that
-`Blocks.num_known` names, whatever else is known. Resuming takes blocks that are stored whole as they are, proposes the
-last of them again as a check, and goes on.
+`Blocks.num_known` names, whatever else is known. Resuming takes completely stored blocks as they are, proposes the
+last of them again as a check, and continues.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Search:
         strategy: proposes masks.
         store: the durable study.
         pool: scores masks.
-        stage: returns what masks are scored on.
-        value: returns the trials' value from a mask's metrics.
+        stage: returns the stage at which masks are scored.
+        value: returns a trial's value from its mask's metrics.
         guide: name of the value.
-        cost: predicted cost of masks that are scored together, in plain forward passes of one input; their number by
-            default.
-        forwards_per_step: cost of a step of training, where the strategy trains.
-        listeners: told what happens, in their order.
-        is_stopping: asked before every proposal; True ends the search early.
+        cost: predicted cost of masks scored together, in plain forward passes of one input; by default, their
+            number.
+        forwards_per_step: cost of a training step, if the strategy trains.
+        listeners: told what happens, in the order given.
+        is_stopping: called before every proposal; True ends the search early.
     """
 
     progress: Progress
@@ -69,13 +69,13 @@ class Search:
         self._stored = store.records(strategy.grid)
         self.books = strategy.new_books({record.proposal: mask for mask, record in self._stored.items()})
         self._planning_s = 0.0
-        """Seconds that planning the last block took; blocks grow, so the next one may take longer."""
+        """Seconds spent on planning the last block; blocks grow, so the next one may take longer."""
 
     def run(self, budget: Budget) -> list[TrialRecord]:
         """Score masks until the budget is spent, and return all records in order of proposal.
 
         Raises:
-            Interrupted: it was asked to stop first; everything scored is stored.
+            Interrupted: the search was asked to stop before that; everything scored is stored.
         """
         self.progress = progress = Progress(budget, self.guide, gates=self.strategy.gates)
         try:
@@ -94,7 +94,7 @@ class Search:
         return progress.records
 
     def _propose(self) -> Iterator[tuple[int, list[HeadMask]]]:
-        """Yield every block whose results are known and that the budget admits, with its masks."""
+        """Yield every block that the budget admits and whose required results are known, with its masks."""
         while self.progress.stopped_by is None and self.books.is_known_for(block := self.books.next_block):
             self.progress.stopped_by = self._stop_reason(block)
             if self.progress.stopped_by is None:
@@ -102,7 +102,7 @@ class Search:
                 yield block, masks[: self.progress.budget.masks - len(self.books)]
 
     def _submit(self, block: int, masks: list[HeadMask]) -> None:
-        """Send masks to be scored, but for those whose results are stored."""
+        """Send masks to be scored, except those whose results are stored."""
         progress, stage = self.progress, self.stage()
         self.books.add(masks)
         stored = [self._stored[mask] for mask in masks if mask in self._stored]
@@ -118,7 +118,7 @@ class Search:
             self._know(record)
 
     def _collect(self, timeout_s: float) -> list[Result]:
-        """Return results of the search that came; there may be others that nobody waits for after an interrupt."""
+        """Return the search's new results; after an interrupt, others may arrive that are no longer awaited."""
         if self.progress.is_done:
             return []
         results = [result for result in self.pool.collect(timeout_s) if not result.stage.predicted]
@@ -141,7 +141,7 @@ class Search:
     # --- details ---
 
     def _stop_reason(self, block: int) -> StopReason | None:
-        """Return why a block is not begun; None if it is. It is decided by those results that the block may know."""
+        """Return why a block is not begun; None if it is. The decision uses only results that the block may know."""
         if self.books.is_exhausted and len(self.books) < self.progress.budget.masks:
             return "exhausted"
         return self.progress.budget.spent(
@@ -152,7 +152,7 @@ class Search:
         )
 
     def _planned(self, block: int) -> list[HeadMask]:
-        """Return the masks that the strategy proposes for a block; replicas go on meanwhile with what waits."""
+        """Return the masks that the strategy proposes for a block; meanwhile, replicas work on what is queued."""
         for listener in self.listeners:
             listener.on_planning(block, self.progress)
         self.pool.look_away(2 * self._planning_s)
@@ -181,10 +181,10 @@ class Search:
             listener.on_known(record)
 
     def _check_replay(self, record: TrialRecord) -> None:
-        """Check that a mask is proposed under the number that is stored.
+        """Check that a mask is proposed under its stored number.
 
         Raises:
-            HeadmaskError: it is not.
+            HeadmaskError: the numbers differ.
         """
         number = self.books.number_of(record.mask)
         if record.proposal != number:

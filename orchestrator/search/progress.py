@@ -1,4 +1,4 @@
-"""How far a search is, and who is told."""
+"""The progress of a search, and its listeners."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """How far a search is, for displays and tracking."""
+    """The progress of a search, for displays and tracking."""
 
     budget: Budget
     guide: str = "value"
-    """Name of what masks are searched by."""
+    """Name of the metric that masks are searched by."""
     records: list[TrialRecord] = field(default_factory=list)
     served: int = 0
     """Masks whose results came from the storage."""
@@ -31,19 +31,19 @@ class Progress:
     cost_asked: float = 0.0
     """Predicted cost of the masks sent to be scored, in plain forward passes of one input."""
     cost_done: float = 0.0
-    """The part of it whose results came back."""
+    """The part of `cost_asked` whose results have come back."""
     image_forwards: float = 0.0
-    """Predicted cost of all masks asked for, whether they had to be sent or not, and of training: what is budgeted."""
+    """Predicted cost of all masks asked for, sent or not, and of training; this is what the budget limits."""
     stopped_by: StopReason | None = None
-    """Why no further block is begun, once it is known."""
+    """Why no further block is begun; None while blocks are."""
     gates: Gates | None = None
-    """What the strategy trains, if it does."""
+    """The gates that the strategy trains, if any."""
     rank_correlation: float | None = None
-    """Between the surrogate's predictions and exact values; None where there is none."""
+    """Rank correlation between the surrogate's predictions and exact values; None if there is none."""
 
     @property
     def seconds_left(self) -> float | None:
-        """What the rest of the budget should take, by predicted cost and the speed so far; None before any result."""
+        """Expected seconds left of the budget, by predicted cost and the speed so far; None before any result."""
         num_sent = self.num_asked - self.served
         if not self.cost_done or not num_sent:
             return None
@@ -57,14 +57,14 @@ class Progress:
 
     @property
     def reason(self) -> StopReason:
-        """Why a search that has ended did."""
+        """Why the search ended."""
         if self.stopped_by is None:
             raise RuntimeError("the search has not ended")
         return self.stopped_by
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to be proposed or scored."""
+        """Whether nothing is left to propose or score."""
         return self.stopped_by is not None and len(self.records) == self.num_asked
 
     @property
@@ -73,7 +73,7 @@ class Progress:
         return time.monotonic() - self.started
 
     def add(self, record: TrialRecord) -> None:
-        """Take a result."""
+        """Add a result."""
         self.records.append(record)
         if record.mask.is_empty:
             self.baseline = record
@@ -84,20 +84,20 @@ class Progress:
 
 
 class Listener:
-    """Is told what happens in a search. It does nothing; subclasses override what they listen to."""
+    """Receives the events of a search. It does nothing itself; subclasses override the events that they need."""
 
     def on_scored(self, result: Result) -> None:
-        """Hear of a result that the pool gave."""
+        """Handle a result from the pool."""
 
     def on_known(self, record: TrialRecord) -> None:
-        """Hear of a result that the search now knows, whether it was scored or stored."""
+        """Handle a result that the search now knows, whether it was scored or stored."""
 
     def on_planning(self, block: int, progress: Progress) -> None:
-        """Hear that a block is about to be proposed."""
+        """Handle that a block is about to be proposed."""
 
     def on_progress(self, progress: Progress) -> None:
-        """Hear how far the search is, after every batch of results."""
+        """Handle the progress after every batch of results."""
 
     def on_end(self, progress: Progress) -> None:
-        """Hear that all masks have results."""
+        """Handle that all masks have results."""
         self.on_progress(progress)

@@ -1,4 +1,4 @@
-"""Masks that somebody waits for, scored at one stage."""
+"""Scoring of masks at one stage, waiting for the results."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def score_all(
     is_stopping: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[HeadMask, Result]:
-    """Return the results of masks at a stage; results of other stages that come meanwhile stay in the pool.
+    """Return the results of masks at a stage; results of other stages that arrive meanwhile stay in the pool.
 
     Args:
-        pool: scores them.
-        stage: on which split and how.
-        masks: a mask may be there twice.
-        is_stopping: asked between batches.
-        on_progress: called with the number of masks scored and of all.
+        pool: scores the masks.
+        stage: the split, and how masks are scored on it.
+        masks: the masks; a mask may occur twice.
+        is_stopping: called between batches; True raises `Interrupted`.
+        on_progress: called with the number of masks scored and the number of all masks.
 
     Raises:
-        Interrupted: asked to stop before all were there.
+        Interrupted: the search was asked to stop before all had arrived.
     """
     wanted = set(masks)
     results: dict[HeadMask, Result] = {}
@@ -46,7 +46,7 @@ def score_all(
 def scored(
     pool: Pool, stage: Stage, masks: set[HeadMask], *, is_stopping: Callable[[], bool] = lambda: False
 ) -> Iterator[list[Result]]:
-    """Yield the results of masks at a stage as they come, in batches; see `score_all`."""
+    """Yield the results of masks at a stage as they arrive, in batches; see `score_all`."""
     pool.submit(stage, sorted(masks))
     missing = set(masks)
     others: list[Result] = []

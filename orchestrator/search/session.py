@@ -1,4 +1,4 @@
-"""What a search works on, made ready once: model, data, the other side's embeddings, the payload, the fingerprint."""
+"""What a search works on, prepared once: model, data, the other side's embeddings, the payload, the fingerprint."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class Session:
     view: TowerView
     """View of the searched tower, proven, in float32."""
     cost: TowerCost
-    """What masks cost on that tower."""
+    """Cost of masks on that tower."""
     limits: Limits
     splits: Mapping[str, tuple[Split, ...]]
     """Splits by name, each in the order of the data sets."""
     objective: Objective
     guide: Objective
-    """Metric or mix that guides the search; the objective decides on confirm and test."""
+    """The metric that masks are searched by; on confirm and test, the objective decides."""
     payload: Payload
     preprocessing: str
     constants: Constants | None = None
@@ -91,12 +91,12 @@ class Session:
 
     @property
     def wanted(self) -> Wanted:
-        """What the configuration says of the constants of the study."""
+        """What the configuration says about the constants of the study."""
         search = self.config.search
         return Wanted(search.precision, search.image_chunk, baseline=bool(self.objective.guarded))
 
     def gains(self, records: Iterable[TrialRecord]) -> dict[HeadMask, float]:
-        """Return the objective on the search split of every mask that has one and loses no more than it may."""
+        """Return the search-split objective of every mask that has one and stays within the limits of loss."""
         baseline = (self.constants.baseline if self.constants else None) or {}
         return {
             record.mask: self.objective.gain(record.metrics)
@@ -105,22 +105,22 @@ class Session:
         }
 
     def pruned_share(self, mask: HeadMask) -> float | None:
-        """Return what pruning a mask's heads spares the tower, see `TowerCost.saved`; None where they stay."""
+        """Return the share of cost that pruning a mask saves, see `TowerCost.saved`; None if it cannot be pruned."""
         ablation, tower = find_ablation(self.config.search.ablation), self.config.search.tower
         refused = any(why_not_pruned(ablation, attention, tower) for attention in self.view.attentions)
         return None if refused else self.cost.saved(mask)
 
     def num_inputs(self, split: str) -> int:
-        """Return how many images, or texts, of a split the searched tower is given for one mask."""
+        """Return how many images (or texts) of a split the searched tower processes for one mask."""
         is_image = self.config.search.tower == "image"
         return sum(len(part.pixels if is_image else part.texts) for part in self.splits[split])
 
     def forwards(self, masks: Sequence[HeadMask]) -> float:
-        """Return the plain forward passes of one input that masks take together on the search split, as predicted."""
+        """Return the predicted cost of masks together on the search split, in plain forward passes of one input."""
         return self.cost(masks) * self.num_inputs("search")
 
     def settled(self, constants: Constants) -> Session:
-        """Return the session with the constants of the study, which its configuration names from then on."""
+        """Return the session with the constants of the study, which its configuration then names."""
         search = self.config.search.model_copy(
             update={"precision": constants.precision, "image_chunk": constants.chunk}
         )
@@ -128,42 +128,42 @@ class Session:
 
     @property
     def chunk(self) -> int:
-        """Inputs computed together; 1 until that is settled."""
+        """Number of inputs computed together; 1 until that is settled."""
         chunk = self.config.search.image_chunk
         return chunk if isinstance(chunk, int) else 1
 
     @property
     def search_stage(self) -> Stage:
-        """What masks are searched on."""
+        """The stage at which masks are searched."""
         if self.constants is None:
             raise RuntimeError("the constants of the study are settled before masks are scored")
         return Stage("search", self.constants.precision)
 
     def search_value(self, metrics: Mapping[str, float]) -> float:
-        """Return what masks are searched by, from their metrics on the search split."""
+        """Return the value that a mask is searched by, from its metrics on the search split."""
         return self.guide.value(metrics, (self.constants and self.constants.baseline) or {})
 
     @property
     def surrogate_bytes(self) -> int:
-        """Size of the displacements of all heads that may be ablated."""
+        """Size in bytes of the displacements of all heads that may be ablated."""
         parts = self.payload.splits["search"].values()
         num_heads = len(self.limits.free_heads(self.grid))
         return displacement_bytes(num_heads, [part.embedding_shape for part in parts])
 
     @property
     def surrogate_fits(self) -> bool:
-        """Whether displacements keep to the memory that they may take."""
+        """Whether displacements fit in the memory allowed for them."""
         return self.surrogate_bytes <= self.config.search.surrogate_gib * 2**30
 
     @property
     def uses_surrogate(self) -> bool:
-        """Whether masks are predicted from what the scan leaves; after the scan alone there is nothing to predict."""
+        """Whether masks are predicted from the results of the scan; a scan alone has nothing to predict."""
         search = self.config.search
         return search.surrogate and search.strategy != ScanSampler.label and self.surrogate_fits
 
     @property
     def decides_embeddings(self) -> tuple[Any, ...]:
-        """All that decides the search split's embeddings under a mask, but for the kind of device."""
+        """Everything that determines the search split's embeddings under a mask, except the kind of device."""
         means_LHd = self.constants.means_LHd if self.constants else None
         keys = "model", "tower", "preprocess", "ablation", "engine", "precision", "image_chunk", "threads"
         digests = [split.digest for split in self.splits["search"]]
@@ -172,7 +172,7 @@ class Session:
 
     @property
     def remarks(self) -> dict[str, ImageRemarks]:
-        """What there is to know about the images of every data set, by its name."""
+        """Remarks on the images of every data set, by its name."""
         names, found = [goal.data for goal in self.objective.goals], {}
         for index, name in enumerate(names):
             parts = [splits[index] for splits in self.splits.values()]
@@ -180,7 +180,7 @@ class Session:
         return found
 
     def remark_sentences(self) -> list[str]:
-        """Return what is to be said of the images before a search; nothing for ordinary ones."""
+        """Return sentences on unusual images, to be shown before a search; empty if all are ordinary."""
         rule = self.config.search.pixels
         return [text for name, each in self.remarks.items() for text in each.sentences(rule, name)]
 
@@ -189,16 +189,16 @@ class Session:
         return any(split.remarks.differing for parts in self.splits.values() for split in parts)
 
     def check_pixels(self) -> None:
-        """Check that the decoded pixels are still those that were decoded.
+        """Check that the decoded pixels have not changed since they were decoded.
 
         Raises:
-            PixelsChangedError: they are not.
+            PixelsChangedError: they have.
         """
         check_all(split.pixels for parts in self.splits.values() for split in parts)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides a study, as JSON values; the budget does not."""
+        """Everything that determines a study, as JSON values; the budget does not."""
         search = self.config.search
         goals = self.objective.goals
         several = {
@@ -215,7 +215,7 @@ class Session:
                 for goal, part in zip(goals, parts, strict=True)
             },
             "preprocess": self.preprocessing,
-            # Where the rules agree on all images, the study is the same under both. Those of before have no such key.
+            # If the rules agree on all images, the study is the same under both. Earlier studies have no such key.
             **({"pixels": search.pixels} if search.pixels == STOCK and self._rules_differ else {}),
             "task": self.splits["search"][0].targets.task if len(goals) == 1 else several,
             "objective": _names(self.objective),
@@ -224,7 +224,7 @@ class Session:
             "strategies_revision": STRATEGIES_REVISION,
             "surrogate": self.uses_surrogate,
             **search.decisive(),
-            # Their order decides nothing.
+            # Their order has no effect.
             "protect": sorted(search.protect),
         }
 
@@ -243,8 +243,8 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     """Return the session of a configuration: load, decode, embed the other side, prove the tower.
 
     Args:
-        config: of the search.
-        say: told how far what takes long is.
+        config: the configuration of the search.
+        say: receives progress messages of slow steps.
 
     Raises:
         HeadmaskError: the model, its tower, the data or the limits do not fit; raised before any replica is started.
@@ -282,7 +282,7 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
 
 
 def _with_model(config: SearchConfig, model: LoadedModel) -> SearchConfig:
-    """Return the configuration with what it says of the model as it holds from any folder."""
+    """Return the configuration with the model's paths made valid from any folder."""
     wanted, reference = config.model.preprocess, model.reference
     if wanted is not None and is_file(wanted) and wanted != OPENAI and not is_tag(reference.name, wanted):
         wanted = absolute(wanted)
@@ -291,7 +291,7 @@ def _with_model(config: SearchConfig, model: LoadedModel) -> SearchConfig:
 
 
 def _check_clipped(config: SearchConfig, data: Mapping[str, Mapping[str, Split]]) -> None:
-    """Refuse to choose for the user where stock open_clip would make images white or black.
+    """Refuse to choose a pixel rule for the user if stock open_clip would make images white or black.
 
     Raises:
         ConfigError: images have values of more than 8 bits, and no pixel rule is given.
@@ -324,10 +324,10 @@ def load_section(
 
 
 def make_objective(config: SearchConfig, data: Mapping[str, Mapping[str, Split]]) -> Objective:
-    """Return what is maximised: every data set's own objective, or the search's, or that of its task.
+    """Return the objective: for every data set its own, else the search's, else that of its task.
 
     Raises:
-        ConfigError: an objective is of metrics that a data set's task does not have.
+        ConfigError: an objective uses metrics that a data set's task does not have.
     """
     goals = []
     for name, section in config.data_sets.items():
@@ -340,13 +340,13 @@ def make_objective(config: SearchConfig, data: Mapping[str, Mapping[str, Split]]
 
 
 def make_guide(config: SearchConfig, data: Mapping[str, Mapping[str, Split]], objective: Objective) -> Objective:
-    """Return what masks are searched by: every data set's own guide, or the search's, or the one for its objective.
+    """Return the guide: for every data set its own, else the search's, else the one for its objective.
 
-    The smallest of several objectives is searched by itself, because which one it is depends on the metrics; and a
-    limit of loss is one on the objective.
+    The smallest of several objectives is its own guide, because which one it is depends on the metrics, and a limit
+    of loss applies to the objective.
 
     Raises:
-        ConfigError: a guide is of metrics that a data set's task does not have.
+        ConfigError: a guide uses metrics that a data set's task does not have.
     """
     is_worst = objective.combine == "worst" and len(objective.improved) > 1
     mixes = []
@@ -409,15 +409,15 @@ def make_payload(
 
 
 def tokens_of(model: LoadedModel, texts: Sequence[str]) -> torch.Tensor:
-    """Return the token ids (Q, T) of texts, of which there may be none."""
-    # Not every tokenizer takes none.
+    """Return the token ids (Q, T) of texts; there may be no texts."""
+    # Not every tokenizer accepts an empty list.
     return model.tokenizer(list(texts) or [""])[: len(texts)]
 
 
 def embedded_texts(
     model: LoadedModel, tokens_QT: torch.Tensor, threads: int, what: str, say: Callable[[str], None]
 ) -> NDArray[np.float32]:
-    """Return the L2-normalised embeddings (Q, E) of texts by the stock text tower, from the cache where they are."""
+    """Return the L2-normalised embeddings (Q, E) of texts by the stock text tower, from the cache if they are in it."""
     return kept(
         # The weights do not tell the activation; the structure does.
         ("texts", tokens_QT.numpy(), model.reference.weights_sha256, model.clip, threads),

@@ -1,4 +1,4 @@
-"""How many replicas share the images out: whether splitting images or splitting masks costs less is predicted."""
+"""How many replicas share the images: a prediction of whether splitting images or masks costs less."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from workers.tasks.base import block_of, part_of
 # Q queries, S shards
 
 TYPICAL_HEADS = 6
-"""Heads of a mask after the scan, where the cost of a search is predicted."""
+"""Heads of a mask after the scan, for predicting the cost of a search."""
 FLOPS = {"cpu": 5e10, "cuda": 2e14}
-"""Floating-point operations a second of one replica, roughly: whether exchanges are dear depends on little else."""
+"""Rough floating-point operations per second of one replica; the relative cost of exchanges depends on little else."""
 BYTES_PER_S, CALL_S = 1e9, 0.005
-"""What an exchange takes, roughly: by the object store of one node, and at least for each of its two rounds."""
+"""Rough cost of an exchange: by the object store of one node, and the minimum for each of its two rounds."""
 WORTH = 0.2
-"""Smallest predicted gain for which images are split: shards wait for each other, and for what is lost."""
+"""Minimum predicted gain for splitting images: shards wait for each other, and for lost work."""
 EMBEDDINGS_GIB = 8.0
-"""Most that the embeddings of a batch may take of one device."""
+"""Maximum memory that the embeddings of a batch may take on one device."""
 
 
 def best_shards(session: Session, num_replicas: int, device: str = "cpu") -> int:
-    """Return how many of a number of replicas should share the images out; 1 for none.
+    """Return how many of the replicas should share the images; 1 means no sharing.
 
-    As many as the embeddings of a batch need, and more where the predicted time of a typical block falls: with many
-    replicas, masks of a block are too few for all of them, and each of their parts computes shared prefixes again.
+    It is as many as the embeddings of a batch need, and more if that reduces the predicted time of a typical block:
+    with many replicas, a block has too few masks for all of them, and each part computes shared prefixes again.
     """
     if session.config.search.tower == "text":
         return 1
@@ -42,7 +42,7 @@ def best_shards(session: Session, num_replicas: int, device: str = "cpu") -> int
 
 
 def embeddings_gib(session: Session, shards: int) -> float:
-    """Return what the embeddings of the largest batch that sharing is worth take of each shard's device."""
+    """Return the memory that the embeddings of the largest batch worth sharing take on each shard's device."""
     shapes = [split.embedding_shape for split in session.payload.splits["search"].values()]
     return sum(4 * MAX_SHARED * _most_of(session, rows, shards) * width for rows, width in shapes) / 2**30
 
@@ -51,7 +51,7 @@ def exchanged_bytes(session: Session, shards: int) -> int:
     """Return the bytes that shards exchange for one mask on the search split.
 
     Every query's own score, float32, comes once and goes to every shard; its competitors come from every shard, a byte
-    for their number and a float64 for their odds. What concerns one shard's images alone is not counted.
+    for their number and a float64 for their odds. Data about one shard's images alone is not counted.
     """
     numbers = sum(
         split.targets.num_compared(split.embedding_shape[1]) for split in session.payload.splits["search"].values()
@@ -60,7 +60,7 @@ def exchanged_bytes(session: Session, shards: int) -> int:
 
 
 def _seconds(session: Session, num_groups: int, shards: int, device: str) -> float:
-    """Return the predicted seconds of the scan and of as many masks in typical blocks."""
+    """Return the predicted seconds for the scan and for as many masks in typical blocks."""
     scan, block = scan_of(session), typical_block(session)
     blocks = max(1, len(scan) // len(block))
     forwards = _slowest(session, scan, num_groups) + blocks * _slowest(session, block, num_groups)
@@ -73,14 +73,14 @@ def _seconds(session: Session, num_groups: int, shards: int, device: str) -> flo
 
 
 def _slowest(session: Session, masks: Sequence[HeadMask], num_groups: int) -> float:
-    """Return the cost of the dearest part of masks that are cut for groups, in plain forward passes of every image."""
+    """Return the cost of the costliest part of masks divided among groups, in plain forward passes of every image."""
     ordered = sorted(masks)
     ends = [place * len(ordered) // num_groups for place in range(num_groups + 1)]
     return max(session.cost(ordered[start:stop]) for start, stop in pairwise(ends) if stop > start)
 
 
 def _most_of(session: Session, num_images: int, shards: int) -> int:
-    """Return the images of the largest shard."""
+    """Return the number of images of the largest shard."""
     block = block_of(num_images, session.chunk)
     parts = [part_of(num_images, block, index, shards) for index in range(shards)]
     return max(len(range(num_images)[part]) for part in parts)

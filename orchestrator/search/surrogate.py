@@ -1,7 +1,7 @@
-"""The displacement surrogate of a search: what the scan leaves behind, and what it predicts of other masks.
+"""The displacement surrogate of a search: what the scan leaves behind, and what that predicts for other masks.
 
-Predictions order masks for the strategy that asks; they never become values of the study. How well they do it is
-watched against the exact values of what was proposed.
+Predictions order masks for the strategy that asks; they never become values of the study. Their quality is
+monitored against the exact values of proposed masks.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from workers.scoring.messages import Stage
 
 
 class Surrogate(Listener):
-    """Predicts the search values of masks once a scan is complete, and listens to the search for what that takes.
+    """Predicts the search values of masks once a scan is complete, and listens to the search for its data.
 
     Args:
         pool: computes predictions.
-        stage: what masks are searched on.
+        stage: the stage at which masks are searched.
         store: the displacements of the scan.
         value: the search value from a mask's metrics.
-        is_stopping: asked while predictions are awaited.
+        is_stopping: called while predictions are awaited.
     """
 
     def __init__(
@@ -49,37 +49,37 @@ class Surrogate(Listener):
         self._pool, self._store, self._value, self._is_stopping = pool, store, value, is_stopping
         self._search_stage = stage
         self.scan_stage = replace(stage, embeddings=True)
-        """What the masks of the scan are scored on."""
+        """The stage at which the masks of the scan are scored."""
         self._predicted_stage = replace(stage, predicted=True)
         self._is_adopted = False
         self._unwatched: dict[HeadMask, float] = {}
         self._pairs: list[tuple[float, float]] = []
-        """Predicted and exact values of what was proposed."""
+        """Predicted and exact values of proposed masks."""
         self.num_screened = 0
-        """Predictions so far."""
+        """Number of predictions so far."""
         self.rank_correlation: float | None = None
-        """Spearman's, between predictions and exact values of what was proposed; None where it is undefined."""
+        """Spearman's rank correlation of predicted and exact values of proposed masks; None if it is undefined."""
 
     @property
     def missing(self) -> set[HeadMask]:
-        """The masks of the scan that have to be scored, on its stage, before anything is predicted."""
+        """The masks of the scan that must be scored at its stage before anything is predicted."""
         return set() if self._is_adopted else self._store.missing
 
     def stage(self) -> Stage:
-        """Return what masks are scored on now: while the scan misses something, all that it needs of them is kept."""
+        """Return the stage at which masks are scored now; while the scan is incomplete, all that it needs is kept."""
         return self.scan_stage if self.missing else self._search_stage
 
     def on_scored(self, result: Result) -> None:
-        """Keep what the result of a mask of the scan leaves behind."""
+        """Keep the displacements from the result of a mask of the scan."""
         embeddings = result.score.embeddings
         if result.mask in self.missing and embeddings is not None and not result.score.failure:
             self._store.add(result.mask, embeddings)
 
     def screen(self, masks: Sequence[HeadMask]) -> NDArray[np.float64]:
-        """Return the predicted values (M) of masks, NaN where there is none: a function of each mask alone.
+        """Return the predicted values (M) of masks, NaN if there is none; each depends on its mask alone.
 
         Raises:
-            Interrupted: asked to stop before all were there.
+            Interrupted: the search was asked to stop before all had arrived.
         """
         if not self._is_adopted:
             self._pool.adopt_displacements(self._store.take())
@@ -90,9 +90,9 @@ class Surrogate(Listener):
         return np.array([np.nan if score.failure else self._value(score.metrics) for score in scores])
 
     def on_known(self, record: TrialRecord) -> None:
-        """Note the exact value of a mask of several heads, to be compared with its prediction.
+        """Record the exact value of a mask of several heads, to be compared with its prediction.
 
-        Nothing is predicted with a head that fails alone.
+        Masks with a head that fails alone are not predicted.
         """
         if len(record.mask) <= 1:
             if record.value is None and not self._is_adopted:
@@ -101,18 +101,18 @@ class Surrogate(Listener):
             self._unwatched[record.mask] = record.value
 
     def on_planning(self, block: int, progress: Progress) -> None:
-        """Score again what is missing of a stored scan, and compare predictions with values.
+        """Score again what a stored scan lacks, and compare predictions with values.
 
         Raises:
-            HeadmaskError: a mask of the scan cannot be scored any more.
-            Interrupted: asked to stop before that was done.
+            HeadmaskError: a mask of the scan can no longer be scored.
+            Interrupted: the search was asked to stop before that was done.
         """
         if block > 0:
             self._complete_scan()
             self.on_end(progress)
 
     def on_end(self, progress: Progress) -> None:
-        """Compare predictions with the values that came since the last time."""
+        """Compare predictions with the values that have arrived since the last time."""
         self._compare()
         progress.rank_correlation = self.rank_correlation
 
@@ -141,7 +141,7 @@ class Surrogate(Listener):
 def make_surrogate(
     session: Session, pool: Pool, say: Callable[[str], None], is_stopping: Callable[[], bool]
 ) -> Surrogate | None:
-    """Return the surrogate of a search, with what an earlier run has left of it; None for a search without."""
+    """Return the surrogate of a search, with the data of an earlier run; None for a search without one."""
     search = session.config.search
     if search.surrogate and not session.surrogate_fits:
         say(

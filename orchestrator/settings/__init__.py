@@ -1,1 +1,1 @@
-"""What a user may set: sections, options, objective, budget and places."""
+"""What a user may set: sections, options, objective, budget and locations."""

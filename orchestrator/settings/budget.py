@@ -1,7 +1,7 @@
-"""When a search stops. Nothing here decides what is proposed, so budgets are no part of a study's fingerprint.
+"""When a search stops. A budget has no effect on what is proposed, so it is not part of a study's fingerprint.
 
-A block is begun unless the budget is spent. All but the seconds depend on nothing but the study itself, so that a
-study stops at the same mask with any number of replicas, killed and resumed or not.
+A block is begun unless the budget is spent. All limits except the seconds depend only on the study itself, so a study
+stops at the same mask with any number of replicas, even if it is killed and resumed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ STOPS: dict[StopReason, str] = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What a search may take: a number of masks, and further limits that end it after a whole block.
+    """What a search may use: a number of masks, and further limits that end it after a complete block.
 
     Args:
-        masks: distinct masks.
-        seconds: of this run of the driver.
+        masks: number of distinct masks.
+        seconds: wall-clock time of this run of the driver.
         image_forwards: plain forward passes of one image (or text), as predicted for the masks of whole blocks.
-        patience: blocks in a row that bring no better mask.
+        patience: number of blocks in a row without a better mask.
     """
 
     masks: int
@@ -54,7 +54,7 @@ class Budget:
     def spent(
         self, *, num_masks: int, image_forwards: float, blocks_without_gain: int, seconds: float
     ) -> StopReason | None:
-        """Return what keeps a search from beginning another block; None if nothing does."""
+        """Return why a search may not begin another block; None if it may."""
         if num_masks >= self.masks:
             return "masks"
         if self.patience is not None and blocks_without_gain >= self.patience:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def command_line(*parts: str | os.PathLike[str]) -> str:
-    """Return a command with its arguments as a shell takes it, such as `headmask resume 'runs/my run'`.
+    """Return a command with its arguments, quoted for a shell, such as `headmask resume 'runs/my run'`.
 
-    Names in capitals, which stand for what the reader puts there, are left as they are.
+    Placeholders, which are names in capitals, are left as they are.
     """
     return " ".join(_quoted(os.fspath(part)) for part in parts)
 
@@ -25,18 +25,18 @@ def command_line(*parts: str | os.PathLike[str]) -> str:
 def _quoted(part: str) -> str:
     if part == shown(part):
         return shlex.quote(part)
-    # A shell's notation for what a terminal would obey, and for bytes of a name that are no text.
+    # A shell's notation for control characters, and for bytes of a name that are not valid text.
     escaped = shown(part.replace("\\", "\\\\").replace("'", "\\'"))
     return "$'" + re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", escaped) + "'"
 
 
 def resume_command(folder: str | os.PathLike[str]) -> str:
-    """Return the command that goes on with the study of a run folder."""
+    """Return the command that continues the study of a run folder."""
     return command_line("headmask", "resume", _as_argument(folder))
 
 
 def way_on(config: SearchConfig) -> str:
-    """Return the command that goes on with the study of a configuration, from its folder or from its database."""
+    """Return the command that continues the study of a configuration, from its folder or from its database."""
     storage = config.output.storage
     if storage is not None and redacted(storage) != storage:
         return command_line("headmask", "resume", config.study_name, "--storage", "URL", "--out", config.folder)
@@ -49,6 +49,6 @@ def report_command(folder: str | os.PathLike[str]) -> str:
 
 
 def _as_argument(path: str | os.PathLike[str]) -> str:
-    """Return a path that no command takes for an option."""
+    """Return a path in a form that no command mistakes for an option."""
     text = os.fspath(path)
     return f"./{text}" if text.startswith("-") else text

@@ -1,6 +1,6 @@
-"""The configuration of a search: a TOML file, command-line flags over it, validated as a whole.
+"""The configuration of a search: a TOML file, overridden by command-line flags, validated as a whole.
 
-Every mistake is reported at once, unknown keys with the nearest known name.
+All mistakes are reported at once; unknown keys come with the nearest known name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SearchConfig(Section):
     @field_validator("data", mode="before")
     @classmethod
     def _one_or_several(cls, data: Any) -> Any:
-        # Not by the length of the tuple: a mistake in the only data set would be one of the length, too.
+        # Not by a minimum length of the tuple: a mistake in the only data set would be reported as one of length, too.
         if data == [] or data == ():
             raise ValueError(_MISSING["data"])
         return [data] if isinstance(data, dict | DataSection) else data
@@ -91,9 +91,9 @@ class SearchConfig(Section):
         return self.output.storage or str(self.folder / "study.journal")
 
     def anywhere(self) -> Self:
-        """Return the configuration with absolute paths, as a study keeps it: it is resumed from other folders.
+        """Return the configuration with absolute paths, as a study keeps it, to be resumed from any folder.
 
-        Those of the model are so from when it is loaded: only then is it known what is a tag.
+        Paths of the model become absolute when it is loaded: only then is it known what is a tag.
         """
         uri = self.output.tracking_uri
         output = self.output.model_copy(
@@ -107,9 +107,9 @@ class SearchConfig(Section):
         return self.model_copy(update={"data": data, "output": output})
 
     def public(self) -> dict[str, Any]:
-        """Return everything as JSON values, without passwords, and with paths that hold from any folder.
+        """Return everything as JSON values, without passwords, and with paths that are valid from any folder.
 
-        The study's name stays when its folder is moved.
+        The study's name stays the same when its folder is moved.
         """
         content: dict[str, Any] = self.anywhere().model_dump(mode="json")
         content["output"]["study"] = self.study_name
@@ -120,7 +120,7 @@ class SearchConfig(Section):
 
 
 def flat_settings(public: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration's JSON values by dotted keys; several data sets have their names in them."""
+    """Return a configuration's JSON values by dotted keys; with several data sets, keys contain their names."""
     sections = {name: part for name, part in public.items() if name != "data"}
     for part in public["data"]:
         name = part["name"] or Path(part["path"]).stem
@@ -129,7 +129,7 @@ def flat_settings(public: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_config(path: Path | None, flags: Mapping[str, Any]) -> SearchConfig:
-    """Return the configuration of a TOML file with flags over it.
+    """Return the configuration of a TOML file, overridden by flags.
 
     Args:
         path: the file, or None for flags alone.
@@ -165,15 +165,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _set_data(content: dict[str, Any], name: str, value: Any) -> None:
-    """Set a key of all data sets. Paths make as many data sets; limits of loss are by name of the data set."""
+    """Set a key of all data sets. Each path makes a data set; limits of loss are given by data set name."""
     sections = content.setdefault("data", {})
     are_tables = isinstance(sections, list) and all(isinstance(section, dict) for section in sections)
     if not isinstance(sections, dict) and not are_tables:
-        return  # Said by the validation, whatever a flag says.
+        return  # The validation reports this, whatever a flag says.
     if name == "path":
         is_several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
         paths = list(value) if is_several else [value]
-        # One path leaves what else a file says of its one data set.
+        # One path keeps the other settings of a file's only data set.
         content["data"] = [
             {**(sections if isinstance(sections, dict) and len(paths) == 1 else {}), "path": _plain(path)}
             for path in paths
@@ -198,11 +198,11 @@ def _limit_losses(sections: list[dict[str, Any]], limits: Mapping[str, Any]) -> 
 
 
 MAX_SHOWN = 60
-"""Characters of a wrong value in a message."""
+"""Maximum number of characters of a wrong value in a message."""
 
 
 def _plain(value: Any) -> Any:
-    """Return a path as text, and anything else as it is."""
+    """Return a path as text, and anything else unchanged."""
     return str(value) if isinstance(value, Path) else value
 
 
@@ -224,7 +224,7 @@ def parse_config(content: Mapping[str, Any], source: str) -> SearchConfig:
 
 
 def parse_stored(content: Mapping[str, Any], source: str) -> SearchConfig:
-    """Return a stored configuration; one that names no pixel rule is from before there was a choice.
+    """Return a stored configuration; one without a pixel rule comes from before there was a choice.
 
     Raises:
         ConfigError: it has mistakes; all of them are listed.
@@ -265,8 +265,8 @@ def _mistakes(error: ValidationError, *, several: bool = False) -> Iterator[str]
 
 
 def _rule(item: ErrorDetails) -> str:
-    """Return the rule that a value breaks, in words of TOML's."""
-    kind, place = item["type"], item["loc"]  # Which is empty for a rule over the whole.
+    """Return the rule that a value breaks, in TOML's terms."""
+    kind, place = item["type"], item["loc"]  # Empty for a rule over the whole configuration.
     is_section = len(place) == 1 or isinstance(place[-1] if place else None, int)
     if kind in ("model_type", "dict_type") or (kind == "tuple_type" and is_section):
         name = place[0]
@@ -275,7 +275,7 @@ def _rule(item: ErrorDetails) -> str:
         return 'must be a list, such as [1, 2] or ["L1H2"]'
     text = item["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
     text = text.partition(", got a number")[0]
-    if kind == "value_error":  # Ours, which may quote a URL with a port.
+    if kind == "value_error":  # Our own errors, which may quote a URL with a port.
         return text
     return re.sub(r"\b\d{5,30}\b", lambda number: f"{int(number[0]):,}", text)
 

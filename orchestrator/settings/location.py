@@ -17,7 +17,7 @@ from headmask.errors import ConfigError, HeadmaskError, StudyError, did_you_mean
 __all__ = ["SCHEMES", "check_database", "check_driver", "check_location", "is_url", "redacted", "scheme_of"]
 
 SCHEMES = {"sqlite": "", "postgresql": "postgresql", "mysql": "mysql"}
-"""Database URLs that are understood, and the extra that each needs."""
+"""Supported database schemes, and the extra that each needs."""
 EXAMPLES = {
     "sqlite": "sqlite:///studies.db",
     "postgresql": "postgresql://me@host:5432/studies",
@@ -28,7 +28,7 @@ MAX_PORT = 65_535
 
 
 def is_url(location: str) -> bool:
-    """Return whether a location is a URL; else it is a file's path."""
+    """Return whether a location is a URL; otherwise, it is a file's path."""
     return "://" in location
 
 
@@ -43,15 +43,15 @@ def file_of(location: str) -> Path | None:
 
 
 def kind_of(location: str) -> Kind:
-    """Return what the file of a location holds."""
+    """Return what kind of content the file of a location has."""
     return STUDY_DATABASE if is_url(location) else JOURNAL
 
 
 def check_location(location: str) -> str:
-    """Return the scheme of a storage that is understood; empty for a journal file.
+    """Return the scheme of a supported storage; empty for a journal file.
 
     Raises:
-        StudyError: it can be neither a file nor a database; the message has no password.
+        StudyError: it is neither a file nor a supported database; the message contains no password.
     """
     if not is_url(location):
         _check_path(location)
@@ -67,12 +67,12 @@ def check_location(location: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """Return a path that holds from any folder; links in it stay."""
+    """Return a path that is valid from any folder; links in it are kept."""
     return os.path.abspath(path)
 
 
 def located(location: str) -> str:
-    """Return a location with its path, if it is one, absolute: of a file, or in a URL of SQLite."""
+    """Return a location with an absolute path, if it has one: that of a file, or in an SQLite URL."""
     if not is_url(location):
         return absolute(location)
     scheme, _, path = location.partition(":///")
@@ -98,15 +98,15 @@ def _check_path(location: str) -> None:
 
 
 def check_database(location: str, what: str, error: type[HeadmaskError] = ConfigError) -> None:
-    """Check a database URL as far as that goes without opening it.
+    """Check a database URL as far as possible without opening it.
 
     Args:
-        location: the URL, of a scheme that is known.
-        what: the option that it is the value of.
-        error: raised.
+        location: the URL, with a known scheme.
+        what: the option whose value it is.
+        error: the error to raise.
 
     Raises:
-        HeadmaskError: it cannot be the URL of a database; the message says why, and has no password.
+        HeadmaskError: it cannot be the URL of a database; the message says why, and contains no password.
     """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
@@ -117,13 +117,13 @@ def check_database(location: str, what: str, error: type[HeadmaskError] = Config
         url = make_url(location)
         url.get_dialect()
     except ArgumentError as reason:
-        # One without a name is that of a URL that cannot be read.
+        # An error without a name comes from a URL that cannot be read.
         driver = location.split("://")[0]
         unknown = "Can't load plugin" in str(reason)
         raise error(f"{what}: {f'there is no driver {driver}' if unknown else 'it is no URL'}; {way_out}") from None
     except ValueError:
         raise error(f"{what}: the port must be a number, {way_out}") from None
-    # A driver whose dialect is there but not importable is told apart by `check_driver`.
+    # `check_driver` detects a driver whose dialect exists but cannot be imported.
     except ImportError:
         return
     if url.port is not None and not 0 < url.port <= MAX_PORT:
@@ -139,7 +139,7 @@ def check_database(location: str, what: str, error: type[HeadmaskError] = Config
     path = str(url.database)
     if path.startswith("file:"):
         raise error(f"{what}: sqlite needs a path, and options of its own are not understood, {way_out}")
-    # What is there and no file would be replaced by a database.
+    # Anything there that is not a file would be replaced by a database.
     if "\0" in location or (is_there(path) and not is_file(path)):
         raise error(f"{what}: sqlite needs a file, and this is none, {way_out}")
 

@@ -1,4 +1,4 @@
-"""What a registered model is called: `NAME` or `NAME@ALIAS`, as MLflow writes it in `models:/NAME@ALIAS`."""
+"""The name of a registered model: `NAME` or `NAME@ALIAS`, as MLflow writes it in `models:/NAME@ALIAS`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 from headmask.errors import ConfigError
 
 DEFAULT_ALIAS = "challenger"
-"""Where none is given: nobody's production changes unasked."""
+"""The alias if none is given, so that nobody's production model changes unasked."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the name that a text is.
+        """Return the name that a text gives.
 
         Raises:
-            ConfigError: it is none that MLflow takes.
+            ConfigError: MLflow does not accept it as a name.
         """
         name, is_given, alias = text.partition("@")
         alias = alias if is_given else DEFAULT_ALIAS
@@ -41,5 +41,5 @@ class ModelName:
 
     @property
     def uri(self) -> str:
-        """What `mlflow.pyfunc.load_model` loads."""
+        """URI for `mlflow.pyfunc.load_model`."""
         return f"models:/{self}"

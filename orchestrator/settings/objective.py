@@ -1,6 +1,6 @@
-"""What a search maximises, over one data set or several, and what it may not lose.
+"""What a search maximises over one or several data sets, and the losses that it must not exceed.
 
-The *objective* is what the user wants and what decides on confirm and test. Masks are searched by a *guide*, which may
+The *objective* is what the user wants; it decides on confirm and test. Masks are searched by a *guide*, which may
 be another metric of the same data: one that a good optimiser cannot overfit as easily on a small search split.
 """
 
@@ -24,22 +24,22 @@ Combine = Literal["mean", "worst"]
 
 @dataclass(frozen=True)
 class Goal:
-    """What one data set is searched for."""
+    """The goal for one data set."""
 
     data: str
     """Name of the data set."""
     mix: Mix
     max_loss: float | None = None
-    """Most that the mix may lose against the baseline, in [0, 1]; None where it is to be improved instead."""
+    """Maximum loss of the mix against the baseline, in [0, 1]; None if the mix is to be improved instead."""
     prefix: str = ""
-    """What the data set's metrics begin with, where there are several data sets."""
+    """Prefix of the data set's metrics if there are several data sets."""
 
     def __str__(self) -> str:
         return f"{self.prefix}{self.mix}"
 
     @classmethod
     def parse(cls, text: str, max_loss: float | None = None) -> Goal:
-        """Return the goal that `str` gives this text."""
+        """Return the goal whose `str` is this text."""
         data, slash, mix = text.rpartition("/")
         return cls(data, Mix.parse(mix), max_loss, data + slash)
 
@@ -48,13 +48,13 @@ class Goal:
         return self.mix.value(metrics, self.prefix)
 
     def holds(self, evidence: Evidence) -> bool:
-        """Return whether it is shown that a guarded goal loses no more than it may."""
+        """Return whether a guarded goal is shown to lose no more than allowed."""
         return evidence.loses_at_most(self.max_loss or 0.0)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The mean or the smallest of the goals to improve, as long as no guarded one loses more than it may."""
+    """The mean or the smallest of the goals to improve, provided that no guarded goal loses more than allowed."""
 
     goals: tuple[Goal, ...]
     combine: Combine = "mean"
@@ -79,7 +79,7 @@ class Objective:
 
     @classmethod
     def parse(cls, text: str, guarded: Sequence[Goal] = ()) -> Objective:
-        """Return the objective that `str` gives this text, with the goals that it leaves out."""
+        """Return the objective whose `str` is this text, with the goals that the text leaves out."""
         found = re.fullmatch(r"(?:(mean|worst) of (?=.*,))?(.*)", text)
         if found is None:
             raise ValueError(f"{text!r} is on several lines")
@@ -87,29 +87,29 @@ class Objective:
         return cls((*improved, *guarded), "worst" if found[1] == "worst" else "mean")
 
     def gain(self, metrics: Mapping[str, float]) -> float:
-        """Return the objective in [0, 1], whatever is lost elsewhere."""
+        """Return the objective in [0, 1], regardless of losses elsewhere."""
         return float(self.over([goal.value(metrics) for goal in self.improved]))
 
     def value(self, metrics: Mapping[str, float], baseline: Mapping[str, float]) -> float:
-        """Return what masks are ordered by: the objective, or minus what is lost beyond the limits, below zero.
+        """Return the value that orders masks: the objective, or below zero, minus the loss beyond the limits.
 
         Args:
-            metrics: of a mask.
-            baseline: of the empty mask on the same splits; read where something is guarded.
+            metrics: metrics of a mask.
+            baseline: metrics of the empty mask on the same splits; read only if a goal is guarded.
         """
         beyond = self.loss_beyond(metrics, baseline)
         return -beyond if beyond > 0 else self.gain(metrics)
 
     def loss_beyond(self, metrics: Mapping[str, float], baseline: Mapping[str, float]) -> float:
-        """Return the sum of what guarded goals lose beyond their limits; 0.0 within them all."""
+        """Return the total loss of guarded goals beyond their limits; 0.0 if all stay within them."""
         return sum(
-            # A tolerance, because a loss of exactly the limit is allowed and differences round.
+            # With a tolerance, because a loss of exactly the limit is allowed and differences are rounded.
             beyond if (beyond := goal.value(baseline) - goal.value(metrics) - (goal.max_loss or 0.0)) > 1e-9 else 0.0
             for goal in self.guarded
         )
 
     def named(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return metrics with the objective among them, under its own name."""
+        """Return metrics with the objective added under its own name."""
         return dict(metrics) if not metrics else {**metrics, str(self): self.gain(metrics)}
 
     def over(self, values: Sequence[float]) -> float:

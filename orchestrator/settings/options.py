@@ -1,4 +1,4 @@
-"""Settings as the command line and Python have them: each by one short name, all made of what `sections.py` says."""
+"""Settings for the command line and Python, each under one short name, all derived from `sections.py`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orchestrator.settings.setting import PATH, Setting, setting_of
 
 @dataclass(frozen=True)
 class Option:
-    """A setting by its short name: `masks` is `masks` of the section `budget`."""
+    """A setting under its short name: `masks` is `masks` of the section `budget`."""
 
     name: str
     section: str
@@ -28,7 +28,7 @@ class Option:
 
     @property
     def setting(self) -> Setting:
-        """What is said of the setting besides its type, its default and its description."""
+        """Properties of the setting besides its type, its default and its description."""
         return setting_of(self.field)
 
     @property
@@ -43,22 +43,22 @@ class Option:
 
     @property
     def description(self) -> str:
-        """What it is, on one line."""
+        """Its description, on one line."""
         return " ".join((self.field.description or "").split())
 
     @property
     def default(self) -> Any:
-        """What holds when it is not given; None if nothing does."""
+        """Its default; None if there is none."""
         return None if self.field.is_required() or self.field.default == () else self.field.default
 
     @property
     def kinds(self) -> tuple[Any, ...]:
-        """The types that a value may have, without None."""
+        """The types that a value may have, except None."""
         return tuple(kind for kind in alternatives(self.field.annotation) if kind is not type(None))
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that a value may be, if it is one of a few."""
+        """The words that a value may be, if there are only a few."""
         listed = [each.json_schema or {} for each in self.field.metadata if isinstance(each, WithJsonSchema)]
         words = [word for kind in self.kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]
         return (*words, *(word for schema in listed for word in schema.get("enum", ())))
@@ -72,7 +72,7 @@ class Option:
 
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:
-    """Return the types that a union is made of, or the type itself; without what is said of them."""
+    """Return the members of a union, or the type itself, without annotations."""
     if typing.get_origin(annotation) is typing.Annotated:
         return alternatives(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in UNIONS:
@@ -99,7 +99,7 @@ def chosen(test: Callable[[Option], bool]) -> Options:
 
 
 SEARCH = chosen(lambda option: True)
-"""The options of a search: all."""
+"""The options of a search, which are all options."""
 RESUME = chosen(lambda option: option.setting.resume)
 """The options that may change when a study is resumed."""
 SCAN = chosen(lambda option: option.setting.scan)
@@ -111,10 +111,10 @@ MODEL = chosen(lambda option: option.section == "model")
 
 
 def flags_of(given: Mapping[str, Any], options: Options = SEARCH) -> dict[str, Any]:
-    """Return settings by short name as settings by dotted key, paths as text.
+    """Return settings given by short name as settings by dotted key, with paths as text.
 
     Raises:
-        ConfigError: a name is unknown; the message has the nearest one.
+        ConfigError: a name is unknown; the message gives the nearest one.
     """
     former = {option.setting.formerly: name for name, option in options.items() if option.setting.formerly}
     flags = {}

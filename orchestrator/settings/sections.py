@@ -1,8 +1,8 @@
 """The sections of a search's configuration: every setting, written once.
 
-A setting is its key, its type, its default and its description, and what `Setting` says of it besides. The command
-line, `headmask.search`, the reference and the fingerprint follow from that. Nothing heavy is imported here, because
-the command line is made of this whenever it is called.
+A setting has a key, a type, a default, a description and further properties in `Setting`. The command line,
+`headmask.search`, the reference and the fingerprint are derived from them. Nothing heavy is imported here, because
+every call of the command line needs this module.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ TaskName = Annotated[Text, AfterValidator(_checked_task), _Tasks()]
 
 
 def _checked_mix(objective: str | None) -> str | None:
-    """Return an objective that can be parsed; a mistake counts as one among others."""
+    """Return an objective that can be parsed; a mistake is reported with all others."""
     from workers.tasks.base import Mix
 
     try:

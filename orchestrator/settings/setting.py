@@ -1,4 +1,4 @@
-"""A setting: its type with its checks, and what else is said of it where it is written, in `sections.py`."""
+"""A setting: its type with its checks, and the properties given where it is defined, in `sections.py`."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from headmask.border.reading import check_text
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is said of a setting besides its key, its type, its default and its description; a part of `Annotated`."""
+    """Properties of a setting besides its key, type, default and description; a part of `Annotated`."""
 
     fingerprint: Literal["value", "changed", "effect"] | None = None
-    """How it decides a study. `value`: the fingerprint has its value under its key. `changed`: the same, but only where
-    it is not the default, so that studies from before there was such a setting go on. `effect`: the fingerprint has
-    what it leads to, such as the digest of a data set, which `Session.fingerprint` names."""
+    """How it determines a study. `value`: the fingerprint has its value under its key. `changed`: the same, but only if
+    it is not the default, so that studies from before the setting existed can continue. `effect`: the fingerprint has
+    its result, such as the digest of a data set, which `Session.fingerprint` names."""
     resume: bool = False
     """Whether it may change when a study is resumed."""
     scan: bool = False
-    """Whether `headmask.scan` has it as well."""
+    """Whether `headmask.scan` has it, too."""
     reading: bool = False
     """Whether it says how a data set is read, for every command that reads one."""
     name: str | None = None
-    """Name of its flag and of its Python option, where that is not the key."""
+    """Name of its flag and of its Python option, if that is not the key."""
     flag: bool = True
-    """Whether it has a flag and a Python option; the others are for files alone."""
+    """Whether it has a flag and a Python option; other settings are for files only."""
     metavar: str | None = None
-    """What help shows in the place of the value, where the type does not say it."""
+    """Placeholder for the value in the help text, if the type does not give one."""
     takes: Literal["one", "several", "by_name"] = "one"
-    """What it takes with several data sets: one value for all, one each, or one by the name of a data set."""
+    """With several data sets: one value for all, one each, or one by data set name."""
     formerly: str | None = None
-    """The name that it had before, which still works."""
+    """Its former name, which still works."""
 
 
 def setting_of(field: FieldInfo) -> Setting:
-    """Return what is said of a section's field."""
+    """Return the properties of a section's field."""
     return next((each for each in field.metadata if isinstance(each, Setting)), Setting())
 
 
@@ -61,7 +61,7 @@ def count_or(word: str, value: Any, maximum: int) -> int | str:
         return word
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
         value = int(value)
-    # As other whole numbers, 3.0 is 3.
+    # As for other whole numbers, 3.0 is 3.
     is_whole = not isinstance(value, bool) and isinstance(value, numbers.Real) and value == value // 1
     if not is_whole or not 1 <= value <= maximum:
         raise ValueError(f"must be {word}, or a whole number from 1 to {maximum:,}")
@@ -85,21 +85,21 @@ def _text(text: str) -> str:
 
 
 Whole = Annotated[int, BeforeValidator(_number)]
-"""A whole number. Its range stands with the setting: `Annotated[Whole, Field(ge=..., le=...)]`."""
+"""A whole number. Its range is given with the setting: `Annotated[Whole, Field(ge=..., le=...)]`."""
 Real = Annotated[float, BeforeValidator(_number)]
 """A finite number."""
 Switch = Annotated[bool, BeforeValidator(_boolean)]
 Text = Annotated[str, Strict(), AfterValidator(_text)]
 MAX_SEED = 2**63 - 1
 MAX_MASKS = 10_000_000
-"""In a study: their trials would fill a large machine's memory."""
+"""Maximum number of masks in a study; the trials of more would fill a large machine's memory."""
 MAX_HEADS = 1_000_000
 MAX_THREADS = 1_024
 MAX_CHUNK = 65_536
 MAX_POOL = 100_000
-"""Replicas, however large the cluster is."""
+"""Maximum number of replicas, however large the cluster is."""
 PATH = object()
-"""Marks a text that may be given as a path."""
+"""Marks a text that may also be given as a path."""
 AnyPath = Annotated[Text, PATH]
 HeadCount = Annotated[Whole, Field(ge=1, le=MAX_HEADS)]
 MaskCount = Annotated[Whole, Field(ge=1, le=MAX_MASKS)]
@@ -108,7 +108,7 @@ Threads = Annotated[Whole, Field(ge=1, le=MAX_THREADS)]
 
 
 class Section(BaseModel):
-    """Settings that belong together; unknown ones are refused, and so are numbers that are not finite."""
+    """Settings that belong together; unknown settings and numbers that are not finite are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -119,12 +119,12 @@ class Section(BaseModel):
 
     @classmethod
     def renamed(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """Return the content with settings under the names that they have now."""
+        """Return the content with settings under their current names."""
         former = {setting_of(field).formerly: name for name, field in cls.model_fields.items()}
         return {former.get(key, key) if former.get(key) not in content else key: content[key] for key in content}
 
     def decisive(self) -> dict[str, Any]:
-        """Return the settings whose values decide a study, as JSON values by their keys."""
+        """Return the settings whose values determine a study, as JSON values by their keys."""
         kinds = {name: setting_of(field).fingerprint for name, field in type(self).model_fields.items()}
         changed = self.model_dump(include={name for name in kinds if kinds[name] == "changed"}, exclude_defaults=True)
         return self.model_dump(mode="json", include={name for name in kinds if kinds[name] == "value"} | changed.keys())

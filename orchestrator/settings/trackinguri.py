@@ -1,8 +1,8 @@
-"""Which MLflow server or store knows of a search: one rule for all commands.
+"""The MLflow server or store that tracks a search: one rule for all commands.
 
-A new search is tracked where `--tracking-uri` or its configuration file says, else where the variable
-`MLFLOW_TRACKING_URI` says, else in `mlflow.db` beside its run folder. One that was tracked before stays where it is
-unless `--tracking-uri` is given.
+A new search is tracked where `--tracking-uri` or its configuration file says, otherwise where the variable
+`MLFLOW_TRACKING_URI` says, otherwise in `mlflow.db` beside its run folder. One that was tracked before stays where it
+is unless `--tracking-uri` is given.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def check_tracking_uri(uri: str, what: str = OPTION) -> str:
 
     Args:
         uri: the address.
-        what: the option or variable that it is the value of.
+        what: the option or variable whose value it is.
 
     Raises:
-        ConfigError: it can be none; the message says why, and has no password.
+        ConfigError: it cannot be such an address; the message says why, and contains no password.
     """
     scheme = scheme_of(uri)
     if uri == "databricks":
@@ -77,15 +77,15 @@ def _check_web(uri: str, what: str) -> None:
 
 
 def _plugins() -> set[str]:
-    """Return the kinds of servers that installed plugins of MLflow add."""
+    """Return the kinds of servers that installed MLflow plugins add."""
     return {each.name for each in importlib.metadata.entry_points(group="mlflow.tracking_store")}
 
 
 def uri_of_environment() -> str | None:
-    """Return what `MLFLOW_TRACKING_URI` says; None where it is unset or empty.
+    """Return the address in `MLFLOW_TRACKING_URI`; None if it is unset or empty.
 
     Raises:
-        ConfigError: it is no address.
+        ConfigError: it is not an address.
     """
     uri = os.environ.get(VARIABLE)
     return check_tracking_uri(uri, VARIABLE) if uri else None
@@ -95,7 +95,7 @@ def beside(folder: Path) -> str:
     """Return the address of the database beside a run folder.
 
     Raises:
-        ConfigError: the folder has a name that no address of a database can hold.
+        ConfigError: the folder's name cannot be part of a database address.
     """
     from sqlalchemy.engine import make_url
 
@@ -110,15 +110,15 @@ def beside(folder: Path) -> str:
 
 
 def tracked_at(folder: Path, given: str | None, storage: str) -> tuple[str | None, str]:
-    """Return where a new search is tracked, None for the database beside its folder; and the same in words.
+    """Return where a new search is tracked (None for the database beside its folder), and the same in words.
 
     Args:
-        folder: of the run.
-        given: by `--tracking-uri` or the configuration file.
-        storage: of the study.
+        folder: the run folder.
+        given: the address in `--tracking-uri` or the configuration file.
+        storage: the storage of the study.
 
     Raises:
-        ConfigError: `MLFLOW_TRACKING_URI` is no address, a driver is missing, or the database is that of the study.
+        ConfigError: `MLFLOW_TRACKING_URI` is not an address, a driver is missing, or the database is that of the study.
         OutputError: the file of a database cannot be written, or is something else.
     """
     uri = given or uri_of_environment()
@@ -135,7 +135,7 @@ def tracked_at(folder: Path, given: str | None, storage: str) -> tuple[str | Non
 
 
 def with_password(uri: str | None) -> str | None:
-    """Return where a search was tracked, with the password that was not kept where the variable has that address."""
+    """Return where a search was tracked; if the variable has the same address, with its password, which is not kept."""
     if uri is not None and HIDDEN in uri:
         known = os.environ.get(VARIABLE, "")
         return known if redacted(known) == uri else uri

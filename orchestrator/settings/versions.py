@@ -6,7 +6,7 @@ import importlib.metadata
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what decides a score or a study."""
+    """Return the versions of everything that determines a score or a study."""
     packages = ("headmask", "torch", "open_clip_torch", "optuna", "numpy", "pillow")
     found = {}
     for package in packages:
