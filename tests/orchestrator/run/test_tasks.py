@@ -308,9 +308,9 @@ def test_a_plan_counts_all_data_sets(tiny_config, tiny_files, files):
     assert plan["object_store_gib"] < plan["memory_per_replica_gib"]
 
 
-def test_a_gate_looks_at_every_data_set(tiny_config, tiny_files, files):
+def test_the_precheck_looks_at_every_data_set(tiny_config, tiny_files, files):
     for tower in ("image", "text"):
-        session = prepare(several(tiny_config, tiny_files, files, search__tower=tower, search__gate=True))
+        session = prepare(several(tiny_config, tiny_files, files, search__tower=tower, search__precheck=True))
         with pytest.raises(ModelError, match=r"scores at chance level: text-to-image recall@10 .* of data, chance is"):
             check_baseline(session)
         labels = prepare(tiny_config(data__path=str(files / "labels.parquet"), search__tower=tower))

@@ -100,7 +100,7 @@ def test_looks_of_older_studies_are_those_of_their_model():
 
 
 def test_searches_with_journals_of_their_own_and_eval_count_each_others_looks(cache, tiny_config, headmask):
-    options = {"budget__masks": 16, "search__gate": False}
+    options = {"budget__masks": 16, "search__precheck": False}
     first = start(tiny_config("a", **options))
     heads = tuple(map(str, first.verdict.selected.heads))
     second = start(tiny_config("b", search__protect=heads, **options))
