@@ -86,7 +86,7 @@ def test_garbage_in_the_middle_is_named_by_its_line(journal):
 def test_a_line_that_optuna_cannot_replay_is_one_message(journal):
     line = {"op_code": 99, "worker_id": "x"}
     journal.write_bytes(journal.read_bytes() + json.dumps(line).encode() + b"\n")
-    with pytest.raises(StudyError, match="no journal of studies, or is damaged: AssertionError"):
+    with pytest.raises(StudyError, match="is not a journal of studies, or is damaged: AssertionError"):
         read(journal)
 
 
