@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.record import save
 from headmask.mask import HeadGrid, HeadMask
 from headmask.maskfile import Grid, MaskFile, ModelReference, SplitScores

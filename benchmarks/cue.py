@@ -24,7 +24,6 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
-sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.record import save
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile

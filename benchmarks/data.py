@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.record import save
 from orchestrator.run.bench import hardware
 

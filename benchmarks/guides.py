@@ -27,7 +27,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.pools import COLUMNS, Pool, make_pool
 from benchmarks.record import save
 from headmask.mask import HeadMask

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.record import save
 from headmask.mask import HeadMask
 from orchestrator.demo import DEMO_CHUNK, unpack_demo

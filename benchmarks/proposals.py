@@ -10,7 +10,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.trial import create_trial
 
-sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.record import save
 from benchmarks.strategies.synthetic import Synthetic, make_synthetic
 from headmask.mask import HeadGrid, HeadMask

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.driver import GRID, SimulatedPool, run_simulated
 from benchmarks.record import RESULTS, save
 from benchmarks.strategies.synthetic import make_synthetic

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.guides import mean_and_interval
 from benchmarks.record import save
 from orchestrator.api import search

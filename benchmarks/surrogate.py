@@ -26,7 +26,6 @@ import torch.nn.functional as F  # noqa: N812
 from scipy.stats import spearmanr
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.record import save
 from headmask.ablation.rules import ZERO
 from headmask.mask import Head, HeadGrid, HeadMask

@@ -33,3 +33,8 @@ def test_tests_lie_in_the_rooms_of_the_code():
     }
     assert len(rooms) > 20
     assert [str(room) for room in sorted(rooms) if not (ROOT / room / "__init__.py").exists()] == []
+
+
+def test_no_benchmark_puts_its_folder_on_the_path():
+    """`benchmarks/strategies` would stand in for the package `strategies`, in every process started after that."""
+    assert [path.name for path in (ROOT / "benchmarks").rglob("*.py") if "sys.path" in path.read_text()] == []
