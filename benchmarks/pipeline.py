@@ -34,8 +34,9 @@ from orchestrator.settings.budget import Budget
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import flags_of
 from orchestrator.study.store import StudyStore
+from orchestrator.track.operations import Begin
 from orchestrator.track.searchrun import BestCurve
-from orchestrator.track.tracker import Tracker, default_target
+from orchestrator.track.tracker import Tracker
 from strategies import make_sampler
 from workers.pool.fleet import START_S
 from workers.pool.ray import RayPool
@@ -101,8 +102,11 @@ class BareScorers:
 
 def searched(session: Session, pool: RayPool, folder: Path, count: int) -> tuple[float, list[HeadMask]]:
     """Return how long a search of so many masks takes, and its masks."""
-    target = default_target(folder, "bench", "bench", None, None)
-    with StudyStore.create(str(folder / "study.journal"), "bench", {}) as store, Tracker(target, {}, print) as tracker:
+    begin = Begin(key="bench", experiment="bench", run_name="bench")
+    with (
+        StudyStore.create(str(folder / "study.journal"), "bench", {}) as store,
+        Tracker(folder, begin, None, print) as tracker,
+    ):
         tracker.wait_for_run(60)
         started = time.perf_counter()
         search = Search(
