@@ -87,15 +87,15 @@ class Books:
         num_masks: int,
         stored: Mapping[int, HeadMask] | None = None,
     ) -> None:
-        self.grid, self.blocks, self._num_masks, self._stored = grid, blocks, num_masks, stored or {}
+        self.grid, self.blocks, self._limits = grid, blocks, limits
+        self._num_masks, self._stored = num_masks, stored or {}
         self.masks: list[HeadMask] = []
         """Every mask proposed so far, by number."""
         self.num_known = 0
         """How many masks, from number 0 on, have results."""
         self._numbers: dict[HeadMask, int] = {}
         self._has_result: list[bool] = []
-        self._layer_F, self._head_F = np.array(limits.free_heads(grid), dtype=np.int64).T
-        self._bits_TF = np.zeros((0, len(self._head_F)), dtype=np.bool_)
+        self._bits_TF = limits.bits_of(grid, ())
         self._values_T = np.zeros(0)
         """Allocated longer than the number of masks, like the bits."""
 
@@ -159,10 +159,9 @@ class Books:
         self._has_result += [False] * len(masks)
         if stop > len(self._values_T):
             room = max(stop, 2 * len(self._values_T))
-            self._bits_TF = np.resize(self._bits_TF, (room, len(self._head_F)))
+            self._bits_TF = np.resize(self._bits_TF, (room, self._bits_TF.shape[1]))
             self._values_T = np.resize(self._values_T, room)
-        words_TL = np.array([mask.words for mask in masks], dtype=np.int64).reshape(len(masks), self.grid.layers)
-        self._bits_TF[start:stop] = words_TL[:, self._layer_F] >> self._head_F & 1
+        self._bits_TF[start:stop] = self._limits.bits_of(self.grid, masks)
 
     def tell(self, number: int, value: float | None) -> None:
         """Record the value of a mask; None is a failure."""
