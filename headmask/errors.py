@@ -16,6 +16,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f", did you mean {near[0]}?" if near else ""
 
 
+def one_of(names: Iterable[str]) -> str:
+    """Return the names to choose from, quoted: `'a', 'b' or 'c'`."""
+    *first, last = map(repr, names)
+    return f"{', '.join(first)} or {last}"
+
+
 class HeadmaskError(ValueError):
     """Base of all errors caused by input: a file, a flag, a model, a data set or a study."""
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from headmask.errors import AblationError
+from headmask.errors import AblationError, one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -207,8 +207,7 @@ def find_ablation(name: str) -> Ablation:
 def _known(name: Any) -> str:
     if isinstance(name, str) and name in ABLATIONS:
         return name
-    *first, last = map(repr, ABLATIONS)
-    raise PydanticCustomError("literal_error", f"Input should be {', '.join(first)} or {last}")
+    raise PydanticCustomError("literal_error", f"Input should be {one_of(ABLATIONS)}")
 
 
 AblationName = Annotated[str, PlainValidator(_known), WithJsonSchema({"enum": list(ABLATIONS), "type": "string"})]

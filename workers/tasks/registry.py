@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headmask.errors import one_of
 from workers.tasks.base import QueryKind, Targets
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.matching import MatchingTargets
@@ -26,8 +27,7 @@ def check_task(name: str) -> str:
         ValueError: there is no such task.
     """
     if name not in TASKS:
-        *others, last = map(repr, TASKS)
-        raise ValueError(f"must be {', '.join(others)} or {last}")
+        raise ValueError(f"must be {one_of(TASKS)}")
     return name
 
 
