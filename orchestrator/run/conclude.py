@@ -61,15 +61,15 @@ def conclude(
     """Return the result of a search, with the run folder and the tracking run written.
 
     Args:
-        session: of the search.
-        store: the study, which is told the selected mask.
-        tracker: of the run.
-        searched: how far the search got.
-        verdict: on its records.
-        prospects: of further search, if known.
-        surrogate: if there was one.
-        display: told what takes long.
-        seconds: that it all took.
+        session: model and data of the search.
+        store: the study, which records the selected mask.
+        tracker: sends the outcome to MLflow.
+        searched: the progress of the search at its end.
+        verdict: the findings.
+        prospects: what further search might bring, if known.
+        surrogate: the surrogate, if there was one.
+        display: receives messages about slow steps.
+        seconds: wall-clock time of all runs of the search.
     """
     config, folder = session.config, session.config.folder
     gates = results.gates_result(session, searched.gates)

@@ -32,7 +32,7 @@ def make_plan(config: SearchConfig, speed: float | None = None) -> dict[str, Any
     Model and data are loaded and checked; no replica is started and nothing is written.
 
     Args:
-        config: of the search.
+        config: configuration of the search.
         speed: plain forward passes per second of one replica; measured here by default.
 
     Raises:

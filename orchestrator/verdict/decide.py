@@ -168,7 +168,7 @@ def _test_evidence(
 ) -> tuple[Evidence, tuple[tuple[Goal, Evidence], ...]]:
     """Return how sure the test deltas are: of the objective, and of every guarded goal."""
     objective = session.objective
-    # Of one mask there is one object: `evidence` knows by it that nothing differs.
+    # A mask has one object, so `evidence` sees by identity that nothing differs.
     outcomes = {mask: _outcomes(session, "test", score) for mask, score in test.items()}
     improved = {mask: _improved(session, tables) for mask, tables in outcomes.items()}
     guarded = tuple(
