@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from orchestrator.statistics.paired import MIN_CLUSTERS, Outcomes, evidence, num_clusters, paired_interval
 from orchestrator.verdict.outcomes import outcomes_of
 from workers.data.loading import clusters, linked
-from workers.tasks.base import Mix, Ranks
+from workers.tasks.metrics import Mix, Ranks
 from workers.tasks.retrieval import RetrievalTargets
 
 # N images, C clusters, E embedding, Q captions, F families

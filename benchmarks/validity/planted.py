@@ -32,7 +32,7 @@ from workers.scoring.constants import Constants
 from workers.scoring.messages import Stage
 from workers.scoring.replica import Replica
 from workers.scoring.scorer import ScorerSettings
-from workers.tasks.base import Mix
+from workers.tasks.metrics import Mix
 
 MARGIN = 0.01
 """Mean recall by which a selected mask may be worse than removing the planted heads."""

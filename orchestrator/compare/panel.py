@@ -17,7 +17,7 @@ from orchestrator.statistics.clusters import Clusters, too_few
 from orchestrator.statistics.paired import Outcomes, drawn_values, permutation_p_values
 from orchestrator.verdict.outcomes import outcomes_of
 from orchestrator.verdict.queries import Earned, Queries, read_earned
-from workers.tasks.base import Mix, Ranks
+from workers.tasks.metrics import Mix, Ranks
 
 # C clusters, K kinds of queries, R draws, M masks
 

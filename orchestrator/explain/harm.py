@@ -16,7 +16,8 @@ from orchestrator.explain.sheets import Cell, draw_attention
 from orchestrator.explain.subject import Subject
 from workers.data.loading import Split
 from workers.scoring.messages import MaskScore
-from workers.tasks.base import Mix, Ranks, Targets
+from workers.tasks.base import Targets
+from workers.tasks.metrics import Mix, Ranks
 from workers.tasks.ranking import MAX_RANK
 from workers.tasks.registry import KINDS
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from headmask.errors import ConfigError
 from headmask.mask import Head, HeadGrid
 from orchestrator.outcome.pictures import draw_deltas
-from workers.tasks.base import Mix
+from workers.tasks.metrics import Mix
 
 if TYPE_CHECKING:
     import pandas as pd

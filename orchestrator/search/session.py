@@ -47,7 +47,7 @@ from workers.scoring.messages import Stage
 from workers.scoring.replica import PackedTower, Payload, Wanted
 from workers.scoring.scorer import ScorerSettings, SplitArrays, probe_inputs, proven_view
 from workers.scoring.trie import TowerCost
-from workers.tasks.base import Mix
+from workers.tasks.metrics import Mix
 
 SPLITS = ("search", "confirm", "test")
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.statistics.paired import Evidence
-from workers.tasks.base import Mix
+from workers.tasks.metrics import Mix
 
 # R draws, D data sets
 

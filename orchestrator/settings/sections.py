@@ -71,7 +71,7 @@ TaskName = Annotated[Text, AfterValidator(_checked_task), _Tasks()]
 
 def _checked_mix(objective: str | None) -> str | None:
     """Return an objective that can be parsed; a mistake is reported with all others."""
-    from workers.tasks.base import Mix
+    from workers.tasks.metrics import Mix
 
     try:
         if objective is not None:

@@ -29,7 +29,7 @@ from workers.scoring.constants import USUAL_CHUNK, Constants
 from workers.scoring.messages import MaskScore, Stage
 from workers.scoring.replica import Replica
 from workers.scoring.scorer import ScorerSettings, default_device
-from workers.tasks.base import Mix
+from workers.tasks.metrics import Mix
 
 
 @dataclass(frozen=True)

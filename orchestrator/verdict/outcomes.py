@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.statistics.paired import Outcomes
-from workers.tasks.base import Mix, Ranks, Targets
+from workers.tasks.base import Targets
+from workers.tasks.metrics import Mix, Ranks
 
 # N images
 

@@ -25,7 +25,8 @@ from headmask.errors import DataError, HeadmaskError
 from orchestrator.statistics.paired import Outcomes
 from orchestrator.study.runfolder import read_parquet
 from orchestrator.verdict.outcomes import outcomes_of
-from workers.tasks.base import Mix, Ranks, Targets
+from workers.tasks.base import Targets
+from workers.tasks.metrics import Mix, Ranks
 from workers.tasks.registry import KINDS, TASKS
 
 if TYPE_CHECKING:

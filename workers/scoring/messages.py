@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.tasks.base import Ranks
+from workers.tasks.metrics import Ranks
 
 if TYPE_CHECKING:
     from workers.scoring.constants import Precision

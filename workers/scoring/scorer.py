@@ -30,7 +30,8 @@ from workers.scoring.engine import Engine
 from workers.scoring.gates import GateLoss
 from workers.scoring.inputs import Normalisation, make_inputs, shared_tensor
 from workers.scoring.messages import MaskScore
-from workers.tasks.base import MIN_ROWS, Partial, Ranks, Targets, block_of, padded, part_of
+from workers.tasks.base import MIN_ROWS, Partial, Targets, block_of, padded, part_of
+from workers.tasks.metrics import Ranks
 
 # M masks, L layers, H heads, d head width, N images, or inputs of the searched tower, Q captions, E embedding
 

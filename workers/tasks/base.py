@@ -1,14 +1,12 @@
 """What a task is: the columns that it reads, the right answers of a split, and the metrics of embeddings by them.
 
 Every task ends in ranks of queries: how many competitors score not less than the right answer. A rank is pessimistic
-and deterministic, so that a collapsed model cannot score by luck. A query earns a credit by its rank: one for a hit, or
-part of one; or the probability that the model gives to the right answer. A metric is the mean credit of its queries, or
-the mean or the smallest of several such shares.
+and deterministic, so that a collapsed model cannot score by luck. What queries earn
+by their ranks, and what metrics make of it, is in `workers/tasks/metrics.py`.
 """
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, hstack
 
-from headmask.errors import ConfigError, did_you_mean
+from headmask.errors import ConfigError
+from workers.tasks.metrics import Mix, Ranks, Share, Table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,18 +24,14 @@ if TYPE_CHECKING:
     from headmask.tower.towers import TowerName
     from workers.tasks.losses import Indices, MicroBatch
 
-# N images, Q queries of a kind or texts, E embedding, K cells of all shares, C resampling clusters, R bootstrap draws
+# N images, Q queries of a kind or texts, E embedding
 
-Ranks = Mapping[str, NDArray[np.uint8] | NDArray[np.float32]]
-"""Every query's rank, clipped to 255, or graded credit, by kind of query: all that metrics and statistics need."""
 Partial = Mapping[str, NDArray]
 """What `combined` needs from a part of the images."""
 MAX_BLOCK = 1024
 """Most images that are compared with a tile of texts at a time, unless more are computed together."""
 MIN_ROWS = 128
 """Rows to which fewer are filled up where their numbers are added up, so that they are in the same order."""
-MAX_DENSE_CELLS = 32
-"""Most cells for which a table is a plain array; many classes make a sparse one."""
 
 
 @dataclass(frozen=True)
@@ -83,137 +77,6 @@ class QueryKind:
     """Images that a query is about: the one that it belongs to, and those that follow."""
     is_ranked: bool = True
     """Whether there are ranks beyond the first; a query without them is matched or not."""
-
-
-@dataclass(frozen=True, eq=False)
-class Share:
-    """The mean credit of a kind's queries; with cells, the mean or the smallest of the cells' means.
-
-    Cells without queries do not count.
-    """
-
-    kind: str
-    credit_of_rank: NDArray[np.float64] | None = None
-    """(256,) in [0, 1], falling: see `workers.tasks.ranking`. None where a probability is the credit."""
-    cell_of_query_Q: NDArray[np.int64] | None = None
-    """Class or group of every query."""
-    smallest: bool = False
-
-    @property
-    def num_cells(self) -> int:
-        """Number of cells."""
-        return 1 if self.cell_of_query_Q is None else int(self.cell_of_query_Q.max()) + 1
-
-    def value(self, ranks: Ranks) -> float:
-        """Return the share in [0, 1]."""
-        hits_Q = self.credits(ranks)
-        if self.cell_of_query_Q is None:
-            return float(np.mean(hits_Q))
-        queries_K = np.bincount(self.cell_of_query_Q)
-        hits_K = np.bincount(self.cell_of_query_Q, weights=hits_Q)
-        shares_K = hits_K[queries_K > 0] / queries_K[queries_K > 0]
-        return float(shares_K.min() if self.smallest else shares_K.mean())
-
-    def credits(self, ranks: Ranks) -> NDArray[np.float64]:
-        """Return every query's credit, (Q,)."""
-        found_Q, credit = ranks[self.kind], self.credit_of_rank
-        earned_Q: NDArray[np.float64] = found_Q.astype(np.float64) if credit is None else credit[found_Q]
-        return earned_Q
-
-    def reduce(self, ratios_RK: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the share of every draw from the ratios in its cells, NaN where a draw has no query of a cell."""
-        reduced_R: NDArray[np.float64] = (np.nanmin if self.smallest else np.nanmean)(ratios_RK, axis=1)
-        return reduced_R
-
-
-@dataclass(frozen=True)
-class Mix:
-    """What is maximised on one data set: a metric, or a weighted mean of several."""
-
-    weights: tuple[tuple[str, float], ...]
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Return the mix written as `mean_recall`, or as `0.7*t2i_r1 + 0.3*i2t_r1`.
-
-        Raises:
-            ConfigError: a metric is unknown, a weight is not a positive number, or a metric is named twice.
-        """
-        # The registry knows all tasks, which build on this module.
-        from workers.tasks.registry import METRICS as metrics  # noqa: N811
-
-        weights: dict[str, float] = {}
-        for part in text.split("+"):
-            found = re.fullmatch(r"\s*(?:([0-9.eE-]+)\s*\*\s*)?(\w+)\s*", part)
-            if not found or found[2] not in metrics:
-                name = found[2] if found else part.strip()
-                raise ConfigError(
-                    f"must be one of {', '.join(metrics)}, or a mix such as 0.7*t2i_r1 + 0.3*i2t_r1, got {text!r}"
-                    + (did_you_mean(name, metrics) if "+" in text else "")
-                )
-            weight = _positive(found[1] or "1")
-            if weight is None or found[2] in weights:
-                raise ConfigError(f"must name every metric once, with a positive weight, got {text!r}")
-            weights[found[2]] = weight
-        return cls(tuple(weights.items()))
-
-    def __str__(self) -> str:
-        if len(self.weights) == 1:
-            return self.weights[0][0]
-        return " + ".join(f"{weight:.12g}*{name}" for name, weight in self.weights)
-
-    def guided(self, guides: Mapping[str, str]) -> Mix:
-        """Return the mix with every metric replaced by its guide, if it has one."""
-        weights: dict[str, float] = {}
-        for name, weight in self.weights:
-            guide = guides.get(name, name)
-            weights[guide] = weights.get(guide, 0.0) + weight
-        return Mix(tuple(weights.items()))
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics."""
-        return tuple(name for name, _ in self.weights)
-
-    def value(self, metrics: Mapping[str, float], prefix: str = "") -> float:
-        """Return the weighted mean of metrics in [0, 1]; their names may begin with a data set's."""
-        if len(self.weights) == 1:
-            return metrics[prefix + self.weights[0][0]]
-        total = sum(weight * metrics[prefix + name] for name, weight in self.weights)
-        return total / sum(weight for _, weight in self.weights)
-
-
-def _positive(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if 0 < number < float("inf") else None
-
-
-Counts = Any
-"""Array, or sparse array where there are many cells."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Hits, or parts of them, and queries per resampling cluster (C, K): the ratio of sums is each cell's share."""
-
-    hits_CK: Counts
-    queries_CK: Counts
-    mix: Mix
-    shares: Mapping[str, tuple[Share, ...]]
-
-    def value(self, ratios_RK: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mix for every row of ratios, one per cell of the mix's shares in order."""
-        start, total_R = 0, np.zeros(len(ratios_RK))
-        for name, weight in self.mix.weights:
-            for share in self.shares[name]:
-                ratios = ratios_RK[:, start : start + share.num_cells]
-                total_R += weight / len(self.shares[name]) * share.reduce(ratios)
-                start += share.num_cells
-        value_R: NDArray[np.float64] = total_R / sum(weight for _, weight in self.mix.weights)
-        return value_R
 
 
 @dataclass(frozen=True)
@@ -399,16 +262,9 @@ class Targets(ABC):
             mix: a mix of this task's metrics.
             clusters_N: the cluster of each image, numbered from 0; -1 for images without a query.
         """
-        num_clusters = int(clusters_N.max()) + 1
-        columns = []
-        for share in (share for name in mix.metrics for share in self.shares[name]):
-            cluster_Q = clusters_N[self.image_of_queries[share.kind]]
-            cell_Q = np.zeros_like(cluster_Q) if share.cell_of_query_Q is None else share.cell_of_query_Q
-            shape = num_clusters, share.num_cells
-            hits_Q = share.credits(ranks)
-            columns.append([_sums(values_Q, cluster_Q, cell_Q, shape) for values_Q in (hits_Q, np.ones_like(hits_Q))])
-        hits_CK, queries_CK = (_beside(side) for side in zip(*columns, strict=True))
-        return Table(hits_CK, queries_CK, mix, self.shares)
+        used = {share.kind for name in mix.metrics for share in self.shares[name]}
+        cluster_of_queries = {kind: clusters_N[self.image_of_queries[kind]] for kind in used}
+        return Table.of(ranks, mix, self.shares, cluster_of_queries, int(clusters_N.max()) + 1)
 
     def check(self, mix: Mix, where: str) -> None:
         """Check that a mix is of this task's metrics.
@@ -455,14 +311,3 @@ def padded(rows_nE: Tensor, size: int) -> Tensor:
     whole_sE = rows_nE.new_zeros((size, rows_nE.shape[1]))
     whole_sE[: len(rows_nE)] = rows_nE
     return whole_sE
-
-
-def _sums(
-    values_Q: NDArray[np.float64], cluster_Q: NDArray[np.int64], cell_Q: NDArray[np.int64], shape: tuple[int, int]
-) -> csr_array:
-    return csr_array((values_Q, (cluster_Q, cell_Q)), shape=shape)
-
-
-def _beside(parts: Sequence[csr_array]) -> Counts:
-    together = csr_array(hstack(parts))
-    return together.toarray() if together.shape[1] <= MAX_DENSE_CELLS else together

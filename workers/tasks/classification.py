@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.tasks.base import Chance, Partial, QueryKind, Rows, Share, Targets, Words, blocks, padded
+from workers.tasks.base import Chance, Partial, QueryKind, Rows, Targets, Words, blocks, padded
+from workers.tasks.metrics import Share
 from workers.tasks.ranking import CLIP_SCALE, clipped, odds_against, probability, reciprocal, within
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
-from workers.tasks.base import MIN_ROWS, Partial, QueryKind, Rows, Share, Targets, padded
+from workers.tasks.base import MIN_ROWS, Partial, QueryKind, Rows, Targets, padded
+from workers.tasks.metrics import Share
 from workers.tasks.ranking import CLIP_SCALE, clipped, within
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.tasks.base import Chance, Partial, QueryKind, Ranks, Rows, Share, Targets, Words, blocks, padded
+from workers.tasks.base import Chance, Partial, QueryKind, Rows, Targets, Words, blocks, padded
+from workers.tasks.metrics import Ranks, Share
 from workers.tasks.ranking import (
     CLIP_SCALE,
     MAX_RANK,

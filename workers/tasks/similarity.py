@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.errors import DataError
-from workers.tasks.base import Chance, Partial, QueryKind, Rows, Share, Targets, Words, blocks, padded
+from workers.tasks.base import Chance, Partial, QueryKind, Rows, Targets, Words, blocks, padded
+from workers.tasks.metrics import Share
 from workers.tasks.ranking import CLIP_SCALE, clipped, within
 
 if TYPE_CHECKING:

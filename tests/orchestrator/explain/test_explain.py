@@ -24,7 +24,7 @@ from tests.tiny import tiny_rows, write_tiny_model
 from workers.data.dataset import Kind, Row, write_dataset
 from workers.data.loading import load_data
 from workers.data.preprocess import UInt8Preprocess
-from workers.tasks.base import Mix
+from workers.tasks.metrics import Mix
 
 GRID = HeadGrid(3, 4)
 HEADS = ("L0H2", "L2H1")

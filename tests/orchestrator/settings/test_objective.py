@@ -5,7 +5,7 @@ import pytest
 
 from headmask.errors import ConfigError
 from orchestrator.settings.objective import Goal, Objective
-from workers.tasks.base import Mix
+from workers.tasks.metrics import Mix
 
 
 def goal(name, text="t2i_r1", max_loss=None):

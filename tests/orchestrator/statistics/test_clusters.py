@@ -23,7 +23,7 @@ from tests.orchestrator.verdict.test_decide import EMPTY, GOOD, ScriptedPool, re
 from tests.tiny import tiny_rows
 from workers.data.dataset import Row, write_dataset
 from workers.scoring.messages import MaskScore
-from workers.tasks.base import Mix
+from workers.tasks.metrics import Mix
 
 SIZES = {"search": 24, "confirm": 20, "test": 30}
 

@@ -14,7 +14,7 @@ from orchestrator.verdict.decide import DRAWS
 from orchestrator.verdict.queries import read_queries
 from tests.orchestrator.studies import start
 from workers.data.dataset import Dataset
-from workers.tasks.base import Mix
+from workers.tasks.metrics import Mix
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMA
 from headmask.errors import DataError
 from workers.data.labels import Classes
 from workers.data.prompts import prompts, templates_of
-from workers.tasks.base import Mix
 from workers.tasks.classification import ClassificationTargets
+from workers.tasks.metrics import Mix
 
 # N images, C classes, P prompts, E embedding
 

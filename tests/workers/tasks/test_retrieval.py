@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.tasks import retrieval
-from workers.tasks.base import Mix
+from workers.tasks.metrics import Mix
 from workers.tasks.retrieval import RECALLS, RetrievalTargets
 
 # N images, Q captions, E embedding, C clusters, K metrics

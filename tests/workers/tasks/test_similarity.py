@@ -17,8 +17,9 @@ from headmask.errors import DataError
 from orchestrator.statistics.clusters import Clusters
 from orchestrator.verdict.outcomes import outcomes_of
 from workers.tasks import similarity
-from workers.tasks.base import Mix, Rows
+from workers.tasks.base import Rows
 from workers.tasks.losses import micro_batches
+from workers.tasks.metrics import Mix
 from workers.tasks.similarity import SimilarityTargets
 
 # N images, E embedding
