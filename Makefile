@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL := --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-all docs chaos validity lint format clean
+.PHONY: demo test test-all docs package chaos validity lint format clean
 
 demo: .venv/.installed  ## the whole pipeline on the built-in model and data
 	rm -rf runs/demo
@@ -17,6 +17,11 @@ test-all: .venv/.installed-test lint  ## the slow tests, too
 docs: .venv/.installed-docs  ## the site in build/site; every warning is an error
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet -c docs . build/site
+
+package: .venv/.installed-package  ## wheel and source archive in dist/, checked
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 chaos: .venv/.installed-test  ## searches disturbed in every known way; forty minutes on two cores
 	$(BIN)/python -m tests.chaos
@@ -50,4 +55,8 @@ clean:
 
 .venv/.installed-docs: .venv/.installed pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+.venv/.installed-package: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt build twine
 	touch $@

@@ -73,6 +73,8 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'headmask' has no attribute {name!r}")
+    if _HOMES[name].startswith("orchestrator"):
+        importlib.import_module("headmask.border.names").check_names()
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -9,11 +9,12 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from headmask.border.names import check_python_path, hiding
 from headmask.border.shown import counted, shown
 from headmask.errors import PoolError, ReplicasLostError
 from workers.pool.watch import Watch, watch
@@ -63,8 +64,14 @@ def connect(address: str | None, on_stuck: Callable[[str], None] | None = None) 
         # Ray reads its settings when it is imported, which may have happened long ago; this is how it reads them again.
         ray._raylet.Config.initialize("")
         ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+    if address is None:
+        check_python_path()
     _silence(ray)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "namespace": "headmask"}
+    # A client's workers never have the folder.
+    if hiding([os.curdir]) and not (address or "").startswith("ray://"):
+        options["job_config"] = config = ray.job_config.JobConfig()
+        config._py_driver_sys_path = _Harmless()
     try:
         if address is None:
             ray.init(address="local", include_dashboard=False, **options)
@@ -80,6 +87,13 @@ def connect(address: str | None, on_stuck: Callable[[str], None] | None = None) 
         what = "start Ray" if address is None else f"join Ray at {shown(address)}"
         raise ReplicasLostError(f"cannot {what}: {reason_of(error)}") from None
     return ray, address is None, watch(ray, address is None, on_stuck)
+
+
+class _Harmless(list[str]):
+    """Folders of the driver that Ray makes its workers look into first, without those that hide our packages."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        super().extend(folder for folder in folders if not hiding([folder]))
 
 
 def _imported() -> Any:
@@ -198,13 +212,14 @@ def check_pool(
         shards: shards of a group; None for whatever is predicted to be faster.
 
     Raises:
-        PoolError: they are not.
+        HeadmaskError: they are not, or PYTHONPATH hides our packages from them.
         ReplicasLostError: the cluster does not answer.
     """
     if address is not None:
         check_address(address)
         check_answers(address)
         return
+    check_python_path()
     nodes = local_nodes()
     need = need_of(nodes, threads, gpus_per_replica)
     check_room(need, room_for(nodes, need), max(replicas or 1, shards or 1))
