@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from headmask.ablation.rules import ABLATIONS, AblationName
 from headmask.border.kinds import MASK_FILE, Kind
 from headmask.border.reading import parse_model, read_json
+from headmask.border.schemes import folder_of
 from headmask.border.shown import shown
 from headmask.border.writing import write_text
 from headmask.errors import MaskFileError
@@ -34,7 +35,7 @@ class ModelReference(_Part):
     """The model that a mask was made for."""
 
     name: str
-    """open_clip architecture, or `local-dir:` / `hf-hub:` with a folder or repository."""
+    """open_clip architecture, or `local-dir:`, `hf-dir:` or `hf-hub:` with a folder or repository."""
     pretrained: str | None = None
     """Pretrained tag or checkpoint file; None where the name's scheme brings the weights."""
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -45,7 +46,8 @@ class ModelReference(_Part):
     @property
     def paths(self) -> tuple[str, ...]:
         """Paths of the model's files, if it has any: the folder or architecture, and the checkpoint."""
-        return tuple(filter(None, (self.name.removeprefix("local-dir:"), self.pretrained)))
+        folder = folder_of(self.name)
+        return tuple(filter(None, (self.name if folder is None else folder, self.pretrained)))
 
     def __str__(self) -> str:
         return self.name if self.pretrained is None else f"{self.name} ({self.pretrained})"
@@ -53,8 +55,10 @@ class ModelReference(_Part):
     @property
     def short(self) -> str:
         """The name without folders, suitable for sharing."""
-        scheme, _, rest = self.name.rpartition(":") if self.name.startswith("local-dir:") else ("", "", self.name)
-        name = rest.rstrip("/").rpartition("/")[2] if scheme or self.name.endswith(".json") else self.name
+        folder = folder_of(self.name)
+        if folder is None and self.name.endswith(".json"):
+            folder = self.name
+        name = self.name if folder is None else folder.rstrip("/").rpartition("/")[2]
         return name if self.pretrained is None else f"{name} ({self.pretrained.rpartition('/')[2]})"
 
 

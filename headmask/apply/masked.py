@@ -17,6 +17,7 @@ from headmask.apply.pruning import take_out
 from headmask.border.foreign import reason_of
 from headmask.border.kinds import MASK, WEIGHTS
 from headmask.border.reading import is_there
+from headmask.border.schemes import FOLDER, folder_of, named
 from headmask.border.shown import shown
 from headmask.errors import AblationError, ModelError
 from headmask.maskfile import MaskFile, ModelReference
@@ -29,7 +30,7 @@ from headmask.models.loading import (
     tokenizer_of,
     weights_digest,
 )
-from headmask.models.origin import FOLDER, find_config, full_name, is_config_file
+from headmask.models.origin import find_config, full_name, is_config_file
 from headmask.pixels.preprocessing import Preprocessing
 
 FOLDED = {"format": "pt", "headmask": "folded"}
@@ -96,6 +97,7 @@ def load_for(
         ModelError: the model cannot be loaded.
     """
     made_for = content.model
+    model, pretrained = named(model, pretrained)
     is_same = model is None or full_name(model) == made_for.name
     if model is None and pretrained is None and (gone := _gone(made_for)) is not None:
         raise ModelError(
@@ -115,7 +117,7 @@ def load_for(
 def _gone(model: ModelReference) -> str | None:
     """Return the path of a model that no longer exists, or does not exist on this machine."""
     paths = [
-        *([model.name.removeprefix(FOLDER)] if model.name.startswith(FOLDER) else []),
+        *([folder] if (folder := folder_of(model.name)) is not None else []),
         *([model.name] if is_config_file(model.name) else []),
         *([model.pretrained] if model.pretrained and "/" in model.pretrained else []),
     ]

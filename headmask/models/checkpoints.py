@@ -343,9 +343,9 @@ def _check_names(path: Path, state: Mapping[str, Any]) -> None:
         raise ModelError(f"{shown(path)} holds LoRA adapters: merge them into the model, and save its state_dict()")
     if has("vision_model.") or has("text_model."):
         raise ModelError(
-            f"{shown(path)} is a checkpoint of Hugging Face's transformers ({sorted(names)[0]}, ...), whose weights "
-            "have other names and shapes than open_clip's. Take the same model from open_clip: `headmask models` lists "
-            "its architectures, and many repositories of the hub hold it under hf-hub:ORG/REPO"
+            f"{shown(path)} is a checkpoint of Hugging Face's transformers ({sorted(names)[0]}, ...), which is read "
+            "with its folder: pass --model hf-dir:FOLDER alone, where FOLDER holds config.json, tokenizer and weights, "
+            "or hf-hub:ORG/REPO"
         )
     is_tower = has("blocks.0.", "patch_embed.", "conv1.", "transformer.resblocks.0.")
     if is_tower and not has("visual.", "text.", "token_"):

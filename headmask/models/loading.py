@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from headmask.border.foreign import reason_of
 from headmask.border.home import hub_cache
 from headmask.border.reading import is_there
+from headmask.border.schemes import FOLDER, named
 from headmask.border.shown import shown
 from headmask.errors import ModelError
 from headmask.maskfile import ModelReference
 from headmask.models.checkpoints import bare_weights, check_finite, why_not
-from headmask.models.origin import FOLDER, Origin, as_folder, find_config, find_origin, is_config_file, make_tokenizer
+from headmask.models.hf.architecture import FILES
+from headmask.models.hf.conversion import converted
+from headmask.models.origin import Origin, as_folder, find_config, find_origin, is_config_file, make_tokenizer
 from headmask.pixels.images import COMPOSITED, STOCK, by_rule
 from headmask.pixels.preprocessing import GivenPreprocessing, Preprocessing, read_preprocessing
 
@@ -78,7 +81,7 @@ class LoadedModel:
 
 
 def load_model(
-    name: str,
+    name: str | None = None,
     pretrained: str | None = None,
     *,
     preprocess: PreprocessLike | None = None,
@@ -90,23 +93,31 @@ def load_model(
     nothing, as all pretrained tags of its architecture do. `LoadedModel.notes` says which it was.
 
     Args:
-        name: open_clip architecture such as `ViT-B-32`, a configuration file such as `my.json`, `local-dir:FOLDER`, or
-            `hf-hub:ORG/REPO`.
-        pretrained: open_clip tag such as `openai`, or a checkpoint file; with a scheme in the name, None.
+        name: open_clip architecture such as `ViT-B-32`, a configuration file such as `my.json`, `local-dir:FOLDER`,
+            `hf-dir:FOLDER` for a folder of Hugging Face's transformers, or `hf-hub:ORG/REPO`.
+        pretrained: open_clip tag such as `openai`, or a checkpoint file; with a scheme in the name, None. Without a
+            name, a folder of Hugging Face's transformers.
         preprocess: how images are prepared: a tag whose preprocessing is used, `openai`, or a JSON file with a
             `preprocess_cfg`; by default what belongs to the weights.
         otherwise: how images are prepared if nothing comes with the weights, such as a mask file's.
 
     Raises:
-        ModelError: unknown architecture or tag, missing or malformed weights, an activation that does not match, or
-            pretrained tags that do not agree about the preprocessing.
+        ModelError: unknown architecture or tag, missing or malformed weights, an activation that does not match,
+            pretrained tags that do not agree about the preprocessing, or a model of transformers that open_clip cannot
+            compute.
     """
+    name, pretrained = named(name, pretrained)
+    if name is None:
+        raise ModelError(
+            "say which model: an architecture of open_clip with its weights, or a folder of Hugging Face's "
+            f"transformers, which holds config.json; got {shown(repr(pretrained))} alone"
+        )
     origin = find_origin(name, pretrained)
     chosen, why = choose_preprocessing(origin, preprocess, otherwise)
     with quiet_open_clip():
-        clip, notes = _built(origin, chosen.changes())
-        transform = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
         tokenizer = _tokenizer(name, origin.config)
+        clip, notes = _built(origin, chosen.changes(), tokenizer)
+        transform = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
     _check_size(clip, chosen)
     check_finite(str(origin), clip.state_dict())
     clip.requires_grad_(False).eval()
@@ -135,6 +146,11 @@ def choose_preprocessing(
         return origin.preprocess, f"as the tag {origin.pretrained} has it" if origin.is_tag else "as the weights say"
     if otherwise is not None:
         return _given(otherwise), "as the mask file says"
+    if origin.unprepared is not None:
+        raise ModelError(
+            f"how images are prepared for {shown(origin)} is unknown: {origin.unprepared}. Say it with --preprocess "
+            f"and a JSON file (or {OPENAI})"
+        )
     kinds: dict[str, list[str]] = {}
     for tag, each in origin.tags.items():
         kinds.setdefault(str(each.changes()), []).append(tag)
@@ -193,10 +209,12 @@ def _check_size(clip: Any, chosen: GivenPreprocessing) -> None:
         )
 
 
-def _built(origin: Origin, preprocess: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+def _built(origin: Origin, preprocess: dict[str, Any], tokenizer: Callable[..., Tensor]) -> tuple[Any, tuple[str, ...]]:
     """Return a model with its weights, and notes on what was done with them."""
     # The size is the model's own, and checked.
     changes = {key: value for key, value in preprocess.items() if key != "size"}
+    if origin.source is not None:
+        return converted(build(origin.name, origin.config, force_preprocess_cfg=changes), origin.source, tokenizer)
     if origin.checkpoint is None:
         options = {"pretrained": origin.pretrained, "require_pretrained": True}
         return _create(origin, origin.name, force_preprocess_cfg=changes, **options), ()
@@ -219,7 +237,7 @@ def build(name: str, config: Any, **options: Any) -> Any:
         ModelError: open_clip cannot build it.
     """
     options = {"load_weights": False, "pretrained_text": False, **options}
-    if is_config_file(name) or name.startswith(FOLDER):
+    if is_config_file(name) or name.startswith(FOLDER) or FILES in config:
         # A folder would be searched for weights that are not taken.
         with as_folder(config) as folder:
             return _create(Origin(name, None, config), f"{FOLDER}{folder}", **options)
@@ -250,6 +268,8 @@ def tokenizer_of(name: str) -> Callable[..., Tensor]:
 def _tokenizer(name: str, config: Any) -> Callable[..., Tensor]:
     try:
         return make_tokenizer(name, config)
+    except ModelError:
+        raise
     # The hub and its libraries raise their own kinds.
     except Exception as error:
         raise _cannot_load(Origin(name, None, config), error) from error

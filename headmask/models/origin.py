@@ -1,7 +1,7 @@
 """Where a model comes from: the meaning of its name and `pretrained`, checked before anything is built.
 
-A name is an open_clip architecture, a user's configuration file (`NAME.json`), a folder (`local-dir:FOLDER`) or a
-repository of the Hugging Face Hub (`hf-hub:ORG/REPO`).
+A name is an open_clip architecture, a user's configuration file (`NAME.json`), a folder (`local-dir:FOLDER`), a folder
+of Hugging Face's transformers (`hf-dir:FOLDER`) or a repository of the Hugging Face Hub (`hf-hub:ORG/REPO`).
 """
 
 from __future__ import annotations
@@ -27,13 +27,18 @@ from torch import Tensor
 from headmask.border.foreign import reason_of
 from headmask.border.home import hub_cache
 from headmask.border.reading import check_text, is_file, is_folder, is_there, parse_model, read_json
+from headmask.border.schemes import FOLDER, HUB, TRANSFORMERS, folder_of, is_transformers
 from headmask.border.shown import shown
 from headmask.errors import ModelError, did_you_mean
 from headmask.models.checkpoints import FORM_KEY, PIXELS_KEY, metadata_of, preprocess_of
+from headmask.models.hf.architecture import FILES, PLACE
+from headmask.models.hf.conversion import tokenizer_of as transformers_tokenizer
+from headmask.models.hf.reading import preprocessing_of
+from headmask.models.hf.source import CONFIG as TRANSFORMERS_CONFIG
+from headmask.models.hf.source import Source, check_kind
 from headmask.pixels.preprocessing import GivenPreprocessing
 
-FOLDER, HUB = "local-dir:", "hf-hub:"
-SCHEMES = (FOLDER, HUB)
+SCHEMES = (FOLDER, TRANSFORMERS, HUB)
 CONFIG = "open_clip_config.json"
 CHECKPOINTS = ("*.safetensors", "*.bin", "*.pth")
 """Files that open_clip looks for in a folder."""
@@ -109,6 +114,10 @@ class Origin:
     """What was chosen during the look-up, in sentences."""
     pixels: str | None = None
     """The pixel rule recorded in an export of headmask (see `headmask.pixels.images`)."""
+    source: Source | None = None
+    """The model of transformers that is converted; None for open_clip's own."""
+    unprepared: str | None = None
+    """Why the image processor that comes with the weights cannot be used."""
 
     def __str__(self) -> str:
         return self.name if self.pretrained is None else f"{self.name} ({self.pretrained})"
@@ -116,7 +125,7 @@ class Origin:
     @property
     def is_tag(self) -> bool:
         """Whether the weights are those of a tag that open_clip knows."""
-        return self.checkpoint is None
+        return self.pretrained is not None and self.checkpoint is None
 
     @cached_property
     def tags(self) -> dict[str, GivenPreprocessing]:
@@ -143,6 +152,12 @@ def find_origin(name: str, pretrained: str | None = None) -> Origin:
             f"{shown(name)} brings its own weights; leave out pretrained ({shown(pretrained)}). For other weights of "
             f"the same architecture name its configuration, such as {config_file}, as the model"
         )
+    if (source := source_of(name)) is not None:
+        given = preprocessing_of(source)
+        found = Origin(full_name(name), None, source.architecture, source=source)
+        if isinstance(given, str):
+            return dataclasses.replace(found, unprepared=given)
+        return dataclasses.replace(found, preprocess=given)
     config, preprocess = find_config(name)
     full = full_name(name)
     if name.startswith(SCHEMES):
@@ -167,6 +182,8 @@ def find_origin(name: str, pretrained: str | None = None) -> Origin:
         )
     if is_folder(path):
         hint = f": pass --model {FOLDER}{shown(path)} alone" if is_file(path / CONFIG) else "; name a file in it"
+        if is_transformers(pretrained):
+            hint = " of transformers, which is a whole model: pass it without --model"
         raise ModelError(f"pretrained must be a file or a tag; {shown(path)} is a folder{hint}")
     return _with_carried(Origin(full, str(path), config, preprocess, path))
 
@@ -206,6 +223,36 @@ def _pixels_beside(name: str) -> str | None:
     return pixels if isinstance(pixels, str) else None
 
 
+def source_of(name: str) -> Source | None:
+    """Return the model of transformers that a name stands for; None if it stands for one of open_clip.
+
+    A repository with both is taken as open_clip's.
+
+    Raises:
+        ModelError: the folder holds no model of transformers.
+    """
+    if name.startswith(TRANSFORMERS):
+        folder = _absolute(name.removeprefix(TRANSFORMERS))
+        if not name.removeprefix(TRANSFORMERS) or not is_file(folder / TRANSFORMERS_CONFIG):
+            what = (
+                "it does not" if is_folder(folder) else "it is a file" if is_file(folder) else "there is no such folder"
+            )
+            raise ModelError(f"{TRANSFORMERS}{shown(folder)}: the folder must hold {TRANSFORMERS_CONFIG}; {what}")
+        return Source(str(folder))
+    if not name.startswith(HUB):
+        return None
+    try:
+        _download(name, CONFIG)
+    except ModelError:
+        try:
+            path = _download(name, TRANSFORMERS_CONFIG)
+        except ModelError:
+            return None
+        check_kind(read_json(path, "model configuration", ModelError), name)
+        return Source(name.removeprefix(HUB), is_repository=True)
+    return None
+
+
 def find_config(name: str) -> tuple[dict[str, Any], GivenPreprocessing | None]:
     """Return open_clip's configuration of a model's architecture, with the preprocessing that comes with it, if any.
 
@@ -214,6 +261,8 @@ def find_config(name: str) -> tuple[dict[str, Any], GivenPreprocessing | None]:
     """
     if why := check_text(name):
         raise ModelError(f"the model's name {shown(repr(name))} cannot be used: {why}")
+    if (source := source_of(name)) is not None:
+        return source.architecture, None
     if name.startswith(HUB):
         return _read_config(_download(name, CONFIG))
     if name.startswith(FOLDER):
@@ -226,6 +275,8 @@ def find_config(name: str) -> tuple[dict[str, Any], GivenPreprocessing | None]:
                 if is_file(folder)
                 else "it does not"
             )
+            if is_transformers(str(folder)):
+                what = f"it is of transformers: pass {TRANSFORMERS}{shown(folder)}"
             raise ModelError(f"{FOLDER}{shown(folder)}: the folder must hold {CONFIG} and a checkpoint; {what}")
         return _read_config(folder / CONFIG)
     if is_config_file(name):
@@ -254,7 +305,7 @@ def check_architecture(name: str) -> None:
         return
     path = _absolute(name) if name and not check_text(name) else None
     if path is not None and is_folder(path):
-        hint = f"; {shown(path)} is a folder: pass {FOLDER}{shown(name)}"
+        hint = f"; {shown(path)} is a folder: pass {TRANSFORMERS if is_transformers(name) else FOLDER}{shown(name)}"
     elif name.endswith(_ENDINGS):
         hint = "; a checkpoint file goes to --pretrained, beside the --model that it is of"
     elif near := did_you_mean(name, open_clip.list_models()):
@@ -313,8 +364,8 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def full_name(name: str) -> str:
     """Return a model's name, made absolute if it is a path."""
-    if name.startswith(FOLDER):
-        return f"{FOLDER}{_absolute(name.removeprefix(FOLDER))}"
+    if (folder := folder_of(name)) is not None:
+        return f"{name.removesuffix(folder)}{_absolute(folder)}"
     return str(_absolute(name)) if is_config_file(name) else name
 
 
@@ -420,12 +471,14 @@ def _advice(error: BaseException) -> str:
     if "RepositoryNotFoundError" in kinds:
         return "Check its name; a private one needs `hf auth login`"
     if "EntryNotFoundError" in kinds and "LocalEntryNotFoundError" not in kinds:
-        return "The repository does not hold a model of open_clip"
+        return "The repository does not hold a model of open_clip or transformers"
     return "Check the name and the connection, or download the repository and pass local-dir:FOLDER"
 
 
 def make_tokenizer(name: str, config: Mapping[str, Any]) -> Callable[..., Tensor]:
     """Return the tokenizer of a model: texts to token ids (Q, T). Raises any error of open_clip and transformers."""
+    if (source := source_of(name)) is not None:
+        return transformers_tokenizer(source)
     if not is_config_file(name):
         made: Callable[..., Tensor] = open_clip.get_tokenizer(full_name(name), cache_dir=hub_cache())
         return made
@@ -448,6 +501,10 @@ def make_tokenizer(name: str, config: Mapping[str, Any]) -> Callable[..., Tensor
 @contextmanager
 def as_folder(config: Mapping[str, Any]) -> Iterator[Path]:
     """Yield a folder without weights from which open_clip builds an architecture, without registering it."""
+    plain = {key: value for key, value in config.items() if key != FILES}
     with tempfile.TemporaryDirectory(prefix="headmask-") as scratch:
-        Path(scratch, CONFIG).write_text(json.dumps({"model_cfg": config}), encoding="utf-8")
+        for path, content in {CONFIG: {"model_cfg": plain}, **config.get(FILES, {})}.items():
+            Path(scratch, path).parent.mkdir(exist_ok=True)
+            text = json.dumps(content).replace(PLACE, scratch)
+            Path(scratch, path).write_text(text, encoding="utf-8")
         yield Path(scratch)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from headmask.border.kinds import EXPLANATION, EXPLANATION_FOLDER
+from headmask.border.schemes import folder_of
 from headmask.border.shown import counted
 from headmask.border.writing import check_output, written_folder
 from headmask.errors import ModelError
@@ -133,7 +134,7 @@ def _inputs(data: DataSection, *paths: str | Path | None) -> list[str | Path | N
         data.path,
         data.class_names,
         data.templates,
-        *(each and str(each).removeprefix("local-dir:") for each in paths),
+        *(each if each is None else folder_of(str(each)) or str(each) for each in paths),
     ]
 
 
@@ -168,10 +169,11 @@ def _described(
             # Two images: where pooling reads all tokens, those of all heads take room.
             probe = engine.inputs.take(slice(0, 2))
             prove_contributions(engine.view, probe, tolerance=PROOF_TOLERANCE["float32"])
+        # A model of images alone refuses texts.
+        tokens_QT = subject.model.tokenizer(list(texts))
     except ModelError as error:
         return [(None, []) for _ in subject.heads], str(error)
     spread = contribution_spread(engine.view, engine.inputs, subject.heads, chunk=engine.chunk)
-    tokens_QT = subject.model.tokenizer(list(texts))
     text_QE = embedded_texts(subject.model, tokens_QT, threads, "the descriptions", say)
     found: list[tuple[float | None, list[DescribingText]]] = []
     for place, covariance_EE in enumerate(spread.covariance_hEE):

@@ -62,12 +62,12 @@ def find_subject(
     content = None if mask is None else MaskFile.read(mask)
     if content is not None and content.tower == "text":
         raise ConfigError(f"explain shows what heads of image towers do to images; {mask} is for the text tower")
-    if content is None and (heads is None or model is None):
+    if content is None and (heads is None or (model is None and pretrained is None)):
         raise ConfigError("name a mask file with --mask, or a model and its heads with --model and --heads")
     if content is not None:
         loaded = load_for(content, model, pretrained, preprocess)
     else:
-        loaded = load_model(model or "", pretrained, preprocess=preprocess)
+        loaded = load_model(model, pretrained, preprocess=preprocess)
     grid = content.head_grid if content else grid_of(loaded.clip)
     named = None if heads is None else HeadMask.from_text(grid, heads)
     whole = content.mask if content else named or HeadMask.empty(grid)

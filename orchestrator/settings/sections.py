@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, GetJsonSchemaHandler, ValidationInfo, field_validator, model_validator
 
 from headmask.ablation.rules import AblationName
+from headmask.border.schemes import named
 from headmask.errors import ConfigError
 from orchestrator.settings.budget import Budget
 from orchestrator.settings.location import absolute, check_location
@@ -90,11 +91,20 @@ class ModelSection(Section):
     """The model whose heads are searched."""
 
     name: Annotated[Text, Setting(name="model", fingerprint="effect", scan=True)]
-    """CLIP model: an open_clip architecture, its configuration NAME.json, `local-dir:FOLDER` or `hf-hub:ORG/REPO`."""
-    pretrained: Annotated[Text | None, Setting(fingerprint="effect", scan=True, metavar="TAG|FILE")] = None
-    """Weights of the model: an open_clip tag, or a checkpoint file."""
+    """CLIP model: an open_clip architecture, NAME.json, `local-dir:FOLDER`, `hf-dir:FOLDER` or `hf-hub:ORG/REPO`."""
+    pretrained: Annotated[Text | None, Setting(fingerprint="effect", scan=True, metavar="TAG|FILE|FOLDER")] = None
+    """Weights of the model: an open_clip tag or a checkpoint file; a transformers folder is a whole model."""
     preprocess: Annotated[AnyPath | None, Setting(fingerprint="effect", scan=True, metavar="TAG|FILE")] = None
     """Preprocessing of images: that of a pretrained tag, `openai`, or a JSON file; by default, that of the weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, content: Any) -> Any:
+        """Take a folder of transformers that is given as weights alone for the model."""
+        if not isinstance(content, dict) or "name" in content or not isinstance(content.get("pretrained"), str):
+            return content
+        name, pretrained = named(None, content["pretrained"])
+        return content if name is None else {**content, "name": name, "pretrained": pretrained}
 
 
 class DataSection(Section):

@@ -14,9 +14,9 @@ class SearchOptions(TypedDict, total=False):
     """Options of a search."""
 
     model: str
-    """CLIP model: an open_clip architecture, its configuration NAME.json, `local-dir:FOLDER` or `hf-hub:ORG/REPO`."""
+    """CLIP model: an open_clip architecture, NAME.json, `local-dir:FOLDER`, `hf-dir:FOLDER` or `hf-hub:ORG/REPO`."""
     pretrained: str
-    """Weights of the model: an open_clip tag, or a checkpoint file."""
+    """Weights of the model: an open_clip tag or a checkpoint file; a transformers folder is a whole model."""
     preprocess: str | Path
     """Preprocessing of images: that of a pretrained tag, `openai`, or a JSON file; by default, that of the weights."""
     data: str | Path | Sequence[str | Path]
@@ -159,9 +159,9 @@ class ScanOptions(TypedDict, total=False):
     """Options of a scan."""
 
     model: str
-    """CLIP model: an open_clip architecture, its configuration NAME.json, `local-dir:FOLDER` or `hf-hub:ORG/REPO`."""
+    """CLIP model: an open_clip architecture, NAME.json, `local-dir:FOLDER`, `hf-dir:FOLDER` or `hf-hub:ORG/REPO`."""
     pretrained: str
-    """Weights of the model: an open_clip tag, or a checkpoint file."""
+    """Weights of the model: an open_clip tag or a checkpoint file; a transformers folder is a whole model."""
     preprocess: str | Path
     """Preprocessing of images: that of a pretrained tag, `openai`, or a JSON file; by default, that of the weights."""
     data: str | Path | Sequence[str | Path]

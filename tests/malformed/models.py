@@ -23,6 +23,8 @@ EXPORT = ["export", "--mask", "{mask}", "--out", "o"]
 FILE = [*EXPORT, "--model", "my.json", "--pretrained", "w.pt"]
 LISTED = [*EXPORT, "--model", "ViT-B-32", "--pretrained"]
 LOCAL = [*EXPORT, "--model", "local-dir:m"]
+HF = [*EXPORT, "--model", "hf-dir:m"]
+HF_CONFIG = "m/config.json"
 
 
 @cache
@@ -194,6 +196,53 @@ CASES = [
         "a folder with weights of its own", [*LOCAL, "--pretrained", "w.pt"], r"brings its own weights; leave out pretr"
     ),
     Case("no such folder", [*EXPORT, "--model", "local-dir:none"], r"local-dir:/.*/none: .*; there is no such folder"),
+    Case(
+        "a folder of transformers for one of open_clip",
+        LOCAL,
+        r"local-dir:/.*/m: .*it is of transformers: pass hf-dir:/.*/m",
+        make=config({"model_type": "clip"}, "m/config.json"),
+    ),
+    Case(
+        "no such folder of transformers", HF, r"hf-dir:/.*/m: the folder must hold config\.json; there is no such fol"
+    ),
+    Case(
+        "a file for a folder of transformers", [*EXPORT, "--model", "hf-dir:my.json"], r"it is a file", make=config({})
+    ),
+    Case("an empty name of a folder of transformers", [*EXPORT, "--model", "hf-dir:"], r"the folder must hold config"),
+    Case(
+        "a configuration of transformers that is no JSON", HF, r"config\.json is not JSON", make=config("{", HF_CONFIG)
+    ),
+    Case("a configuration of transformers that is a list", HF, r"has no model_type", make=config([1], HF_CONFIG)),
+    Case(
+        "a model of transformers of another kind",
+        HF,
+        r"m/config\.json has model_type 'blip'; supported are clip, chinese_clip, siglip, siglip2, clip_vision_model",
+        make=config({"model_type": "blip"}, HF_CONFIG),
+    ),
+    Case(
+        "a kind of model that is a number",
+        HF,
+        r"has model_type 7; supported",
+        make=config({"model_type": 7}, HF_CONFIG),
+    ),
+    Case(
+        "sizes of transformers that are texts",
+        HF,
+        r"cannot load the config\.json of the transformers model in .*hidden_size",
+        make=config({"model_type": "clip", "vision_config": {"hidden_size": "wide"}}, HF_CONFIG),
+    ),
+    Case(
+        "a folder of transformers without weights",
+        [*HF, "--preprocess", "openai"],
+        r"has no tokenizer: put its files beside config\.json",
+        make=config({"model_type": "clip"}, HF_CONFIG),
+    ),
+    Case(
+        "an architecture beside a folder of transformers",
+        [*EXPORT, "--model", "ViT-B-32", "--pretrained", "m"],
+        r"is a folder of transformers, which is a whole model: pass it without --model",
+        make=config({"model_type": "clip"}, HF_CONFIG),
+    ),
     Case("an empty folder name", [*EXPORT, "--model", "local-dir:"], r"the folder must hold open_clip_config.json"),
     Case("a file for a folder", [*EXPORT, "--model", "local-dir:my.json"], r"it is a file", make=config(CONFIG)),
     Case("a repository while offline", [*EXPORT, "--model", "hf-hub:a/b"], r"hf-hub:a/b .*HF_HUB_OFFLINE is set"),
@@ -392,7 +441,7 @@ CASES = [
     Case(
         "a checkpoint of transformers",
         FILE,
-        r"Hugging Face's transformers \(text_model",
+        r"Hugging Face's transformers \(text_model.*pass --model hf-dir:FOLDER alone",
         make=saved(
             lambda: {f"{kind}_model.encoder.layers.0.mlp.fc1.weight": torch.zeros(2) for kind in ("text", "vision")}
         ),
