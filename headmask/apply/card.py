@@ -51,6 +51,19 @@ model = headmask.load_model("local-dir:PATH")  # of this folder
 embeddings = model.clip.encode_image(model.preprocess(Image.open("photo.jpg"))[None])
 tokens = model.tokenizer(["a photo of a dog"])
 ```"""
+_LOAD_TRANSFORMERS = """\
+This is an ordinary model of Hugging Face's transformers: the mask is in its weights, and the processor is beside them.
+
+```python
+import transformers
+
+{load}  # of this folder
+processor = transformers.{processor}.from_pretrained("PATH")
+```"""
+_TRANSFORMERS_COMPOSITED = """
+Images were scored *composited*: upright, on white, scaled to 8 bits. The processor gives other pixels of images that
+are transparent, turned by EXIF, or of more than 8 bits; `headmask.load_model("hf-dir:PATH").preprocess` brings the one
+that was scored."""
 _LOAD_PRUNED = """\
 Some layers have fewer attention heads than others, which open_clip cannot build: `open_clip.create_model` fails on this
 folder. Load it with `headmask`:
@@ -83,7 +96,7 @@ def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
     """
     done = "pruned" if prune else "folded into the weights"
     parts = [
-        f"---\n{_front_matter(mask, prune=prune)}\n---",
+        f"---\n{_front_matter(mask, 'headmask' if prune else proof.format)}\n---",
         f"# {_text(mask.model.short)} with {counted(len(mask.heads), 'attention head')} {done}",
         _verdict(mask),
         "## What was ablated",
@@ -91,7 +104,7 @@ def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
         *_scores(mask),
         *_data(mask),
         "## Loading",
-        _LOAD_PRUNED if prune else _LOAD_FOLDED if mask.pixels == STOCK else _LOAD_COMPOSITED,
+        _loading(mask, proof, prune=prune),
         "## What was checked",
         f"Written, loaded again and compared with the masked model on {proof.num_probes} images and as many texts: "
         f"normalised embeddings differ by at most {proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
@@ -100,6 +113,18 @@ def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
         "\n".join(f"- {limit}" for limit in (*_LIMITS, *((_LIMIT_PRUNED,) if prune else ()))),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _loading(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
+    if prune:
+        return _LOAD_PRUNED
+    if proof.format == "transformers":
+        name = proof.how_to_load.split(".")[1]
+        load = f'model = transformers.{name}.from_pretrained("PATH")'
+        processor = "AutoImageProcessor" if "Vision" in name else "AutoProcessor"
+        text = _LOAD_TRANSFORMERS.format(load=load, processor=processor)
+        return text if mask.pixels == STOCK else f"{text}\n{_TRANSFORMERS_COMPOSITED}"
+    return _LOAD_FOLDED if mask.pixels == STOCK else _LOAD_COMPOSITED
 
 
 def footprint_rows(proof: ExportProof) -> list[tuple[str, str, str]]:
@@ -124,13 +149,13 @@ def _spread(found: Footprint) -> str:
     return f"{median_ms:.4g} ({quartiles_ms[0]:.4g} to {quartiles_ms[1]:.4g})"
 
 
-def _front_matter(mask: MaskFile, *, prune: bool) -> str:
+def _front_matter(mask: MaskFile, library: str) -> str:
     hub = mask.model.name.removeprefix("hf-hub:")
     card = ModelCardData(
         base_model=hub if hub != mask.model.name else None,
-        library_name="headmask" if prune else "open_clip",
+        library_name=library,
         pipeline_tag="zero-shot-image-classification",
-        tags=["clip", "open_clip", "headmask"],
+        tags=["clip", "transformers" if library == "transformers" else "open_clip", "headmask"],
     )
     return str(card.to_yaml()).strip()
 

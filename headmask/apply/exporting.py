@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,25 @@ import torch.nn.functional as F  # noqa: N812
 from open_clip.tokenizer import HFTokenizer
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from headmask.apply import pruning
 from headmask.apply.card import model_card
 from headmask.apply.folding import fold, probe_images
 from headmask.apply.footprint import Footprints, compare
+from headmask.apply.formats import OPEN_CLIP, TRANSFORMERS, Format, chosen_format, open_clip_config
 from headmask.apply.live import ablate
 from headmask.apply.masked import FOLDED, PRUNED, load_pruned
-from headmask.border.kinds import BESIDE, CARD, CHECKPOINT, CONFIG, MASK, MODEL_FOLDER, WEIGHTS
+from headmask.border.kinds import BESIDE, CARD, CHECKPOINT, CONFIG, MASK, MODEL_FOLDER, TRANSFORMERS_WEIGHTS, WEIGHTS
 from headmask.border.reading import read_json
 from headmask.border.writing import check_output, scratch_folder, written, written_folder
 from headmask.errors import AblationError, MaskFileError, ModelError
 from headmask.maskfile import MaskFile
 from headmask.models.checkpoints import PIXELS_KEY, PREPROCESS_KEY
+from headmask.models.hf import writing
+from headmask.models.hf.conversion import TOLERANCE, image_features, text_features, tokenized
+from headmask.models.hf.reading import preprocessing_of
+from headmask.models.hf.source import Source
 from headmask.models.loading import LoadedModel, build, model_config, quiet_open_clip, tokenizer_of
 from headmask.models.origin import SCHEMES, is_config_file
 from headmask.pixels.images import STOCK
@@ -52,9 +57,10 @@ class ExportProof:
     num_probes: int
     """Number of images, and of texts."""
     how_to_load: str
-    """The call that loads the export: stock open_clip's, or `headmask.load_pruned`."""
+    """The call that loads the export: that of stock open_clip or transformers, or `headmask.load_pruned`."""
     footprints: Footprints
     """Footprints of the searched tower, before and after."""
+    format: Format = OPEN_CLIP
 
 
 def export(
@@ -63,6 +69,7 @@ def export(
     out: str | os.PathLike[str],
     *,
     prune: bool = False,
+    format: Format | None = None,
     latency_s: float = 0.0,
     overwrite: bool = False,
 ) -> ExportProof:
@@ -75,6 +82,8 @@ def export(
             loads; any other name for a folder in the layout of Hugging Face, with a model card, which
             `open_clip.create_model("local-dir:FOLDER")` loads.
         prune: remove the heads instead of folding them; always a folder, which `headmask.load_pruned` loads.
+        format: `open_clip`, or `transformers` for a model that came from there: a folder with its processor, which
+            `from_pretrained` loads. By default, what the model came as.
         latency_s: approximate time to spend on measuring latency, in seconds; 0 for none.
         overwrite: replace an existing export; anything else at that place stays, and is an error.
 
@@ -82,8 +91,10 @@ def export(
         MaskFileError: the mask was made for other weights, or a pruned model is to be a file.
         OutputError: something is at `out` that may not be replaced, or nothing can be written there.
         AblationError: the ablation cannot be folded or pruned, or what was written is not equal; nothing is kept then.
+        ModelError: the model cannot be written in this format.
     """
     mask.check_model(model.reference)
+    format = chosen_format(model, format, prune=prune, is_file=_is_file(Path(out)))
     check_target(out, prune=prune, overwrite=overwrite, inputs=model.reference.paths)
     if prune and not mask.heads:
         raise AblationError("this mask ablates nothing, so there is nothing to prune")
@@ -93,6 +104,10 @@ def export(
         with written(target, CHECKPOINT) as scratch, scratch_folder(target) as folder:
             proof = _write_and_prove(model, mask, changed, folder / target.name, target, latency_s=latency_s)
             (folder / target.name).replace(scratch)
+    elif format == TRANSFORMERS:
+        with written_folder(target, MODEL_FOLDER) as folder:
+            proof = _write_transformers(model, mask, changed, folder, target, latency_s=latency_s)
+            (folder / CARD).write_text(model_card(mask, proof, prune=False), encoding="utf-8")
     else:
         with written_folder(target, MODEL_FOLDER) as folder:
             proof = _write_and_prove(model, mask, changed, folder / WEIGHTS, target, prune=prune, latency_s=latency_s)
@@ -164,7 +179,7 @@ def _write(model: LoadedModel, mask: MaskFile, changed: nn.Module, checkpoint: P
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else 0, str(error)) from None
     config: dict[str, Any] = {
-        "model_cfg": model_config(model.reference.name),
+        "model_cfg": open_clip_config(model_config(model.reference.name)),
         "preprocess_cfg": model.clip.visual.preprocess_cfg,
     }
     if mask.pixels != STOCK:
@@ -182,6 +197,43 @@ def _check_tokenizer(model: LoadedModel, folder: Path) -> None:
         raise AblationError(f"the tokenizer of {model} cannot be kept in a folder; export a .safetensors file instead")
 
 
+def _write_transformers(
+    model: LoadedModel, mask: MaskFile, changed: nn.Module, folder: Path, target: Path, *, latency_s: float
+) -> ExportProof:
+    """Return the proof that a folder of transformers is right, having written everything except the card."""
+    assert model.source is not None
+    writing.write(model.source, changed, folder, model.preprocessing)
+    written = Source(str(folder))
+    found = preprocessing_of(written)
+    if isinstance(found, str) or Preprocessing.of(model.preprocessing.model_dump() | found.changes()).differences(
+        model.preprocessing
+    ):
+        raise AblationError(f"the exported folder has another preprocessing than the model: {found}")
+    loaded = written.model()
+    largest = _difference(model, mask, written, loaded)
+    beside = " ".join(sorted(each.name for each in folder.iterdir() if each.name != TRANSFORMERS_WEIGHTS))
+    writing.mark(folder, FOLDED | {PIXELS_KEY: mask.pixels, BESIDE: beside})
+    mask.write(folder / MASK)
+    inputs = probe_images(model.clip, 1) if mask.tower == "image" else model.tokenizer(list(_TEXTS[:1]))
+    footprints = compare(model.clip, changed, inputs, mask.tower, seconds=latency_s)
+    how_to_load = f'transformers.{type(loaded).__name__}.from_pretrained("{target}")'
+    return ExportProof(largest, TOLERANCE, NUM_PROBES, how_to_load, footprints, TRANSFORMERS)
+
+
+@torch.no_grad()
+def _difference(model: LoadedModel, mask: MaskFile, written: Source, loaded: nn.Module) -> float:
+    """Return the largest difference between embeddings of the masked model and of a folder of transformers."""
+    images = probe_images(model.clip, NUM_PROBES)
+    exported = [image_features(loaded, written, images)]
+    with ablate(model.clip, mask):
+        masked = [model.clip.encode_image(images)]
+        if written.has_texts:
+            tokens = model.tokenizer(list(_TEXTS))
+            masked.append(model.clip.encode_text(tokens))
+            exported.append(text_features(loaded, tokenized(written, model.tokenizer, list(_TEXTS), tokens)))
+    return _checked(masked, exported, TOLERANCE)
+
+
 @torch.no_grad()
 def _prove(model: LoadedModel, mask: MaskFile, loaded: Any) -> tuple[float, float]:
     """Return the largest difference between embeddings of the masked and the exported model, and the tolerance."""
@@ -189,17 +241,26 @@ def _prove(model: LoadedModel, mask: MaskFile, loaded: Any) -> tuple[float, floa
     exported = loaded.encode_image(images), loaded.encode_text(texts)
     with ablate(model.clip, mask):
         masked = model.clip.encode_image(images), model.clip.encode_text(texts)
+    tolerance = 1e-6 if sum(p.numel() for p in model.clip.parameters()) < SMALL_MODEL else 1e-5
+    return _checked(masked, exported, tolerance), tolerance
+
+
+def _checked(masked: Sequence[Tensor], exported: Sequence[Tensor], tolerance: float) -> float:
+    """Return the largest difference between normalised embeddings.
+
+    Raises:
+        AblationError: it is larger than allowed.
+    """
     largest = max(
         (F.normalize(first, dim=-1) - F.normalize(second, dim=-1)).abs().max().item()
         for first, second in zip(masked, exported, strict=True)
     )
-    tolerance = 1e-6 if sum(p.numel() for p in model.clip.parameters()) < SMALL_MODEL else 1e-5
     if not largest <= tolerance:
         raise AblationError(
             f"the exported model is not equal to the masked one: embeddings differ by {largest:.1e}, "
             f"allowed are {tolerance:.0e}; nothing was kept"
         )
-    return largest, tolerance
+    return float(largest)
 
 
 def _how_to_load(model: LoadedModel, target: Path, *, prune: bool) -> str:

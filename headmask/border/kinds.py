@@ -25,6 +25,8 @@ BESIDE = "headmask.files"
 """The key of a checkpoint's metadata that lists the other files of its folder, separated by spaces."""
 CONFIG, WEIGHTS, MASK, CARD = "open_clip_config.json", "open_clip_model.safetensors", "mask.json", "README.md"
 """The files of an exported folder."""
+TRANSFORMERS_WEIGHTS = "model.safetensors"
+"""The checkpoint of an exported folder of transformers; its other files are listed in it."""
 PICTURE_METADATA = {"Software": SOFTWARE}
 """The text chunks of a picture, for matplotlib and Pillow."""
 
@@ -216,9 +218,10 @@ def tables_of(path: Path) -> set[str] | None:
 def _foreign_to_model(folder: Path) -> list[str]:
     """Return the names in a folder that are not part of an exported model; all names if there is no model."""
     names = sorted(each.name for each in folder.iterdir())
-    if not CHECKPOINT.made(folder / WEIGHTS):
+    weights = next((name for name in (WEIGHTS, TRANSFORMERS_WEIGHTS) if CHECKPOINT.made(folder / name)), None)
+    if weights is None:
         return names
-    own = {WEIGHTS, *safetensors_metadata(folder / WEIGHTS).get(BESIDE, "").split()}
+    own = {weights, *safetensors_metadata(folder / weights).get(BESIDE, "").split()}
     own |= {MASK} if MASK_FILE.made(folder / MASK) else set()
     own |= {CONFIG} if Kind(CONFIG, has_keys("model_cfg", "preprocess_cfg")).made(folder / CONFIG) else set()
     own |= {CARD} if Kind(CARD, _is_card).made(folder / CARD) else set()

@@ -28,6 +28,7 @@ from headmask.maskfile import ModelReference
 from headmask.models.checkpoints import bare_weights, check_finite, why_not
 from headmask.models.hf.architecture import FILES
 from headmask.models.hf.conversion import converted
+from headmask.models.hf.source import Source
 from headmask.models.origin import Origin, as_folder, find_config, find_origin, is_config_file, make_tokenizer
 from headmask.pixels.images import COMPOSITED, STOCK, by_rule
 from headmask.pixels.preprocessing import GivenPreprocessing, Preprocessing, read_preprocessing
@@ -52,6 +53,8 @@ class LoadedModel:
     reference: ModelReference
     notes: tuple[str, ...] = ()
     """What was found and chosen during loading, in sentences: how images are prepared, and why."""
+    source: Source | None = None
+    """The model of transformers that this one was made of; None for one of open_clip."""
 
     def __str__(self) -> str:
         return str(self.reference)
@@ -128,7 +131,7 @@ def load_model(
     )
     notes = (*origin.notes, *notes, f"Weights {digest[:12]}; images are prepared {why}: {prepared}")
     rule = COMPOSITED if origin.pixels == COMPOSITED else STOCK
-    return LoadedModel(clip, transform, tokenizer, reference, notes).with_pixels(rule)
+    return LoadedModel(clip, transform, tokenizer, reference, notes, origin.source).with_pixels(rule)
 
 
 def choose_preprocessing(

@@ -154,7 +154,7 @@ def find_origin(name: str, pretrained: str | None = None) -> Origin:
         )
     if (source := source_of(name)) is not None:
         given = preprocessing_of(source)
-        found = Origin(full_name(name), None, source.architecture, source=source)
+        found = Origin(full_name(name), None, source.architecture, source=source, pixels=source.pixels)
         if isinstance(given, str):
             return dataclasses.replace(found, unprepared=given)
         return dataclasses.replace(found, preprocess=given)

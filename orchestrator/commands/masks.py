@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -90,6 +90,10 @@ def export(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove the heads; headmask.load_pruned loads the folder.")
     ] = False,
+    form: Annotated[
+        Literal["open_clip", "transformers"] | None,
+        typer.Option("--format", help="Library that loads the result; by default, the one that the model came from."),
+    ] = None,
     latency: Annotated[bool, typer.Option(help="Measure latency before and after, for a few seconds.")] = True,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -108,7 +112,7 @@ def export(
     check_target(out, prune=prune, overwrite=overwrite, inputs=[mask, *content.model.paths, *given.paths])
     loaded = load_for(content, model, pretrained, settings.get("preprocess"))
     latency_s = LATENCY_S if latency else 0.0
-    proof = export_and_prove(loaded, content, out, prune=prune, latency_s=latency_s, overwrite=overwrite)
+    proof = export_and_prove(loaded, content, out, prune=prune, format=form, latency_s=latency_s, overwrite=overwrite)
     console = Terminal(stderr=as_json)
     for note in loaded.notes:
         console.say(note)
@@ -119,7 +123,7 @@ def export(
 
     console.say(
         f"{out}: {counted(len(content.heads), 'head')} {'pruned' if prune else 'folded away'}. Loaded by "
-        f"{'headmask' if prune else 'stock open_clip'}, its embeddings differ from the masked model's by at most "
+        f"{'headmask' if prune else f'stock {proof.format}'}, its embeddings differ from the masked model's by at most "
         f"{proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
     )
     if not content.heads:

@@ -181,7 +181,7 @@ def _fold(session: Session, mask: MaskFile, display: Display) -> None:
     display.say("Folding the mask into a plain checkpoint")
     proof = export(session.model, mask, folder, overwrite=True)
     display.say(
-        f"{folder} loads in stock open_clip; its embeddings differ from the masked model's by at most "
+        f"{folder} loads in stock {proof.format}; its embeddings differ from the masked model's by at most "
         f"{proof.max_difference:.1e}"
     )
 

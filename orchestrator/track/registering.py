@@ -19,11 +19,12 @@ from PIL import Image
 from headmask import export
 from headmask.ablation.rules import find_ablation
 from headmask.apply.folding import why_not_folded
+from headmask.apply.formats import why_not_open_clip
 from headmask.apply.masked import load_for
 from headmask.border.kinds import PACKAGE
 from headmask.border.reading import read_json
 from headmask.border.writing import check_output, scratch_folder, written_folder
-from headmask.errors import ConfigError, ModelError, StudyError
+from headmask.errors import AblationError, ConfigError, ModelError, StudyError
 from headmask.maskfile import MaskFile
 from headmask.models.loading import LoadedModel
 from headmask.pixels import compositing
@@ -84,6 +85,8 @@ def check_foldable(session: Session) -> None:
     for attention in session.view.attentions:
         if reason := why_not_folded(find_ablation(search.ablation), attention, search.tower):
             raise ConfigError(f"{reason}. Search without --fold and --register, or with another --ablation")
+    if session.config.output.register_as and (cannot := why_not_open_clip(session.model)):
+        raise ConfigError(f"{cannot}, and registered models are loaded by it. Search without --register")
 
 
 def register(
@@ -159,9 +162,11 @@ def package(model: LoadedModel, mask: MaskFile, result: SearchResult, target: Pa
         AblationError: the mask cannot be folded into weights.
         OutputError: something else is at `target`, or nothing can be written there.
     """
+    if cannot := why_not_open_clip(model):
+        raise AblationError(f"{cannot}, and registered models are loaded by it: `headmask export` writes a folder")
     with scratch_folder(target) as scratch, written_folder(target, PACKAGE) as written:
         checkpoint = scratch / "model"
-        proof = export(model, mask, checkpoint)
+        proof = export(model, mask, checkpoint, format="open_clip")
         with warnings.catch_warnings():
             # MLflow warns of type hints of its own.
             warnings.simplefilter("ignore")

@@ -136,7 +136,7 @@ def difference(clip: Any, theirs: Any, source: Source, tokenizer: Callable[..., 
     pairs = [("images", clip.encode_image(images), image_features(theirs, source, images))]
     if source.has_texts:
         tokens = tokenizer(list(TEXTS))
-        inputs = _tokenized(source, tokenizer, tokens)
+        inputs = tokenized(source, tokenizer, list(TEXTS), tokens)
         pairs.append(("texts", clip.encode_text(tokens), text_features(theirs, inputs)))
         _check_scale(clip, theirs, source)
     largest = 0.0
@@ -199,16 +199,15 @@ def _features(output: Any) -> Tensor:
     return found
 
 
-def _tokenized(source: Source, tokenizer: Any, tokens: Tensor) -> dict[str, Tensor]:
-    """Return the probe's texts as the model's own tokenizer gives them.
+def tokenized(source: Source, tokenizer: Any, texts: list[str], tokens: Tensor) -> dict[str, Tensor]:
+    """Return texts as the model's own tokenizer gives them.
 
     Raises:
         ModelError: its token ids are not those of `tokenizer`.
     """
     length = tokenizer.context_length
-    own = tokenizer.tokenizer(
-        list(TEXTS), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-    )
+    padded = {"padding": "max_length", "truncation": True, "max_length": length}
+    own = source.tokenizer()(texts, **padded, return_tensors="pt")
     inputs = {name: value[:, : tokens.shape[1]] for name, value in own.items()}
     if not torch.equal(inputs["input_ids"], tokens):
         raise ModelError(f"{source} cannot be read as an open_clip model: its tokenizer gives other tokens")

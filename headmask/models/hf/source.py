@@ -24,10 +24,10 @@ from headmask.border.home import hub_cache
 from headmask.border.reading import is_file, is_folder, read_json
 from headmask.border.shown import shown
 from headmask.errors import ModelError
-from headmask.models.checkpoints import metadata_of
+from headmask.models.checkpoints import PIXELS_KEY, metadata_of
 from headmask.models.hf.architecture import KINDS, VISION_ONLY, architecture, has_projection
 
-CONFIG = "config.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _CHECKPOINTS = ("model*.safetensors", "pytorch_model*.bin")
@@ -81,6 +81,12 @@ class Source:
     def has_texts(self) -> bool:
         """Whether the model has a text tower."""
         return bool(self.config.model_type != VISION_ONLY)
+
+    @property
+    def pixels(self) -> str | None:
+        """The pixel rule in an export of headmask (see `headmask.pixels.images`); None elsewhere."""
+        weights = Path(self.place, WEIGHTS)
+        return metadata_of(weights).get(PIXELS_KEY) if not self.is_repository and is_file(weights) else None
 
     def model(self) -> nn.Module:
         """Return the model as transformers loads it, in float32 and in evaluation mode.

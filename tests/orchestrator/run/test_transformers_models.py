@@ -9,7 +9,9 @@ import torch.nn.functional as F  # noqa: N812
 import transformers
 from PIL import Image
 
-from headmask.errors import ModelError
+from headmask.apply.exporting import export
+from headmask.errors import ConfigError, ModelError
+from headmask.maskfile import MaskFile
 from orchestrator.search.session import prepare
 from orchestrator.settings.config import read_config
 from tests.orchestrator.studies import start
@@ -67,3 +69,20 @@ def test_a_model_of_images_alone_is_searched_where_texts_are_not_needed(tiny_con
         ModelError, match=r"has no text tower, .*a data set of images with labels and --task similarity"
     ):
         prepare(tiny_config("other", **model))
+
+
+def test_a_reliable_mask_of_a_search_is_folded_into_a_folder_of_transformers(tiny_config, tmp_path, monkeypatch):
+    folder = write_transformers_model(tmp_path / "model", "siglip")
+    config = tiny_config(model__name=f"hf-dir:{folder}", budget__masks=20, output__fold=True)
+    found = start(config)
+    mask = MaskFile.read(config.folder / "candidate.json")
+    export(prepare(config).model, mask, config.folder / "again")
+    assert transformers.SiglipModel.from_pretrained(config.folder / "again").config.model_type == "siglip"
+    assert (config.folder / "folded").exists() == (found.result.verdict == "reliable improvement")
+
+
+def test_a_model_that_open_clip_cannot_build_is_not_registered(tiny_config, tmp_path):
+    folder = write_transformers_model(tmp_path / "model", "siglip")
+    config = tiny_config(model__name=f"hf-dir:{folder}", output__register_as="clip")
+    with pytest.raises(ConfigError, match=r"no architecture for this siglip, .*Search without --register"):
+        start(config)
