@@ -25,9 +25,9 @@ from headmask.border.foreign import reason_of
 from headmask.border.reading import check_file, check_text
 from headmask.border.shown import shown
 from headmask.errors import ModelError
+from headmask.models.positions import POSITIONS
+from headmask.models.prefixes import PREFIXES, unwrapped, without_counter, without_inserted
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")
-"""Prefixes that training adds to names; they are stripped if all names begin with one."""
 WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")
 """Keys under which training stores the weights, the one that open_clip knows first."""
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
@@ -63,6 +63,8 @@ class Weights:
     """Metadata of a safetensors file."""
     notes: tuple[str, ...] = ()
     """What was done with the weights or left out, in sentences."""
+    positions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shapes of position embeddings by the tensor's name; open_clip resizes them to the model."""
 
 
 @contextmanager
@@ -77,25 +79,30 @@ def bare_weights(path: Path) -> Iterator[Weights]:
         yield Weights(path)
         return
     found = _State.read(path)
-    state, prefix = _unwrapped(found.state)
+    plain, averaged = without_counter(found.state, path.name)
+    state, prefix = unwrapped(plain)
+    state, inserted = without_inserted(state)
     _check_names(path, state)
-    notes = list(found.notes)
-    if not prefix and found.key in (None, "state_dict"):
-        yield Weights(path, metadata, tuple(notes))
+    notes = [*found.notes, *averaged]
+    positions = {name: tuple(state[name].shape) for name in POSITIONS if name in state and state[name].ndim}
+    if not (prefix or inserted or averaged) and found.key in (None, "state_dict"):
+        yield Weights(path, metadata, tuple(notes), positions)
         return
     if prefix:
         notes.append(f"All names in {path.name} begin with {prefix}, which is stripped")
+    if inserted:
+        notes.append(f"Names in {path.name} have {' and '.join(inserted)} in them, which is taken out")
     with tempfile.TemporaryDirectory(prefix="headmask-") as scratch:
         bare = Path(scratch, "weights.pt")
         try:
             torch.save(state, bare)
         except OSError as error:
             raise ModelError(
-                f"{path} must be copied to take {prefix or found.key} off its names, and that fails: "
-                f"{reason_of(error)}. Free disk space, or name another folder in TMPDIR"
+                f"{path} must be copied to take {prefix or ' '.join(inserted) or found.key} off its names, and that "
+                f"fails: {reason_of(error)}. Free disk space, or name another folder in TMPDIR"
             ) from None
-        del state, found
-        yield Weights(bare, metadata, tuple(notes))
+        del state, plain, found
+        yield Weights(bare, metadata, tuple(notes), positions)
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -299,23 +306,6 @@ def _is_state(content: Mapping[Any, Any]) -> bool:
 
 def _tensors(content: Mapping[Any, Any]) -> int:
     return sum(isinstance(value, torch.Tensor) for value in content.values())
-
-
-def _unwrapped(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return weights without the prefixes that all their names share, and the prefixes."""
-    taken = ""
-    while True:
-        first = next(iter(state))
-        prefix = next((each for each in PREFIXES if first.startswith(each)), None) or _prefix_of_scale(state)
-        if prefix is None or not all(name.startswith(prefix) for name in state):
-            return dict(state), taken
-        state, taken = {name.removeprefix(prefix): value for name, value in state.items()}, taken + prefix
-
-
-def _prefix_of_scale(state: Mapping[str, Any]) -> str | None:
-    """Return the prefix that training put before the name of a CLIP model's scale, of which there is only one."""
-    found = [name.removesuffix("logit_scale") for name in state if name.endswith(".logit_scale")]
-    return found[0] if len(found) == 1 else None
 
 
 def _check_names(path: Path, state: Mapping[str, Any]) -> None:

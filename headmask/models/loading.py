@@ -30,6 +30,7 @@ from headmask.models.hf.architecture import FILES
 from headmask.models.hf.conversion import converted
 from headmask.models.hf.source import Source
 from headmask.models.origin import Origin, as_folder, find_config, find_origin, is_config_file, make_tokenizer
+from headmask.models.positions import resized
 from headmask.pixels.images import COMPOSITED, STOCK, by_rule
 from headmask.pixels.preprocessing import GivenPreprocessing, Preprocessing, read_preprocessing
 
@@ -223,6 +224,7 @@ def _built(origin: Origin, preprocess: dict[str, Any], tokenizer: Callable[..., 
         return _create(origin, origin.name, force_preprocess_cfg=changes, **options), ()
     with bare_weights(origin.checkpoint) as weights:
         clip = build(origin.name, origin.config, force_preprocess_cfg=changes)
+        interpolated = resized(clip, weights.positions, origin.checkpoint)
         try:
             open_clip.load_checkpoint(clip, str(weights.path))
         # open_clip's conversions raise whatever they stumble over.
@@ -230,7 +232,7 @@ def _built(origin: Origin, preprocess: dict[str, Any], tokenizer: Callable[..., 
             raise ModelError(
                 f"cannot load {shown(origin)}: {why_not(error, origin.checkpoint, origin.name)}"
             ) from error
-        return clip, weights.notes
+        return clip, (*weights.notes, *interpolated)
 
 
 def build(name: str, config: Any, **options: Any) -> Any:
