@@ -18,7 +18,7 @@ from orchestrator.run.precheck import check_baseline
 from orchestrator.screen.terminal import Terminal
 from orchestrator.screen.waiting import said_when_slow
 from orchestrator.search.scoring import score_all
-from orchestrator.search.session import Session, prepare
+from orchestrator.search.session import Session, load, ready
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import RESUME, SCAN, SEARCH, flags_of
 from orchestrator.settings.typed import ResumeOptions, ScanOptions, SearchOptions
@@ -103,10 +103,12 @@ def scan(
     if split not in ("search", "confirm"):
         raise ConfigError(f"split must be search or confirm; got {split!r}")
     say = Terminal().say if progress else lambda text: None
-    session = prepare(settings, say)
-    if settings.search.precheck:
-        check_baseline(session)
+    session = load(settings, say)
     with contextlib.closing(runner.make_pool(session, Quiet())) as pool:
+        session = ready(session, pool, say)
+        if settings.search.precheck:
+            check_baseline(session, pool)
+        session = session.embedded(pool, [split], say)
         session = session.settled(pool.settle(session.wanted))
         stage = session.search_stage if split == "search" else Stage("confirm", "float32")
         heads = session.limits.free_heads(session.grid)

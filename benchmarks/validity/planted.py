@@ -23,7 +23,7 @@ from headmask.models.loading import LoadedModel, load_model
 from headmask.tower.towers import view_of
 from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import CUE
-from orchestrator.search.session import make_payload
+from orchestrator.search.otherside import make_payload
 from orchestrator.statistics.paired import Outcomes, paired_interval
 from orchestrator.verdict.outcomes import outcomes_of
 from workers.data.loading import Split, load_data

@@ -314,15 +314,24 @@ class TextView(TowerView):
         Under a causal mask, nothing after the last token that pooling reads is ever seen: those columns are left out.
         """
         tower, token_B = self.module, self.read_tokens(inputs)
-        if isinstance(tower, TextTransformer) and (self._has_class_embedding or tower.use_pad_mask):
+        if self._masks_padding:
             x_BTD, bias = tower._embeds(inputs)
             return Sequences(x_BTD, bias.unflatten(0, (len(x_BTD), -1)), token_B=token_B)
         bias = tower.attn_mask
-        if bias is not None:
-            inputs = inputs[:, : int(token_B.max()) + 1]
-        length = inputs.shape[1]
+        length = self.num_read(inputs)
+        inputs = inputs[:, :length]
         x_BTD = tower.token_embedding(inputs).to(self.dtype) + tower.positional_embedding[:length].to(self.dtype)
         return Sequences(x_BTD, None if bias is None else bias[:length, :length].to(self.dtype), token_B=token_B)
+
+    @property
+    def _masks_padding(self) -> bool:
+        tower = self.module
+        return isinstance(tower, TextTransformer) and (self._has_class_embedding or tower.use_pad_mask)
+
+    def num_read(self, inputs: Tensor) -> int:
+        """Return how many of the first tokens of texts (B, T) are read: under a causal mask, up to the last pooled."""
+        is_cut = self.module.attn_mask is not None and not self._masks_padding
+        return int(self.read_tokens(inputs).max()) + 1 if is_cut else inputs.shape[1]
 
     def read_tokens(self, inputs: Tensor) -> Tensor:
         """Return the token of each text (B, T) that pooling reads."""

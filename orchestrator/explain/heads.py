@@ -20,7 +20,8 @@ from headmask.tower.attribution import attention_maps, prove_contributions
 from orchestrator.explain.explanation import FILE, DescribingText, ExplainedHead, Explanation
 from orchestrator.explain.harm import Case, explained_head, measure_harm
 from orchestrator.explain.subject import Subject, find_subject, read_descriptions
-from orchestrator.search.session import embedded_texts, load_section, make_payload
+from orchestrator.search.otherside import embedded_texts, make_payload
+from orchestrator.search.session import load_section
 from orchestrator.settings.sections import DataSection
 from orchestrator.settings.versions import versions
 from orchestrator.study.looks import keep_looks, looks_at, run_folder_of

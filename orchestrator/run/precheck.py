@@ -1,45 +1,42 @@
-"""The precheck: a model whose baseline is broken is refused. It looks at a few images, before anything is made."""
+"""The precheck: a model whose baseline is broken is refused. Replicas look at a few images, before anything is made."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-
-import torch
-from open_clip.transformer import QuickGELU
-from torch import nn
 
 from headmask.border.shown import counted
 from headmask.errors import ModelError
-from headmask.mask import HeadMask
-from orchestrator.search.session import Session, tokens_of
+from orchestrator.search.session import Session
 from orchestrator.settings.objective import Goal
 from workers.data.pixels import Pixels
-from workers.scoring.constants import USUAL_CHUNK
-from workers.scoring.embedding import embed_images, embed_texts
-from workers.scoring.scorer import Scorer, SplitArrays
+from workers.pool.queue import Pool
+from workers.scoring.gelu import gelu_names
+from workers.scoring.messages import Probe
 
 NUM_IMAGES = 128
 SIGMAS = 4.0
 
 
-def check_baseline(session: Session) -> None:
+def check_baseline(session: Session, pool: Pool) -> None:
     """Score the baseline on the first images of the search split, and refuse a model that is broken.
+
+    Args:
+        session: ready for the pool.
+        pool: its replicas compute.
 
     Raises:
         ModelError: embeddings are not finite; captions find their image no more often than by chance; or the weights
             do clearly better with the other GELU, the one they were trained with.
     """
     for number, goal in enumerate(session.objective.goals):
-        _check_goal(session, number, goal)
+        _check_goal(session, pool, number, goal)
 
 
-def _check_goal(session: Session, number: int, goal: Goal) -> None:
-    split = _first_images(session, goal)
-    score = _metrics(session, split)
-    if (chance := split.targets.chance) is not None and chance.value < 1:
+def _check_goal(session: Session, pool: Pool, number: int, goal: Goal) -> None:
+    probe, other = _first_images(session, goal)
+    score = _metrics(session, pool, probe)
+    if (chance := probe.targets.chance) is not None and chance.value < 1:
         spread = math.sqrt(chance.value * (1 - chance.value) / chance.num_queries)
         if score[chance.metric] < chance.value + SIGMAS * spread:
             raise ModelError(
@@ -47,10 +44,14 @@ def _check_goal(session: Session, number: int, goal: Goal) -> None:
                 f"{counted(chance.num_queries, 'query', 'queries')} of {goal.data}, chance is "
                 f"{100 * chance.value:.1f} %. Check weights, preprocessing and {chance.suspects}, or pass --no-precheck"
             )
-    with _other_gelu(session.model.clip) as (before, after):
-        swapped = _metrics(session, _embedded_again(session, split, number)) if before else score
+    if (names := gelu_names(session.model.clip)) is None:
+        return
+    split = session.splits["search"][number]
+    other_E = session.other.of(split, pool, lambda text: None, part=other, swaps_gelu=True)
+    swapped = _metrics(session, pool, replace(probe, other_E=other_E, swaps_gelu=True))
     gain = goal.mix.value(swapped) - goal.mix.value(score)
     if gain > 0.02:
+        before, after = names
         raise ModelError(
             f"{session.model} scores {100 * gain:.1f} points more with {after} than with {before}, so its weights were "
             f"trained with {after}: use the architecture with that activation (its name ends in -quickgelu, or does "
@@ -58,53 +59,16 @@ def _check_goal(session: Session, number: int, goal: Goal) -> None:
         )
 
 
-def _first_images(session: Session, goal: Goal) -> SplitArrays:
+def _first_images(session: Session, goal: Goal) -> tuple[Probe, slice]:
+    """Return the first images as they are probed, and which inputs of the other side belong to them."""
     split = session.payload.splits["search"][goal.prefix]
     targets, images, texts = split.targets.first(NUM_IMAGES)
-    if isinstance(split.inputs, Pixels):
-        return SplitArrays(split.inputs.part(images), split.other_E[texts], targets)
-    return SplitArrays(split.inputs[texts], split.other_E[images], targets)
+    own, other = (images, texts) if isinstance(split.inputs, Pixels) else (texts, images)
+    return Probe(goal.prefix, own, split.other_E[other], targets), other
 
 
-def _embedded_again(session: Session, split: SplitArrays, number: int) -> SplitArrays:
-    """Return a split of a data set with its other side embedded by the model in its current state."""
-    clip, threads = session.model.clip, session.payload.settings.threads
-    whole = session.splits["search"][number]
-    if isinstance(split.inputs, Pixels):
-        _, _, part = whole.targets.first(NUM_IMAGES)
-        text_QE = embed_texts(clip, tokens_of(session.model, whole.texts[part]), threads=threads)
-        return replace(split, other_E=split.targets.pooled(torch.from_numpy(text_QE)).numpy())
-    pixels = whole.pixels.part(slice(len(split.other_E)))
-    return replace(split, other_E=embed_images(clip.visual, pixels, session.payload.normalisation, threads=threads))
-
-
-def _metrics(session: Session, split: SplitArrays) -> dict[str, float]:
-    settings = replace(session.payload.settings, ablation="zero")
-    scorer = Scorer(session.view, split, session.payload.normalisation, settings, chunk=USUAL_CHUNK)
-    (score,) = scorer.score(HeadMask.empty(session.grid).to_bools()[None])
+def _metrics(session: Session, pool: Pool, probe: Probe) -> dict[str, float]:
+    score = pool.probe(probe)
     if score.failure:
         raise ModelError(f"{session.model} gives {score.failure} on the search split; nothing can be searched on it")
     return score.metrics
-
-
-@contextmanager
-def _other_gelu(clip: nn.Module) -> Iterator[tuple[str, str]]:
-    """Swap GELU and QuickGELU in a model, and swap back; yields both names, or empty ones if it has neither."""
-    places = [
-        (module, name, child)
-        for module in clip.modules()
-        for name, child in module.named_children()
-        if type(child) in (nn.GELU, QuickGELU)
-    ]
-    kinds = {type(child) for _, _, child in places}
-    if len(kinds) != 1:
-        yield "", ""
-        return
-    quick = kinds == {QuickGELU}
-    try:
-        for module, name, _ in places:
-            setattr(module, name, nn.GELU() if quick else QuickGELU())
-        yield ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
-    finally:
-        for module, name, child in places:
-            setattr(module, name, child)

@@ -29,7 +29,7 @@ from orchestrator.search.gradients import GateGradients
 from orchestrator.search.loop import Search
 from orchestrator.search.progress import Listener, Progress
 from orchestrator.search.scoring import Interrupted
-from orchestrator.search.session import Session, prepare
+from orchestrator.search.session import Session, load, ready
 from orchestrator.search.sharding import best_shards
 from orchestrator.search.surrogate import Surrogate, make_surrogate
 from orchestrator.settings.commandline import command_line, resume_command, way_on
@@ -50,6 +50,7 @@ from orchestrator.verdict.decide import Verdict, decide
 from orchestrator.verdict.prospects import look_ahead
 from strategies import make_sampler
 from workers.pool.queue import InlinePool, Pool
+from workers.scoring.messages import Survey
 
 CHANGED = "pixels_changed"
 """Study attribute that says why its scores cannot be trusted."""
@@ -68,12 +69,13 @@ def start(config: SearchConfig, display: Display) -> Outcome:
     config = _tracked(config, uri)
     _check_pool(config)
     display.say(_loading_sentence(config))
-    session = prepare(config, display.say)
+    session = load(config, display.say)
     if config.output.fold or config.output.register_as:
         check_foldable(session)
-    if config.search.precheck:
-        check_baseline(session)
     with contextlib.closing(make_pool(session, display)) as pool:
+        session = ready(session, pool, display.say)
+        if config.search.precheck:
+            check_baseline(session, pool)
         session = session.settled(pool.settle(session.wanted))
         display.say(_settled_sentence(config, session))
         attrs = {"config": session.config.public(), "fingerprint": session.fingerprint, "versions": versions()}
@@ -120,12 +122,15 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
                 "it cannot go on, start another one with --out"
             )
         display.say(_loading_sentence(config))
-        session = prepare(_with_constants(config, store.attr("fingerprint") or {}), display.say)
+        known = store.attr("fingerprint") or {}
+        session = load(_with_constants(config, known), display.say)
+        session = replace(session, settled_surrogate=_settled_surrogate(session, known))
         _check_fingerprint(store, session)
         if older := set_aside_older(config.folder):
             display.say(f"Files of an older version are in {config.folder / OLDER} now: {', '.join(older)}")
         store.set_attr("config", session.config.public())
         with contextlib.closing(make_pool(session, display)) as pool:
+            session = ready(session, pool, display.say)
             session = session.settled(pool.settle(session.wanted))
             uri = config.output.tracking_uri
             return _run(session, store, pool, display, beside(config.folder) if uri is None else redacted(uri))
@@ -144,6 +149,12 @@ def _with_constants(config: SearchConfig, fingerprint: Mapping[str, Any]) -> Sea
     }
     update = {key: value for key, value in known.items() if open_keys[key]}
     return config.model_copy(update={"search": config.search.model_copy(update=update)})
+
+
+def _settled_surrogate(session: Session, fingerprint: Mapping[str, Any]) -> bool | None:
+    """Return whether a study uses the surrogate: what memory there is now does not decide that again."""
+    known = fingerprint.get("surrogate")
+    return known if isinstance(known, bool) and session.config.search.surrogate else None
 
 
 def _loading_sentence(config: SearchConfig) -> str:
@@ -210,6 +221,7 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display, trac
                 _check_device(store, pool)
             surrogate = make_surrogate(session, pool, display.say, stopping.is_set)
             searched = _search(session, store, pool, surrogate, curve, display, stopping, clock, place)
+            session = session.embedded(pool, ("confirm", "test"), display.say, lambda: check_stopping(stopping))
             verdict = _decide(session, store, pool, searched, display, stopping, place)
             prospects = _look_ahead(session, pool, searched, display, stopping)
         place.check()
@@ -221,6 +233,16 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display, trac
         outcome = replace(outcome, is_registered=registered)
     display.say(f"Results are in {config.folder}; report.html there shows them")
     return outcome
+
+
+def check_stopping(stopping: StopFlag) -> None:
+    """Check that a search goes on.
+
+    Raises:
+        Interrupted: it was asked to stop.
+    """
+    if stopping.is_set():
+        raise Interrupted
 
 
 @contextlib.contextmanager
@@ -403,11 +425,11 @@ def make_pool(session: Session, display: Display) -> Pool:
     """Return the pool that a configuration asks for."""
     pool = session.config.pool
     if pool.kind == "inline":
-        return InlinePool(session.payload, steps=session.cost.steps)
+        return InlinePool(session.payload, steps=session.steps)
     from workers.pool.ray import RayPool
 
-    def shards(num_replicas: int, device: str) -> int:
-        return best_shards(session, num_replicas, device)
+    def shards(survey: Survey, num_replicas: int, device: str) -> int:
+        return best_shards(session.surveyed(survey), num_replicas, device)
 
     display.say("Starting replicas" + (f" on {pool.address}" if pool.address else " with Ray on this machine"))
     return RayPool(
@@ -417,7 +439,7 @@ def make_pool(session: Session, display: Display) -> Pool:
         gpus_per_replica=pool.gpus_per_replica,
         mixed_devices=pool.mixed_devices,
         shards=shards if pool.shards == "auto" else pool.shards,
-        steps=session.cost.steps,
+        steps=session.steps,
         address=pool.address,
         say=display.say,
         on_stuck=lambda reason: _end(session.config, reason),

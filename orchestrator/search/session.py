@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from headmask.ablation.rules import find_ablation
 from headmask.apply.pruning import why_not_pruned
@@ -23,9 +21,10 @@ from headmask.mask import HeadGrid, HeadMask
 from headmask.models.loading import OPENAI, LoadedModel, load_model
 from headmask.models.origin import is_tag
 from headmask.pixels.images import STOCK
-from headmask.tower.towers import TowerName, tower_of, view_of
+from headmask.tower.towers import view_of
 from headmask.tower.views import TowerView
 from orchestrator.screen.waiting import said_when_slow
+from orchestrator.search.otherside import OtherSide, bare_payload, with_other_side
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.location import absolute
 from orchestrator.settings.objective import Goal, Objective
@@ -38,14 +37,13 @@ from workers.data.loading import Split, check_data, load_data
 from workers.data.pixels import check_all
 from workers.data.preprocess import UInt8Preprocess
 from workers.data.remarks import ImageRemarks
+from workers.pool.queue import InlinePool, Pool, Steps
 from workers.scoring.constants import Constants
 from workers.scoring.displacement import displacement_bytes
-from workers.scoring.embedding import embed_images, embed_texts, kept
 from workers.scoring.engine import REVISION
-from workers.scoring.inputs import Normalisation
-from workers.scoring.messages import Stage
-from workers.scoring.replica import PackedTower, Payload, Wanted
-from workers.scoring.scorer import ScorerSettings, SplitArrays, probe_inputs, proven_view
+from workers.scoring.messages import Stage, Survey
+from workers.scoring.replica import Payload, Wanted
+from workers.scoring.scorer import ScorerSettings
 from workers.scoring.trie import TowerCost
 from workers.tasks.metrics import Mix
 
@@ -59,9 +57,7 @@ class Session:
     config: SearchConfig
     model: LoadedModel
     view: TowerView
-    """View of the searched tower, proven, in float32."""
-    cost: TowerCost
-    """Cost of masks on that tower."""
+    """View of the searched tower: its structure; a replica proves it."""
     limits: Limits
     splits: Mapping[str, tuple[Split, ...]]
     """Splits by name, each in the order of the data sets."""
@@ -69,7 +65,15 @@ class Session:
     guide: Objective
     """The metric that masks are searched by; on confirm and test, the objective decides."""
     payload: Payload
+    other: OtherSide
+    """The side that no mask changes."""
     preprocessing: str
+    survey: Survey | None = None
+    """What a replica has found out about the searched tower."""
+    embedded_splits: frozenset[str] = frozenset()
+    """Names of the splits whose other side is embedded."""
+    settled_surrogate: bool | None = None
+    """Whether the study uses the surrogate, where it says so."""
     constants: Constants | None = None
     """Constants of the study, once a pool has settled them."""
 
@@ -77,6 +81,18 @@ class Session:
     def grid(self) -> HeadGrid:
         """Layers and heads of the searched tower."""
         return self.view.grid
+
+    @property
+    def cost(self) -> TowerCost:
+        """Cost of masks on the searched tower."""
+        if self.survey is None:
+            raise RuntimeError("a replica counts the cost of masks before it is asked for")
+        return self.survey.cost
+
+    @property
+    def steps(self) -> Steps | None:
+        """What sorted masks cost one after the other, as far as that has been counted."""
+        return None if self.survey is None else self.survey.cost.steps
 
     @property
     def test_digests(self) -> tuple[str, ...]:
@@ -126,6 +142,38 @@ class Session:
         )
         return replace(self, config=self.config.model_copy(update={"search": search}), constants=constants)
 
+    def surveyed(self, survey: Survey) -> Session:
+        """Return the session with what a replica has found out, which includes the width of all embeddings."""
+        nothing_E = np.empty((0, survey.width), np.float32)
+        payload = self.payload
+        for name, parts in payload.splits.items():
+            if name not in self.embedded_splits:
+                payload = payload.with_others(name, dict.fromkeys(parts, nothing_E))
+        return replace(self, survey=survey, payload=payload)
+
+    def embedded(
+        self,
+        pool: Pool,
+        names: Iterable[str],
+        say: Callable[[str], None] = lambda text: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> Session:
+        """Return the session with the other side of splits embedded by a pool, which compares with it from now on.
+
+        Args:
+            pool: its replicas embed a share each.
+            names: names of the splits; those that are embedded already are left as they are.
+            say: receives progress messages.
+            check: called while embeddings are awaited; may raise to stop.
+        """
+        payload, missing = self.payload, [name for name in names if name not in self.embedded_splits]
+        prefixes = [goal.prefix for goal in self.objective.goals]
+        for name in missing:
+            parts = dict(zip(prefixes, self.splits[name], strict=True))
+            payload = with_other_side(payload, self.other, {name: parts}, pool, say, check)
+            pool.adopt_others(name, {prefix: arrays.other_E for prefix, arrays in payload.splits[name].items()})
+        return replace(self, payload=payload, embedded_splits=self.embedded_splits | {*missing})
+
     @property
     def chunk(self) -> int:
         """Number of inputs computed together; 1 until that is settled."""
@@ -158,6 +206,8 @@ class Session:
     @property
     def uses_surrogate(self) -> bool:
         """Whether masks are predicted from the results of the scan; a scan alone has nothing to predict."""
+        if self.settled_surrogate is not None:
+            return self.settled_surrogate
         search = self.config.search
         return search.surrogate and search.strategy != ScanSampler.label and self.surrogate_fits
 
@@ -239,8 +289,8 @@ def digest_of(fingerprint: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None) -> Session:
-    """Return the session of a configuration: load, decode, embed the other side, prove the tower.
+def load(config: SearchConfig, say: Callable[[str], None] = lambda text: None) -> Session:
+    """Return the session of a configuration as far as it needs no forward pass: model and data, loaded and decoded.
 
     Args:
         config: the configuration of the search.
@@ -271,14 +321,39 @@ def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None
     settings = ScorerSettings(search.ablation, search.threads)
     prefixes = [goal.prefix for goal in objective.goals]
     arranged = {name: dict(zip(prefixes, parts, strict=True)) for name, parts in splits.items()}
-    payload = make_payload(model, preprocess, arranged, settings, search.tower, say)
-    first = payload.splits["search"][prefixes[0]]
-    view = proven_view(tower_of(model.clip, search.tower), first, payload.normalisation, name=search.tower)
-    cost = TowerCost.of(view, probe_inputs(first, view, payload.normalisation))
-    session = Session(config, model, view, cost, limits, splits, objective, guide, payload, preprocess.description)
+    payload, other = bare_payload(model, preprocess, arranged, settings, search.tower)
+    described = preprocess.description
+    session = Session(config, model, view, limits, splits, objective, guide, payload, other, described)
     for text in session.remark_sentences():
         say(text)
     return session
+
+
+def prepare(config: SearchConfig, say: Callable[[str], None] = lambda text: None) -> Session:
+    """Return the session of a configuration with everything done that a search needs, in this process.
+
+    Args:
+        config: the configuration of the search.
+        say: receives progress messages of slow steps.
+
+    Raises:
+        HeadmaskError: see `load`; or the tower is refused.
+    """
+    session = load(config, say)
+    with closing(InlinePool(session.payload)) as pool:
+        return ready(session, pool, say).embedded(pool, SPLITS, say)
+
+
+def ready(session: Session, pool: Pool, say: Callable[[str], None] = lambda text: None) -> Session:
+    """Return a session with all that is needed before masks are scored on the search split, done by a pool's replicas.
+
+    The tower is proven, the cost of masks counted, and the other side of the search split embedded.
+
+    Raises:
+        ModelError: the tower is refused.
+    """
+    session = session if session.survey else session.surveyed(pool.survey())
+    return session.embedded(pool, ["search"], say)
 
 
 def _with_model(config: SearchConfig, model: LoadedModel) -> SearchConfig:
@@ -361,70 +436,6 @@ def make_guide(config: SearchConfig, data: Mapping[str, Mapping[str, Split]], ob
             mixes.append(Mix.parse(text))
             targets.check(mixes[-1], section.path)
     return objective.guided(mixes)
-
-
-def make_payload(
-    model: LoadedModel,
-    preprocess: UInt8Preprocess,
-    splits: Mapping[str, Mapping[str, Split]],
-    settings: ScorerSettings,
-    tower: TowerName,
-    say: Callable[[str], None] = lambda text: None,
-) -> Payload:
-    """Return what replicas need: the packed tower, its inputs, the other side's embeddings."""
-    normalisation = Normalisation(preprocess.mean, preprocess.std)
-    weights = model.reference.weights_sha256
-
-    @cache
-    def tokens(texts: tuple[str, ...]) -> torch.Tensor:
-        """Return token ids; the splits of a classification set have the same prompts."""
-        return tokens_of(model, texts)
-
-    def arrays(split: Split) -> SplitArrays:
-        if tower not in split.targets.towers:
-            raise ConfigError(
-                f"heads of the {tower} tower change nothing in {split.targets.task}; search the "
-                f"{' or '.join(split.targets.towers)} tower, or name another task"
-            )
-        tokens_QT, targets = tokens(split.texts), split.targets.at_scale(model.scale)
-        if tower == "text":
-            image_NE = kept(
-                # The weights do not tell the activation; the structure does.
-                ("images", split.digest, preprocess.description, weights, model.clip, settings.threads),
-                lambda: embed_images(
-                    model.clip.visual,
-                    split.pixels,
-                    normalisation,
-                    threads=settings.threads,
-                    on_progress=said_when_slow(say, f"Embedding the images of split {split.name}, once"),
-                ),
-            )
-            return SplitArrays(tokens_QT.numpy(), image_NE, targets)
-        text_QE = embedded_texts(model, tokens_QT, settings.threads, f"the texts of split {split.name}", say)
-        return SplitArrays(split.pixels, targets.pooled(torch.from_numpy(text_QE)).numpy(), targets)
-
-    packed = PackedTower.pack(tower_of(model.clip, tower))
-    made = {name: {prefix: arrays(split) for prefix, split in parts.items()} for name, parts in splits.items()}
-    return Payload(packed, tower, made, normalisation, settings)
-
-
-def tokens_of(model: LoadedModel, texts: Sequence[str]) -> torch.Tensor:
-    """Return the token ids (Q, T) of texts; there may be no texts."""
-    # Not every tokenizer accepts an empty list.
-    return model.tokenizer(list(texts) or [""])[: len(texts)]
-
-
-def embedded_texts(
-    model: LoadedModel, tokens_QT: torch.Tensor, threads: int, what: str, say: Callable[[str], None]
-) -> NDArray[np.float32]:
-    """Return the L2-normalised embeddings (Q, E) of texts by the stock text tower, from the cache if they are in it."""
-    return kept(
-        # The weights do not tell the activation; the structure does.
-        ("texts", tokens_QT.numpy(), model.reference.weights_sha256, model.clip, threads),
-        lambda: embed_texts(
-            model.clip, tokens_QT, threads=threads, on_progress=said_when_slow(say, f"Embedding {what}, once")
-        ),
-    )
 
 
 def _names(objective: Objective) -> str | list[str]:

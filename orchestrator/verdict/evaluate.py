@@ -15,7 +15,8 @@ from headmask.maskfile import MaskFile
 from headmask.models.loading import LoadedModel
 from headmask.pixels.images import PixelRule
 from orchestrator.screen.waiting import said_when_slow
-from orchestrator.search.session import load_section, make_payload
+from orchestrator.search.otherside import make_payload
+from orchestrator.search.session import load_section
 from orchestrator.settings.sections import DataSection
 from orchestrator.statistics.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.statistics.paired import Evidence, evidence

@@ -8,6 +8,8 @@ from headmask.errors import DataError, DeviceMemoryError
 from workers.scoring.messages import MaskScore
 
 DEADLY, FAILING, REFUSED, HUNGRY = (15, 0, 0), (0, 15, 0), (0, 0, 15), (0, 0, 14)
+FATAL = -1
+"""First token of a text that kills whoever embeds it."""
 
 
 class FakePayload:
@@ -34,6 +36,16 @@ class FakeReplica:
 
     def adopt_displacements(self, displacements):
         self.displacements = displacements
+
+    def encode(self, key, held, chunks):
+        time.sleep(0.05)
+        for chunk in chunks:
+            if chunk[0, 0] == FATAL:
+                os._exit(1)
+        return [chunk.astype("float32") / 2 for chunk in chunks]
+
+    def forget_encoder(self):
+        pass
 
     def score(self, stage, grid, words):
         if stage.predicted:

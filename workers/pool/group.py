@@ -25,9 +25,10 @@ from workers.pool.fleet import LOOK_S, Fleet, Member
 from workers.pool.host import Host
 from workers.pool.shard import Found, Shard, joined
 from workers.scoring.constants import Constants
-from workers.scoring.messages import GateGradient, GateTask, MaskScore, Stage
+from workers.scoring.messages import GateGradient, GateTask, MaskScore, Probe, Stage, Survey
 from workers.scoring.replica import Payload, Wanted, merged, settled
 from workers.scoring.scorer import NOT_FINITE, score_of
+from workers.scoring.stock import Chunk
 
 # M masks, D data sets, S shards, n images of a shard, Q queries
 
@@ -72,6 +73,8 @@ class ShardGroup:
         self._constants = constants
         self._displacements: Any = None
         """Reference to them in the object store, once they exist."""
+        self._others: dict[str, Sequence[Any]] = {}
+        """References to the embeddings of the other side, by split."""
         self._batch = 0
         self._shards: list[Member | None] = [None] * count
         """The replica that has each part of the images."""
@@ -128,6 +131,29 @@ class ShardGroup:
         """Return the gradients of micro-batches; each one is computed as a whole by one shard."""
         return self._shared_out("differentiate", (), tasks)
 
+    def encode(self, key: str, held: Sequence[Any], chunks: Sequence[Chunk]) -> list[NDArray[np.float32]]:
+        """Return the embeddings of chunks of the other side; each one is computed by one shard."""
+        return self._shared_out("encode", (key, held), chunks)
+
+    def forget_encoder(self) -> None:
+        """Make every shard release the stock tower of the other side."""
+        self._each("forget_encoder")
+
+    def adopt_others(self, split: str, held: Sequence[Any]) -> None:
+        """Compare a split's inputs from now on with the embeddings of the other side; see `Replica.adopt_others`."""
+        self._others[split] = held
+        self._each("adopt_others", split, held)
+
+    def survey(self) -> Survey:
+        """Return what the first shard finds out about the searched tower."""
+        survey: Survey = self._by_first("survey")
+        return survey
+
+    def probe(self, probe: Probe) -> MaskScore:
+        """Return the score of the empty mask on a few inputs, as the first shard computes it."""
+        score: MaskScore = self._by_first("probe", probe)
+        return score
+
     def score(self, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[MaskScore]:
         """Return the scores of masks given by their words, in the order given."""
         if stage.predicted:
@@ -168,6 +194,8 @@ class ShardGroup:
         member.call("take_part", (index, len(self._shards)))
         if self._constants is not None:
             member.call("adopt", self._constants)
+        for split, held in self._others.items():
+            member.call("adopt_others", split, held)
         if self._displacements is not None:
             member.call("adopt_displacements", self._displacements)
 

@@ -7,18 +7,22 @@ waiting masks into batches in the same way, and both give the same results, beca
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import accumulate
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headmask.mask import HeadMask
 from workers.scoring.constants import Constants
 from workers.scoring.displacement import Displacements
-from workers.scoring.messages import GateGradient, GateTask, MaskScore, Stage
+from workers.scoring.messages import GateGradient, GateTask, MaskScore, Probe, Stage, Survey
 from workers.scoring.replica import Payload, Replica, Wanted
 from workers.scoring.scorer import default_device
+from workers.scoring.stock import Chunk, Encoder, EncodingHere
 
 BATCH_S = 0.3
 """Target duration of a batch in seconds: long compared with the cost of a call, short compared with the time between
@@ -73,6 +77,36 @@ class Pool(Protocol):
         """Determine the constants of the study on this kind of device, and use them; before the first score."""
         ...
 
+    def survey(self) -> Survey:
+        """Return what a replica finds out about the searched tower; masks are shared out by its costs from now on."""
+        ...
+
+    def probe(self, probe: Probe) -> MaskScore:
+        """Return the score of the empty mask on a few inputs, as a replica computes it."""
+        ...
+
+    def submit_chunks(self, encoder: Encoder, take: Callable[[int], Chunk], places: Sequence[int]) -> None:
+        """Queue chunks of the other side to embed; no others until all of these have been collected.
+
+        Args:
+            encoder: the stock tower.
+            take: returns the chunk at a place, when a replica is given it.
+            places: places of the chunks.
+        """
+        ...
+
+    def collect_chunks(self, timeout_s: float) -> dict[int, NDArray[np.float32]]:
+        """Return embeddings of chunks as soon as there are any, by place; empty after `timeout_s` seconds."""
+        ...
+
+    def drop_encoder(self) -> None:
+        """Make replicas release the stock tower of the other side."""
+        ...
+
+    def adopt_others(self, split: str, others: Mapping[str, NDArray[np.float32]]) -> None:
+        """Make all replicas compare with a split's embeddings of the other side, given by the prefix of its metrics."""
+        ...
+
     def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
         """Queue micro-batches for differentiation; no others until all of these have been collected."""
         ...
@@ -110,7 +144,7 @@ class BatchQueue:
     """
 
     def __init__(self, steps: Steps | None = None) -> None:
-        self._steps: Steps = steps or _alike
+        self.steps: Steps = steps or _alike
         self._lines: dict[Stage, _Line] = {}
         self._alone: deque[tuple[Stage, HeadMask]] = deque()
         self._seconds: dict[Stage, float] = {}
@@ -158,7 +192,7 @@ class BatchQueue:
 
     def _costs_at(self, stage: Stage) -> Steps:
         """Return the predicted cost of masks at a stage; predictions share nothing."""
-        return _alike if stage.predicted else self._steps
+        return _alike if stage.predicted else self.steps
 
     def _size(self, stage: Stage, line: _Line, num_replicas: int, pace: float) -> int:
         """Return the number of waiting masks for the next batch.
@@ -270,6 +304,7 @@ class InlinePool:
         self._queue = BatchQueue(steps)
         self._held: list[Result] = []
         self._gate_tasks: dict[int, GateTask] = {}
+        self._encoding = EncodingHere(self._replica.device)
 
     @property
     def device(self) -> str:
@@ -279,6 +314,32 @@ class InlinePool:
     def settle(self, wanted: Wanted) -> Constants:
         """Determine the constants of the study on this kind of device, and use them; before the first score."""
         return self._replica.settle(wanted)
+
+    def survey(self) -> Survey:
+        """Return what the replica finds out about the searched tower."""
+        survey = self._replica.survey()
+        self._queue.steps = survey.cost.steps
+        return survey
+
+    def probe(self, probe: Probe) -> MaskScore:
+        """Return the score of the empty mask on a few inputs."""
+        return self._replica.probe(probe)
+
+    def submit_chunks(self, encoder: Encoder, take: Callable[[int], Chunk], places: Sequence[int]) -> None:
+        """Queue chunks of the other side to embed."""
+        self._encoding.submit_chunks(encoder, take, places)
+
+    def collect_chunks(self, timeout_s: float) -> dict[int, NDArray[np.float32]]:
+        """Return the embeddings of the next chunks, by place."""
+        return self._encoding.collect_chunks(timeout_s)
+
+    def drop_encoder(self) -> None:
+        """Release the stock tower of the other side."""
+        self._encoding.drop_encoder()
+
+    def adopt_others(self, split: str, others: Mapping[str, NDArray[np.float32]]) -> None:
+        """Make the replica compare with a split's embeddings of the other side."""
+        self._replica.adopt_others(split, [others])
 
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
         """Make the replica predict by the displacements of every data set on the search split."""

@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
 
 from headmask.border.shown import counted
 from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError, ReplicasLostError
@@ -22,11 +25,12 @@ from workers.pool.fleet import START_S, Fleet, Member
 from workers.pool.group import REPLACED_S, starter
 from workers.pool.meters import Meters
 from workers.pool.queue import BatchQueue, Result, Steps, hand_out
-from workers.pool.work import Check, MaskBatch, MicroBatches, Running, Work
+from workers.pool.work import Check, Chunks, MaskBatch, MicroBatches, Running, Work
 from workers.scoring.constants import Constants
 from workers.scoring.displacement import Displacements
-from workers.scoring.messages import GateGradient, GateTask, MaskScore, Stage
+from workers.scoring.messages import GateGradient, GateTask, MaskScore, Probe, Stage, Survey
 from workers.scoring.replica import Payload, Replica, Wanted
+from workers.scoring.stock import Chunk, Encoder
 
 IN_FLIGHT = 2
 HERE_S = 300.0
@@ -46,8 +50,9 @@ class RayPool:
         threads: CPU threads of one replica.
         gpus_per_replica: 0 for replicas on CPUs, a part of 1 for several on a GPU; None for 1 if there are any.
         mixed_devices: let devices of different kinds score one study, though their scores differ in the last bits.
-        shards: replicas that share the images out and score as one, see `workers.pool.group`; or a function of how many
-            replicas there are, and on `cuda` or `cpu`. 1 for replicas that each score all images.
+        shards: replicas that share the images out and score as one, see `workers.pool.group`; or a function of what a
+            replica finds out about the tower, of how many there are, and of `cuda` or `cpu`. 1 for replicas that each
+            score all images.
         steps: predicted cost of masks; see `BatchQueue`.
         address: address of a cluster to join, such as `auto` or `ray://host:10001`; None starts Ray on this machine.
         say: called with what is waited for.
@@ -68,7 +73,7 @@ class RayPool:
         threads: int = 1,
         gpus_per_replica: float | None = None,
         mixed_devices: bool = False,
-        shards: int | Callable[[int, str], int] = 1,
+        shards: int | Callable[[Survey, int, str], int] = 1,
         steps: Steps | None = None,
         address: str | None = None,
         say: Callable[[str], None] = lambda text: None,
@@ -78,12 +83,17 @@ class RayPool:
         self._ray, self._owns_ray, self._watch = connect(address, on_stuck)
         self._queue = BatchQueue(steps)
         self._constants: Constants | None = None
+        self._survey: Survey | None = None
         self._displacements: Any = None
         """Reference to them in the object store, once they exist."""
+        self._others: dict[str, list[Any]] = {}
+        """References to the embeddings of the other side, by split."""
         self._running: dict[Any, Running] = {}
-        self._urgent: deque[MicroBatches | Check] = deque()
+        self._urgent: deque[MicroBatches | Check | Chunks] = deque()
         """Work that goes before the waiting masks."""
         self._gradients: dict[int, GateGradient] = {}
+        self._encoded: dict[int, NDArray[np.float32]] = {}
+        """Embeddings of chunks for the next call of `collect_chunks`, by place."""
         self._blame = Blame()
         self._scored: dict[Stage, HeadMask] = {}
         """One scored mask of every stage."""
@@ -98,27 +108,39 @@ class RayPool:
                     check_room(need, room, max(replicas or 1, shards if isinstance(shards, int) else 1))
                 packed = self._ray.put(payload.packed(None if address is None else self._ray.put))
             device = "cuda" if need.gpus else "cpu"
-            self.shards = shards if isinstance(shards, int) else shards(replicas or max(1, room), device)
-            start = starter(
-                self._ray, need, packed, device, lambda: self._constants, self.shards, mixed_devices, replica_class
-            )
-            count = None if replicas is None else max(1, replicas // self.shards)
-            self._fleet = Fleet(
-                self._ray,
-                start,
-                need,
-                count,
-                size=self.shards,
-                mixed=mixed_devices,
-                on_birth=self._brief,
-                check=self._watch.check,
-            )
+
+            def make_fleet(size: int) -> Fleet:
+                start = starter(
+                    self._ray, need, packed, device, lambda: self._constants, size, mixed_devices, replica_class
+                )
+                return Fleet(
+                    self._ray,
+                    start,
+                    need,
+                    None if replicas is None else max(1, replicas // size),
+                    size=size,
+                    mixed=mixed_devices,
+                    on_birth=self._brief,
+                    check=self._watch.check,
+                )
+
             self._meters = Meters()
-            with self._answering():
-                self._fleet.wait_for(1, HERE_S if address is None else START_S, say)
+            wait_s = HERE_S if address is None else START_S
+            self._start(make_fleet, shards if isinstance(shards, int) else 1, wait_s, say)
+            if not isinstance(shards, int) and (found := shards(self.survey(), replicas or max(1, room), device)) > 1:
+                self.fleet.stop()
+                self._start(make_fleet, found, wait_s, say)
         except BaseException:
             self.close()
             raise
+
+    def _start(
+        self, make_fleet: Callable[[int], Fleet], shards: int, wait_s: float, say: Callable[[str], None]
+    ) -> None:
+        """Start replicas, or groups of that many shards, and wait for the first."""
+        self.shards, self._fleet = shards, make_fleet(shards)
+        with self._answering():
+            self._fleet.wait_for(1, wait_s, say)
 
     @property
     def fleet(self) -> Fleet:
@@ -149,14 +171,44 @@ class RayPool:
             ReplicasLostError: they cannot be measured.
         """
         with self._answering():
-            return self._settled(wanted)
+            constants: Constants
+            member, constants = self._asked("settle", wanted)
+            self._constants = constants
+            for each in self.fleet.members:
+                if each is not member:
+                    each.call("adopt", constants)
+        return constants
 
-    def _settled(self, wanted: Wanted) -> Constants:
+    def survey(self) -> Survey:
+        """Return what a replica finds out about the searched tower; masks are shared out by its costs from now on.
+
+        Raises:
+            HeadmaskError: the tower is refused.
+            ReplicasLostError: see `settle`.
+        """
+        if self._survey is None:
+            with self._answering():
+                _, self._survey = self._asked("survey")
+            self._queue.steps = self._survey.cost.steps
+        return self._survey
+
+    def probe(self, probe: Probe) -> MaskScore:
+        """Return the score of the empty mask on a few inputs, as a replica computes it.
+
+        Raises:
+            ReplicasLostError: see `settle`.
+        """
+        with self._answering():
+            score: MaskScore
+            _, score = self._asked("probe", probe)
+        return score
+
+    def _asked(self, method: str, *arguments: Any) -> tuple[Member, Any]:
+        """Return the first replica, or one that has replaced it, and the result of its method."""
         for tries_left in reversed(range(STRIKES)):
             member = self.fleet.members[0]
             try:
-                constants: Constants = self._awaited(member.call("settle", wanted))
-                break
+                return member, self._awaited(member.call(method, *arguments))
             except self._ray.exceptions.RayError as error:
                 if isinstance(cause := getattr(error, "cause", None), HeadmaskError):
                     raise cause from None
@@ -167,11 +219,7 @@ class RayPool:
                 if member in self.fleet.members:
                     self.fleet.lose(member, reason_of(error))
                 self.fleet.wait_for(1, UNKNOWN_S)
-        self._constants = constants
-        for each in self.fleet.members:
-            if each is not member:
-                each.call("adopt", constants)
-        return constants
+        raise AssertionError("the last try returns or raises")
 
     def _awaited(self, reference: Any) -> Any:
         """Return a result, however long it takes, as long as Ray lives and the replica gives signs of life."""
@@ -208,6 +256,44 @@ class RayPool:
         """Queue micro-batches for differentiation; no others until all of these have been collected."""
         together = min(self.shards, -(-len(tasks) // self.fleet.wanted))
         self._urgent.extend(MicroBatches.cut(tasks, together))
+
+    def submit_chunks(self, encoder: Encoder, take: Callable[[int], Chunk], places: Sequence[int]) -> None:
+        """Queue chunks of the other side to embed; no others until all of these have been collected.
+
+        Args:
+            encoder: put into the object store until all have been collected; every replica fetches it once.
+            take: returns the chunk at a place, when a replica is given it.
+            places: places of the chunks.
+        """
+        with self._answering():
+            held = [self._ray.put(encoder)]
+        together = min(self.shards, -(-len(places) // self.fleet.wanted))
+        self._urgent.extend(Chunks.cut(places, together, encoder.key, held, take))
+
+    def collect_chunks(self, timeout_s: float) -> dict[int, NDArray[np.float32]]:
+        """Return embeddings of chunks as soon as there are any, by place; empty after `timeout_s` seconds.
+
+        Raises:
+            HeadmaskError: see `collect`.
+            PoolError: they cannot be computed.
+        """
+        if not self._encoded:
+            self._step(timeout_s)
+        found, self._encoded = self._encoded, {}
+        return found
+
+    def drop_encoder(self) -> None:
+        """Make replicas release the stock tower of the other side."""
+        with self._answering():
+            for member in self.fleet.members:
+                member.call("forget_encoder")
+
+    def adopt_others(self, split: str, others: Mapping[str, NDArray[np.float32]]) -> None:
+        """Make all replicas compare with a split's embeddings of the other side, given by the prefix of its metrics."""
+        with self._answering():
+            self._others[split] = [self._ray.put(dict(others))]
+            for member in self.fleet.members:
+                member.call("adopt_others", split, self._others[split])
 
     def put_back(self, results: Iterable[Result]) -> None:
         """Keep results that were collected too early, until the next call of `collect`."""
@@ -271,6 +357,8 @@ class RayPool:
         """Tell a replica what was settled while it started; telling it twice does no harm."""
         if self._constants is not None:
             member.call("adopt", self._constants)
+        for split, held in self._others.items():
+            member.call("adopt_others", split, held)
         if self._displacements is not None:
             member.call("adopt_displacements", self._displacements)
 
@@ -361,6 +449,8 @@ class RayPool:
         match running.work:
             case MicroBatches(places):
                 self._gradients |= dict(zip(places, found, strict=True))
+            case Chunks(places):
+                self._encoded |= dict(zip(places, found, strict=True))
             case MaskBatch() as batch if not isinstance(batch, Check):
                 self._take(running.member, batch, found)
 
@@ -408,7 +498,7 @@ class RayPool:
                 del works[0]
                 self._held.append(Result(oldest.stage, oldest.masks[0], MaskScore({}, 0.0, failure), member.device))
         for work in works:
-            if isinstance(work, MicroBatches | Check):
+            if isinstance(work, MicroBatches | Check | Chunks):
                 self._urgent.append(work)
             else:
                 self._queue.put_alone(work.stage, work.masks)
@@ -423,6 +513,8 @@ class RayPool:
             raise cause from None
         if isinstance(work, MicroBatches):
             raise PoolError(f"gates cannot be trained: a micro-batch {failure}")
+        if isinstance(work, Chunks):
+            raise PoolError(f"the side that no mask changes cannot be embedded: a chunk of it {failure}")
         if work.stage.predicted:
             # A study must not depend on what a machine had room for.
             raise PoolError(f"the surrogate cannot predict ({failure}); search with --no-surrogate")

@@ -1,15 +1,18 @@
-"""The work that a pool gives to a replica at a time: masks to score, a mask to score again, micro-batches."""
+"""The work that a pool gives to a replica at a time: masks to score, a mask to score again, micro-batches, chunks."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from headmask.mask import HeadMask
 from workers.pool.fleet import Member
 from workers.scoring.messages import GateTask, Stage
+
+if TYPE_CHECKING:
+    from workers.scoring.stock import Chunk
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,38 @@ class MicroBatches:
         return [(type(self), self.places)]
 
 
-Work = MaskBatch | MicroBatches
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """Chunks of texts or images to embed: one, or as many as a group of shards computes at a time."""
+
+    places: tuple[int, ...]
+    """Indices among those that were submitted together."""
+    key: str
+    """Key of the encoder."""
+    held: list[Any]
+    """The reference to the encoder, in a list so that it travels as one."""
+    take: Callable[[int], Chunk]
+    """Returns the chunk at a place, when it is sent."""
+
+    @classmethod
+    def cut(
+        cls, places: Sequence[int], size: int, key: str, held: list[Any], take: Callable[[int], Chunk]
+    ) -> list[Self]:
+        """Return chunks as pieces of work with a given number of chunks each."""
+        return [cls(tuple(places[at : at + size]), key, held, take) for at in range(0, len(places), size)]
+
+    @property
+    def request(self) -> tuple[Any, ...]:
+        """The method of a replica that does the work, and its arguments."""
+        return "encode", self.key, self.held, list(map(self.take, self.places))
+
+    @property
+    def pieces(self) -> list[Hashable]:
+        """The pieces that may be to blame for a lost replica."""
+        return [(type(self), self.key, self.places)]
+
+
+Work = MaskBatch | MicroBatches | Chunks
 
 
 @dataclass(eq=False)

@@ -12,6 +12,8 @@ from workers.tasks.metrics import Ranks
 
 if TYPE_CHECKING:
     from workers.scoring.constants import Precision
+    from workers.scoring.trie import TowerCost
+    from workers.tasks.base import Targets
 
 # N inputs of the searched tower, E embedding, L layers, H heads, u units of a micro-batch
 
@@ -62,3 +64,27 @@ class GateGradient:
 
     loss: float
     gradient_LH: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a replica finds out about the searched tower before a search: it is proven, and costs are counted."""
+
+    cost: TowerCost
+    """Cost of masks on the tower."""
+    width: int
+    """Length of an embedding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """The first inputs of a data set's search split, on which the baseline is looked at."""
+
+    prefix: str
+    """Prefix of the data set's metrics."""
+    part: slice
+    other_E: NDArray[np.float32]
+    """Embeddings of the other side that belong to them."""
+    targets: Targets
+    swaps_gelu: bool = False
+    """Whether the tower is run with the GELU that it was not loaded with."""

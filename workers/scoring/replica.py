@@ -6,14 +6,14 @@ Everything that a replica needs arrives as a `Payload` of arrays, so a node need
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from headmask.ablation.rules import find_ablation
 from headmask.errors import ModelError
@@ -33,35 +33,13 @@ from workers.scoring.constants import (
 from workers.scoring.displacement import Displacements, Predictor
 from workers.scoring.engine import Engine
 from workers.scoring.gates import GateLoss
+from workers.scoring.gelu import other_gelu
 from workers.scoring.inputs import Normalisation, make_inputs
-from workers.scoring.messages import GateGradient, GateTask, MaskScore, Stage
-from workers.scoring.scorer import Scorer, ScorerSettings, SplitArrays, device_kind, proven_view
-
-
-@dataclass(frozen=True)
-class PackedTower:
-    """A tower as its structure, without storage, and its tensors as numpy arrays."""
-
-    skeleton: nn.Module
-    arrays: Mapping[str, NDArray]
-
-    @classmethod
-    def pack(cls, tower: nn.Module) -> PackedTower:
-        """Return a tower packed: its parameters and buffers, including those in no checkpoint, as arrays."""
-        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in _tensors(tower).items()}
-        return cls(deepcopy(tower).to("meta"), arrays)
-
-    def unpack(self) -> nn.Module:
-        """Return the tower on the CPU, with its own storage."""
-        tower = deepcopy(self.skeleton).to_empty(device="cpu")
-        with torch.no_grad():
-            for name, tensor in _tensors(tower).items():
-                tensor.copy_(torch.from_numpy(np.array(self.arrays[name])))
-        return tower.eval()
-
-
-def _tensors(tower: nn.Module) -> dict[str, Tensor]:
-    return dict(tower.named_parameters()) | dict(tower.named_buffers())
+from workers.scoring.messages import GateGradient, GateTask, MaskScore, Probe, Stage, Survey
+from workers.scoring.packing import PackedTower
+from workers.scoring.scorer import Scorer, ScorerSettings, SplitArrays, device_kind, probe_inputs, proven_view
+from workers.scoring.stock import Chunk, StockTower
+from workers.scoring.trie import TowerCost
 
 
 @dataclass(frozen=True)
@@ -95,6 +73,11 @@ class Payload:
         """Return a received payload with its pixels available."""
         return self._with_inputs(lambda inputs: inputs.unpack(fetch) if isinstance(inputs, PackedPixels) else inputs)
 
+    def with_others(self, split: str, others: Mapping[str, NDArray[np.float32]]) -> Payload:
+        """Return the payload with the other side of a split embedded, by the prefix of a data set's metrics."""
+        parts = {name: replace(arrays, other_E=others[name]) for name, arrays in self.splits[split].items()}
+        return replace(self, splits={**self.splits, split: parts})
+
     def _with_inputs(self, change: Callable[[Any], Any]) -> Payload:
         splits = {
             name: {prefix: replace(arrays, inputs=change(arrays.inputs)) for prefix, arrays in parts.items()}
@@ -121,6 +104,16 @@ def _fetch(piece: Any) -> NDArray[np.uint8]:
     return content
 
 
+def given(held: Sequence[Any]) -> Any:
+    """Return what was sent, in a list: either itself or a reference to it in the object store."""
+    (each,) = held
+    if type(each).__name__ != "ObjectRef":
+        return each
+    import ray
+
+    return ray.get(each)
+
+
 @dataclass
 class Replica:
     """Scores masks at any stage; scorers are made when first needed and kept."""
@@ -137,6 +130,8 @@ class Replica:
     """Loss under gates on the search split of every data set."""
     _predictors: tuple[Predictor, ...] = field(init=False, default=(), repr=False)
     """Predictor for the search split of every data set."""
+    _stock: StockTower | None = field(init=False, default=None, repr=False)
+    """The stock tower of the other side, while it is embedded."""
 
     def __post_init__(self) -> None:
         self._tower = self.payload.tower.unpack()
@@ -163,6 +158,58 @@ class Replica:
             PixelsChangedError: they have changed.
         """
         check_all(arrays.inputs for parts in self.payload.splits.values() for arrays in parts.values())
+
+    def encode(self, key: str, held: Sequence[Any], chunks: Sequence[Chunk]) -> list[NDArray[np.float32]]:
+        """Return the L2-normalised embeddings (B, E) of chunks by the stock tower of the other side.
+
+        Args:
+            key: key of the encoder.
+            held: the encoder or the reference to it, which is fetched when it is first needed.
+            chunks: token ids or pixels.
+        """
+        if self._stock is None or self._stock.key != key:
+            self._stock = None
+            self._stock = StockTower(given(held), self.device)
+        return self._stock.embed(chunks)
+
+    def forget_encoder(self) -> None:
+        """Release the stock tower of the other side, which is no longer needed."""
+        self._stock = None
+
+    def adopt_others(self, split: str, held: Sequence[Any]) -> None:
+        """Compare a split's inputs from now on with the embeddings of the other side.
+
+        Args:
+            split: name of the split.
+            held: the embeddings by the prefix of a data set's metrics, or the reference to them.
+        """
+        self.payload = self.payload.with_others(split, given(held))
+
+    def survey(self) -> Survey:
+        """Return what is known of the searched tower before masks are: it is proven in float32, and costs are counted.
+
+        Raises:
+            ModelError: the tower is not supported, or its view differs from the model.
+        """
+        torch.set_num_threads(self.payload.settings.threads)
+        split = next(iter(self.payload.splits["search"].values()))
+        view = self._view(split, "float32")
+        inputs = probe_inputs(split, view, self.payload.normalisation)
+        with torch.inference_mode():
+            width = view.encode(inputs[:1], HeadMask.empty(view.grid)).shape[1]
+        return Survey(TowerCost.of(view, inputs), width)
+
+    def probe(self, probe: Probe) -> MaskScore:
+        """Return the score of the empty mask on a few inputs, in float32."""
+        payload = self.payload
+        inputs = payload.splits["search"][probe.prefix].inputs
+        inputs = inputs.part(probe.part) if isinstance(inputs, Pixels) else inputs[probe.part]
+        split = SplitArrays(inputs, probe.other_E, probe.targets)
+        view, settings = self._view(split, "float32"), replace(payload.settings, ablation="zero")
+        with other_gelu(view.module) if probe.swaps_gelu else nullcontext():
+            scorer = Scorer(view, split, payload.normalisation, settings, chunk=USUAL_CHUNK)
+            (score,) = scorer.score(HeadMask.empty(self.grid).to_bools()[None])
+        return score
 
     def settle(self, wanted: Wanted) -> Constants:
         """Return the constants of a study on this kind of device, by the search split, and use them from now on.
@@ -256,6 +303,8 @@ class Replica:
         if key not in self._scorers:
             means_LHd = self.constants.means_LHd
             split = self.payload.splits[stage.split][prefix]
+            if not split.embedding_shape[1]:
+                raise RuntimeError(f"a replica adopts the other side of split {stage.split} before it scores")
             self._scorers[key] = Scorer(
                 self._view(split, stage.precision),
                 split,

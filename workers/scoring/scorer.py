@@ -51,7 +51,7 @@ class SplitArrays:
     """Inputs of the searched tower: images, or the texts' token ids (Q, T)."""
     other_E: NDArray[np.float32]
     """L2-normalised embeddings of the other side, which no mask changes: captions or classes (Q, E), or images (N,
-    E).
+    E); of width 0 until they are known.
     """
     targets: Targets
 

@@ -1,5 +1,7 @@
 """The precheck: a broken baseline is refused before anything is made."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -7,11 +9,13 @@ from torch import nn
 
 from headmask.errors import ModelError
 from orchestrator.demo import unpack_demo
-from orchestrator.run import precheck
 from orchestrator.run.precheck import check_baseline
-from orchestrator.search.session import prepare
+from orchestrator.search.session import load, prepare, ready
 from orchestrator.settings.config import read_config
 from tests.tiny import write_tiny_model
+from workers.pool.queue import InlinePool
+from workers.scoring import gelu
+from workers.scoring.packing import PackedTower
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +28,13 @@ def demo_session(tmp_path_factory, pixel_cache):
 
 def test_a_model_that_works_passes(demo_session):
     before = [type(module) for module in demo_session.model.clip.modules()]
-    check_baseline(demo_session)
+    check_baseline(demo_session, InlinePool(demo_session.payload))
     assert [type(module) for module in demo_session.model.clip.modules()] == before
 
 
 def test_chance_level_is_refused(tiny_session):
     with pytest.raises(ModelError, match=r"scores at chance level: text-to-image recall@10 is .* chance is 41.7 %"):
-        check_baseline(tiny_session)
+        check_baseline(tiny_session, InlinePool(tiny_session.payload))
 
 
 class BluntGELU(nn.Module):
@@ -42,7 +46,7 @@ class BluntGELU(nn.Module):
 
 def test_the_wrong_gelu_is_refused(demo_session, monkeypatch):
     """Weights trained with one activation and run with another lose points; bringing the right one back shows it."""
-    monkeypatch.setattr(precheck, "QuickGELU", BluntGELU)
+    monkeypatch.setattr(gelu, "QuickGELU", BluntGELU)
     places = [
         (module, name)
         for module in demo_session.model.clip.modules()
@@ -52,9 +56,16 @@ def test_the_wrong_gelu_is_refused(demo_session, monkeypatch):
     try:
         for module, name in places:
             setattr(module, name, BluntGELU())
+        session = load(demo_session.config)
+        session = replace(session, model=demo_session.model, other=replace(session.other, model=demo_session.model))
+        session = replace(session, payload=replace(session.payload, tower=PackedTower.pack(session.model.clip.visual)))
+        pool = InlinePool(session.payload)
+        session = ready(session, pool)
         with pytest.raises(ModelError, match=r"points more with GELU than with QuickGELU, so its weights were"):
-            check_baseline(demo_session)
+            check_baseline(session, pool)
         assert all(type(getattr(module, name)) is BluntGELU for module, name in places)
+        view = pool._replica._views["float32"]
+        assert {type(each) for each in view.module.modules() if "GELU" in type(each).__name__} == {BluntGELU}
     finally:
         for module, name in places:
             setattr(module, name, nn.GELU())

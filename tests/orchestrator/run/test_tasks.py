@@ -26,6 +26,7 @@ from workers.data.build import build
 from workers.data.dataset import Dataset
 from workers.data.prompts import prompts
 from workers.data.sources.captions import coco_cn
+from workers.pool.queue import InlinePool
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.similarity import SimilarityTargets
 
@@ -288,7 +289,7 @@ def test_embeddings_are_made_once_and_then_found(tiny_config, tmp_path, monkeypa
     files = sorted((tmp_path / "cache").glob("embeddings-*.npz"))
     assert len(files) == 3
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.search.session.embed_texts", None)
+        patch.setattr("orchestrator.search.otherside.embedded", None)
         second = prepare(tiny_config())
     for name in ("search", "confirm", "test"):
         assert (first.payload.splits[name][""].other_E == second.payload.splits[name][""].other_E).all()
@@ -312,8 +313,9 @@ def test_the_precheck_looks_at_every_data_set(tiny_config, tiny_files, files):
     for tower in ("image", "text"):
         session = prepare(several(tiny_config, tiny_files, files, search__tower=tower, search__precheck=True))
         with pytest.raises(ModelError, match=r"scores at chance level: text-to-image recall@10 .* of data, chance is"):
-            check_baseline(session)
+            check_baseline(session, InlinePool(session.payload))
         labels = prepare(tiny_config(data__path=str(files / "labels.parquet"), search__tower=tower))
         with pytest.raises(ModelError, match=r"top-1 is .* of labels, chance is 16.7 %. Check .* and labels"):
-            check_baseline(labels)
-        check_baseline(prepare(tiny_config(data__path=str(files / "pairs.parquet"), search__tower=tower)))
+            check_baseline(labels, InlinePool(labels.payload))
+        pairs = prepare(tiny_config(data__path=str(files / "pairs.parquet"), search__tower=tower))
+        check_baseline(pairs, InlinePool(pairs.payload))

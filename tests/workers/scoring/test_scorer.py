@@ -13,7 +13,7 @@ from tests.tiny import random_masks, tiny_clip
 from workers.data.pixels import Pixels
 from workers.scoring.embedding import embed_texts
 from workers.scoring.inputs import Normalisation
-from workers.scoring.replica import PackedTower
+from workers.scoring.packing import PackedTower
 from workers.scoring.scorer import Scorer, ScorerSettings, SplitArrays, proven_view
 from workers.tasks.retrieval import RetrievalTargets
 
