@@ -47,7 +47,7 @@ class ImageTower(nn.Module):
 
     def encode_text(self, texts: Tensor, normalize: bool = False) -> Tensor:
         """Return embeddings for the empty texts that stand for none (B, E): zeros."""
-        return torch.zeros(len(texts), self._embed_dim, device=self.visual.conv1.weight.device)
+        return torch.zeros(len(texts), self._embed_dim, device=texts.device)
 
 
 def converted(clip: Any, source: Source, tokenizer: Callable[..., Tensor]) -> tuple[Any, tuple[str, ...]]:
