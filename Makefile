@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PARALLEL := --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-all docs package chaos validity lint format clean
+.PHONY: demo test test-all test-lowest docs package chaos validity lint format clean
 
 demo: .venv/.installed  ## the whole pipeline on the built-in model and data
 	rm -rf runs/demo
@@ -13,6 +13,9 @@ test: .venv/.installed-test lint  ## everything that must hold before a commit
 
 test-all: .venv/.installed-test lint  ## the slow tests, too
 	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu"
+
+test-lowest: .lowest/.installed  ## the tests on the oldest versions that are supported, in an environment of its own
+	.lowest/bin/python -m pytest $(PARALLEL) -m "not slow and not gpu"
 
 docs: .venv/.installed-docs  ## the site in build/site; every warning is an error
 	$(BIN)/python docs/generate.py
@@ -40,7 +43,7 @@ format: .venv/.installed-test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .lowest runs
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -55,6 +58,11 @@ clean:
 
 .venv/.installed-docs: .venv/.installed pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+.lowest/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .lowest
+	.lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
 	touch $@
 
 .venv/.installed-package: .venv/bin/python pyproject.toml constraints.txt

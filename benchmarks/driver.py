@@ -172,8 +172,8 @@ def bench_driver(
     """
     import torch
 
+    from headmask.border.libraries import versions
     from orchestrator.run.bench import hardware
-    from orchestrator.settings.versions import versions
 
     value = make_synthetic("cliff", GRID, 0)
     free_pool = SimulatedPool(value, replicas, 0.0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+import orchestrator.commands
 import orchestrator.settings
 from headmask.maskfile import MaskFile
 from orchestrator.compare.content import Comparison
@@ -34,6 +37,8 @@ FILES: dict[str, type[BaseModel]] = {
 }
 """What machines read, and what describes it."""
 TYPED = Path(orchestrator.settings.__file__).parent / "typed.py"
+ROOT = Path(__file__).parents[1]
+TESTED = Path(orchestrator.commands.__file__).parent / "tested.json"
 TYPED_HEAD = '''"""The options of `headmask.search` and its kin, for editors and type checkers.
 
 Made by docs/generate.py of `orchestrator.settings.sections`; change that.
@@ -51,6 +56,8 @@ TYPED_CLASSES = {
     "ScanOptions": ("Options of a scan.", SCAN),
 }
 DOCSTRING_WIDTH = 112
+USED = ("cluster", "mysql", "postgresql", "transformers")
+"""Extras that users install."""
 
 
 def pages() -> dict[str, str]:
@@ -178,6 +185,30 @@ def _type(content: Schema, file: str) -> str:
     return str(content.get("type", "any"))
 
 
+def ranges() -> str:
+    """Return the oldest and the newest tested version of every library that users install, as JSON."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *(each for name in USED for each in extras[name])]
+    pins = [_pins(ROOT / name) for name in ("constraints-lowest.txt", "constraints.txt")]
+    pythons = [each.rpartition(" ")[2] for each in project["classifiers"] if re.search(r":: Python :: \d", each)]
+    rows = {"python": [pythons[0], pythons[-1]]}
+    names = {re.split(r"[\[<>=]", each)[0] for each in needed}
+    for name in sorted(names, key=str.lower):
+        rows[name] = [pin[_normal(name)] for pin in pins]
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(both)}" for name, both in rows.items())
+    return f"{{\n{lines}\n}}\n"
+
+
+def _pins(path: Path) -> dict[str, str]:
+    lines = [line for line in path.read_text().splitlines() if "==" in line]
+    return {_normal(name): version for name, _, version in (line.partition("==") for line in lines)}
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
 def typed() -> str:
     """Return the text of the file."""
     return TYPED_HEAD + "".join(_typed_class(name, *content) for name, content in TYPED_CLASSES.items())
@@ -223,3 +254,4 @@ if __name__ == "__main__":
     for name, text in pages().items():
         (FOLDER / name).write_text(text, encoding="utf-8")
     TYPED.write_text(typed(), encoding="utf-8")
+    TESTED.write_text(ranges(), encoding="utf-8")

@@ -17,6 +17,7 @@ from orchestrator.commands.report import report
 from orchestrator.commands.search import demo, resume, search
 from orchestrator.commands.tools import bench_app, models, schema, studies
 from orchestrator.commands.track import track_app
+from orchestrator.commands.versions import versions
 from orchestrator.screen.border import ended
 from orchestrator.screen.terminal import PrintableLog, patient
 
@@ -41,6 +42,7 @@ app.command()(compare)
 app.command()(schema)
 app.command()(models)
 app.command(name="studies")(studies)
+app.command()(versions)
 
 
 def _print_version(is_asked: bool) -> None:

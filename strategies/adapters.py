@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
+from headmask.border.libraries import calm_optuna
 from headmask.errors import ConfigError
 from headmask.mask import BoolArray, HeadGrid, HeadMask
 from strategies.base import MaskSampler, Option
@@ -102,7 +103,8 @@ class TpeSampler(AdaptedSampler):
 
     def adapted(self, num_told: int, seed: int) -> BaseSampler:
         """Return a TPE sampler."""
-        return TPESampler(seed=seed, n_startup_trials=0, constant_liar=True)
+        with calm_optuna():
+            return TPESampler(seed=seed, n_startup_trials=0, multivariate=True, constant_liar=True)
 
 
 class Nsga2Sampler(AdaptedSampler):

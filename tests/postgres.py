@@ -12,6 +12,8 @@ from urllib.parse import quote
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
+from headmask.border.libraries import with_driver
+
 
 class Postgres:
     """A server in a folder, reached by a socket there; use as a context manager."""
@@ -47,7 +49,9 @@ class Postgres:
         return self.url(name)
 
     def _connection(self, database: str) -> Connection:
-        return create_engine(self.url(database), poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
+        return create_engine(
+            with_driver(self.url(database)), poolclass=NullPool, isolation_level="AUTOCOMMIT"
+        ).connect()
 
     def crash(self) -> None:
         """End the server at once, as a power cut would: connections are lost in the middle of what they do."""

@@ -25,7 +25,8 @@ def built(tmp_path_factory):
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt", "MANIFEST.in"):
+    beside = "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "MANIFEST.in"
+    for name in (*beside, "constraints.txt", "constraints-lowest.txt"):
         shutil.copy(ROOT / name, folder)
     subprocess.run([sys.executable, "-c", BUILD], cwd=folder, check=True, capture_output=True)
     return folder / "dist"

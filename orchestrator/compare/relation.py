@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from headmask.border.libraries import same_transform
 from orchestrator.compare.entrant import Entrant
 from orchestrator.compare.panel import SPLITS
 
@@ -118,7 +119,10 @@ def _joined(names: Sequence[str]) -> str:
 
 
 def _differs(one: Entrant, other: Entrant, key: str) -> bool:
-    return key in one.about and key in other.about and one.about[key] != other.about[key]
+    if key not in one.about or key not in other.about:
+        return False
+    sides = one.about[key], other.about[key]
+    return not same_transform(*map(str, sides)) if key == "preprocess" else sides[0] != sides[1]
 
 
 def _same_baseline(one: Entrant, other: Entrant, split: str) -> bool:

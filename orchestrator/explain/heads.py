@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from headmask.border.kinds import EXPLANATION, EXPLANATION_FOLDER
+from headmask.border.libraries import versions
 from headmask.border.schemes import folder_of
 from headmask.border.shown import counted
 from headmask.border.writing import check_output, written_folder
@@ -23,7 +24,6 @@ from orchestrator.explain.subject import Subject, find_subject, read_description
 from orchestrator.search.otherside import embedded_texts, make_payload
 from orchestrator.search.session import load_section
 from orchestrator.settings.sections import DataSection
-from orchestrator.settings.versions import versions
 from orchestrator.study.looks import keep_looks, looks_at, run_folder_of
 from orchestrator.verdict.evaluate import objective_on
 from workers.data.loading import ALL, check_data, take_split

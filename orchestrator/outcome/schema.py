@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headmask.border.kinds import RESULT
+from headmask.border.libraries import versions
 from headmask.border.reading import is_folder, is_there, read_model
 from headmask.border.shown import shown
 from headmask.errors import StudyError
@@ -18,7 +19,6 @@ from headmask.maskfile import DataReference, Grid, MaskFile, SplitReference, Spl
 from orchestrator.settings.budget import StopReason
 from orchestrator.settings.commandline import resume_command
 from orchestrator.settings.objective import Objective
-from orchestrator.settings.versions import versions
 from orchestrator.statistics import pareto
 from orchestrator.statistics.clusters import Clusters
 from orchestrator.statistics.pareto import Point
@@ -221,7 +221,7 @@ class SearchResult(_Part):
     pixels: PixelsResult | None = Field(default=None, description="null in results of before there was a choice")
     mlflow_run_id: str | None
     mask_file: str
-    versions: dict[str, str]
+    versions: dict[str, str] = Field(description="that the study was made with, in order where there was more than one")
     checksum: str = Field(default="", description="of all the rest; empty in files of older versions")
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from headmask.border.foreign import reason_of
+from headmask.border.libraries import versions
 from headmask.border.reading import read_json
 from headmask.border.shown import shown
 from headmask.errors import StudyError
@@ -27,7 +28,6 @@ from orchestrator.report.examples import Changes, changed
 from orchestrator.screen.waiting import duration
 from orchestrator.settings.budget import STOPS
 from orchestrator.settings.config import SearchConfig
-from orchestrator.settings.versions import versions
 from orchestrator.verdict.queries import Queries
 
 FILE = "report.html"

@@ -19,11 +19,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from headmask.ablation.oracle import stock_ablation
+from headmask.border.libraries import cpu_capabilities, versions
 from headmask.border.shown import counted
 from headmask.mask import HeadGrid, HeadMask
 from headmask.tower.towers import prove, view_of
 from headmask.tower.views import TowerView
-from orchestrator.settings.versions import versions
 from workers.data.pixels import Pixels
 from workers.scoring.constants import Precision, measured_chunk, resolved_precision
 from workers.scoring.engine import Engine
@@ -190,7 +190,7 @@ def hardware(device: torch.device) -> str:
         return (
             f"{torch.cuda.get_device_name(device)}, {torch.cuda.get_device_properties(device).total_memory >> 30} GiB"
         )
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = cpu_capabilities()
     name = capabilities.get("cpu_name") or platform.processor() or platform.machine()
     return f"{name}, {counted(torch.get_num_threads(), 'thread')}, {torch.backends.cpu.get_cpu_capability()}"
 

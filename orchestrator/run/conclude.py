@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headmask.apply.exporting import export
+from headmask.border.libraries import versions
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from orchestrator.outcome import schema as results
@@ -19,7 +20,6 @@ from orchestrator.search.surrogate import Surrogate
 from orchestrator.settings.commandline import report_command
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.location import redacted
-from orchestrator.settings.versions import versions
 from orchestrator.study.looks import count_looks
 from orchestrator.study.records import TrialRecord
 from orchestrator.study.store import StudyStore
@@ -171,7 +171,7 @@ def _result(
         pixels=results.PixelsResult(rule=config.search.pixels, data=session.remarks),
         mlflow_run_id=run_id,
         mask_file=str(config.folder / "mask.json"),
-        versions=versions(),
+        versions=store.attr("versions") or versions(),
     ).sealed()
 
 

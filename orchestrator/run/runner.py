@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from headmask.border.kinds import RUN_CONFIG
+from headmask.border.libraries import joined, same_transform, versions
 from headmask.border.passwords import HIDDEN, redacted
 from headmask.border.shown import shown
 from headmask.border.writing import made_folder
@@ -36,7 +37,6 @@ from orchestrator.settings.commandline import command_line, resume_command, way_
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.modelname import ModelName
 from orchestrator.settings.trackinguri import VARIABLE, beside, tracked_at, with_password
-from orchestrator.settings.versions import versions
 from orchestrator.study.catalogue import begun_studies
 from orchestrator.study.looks import look_at_test
 from orchestrator.study.place import RunPlace, held
@@ -125,7 +125,8 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
         known = store.attr("fingerprint") or {}
         session = load(_with_constants(config, known), display.say)
         session = replace(session, settled_surrogate=_settled_surrogate(session, known))
-        _check_fingerprint(store, session)
+        session = _going_on(store, session)
+        _keep_versions(store, display)
         if older := set_aside_older(config.folder):
             display.say(f"Files of an older version are in {config.folder / OLDER} now: {', '.join(older)}")
         store.set_attr("config", session.config.public())
@@ -173,10 +174,16 @@ def _settled_sentence(config: SearchConfig, session: Session) -> str:
     )
 
 
-def _check_fingerprint(store: StudyStore, session: Session) -> None:
-    before, now = store.attr("fingerprint") or {}, session.fingerprint
-    if _plain(before.get("preprocess")) == _plain(now["preprocess"]):
-        before = {**before, "preprocess": now["preprocess"]}
+def _going_on(store: StudyStore, session: Session) -> Session:
+    """Return the session of a resumed study, which keeps the words that the study has for its preprocessing.
+
+    Raises:
+        StudyError: the fingerprint differs otherwise.
+    """
+    before = store.attr("fingerprint") or {}
+    if same_transform(described := str(before.get("preprocess")), session.preprocessing):
+        session = replace(session, preprocessing=described)
+    now = session.fingerprint
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         lines = "\n".join(f"  {key}: {_short(before.get(key))} -> {_short(now.get(key))}" for key in changed)
@@ -184,11 +191,17 @@ def _check_fingerprint(store: StudyStore, session: Session) -> None:
             f"study {store.name!r} cannot continue, because what it searches has changed:\n{lines}\n"
             "Restore what it was, or start another study with --out"
         )
+    return session
 
 
-def _plain(preprocess: Any) -> str:
-    """Return a preprocessing's description without what only tells where its numbers were read from: [ or (."""
-    return str(preprocess).translate(str.maketrans("[]", "()"))
+def _keep_versions(store: StudyStore, display: Display) -> None:
+    """Add the versions that a study goes on with to those that it has been made with."""
+    before: dict[str, str] = store.attr("versions") or {}
+    made_with = joined(before, versions())
+    if made_with != before:
+        store.set_attr("versions", made_with)
+    if changed := [f"{name} {known}" for name, known in made_with.items() if known != before.get(name, known)]:
+        display.say(f"The study is made with more than one version of {'; '.join(changed)}")
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headmask.border.foreign import reason_of
 from headmask.border.kinds import JOURNAL, STUDY_DATABASE, Kind
+from headmask.border.libraries import with_driver
 from headmask.border.passwords import redacted
 from headmask.border.reading import check_text, is_file, is_folder, is_there
 from headmask.border.shown import shown
@@ -114,7 +115,7 @@ def check_database(location: str, what: str, error: type[HeadmaskError] = Config
     scheme = scheme_of(location)
     way_out = f"such as {EXAMPLES[scheme]}; got {redacted(location)}"
     try:
-        url = make_url(location)
+        url = make_url(with_driver(location))
         url.get_dialect()
     except ArgumentError as reason:
         # An error without a name comes from a URL that cannot be read.
@@ -154,7 +155,7 @@ def check_driver(location: str, what: str, extras: Collection[str] = tuple(filte
 
     scheme = scheme_of(location)
     try:
-        make_url(location).get_dialect().import_dbapi()
+        make_url(with_driver(location)).get_dialect().import_dbapi()
     except ImportError as error:
         install = f"pip install 'headmask[{scheme}]'" if scheme in extras else f"install it: {reason_of(error)}"
         raise ConfigError(f"{what}: {redacted(location)} needs a driver: {install}") from None

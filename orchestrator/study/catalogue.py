@@ -41,6 +41,8 @@ class StudyInfo:
     strategy: str = ""
     folder: str = ""
     """Current or former path of its run folder."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions that it was made with, in order where there was more than one."""
 
 
 def list_studies(location: str) -> list[StudyInfo]:
@@ -98,6 +100,7 @@ def _described(summary: StudySummary, attrs: dict[str, Any], *, is_running: bool
         data=[str(section["path"]) for section in config["data"]],
         strategy=str(config["search"]["strategy"]),
         folder=str(config["output"]["folder"]),
+        versions=dict(attrs.get("versions", {})),
     )
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from headmask.border.foreign import reason_of
+from headmask.border.libraries import with_driver
 from headmask.border.writing import made_folder
 from headmask.errors import StudyError
 from orchestrator.settings.location import file_of, scheme_of
@@ -158,7 +159,7 @@ class _DatabaseLock:
 
 def _connected(url: str, scheme: str) -> Connection:
     try:
-        return create_engine(url, poolclass=NullPool).connect()
+        return create_engine(with_driver(url), poolclass=NullPool).connect()
     except ImportError:
         raise StudyError(f"{scheme} needs a driver: pip install 'headmask[{scheme}]'") from None
     except Exception as error:

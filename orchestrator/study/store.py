@@ -23,6 +23,7 @@ from optuna.storages import BaseStorage, RDBStorage
 
 from headmask.border.foreign import reason_of
 from headmask.border.kinds import tables_of
+from headmask.border.libraries import with_driver
 from headmask.border.passwords import hidden
 from headmask.border.reading import check_file, is_file, is_folder
 from headmask.border.shown import shown
@@ -318,13 +319,13 @@ def _opened(location: str) -> RDBStorage:
     """Return a database, opened again if another process is making its tables."""
     for delay_s in (0.2, 0.5, 1.0):
         try:
-            return RDBStorage(location, engine_kwargs={"pool_pre_ping": True})
+            return RDBStorage(with_driver(location), engine_kwargs={"pool_pre_ping": True})
         # Every driver has its own exceptions for what is there already.
         except Exception as error:
             if not MADE_BY_ANOTHER.search(str(error)):
                 raise
             time.sleep(delay_s)
-    return RDBStorage(location, engine_kwargs={"pool_pre_ping": True})
+    return RDBStorage(with_driver(location), engine_kwargs={"pool_pre_ping": True})
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from headmask.border.libraries import with_driver
 from orchestrator.settings.location import scheme_of, sqlite_file
 from orchestrator.settings.trackinguri import DATABASES, beside
 from orchestrator.track.database import prepare_database
@@ -90,7 +91,7 @@ def make_client(uri: str, *, is_own: bool = False) -> Any:
         prepare_database(path, is_own=is_own)
     else:
         _check_answers(uri)
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=with_driver(uri))
 
 
 def _check_answers(uri: str) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from docs.generate import FOLDER, TYPED, pages, typed
+from docs.generate import FOLDER, TESTED, TYPED, pages, ranges, typed
 from orchestrator.outcome.schema import SearchResult
 from orchestrator.settings.options import SEARCH
 
@@ -19,6 +19,10 @@ def test_pages_are_fresh(made, name):
 
 def test_options_of_python_are_fresh():
     assert typed() == TYPED.read_text(), "run `python docs/generate.py`"
+
+
+def test_tested_versions_are_those_of_the_constraints():
+    assert ranges() == TESTED.read_text(), "run `python docs/generate.py`"
 
 
 def test_every_option_is_in_the_settings(made):

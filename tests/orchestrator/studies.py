@@ -61,11 +61,16 @@ def recall_of(model, preprocess, tokenizer, data):
 
 def move_folder(journal, name, folder):
     """Let a study name another run folder, as one that was searched there does."""
+    change_attr(journal, name, "config", lambda config: config["output"].update(folder=str(folder)))
+
+
+def change_attr(journal, name, attr, change):
+    """Change an attribute of a study in place, as if it had been written so."""
     with open_storage(str(journal)) as storage:
         study = optuna.load_study(study_name=name, storage=storage)
-        config = study.user_attrs["config"]
-        config["output"]["folder"] = str(folder)
-        for key, value in with_sums(study.user_attrs, "config", config).items():
+        content = study.user_attrs[attr]
+        change(content)
+        for key, value in with_sums(study.user_attrs, attr, content).items():
             study.set_user_attr(key, value)
 
 

@@ -7,7 +7,6 @@ a lossless cache of everything that is slow.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from headmask.border.libraries import described
 from headmask.errors import DataError, ModelError
 from headmask.pixels.compositing import composited, is_plain
 from headmask.pixels.images import (
@@ -55,7 +55,7 @@ class UInt8Preprocess:
         self._steps = steps[:-2]
         self.mean: NDArray[np.float32] = np.array(steps[-1].mean, dtype=np.float32)
         self.std: NDArray[np.float32] = np.array(steps[-1].std, dtype=np.float32)
-        self.description = re.sub(r" at 0x[0-9a-f]+", "", "; ".join(map(repr, steps)))
+        self.description = described(steps)
         """The transform as text, the same for equal transforms; without the pixel rule."""
         self.shape: tuple[int, int, int] = self(Image.new("RGB", (8, 8))).shape
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from headmask.border.libraries import cpu_capabilities
 from headmask.errors import ConfigError
 from workers.scoring.engine import Engine, is_out_of_memory
 
@@ -63,7 +64,7 @@ def resolved_precision(wanted: AnyPrecision, device: torch.device) -> Precision:
 def _computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = cpu_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

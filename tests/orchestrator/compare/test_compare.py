@@ -207,6 +207,13 @@ def test_what_may_not_be_compared_is_said(about, scores, same_heads, words):
     assert all(word in warning for word, warning in zip(words, relation.warnings, strict=True))
 
 
+def test_older_words_for_a_preprocessing_are_no_difference():
+    now, older = "Resize(28); MaybeConvertMode(); MaybeToTensor()", "Resize(28); <function _convert_to_rgb>; ToTensor()"
+    for other, warnings in ((older, 0), (older.replace("28", "30"), 1)):
+        relation = relate(entrant(about={"preprocess": now}), entrant(about={"preprocess": other}))
+        assert len(relation.warnings) == warnings
+
+
 def test_one_split_may_differ_alone():
     relation = relate(
         entrant(queries=Path("a")), entrant(about={"data": {**ABOUT["data"], "test": "x"}}, queries=Path("b"))

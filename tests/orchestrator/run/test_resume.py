@@ -3,6 +3,7 @@
 Compared are proposal number, words, values and state of every trial, on matrix shapes as real models have them.
 """
 
+import json
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from orchestrator.study.store import load_study, open_storage
 from orchestrator.verdict.decide import Verdict
 from strategies import STRATEGIES
 from tests.orchestrator.run.killed import MOMENTS
-from tests.orchestrator.studies import killed, outcome, resume, start, trials
+from tests.orchestrator.studies import change_attr, killed, outcome, resume, start, trials
 from tests.tiny import write_tiny_dataset, write_tiny_model
 
 
@@ -174,6 +175,26 @@ def test_everything_that_changed_is_named(tiny_config, tiny_files, tmp_path):
         resume(tiny_config(files=other, search__strategy="scan", search__seed=4, search__precision="bfloat16"))
     changed = re.findall(r"^  (\w+): .* -> .*$", str(caught.value), re.MULTILINE)
     assert changed == ["data", "model", "precision", "seed"]
+
+
+def test_a_study_of_an_older_open_clip_goes_on_and_says_which_versions_made_it(tiny_config, headmask):
+    config = tiny_config(budget__masks=14)
+    begun = start(config).result
+
+    def made_by_older(fingerprint):
+        words = fingerprint["preprocess"].replace("MaybeConvertMode()", "<function _convert_to_rgb>")
+        fingerprint["preprocess"] = words.replace("MaybeToTensor()", "ToTensor()")
+
+    journal = config.folder / "study.journal"
+    change_attr(journal, "tiny", "fingerprint", made_by_older)
+    change_attr(journal, "tiny", "versions", lambda versions: versions.update(open_clip_torch="3.2.0"))
+    found = resume(tiny_config(budget__masks=16)).result
+    assert found.num_masks == 16
+    assert "<function _convert_to_rgb>; ToTensor()" in found.searched["preprocess"]
+    now = begun.versions["open_clip_torch"]
+    assert found.versions == {**begun.versions, "open_clip_torch": f"3.2.0, {now}"}
+    code, out, _ = headmask("studies", "--storage", journal, "--json")
+    assert (code, json.loads(out)[0]["versions"]) == (0, found.versions)
 
 
 def test_another_device_is_refused(tiny_config, monkeypatch):

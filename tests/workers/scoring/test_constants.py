@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(("capabilities", "expected"), [({"avx512_bf16": True}, "bfloat16"), ({}, "float32")])
 def test_auto_is_bfloat16_where_the_hardware_computes_in_it(monkeypatch, capabilities, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(constants, "cpu_capabilities", lambda: capabilities)
     assert resolved_precision("auto", CPU) == expected
 
 
