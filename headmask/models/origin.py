@@ -15,13 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import open_clip
 from open_clip.factory import _find_checkpoint_in_dir
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.pretrained import download_pretrained_from_hf
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from headmask.border.foreign import reason_of
@@ -31,6 +29,7 @@ from headmask.border.schemes import FOLDER, HUB, TRANSFORMERS, folder_of, is_tra
 from headmask.border.shown import shown
 from headmask.errors import ModelError, did_you_mean
 from headmask.models.checkpoints import FORM_KEY, PIXELS_KEY, metadata_of, preprocess_of
+from headmask.models.configuration import read_config
 from headmask.models.hf.architecture import FILES, PLACE
 from headmask.models.hf.conversion import tokenizer_of as transformers_tokenizer
 from headmask.models.hf.reading import preprocessing_of
@@ -44,56 +43,6 @@ CHECKPOINTS = ("*.safetensors", "*.bin", "*.pth")
 """Files that open_clip looks for in a folder."""
 _ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz", ".npy")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
-
-Size = Annotated[int, Field(strict=True, ge=1, le=100_000)]
-Pixels = Annotated[int, Field(strict=True, ge=1, le=16_384)]
-
-
-class _Vision(BaseModel):
-    """Sizes of an image tower that decide its memory; open_clip knows the rest."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    layers: Size | tuple[Size, ...] = 12
-    width: Size = 768
-    head_width: Size = 64
-    mlp_ratio: Annotated[float, Field(strict=True, gt=0, le=100)] = 4.0
-    patch_size: Pixels | tuple[Pixels, Pixels] | None = 16
-    image_size: Pixels | tuple[Pixels, Pixels] = 224
-    timm_model_name: Annotated[str, Field(strict=True)] | None = None
-
-
-class _Text(BaseModel):
-    """Sizes of a text tower."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    layers: Size = 12
-    width: Size = 512
-    heads: Size = 8
-    context_length: Size = 77
-    vocab_size: Annotated[int, Field(strict=True, ge=1, le=10_000_000)] = 49408
-    mlp_ratio: Annotated[float, Field(strict=True, gt=0, le=100)] = 4.0
-    hf_model_name: Annotated[str, Field(strict=True)] | None = None
-    hf_tokenizer_name: Annotated[str, Field(strict=True)] | None = None
-    tokenizer_kwargs: dict[str, Any] | None = None
-
-
-class _Model(BaseModel):
-    """An architecture in the format of open_clip's configuration files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    embed_dim: Size
-    vision_cfg: _Vision
-    text_cfg: _Text
-    multimodal_cfg: dict[str, Any] | None = None
-    quick_gelu: Annotated[bool, Field(strict=True)] = False
-    custom_text: Annotated[bool, Field(strict=True)] = False
-    init_logit_scale: Annotated[float, Field(strict=True)] | None = None
-    init_logit_bias: Annotated[float, Field(strict=True)] | None = None
-    nonscalar_logit_scale: Annotated[bool, Field(strict=True)] = False
-    output_dict: Annotated[bool, Field(strict=True)] = False
 
 
 @dataclass(frozen=True)
@@ -147,10 +96,9 @@ def find_origin(name: str, pretrained: str | None = None) -> Origin:
         ModelError: there is no such model, no such weights, or they are not valid.
     """
     if name.startswith(SCHEMES) and pretrained is not None:
-        config_file = f"{shown(name.removeprefix(FOLDER))}/{CONFIG}"
         raise ModelError(
-            f"{shown(name)} brings its own weights; leave out pretrained ({shown(pretrained)}). For other weights of "
-            f"the same architecture name its configuration, such as {config_file}, as the model"
+            f"{shown(name)} brings its own weights; leave out pretrained ({shown(pretrained)}). "
+            f"{_same_with_others(name)}"
         )
     if (source := source_of(name)) is not None:
         given = preprocessing_of(source)
@@ -164,13 +112,31 @@ def find_origin(name: str, pretrained: str | None = None) -> Origin:
         checkpoint, notes = _own_checkpoint(name)
         return _with_carried(Origin(full, None, config, preprocess, checkpoint, notes))
     listed = tags_of(name)
+    if pretrained is not None and pretrained in listed:
+        return Origin(full, pretrained, config, preprocessing_of_tag(name, pretrained))
+    path = _given_weights(name, pretrained, listed)
+    return _with_carried(Origin(full, str(path), config, preprocess, path))
+
+
+def _same_with_others(name: str) -> str:
+    """Return how the architecture of a folder or repository is used with other weights."""
+    if name.startswith(TRANSFORMERS):
+        return "Other weights of transformers are a folder of their own"
+    config_file = f"{shown(name.removeprefix(FOLDER))}/{CONFIG}"
+    return f"For other weights of the same architecture name its configuration, such as {config_file}, as the model"
+
+
+def _given_weights(name: str, pretrained: str | None, listed: list[str]) -> Path:
+    """Return the checkpoint file that `pretrained` names.
+
+    Raises:
+        ModelError: it names none.
+    """
     if pretrained is None:
         tags = (
             f"a tag ({', '.join(listed[:4])}{', ...' * (len(listed) > 4)}) or a file" if listed else "a checkpoint file"
         )
         raise ModelError(f"{shown(name)} needs weights: pass pretrained, {tags}")
-    if pretrained in listed:
-        return Origin(full, pretrained, config, preprocessing_of_tag(name, pretrained))
     path = _absolute(pretrained)
     if not is_there(path):
         choices = (
@@ -185,7 +151,7 @@ def find_origin(name: str, pretrained: str | None = None) -> Origin:
         if is_transformers(pretrained):
             hint = " of transformers, which is a whole model: pass it without --model"
         raise ModelError(f"pretrained must be a file or a tag; {shown(path)} is a folder{hint}")
-    return _with_carried(Origin(full, str(path), config, preprocess, path))
+    return path
 
 
 def _with_carried(origin: Origin) -> Origin:
@@ -264,7 +230,7 @@ def find_config(name: str) -> tuple[dict[str, Any], GivenPreprocessing | None]:
     if (source := source_of(name)) is not None:
         return source.architecture, None
     if name.startswith(HUB):
-        return _read_config(_download(name, CONFIG))
+        return read_config(_download(name, CONFIG))
     if name.startswith(FOLDER):
         folder = _absolute(name.removeprefix(FOLDER))
         if not name.removeprefix(FOLDER) or not is_there(folder / CONFIG):
@@ -278,9 +244,9 @@ def find_config(name: str) -> tuple[dict[str, Any], GivenPreprocessing | None]:
             if is_transformers(str(folder)):
                 what = f"it is of transformers: pass {TRANSFORMERS}{shown(folder)}"
             raise ModelError(f"{FOLDER}{shown(folder)}: the folder must hold {CONFIG} and a checkpoint; {what}")
-        return _read_config(folder / CONFIG)
+        return read_config(folder / CONFIG)
     if is_config_file(name):
-        return _read_config(_absolute(name))
+        return read_config(_absolute(name))
     check_architecture(name)
     return dict(open_clip.get_model_config(name)), None
 
@@ -315,51 +281,6 @@ def check_architecture(name: str) -> None:
     else:
         hint = "; `headmask models` lists them, and one of your own is a configuration file, NAME.json"
     raise ModelError(f"open_clip has no architecture {shown(repr(name))}{hint}")
-
-
-def _read_config(path: Path) -> tuple[dict[str, Any], GivenPreprocessing | None]:
-    """Return architecture and preprocessing from a configuration file, which holds either the former or both."""
-    where = f"model configuration {shown(path)}"
-    content = read_json(path, "model configuration", ModelError)
-    if not isinstance(content, dict):
-        raise ModelError(f"{where} must be a JSON object with model_cfg, or with embed_dim, vision_cfg and text_cfg")
-    config = content.get("model_cfg", content)
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
-        missing = ", ".join({"embed_dim", "vision_cfg", "text_cfg"} - set(config if isinstance(config, dict) else ()))
-        raise ModelError(
-            f"{where} must be a JSON object with model_cfg, or with embed_dim, vision_cfg and text_cfg; missing "
-            f"{missing}"
-        )
-    _check_config(config, where)
-    given = content.get("preprocess_cfg") if "model_cfg" in content else None
-    if not given:
-        return config, None
-    return config, parse_model(given, GivenPreprocessing, f"preprocess_cfg of {where}", ModelError)
-
-
-def _check_config(config: dict[str, Any], where: str) -> None:
-    parsed = parse_model(config, _Model, where, ModelError)
-    for key, kind in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
-        known = [field.name for field in dataclasses.fields(kind)]
-        for name in config[key]:
-            if name not in known:
-                raise ModelError(f"{where}: {key} has an unknown key {shown(name)}{did_you_mean(name, known)}")
-    vision, text = parsed.vision_cfg, parsed.text_cfg
-    if vision.timm_model_name is None and isinstance(vision.layers, int) and vision.width % vision.head_width:
-        raise ModelError(
-            f"{where}: vision_cfg.width must be a multiple of head_width; got {vision.width} and {vision.head_width}"
-        )
-    if vision.timm_model_name is None and min(_pair(vision.image_size)) < max(_pair(vision.patch_size or 1)):
-        raise ModelError(
-            f"{where}: vision_cfg.patch_size must not be larger than image_size; got {vision.patch_size} and "
-            f"{vision.image_size}"
-        )
-    if text.hf_model_name is None and text.width % text.heads:
-        raise ModelError(f"{where}: text_cfg.width must be a multiple of heads; got {text.width} and {text.heads}")
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
 
 
 def full_name(name: str) -> str:
