@@ -45,6 +45,7 @@ def models(
 ) -> None:
     """Show for every open_clip architecture whether its towers are supported, and count them."""
     from headmask.models.catalogue import architectures
+    from headmask.models.hf.architecture import KINDS
     from orchestrator.screen.waiting import counting
 
     console = Terminal(stderr=as_json)
@@ -77,6 +78,9 @@ def models(
     console.say(
         f"{counts['image']} of {len(found)} image towers and {counts['text']} of {len(found)} text towers are "
         "supported (layers x heads).",
+    )
+    console.say(
+        f"Models of Hugging Face's transformers are read from their folder (--pretrained FOLDER): {', '.join(KINDS)}."
     )
 
 

@@ -265,6 +265,22 @@ def test_a_bin_is_read_and_code_in_it_is_not_run(copy):
     assert not (copy / "owned").exists()
 
 
+def test_parts_of_a_bin_are_read_by_their_index(copy):
+    expected = load_model(f"hf-dir:{copy}").weights_sha256
+    state = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    names, index = sorted(state), {"metadata": {}, "weight_map": {}}
+    for number, part in enumerate((names[:40], names[40:]), 1):
+        file = f"pytorch_model-0000{number}-of-00002.bin"
+        torch.save({name: state[name] for name in part}, copy / file)
+        index["weight_map"] |= dict.fromkeys(part, file)
+    (copy / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert load_model(f"hf-dir:{copy}").weights_sha256 == expected
+    (copy / file).unlink()
+    with pytest.raises(ModelError, match="cannot load the weights of"):
+        load_model(f"hf-dir:{copy}")
+
+
 class Malicious:
     """Leaves a file behind when it is unpickled by somebody who trusts it."""
 
