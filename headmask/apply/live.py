@@ -134,7 +134,8 @@ def mean_outputs(layers: Sequence[HeadAttention], encode: Callable[[], object]) 
     def watching(layer: int) -> SeeZ:
         def see(attended: Attended) -> Tensor:
             z_BHTd = attended.z_BHQd
-            total_Hd = z_BHTd.double().sum(dim=(0, 2))
+            # Apple's GPUs have no float64.
+            total_Hd = (z_BHTd.cpu() if z_BHTd.device.type == "mps" else z_BHTd).double().sum(dim=(0, 2))
             previous = sums[layer]
             sums[layer] = total_Hd if previous is None else previous + total_Hd
             counts[layer] += z_BHTd.shape[0] * z_BHTd.shape[2]

@@ -29,10 +29,11 @@ from orchestrator.verdict.evaluate import objective_on
 from workers.data.loading import ALL, check_data, take_split
 from workers.data.preprocess import UInt8Preprocess
 from workers.scoring.constants import USUAL_CHUNK, Constants
+from workers.scoring.devices import default_device
 from workers.scoring.engine import Engine
 from workers.scoring.messages import MaskScore, Stage
 from workers.scoring.replica import Replica
-from workers.scoring.scorer import PROOF_TOLERANCE, ScorerSettings, default_device
+from workers.scoring.scorer import PROOF_TOLERANCE, ScorerSettings
 from workers.scoring.textspan import contribution_spread, text_span
 
 # N images, h heads, E embedding, Q texts, Y by X patches

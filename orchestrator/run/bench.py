@@ -26,9 +26,10 @@ from headmask.tower.towers import prove, view_of
 from headmask.tower.views import TowerView
 from workers.data.pixels import Pixels
 from workers.scoring.constants import Precision, measured_chunk, resolved_precision
+from workers.scoring.devices import default_device
 from workers.scoring.engine import Engine
 from workers.scoring.inputs import ImageInputs, Normalisation
-from workers.scoring.scorer import DTYPES, PROOF_TOLERANCE, default_device
+from workers.scoring.scorer import DTYPES, PROOF_TOLERANCE
 from workers.scoring.trie import TowerCost
 
 # M masks, N images, E embedding

@@ -18,8 +18,9 @@ from orchestrator.settings.location import redacted
 from orchestrator.settings.trackinguri import tracked_at
 from strategies import MaskSampler, make_sampler
 from workers.data.pixels import Pixels
+from workers.scoring.devices import chosen_device
 from workers.scoring.replica import Payload, Replica
-from workers.scoring.scorer import DTYPES, default_device
+from workers.scoring.scorer import DTYPES
 
 PROCESS_GIB = 0.5
 """Memory of a replica itself in GiB: Python, torch, the pieces of a layer."""
@@ -49,7 +50,7 @@ def make_plan(config: SearchConfig, speed: float | None = None) -> dict[str, Any
         gradients=gradients,
         gate_share=search.gate_share,
     )
-    replica = Replica(session.payload, default_device())
+    replica = Replica(session.payload, chosen_device(session.config.pool.device))
     session = session.settled(replica.measure(session.wanted))
     forwards_per_step = gradients.forwards_per_step if sampler.gates else 0.0
     return {

@@ -50,6 +50,7 @@ from orchestrator.verdict.decide import Verdict, decide
 from orchestrator.verdict.prospects import look_ahead
 from strategies import make_sampler
 from workers.pool.queue import InlinePool, Pool
+from workers.scoring.devices import chosen_device
 from workers.scoring.messages import Survey
 
 CHANGED = "pixels_changed"
@@ -438,7 +439,7 @@ def make_pool(session: Session, display: Display) -> Pool:
     """Return the pool that a configuration asks for."""
     pool = session.config.pool
     if pool.kind == "inline":
-        return InlinePool(session.payload, steps=session.steps)
+        return InlinePool(session.payload, chosen_device(pool.device), steps=session.steps)
     from workers.pool.ray import RayPool
 
     def shards(survey: Survey, num_replicas: int, device: str) -> int:
@@ -470,7 +471,9 @@ def _end(config: SearchConfig, reason: str) -> None:
 def _check_pool(config: SearchConfig) -> None:
     """Refuse replicas that are not possible, before anything is loaded."""
     pool = config.pool
-    if pool.kind == "ray":
+    if pool.kind == "inline":
+        chosen_device(pool.device)
+    else:
         from workers.pool.cluster import check_pool
 
         check_pool(

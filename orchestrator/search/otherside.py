@@ -21,11 +21,12 @@ from orchestrator.screen.waiting import said_when_slow
 from workers.data.loading import Split
 from workers.data.pixels import Pixels
 from workers.data.preprocess import UInt8Preprocess
+from workers.scoring.devices import default_device, device_kind
 from workers.scoring.embedding import EmbedsChunks, embedded, kept
 from workers.scoring.inputs import Normalisation
 from workers.scoring.packing import PackedTower
 from workers.scoring.replica import Payload
-from workers.scoring.scorer import ScorerSettings, SplitArrays, default_device, device_kind
+from workers.scoring.scorer import ScorerSettings, SplitArrays
 from workers.scoring.stock import Encoder, EncodingHere
 
 # Q texts, T tokens, E embedding

@@ -318,6 +318,8 @@ class PoolSection(Section):
     """Where masks are scored: by replicas on Ray, or inline, in this process."""
     replicas: Annotated[int | Literal["auto"], POOL] = "auto"
     """Number of Ray replicas; `auto` uses all the room that there is, also when nodes join or leave."""
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], POOL] = "auto"
+    """Device of the inline pool: `auto` is a CUDA GPU where there is one, else the CPU; `mps` (Apple) is untested."""
     gpus_per_replica: Annotated[Annotated[Real, Field(ge=0, le=1_024)] | None, POOL] = None
     """GPUs per replica: a fraction lets several share one, 0 means CPUs; by default, 1 where there are GPUs."""
     shards: Annotated[int | Literal["auto"], POOL] = "auto"
@@ -334,6 +336,11 @@ class PoolSection(Section):
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
+        if self.kind == "ray" and self.device != "auto":
+            raise ValueError(
+                f"device is for the inline pool, one replica in this process; got {self.device} with Ray, where "
+                "gpus_per_replica chooses: pass --pool inline"
+            )
         if self.shards == "auto" or self.shards == 1:
             return self
         if self.kind == "inline":

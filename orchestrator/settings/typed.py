@@ -114,6 +114,8 @@ class SearchOptions(TypedDict, total=False):
     """Where masks are scored: by replicas on Ray, or inline, in this process."""
     replicas: int | Literal["auto"]
     """Number of Ray replicas; `auto` uses all the room that there is, also when nodes join or leave."""
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    """Device of the inline pool: `auto` is a CUDA GPU where there is one, else the CPU; `mps` (Apple) is untested."""
     gpus_per_replica: float
     """GPUs per replica: a fraction lets several share one, 0 means CPUs; by default, 1 where there are GPUs."""
     shards: int | Literal["auto"]
@@ -145,6 +147,8 @@ class ResumeOptions(TypedDict, total=False):
     """Where masks are scored: by replicas on Ray, or inline, in this process."""
     replicas: int | Literal["auto"]
     """Number of Ray replicas; `auto` uses all the room that there is, also when nodes join or leave."""
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    """Device of the inline pool: `auto` is a CUDA GPU where there is one, else the CPU; `mps` (Apple) is untested."""
     gpus_per_replica: float
     """GPUs per replica: a fraction lets several share one, 0 means CPUs; by default, 1 where there are GPUs."""
     shards: int | Literal["auto"]
@@ -214,6 +218,8 @@ class ScanOptions(TypedDict, total=False):
     """Where masks are scored: by replicas on Ray, or inline, in this process."""
     replicas: int | Literal["auto"]
     """Number of Ray replicas; `auto` uses all the room that there is, also when nodes join or leave."""
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    """Device of the inline pool: `auto` is a CUDA GPU where there is one, else the CPU; `mps` (Apple) is untested."""
     gpus_per_replica: float
     """GPUs per replica: a fraction lets several share one, 0 means CPUs; by default, 1 where there are GPUs."""
     shards: int | Literal["auto"]

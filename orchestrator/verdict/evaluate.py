@@ -27,9 +27,10 @@ from workers.data.loading import ALL, Split, check_data, take_split
 from workers.data.preprocess import UInt8Preprocess
 from workers.data.remarks import ImageRemarks
 from workers.scoring.constants import USUAL_CHUNK, Constants
+from workers.scoring.devices import default_device
 from workers.scoring.messages import MaskScore, Stage
 from workers.scoring.replica import Replica
-from workers.scoring.scorer import ScorerSettings, default_device
+from workers.scoring.scorer import ScorerSettings
 from workers.tasks.metrics import Mix
 
 

@@ -208,6 +208,11 @@ def toml(name, content, message, flags=()):
 
 WITH_DATA = ("--data", "{data}")
 TABLES = [
+    Case(
+        "an Apple GPU for replicas on Ray",
+        ["search", "--model", "local-dir:{model}", "--data", "{data}", "--out", "r", "--device", "mps"],
+        r"device is for the inline pool, one replica in this process; got mps with Ray",
+    ),
     toml(
         "data is a text, with a flag",
         'data = "d.parquet"',

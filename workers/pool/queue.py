@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from headmask.mask import HeadMask
 from workers.scoring.constants import Constants
+from workers.scoring.devices import default_device, naming_operators
 from workers.scoring.displacement import Displacements
 from workers.scoring.messages import GateGradient, GateTask, MaskScore, Probe, Stage, Survey
 from workers.scoring.replica import Payload, Replica, Wanted
-from workers.scoring.scorer import default_device
 from workers.scoring.stock import Chunk, Encoder, EncodingHere
 
 BATCH_S = 0.3
@@ -300,7 +300,8 @@ class InlinePool:
     status = "inline"
 
     def __init__(self, payload: Payload, device: str | None = None, *, steps: Steps | None = None) -> None:
-        self._replica = Replica(payload, device or default_device())
+        self._device = device or default_device()
+        self._replica = Replica(payload, self._device)
         self._queue = BatchQueue(steps)
         self._held: list[Result] = []
         self._gate_tasks: dict[int, GateTask] = {}
@@ -313,17 +314,20 @@ class InlinePool:
 
     def settle(self, wanted: Wanted) -> Constants:
         """Determine the constants of the study on this kind of device, and use them; before the first score."""
-        return self._replica.settle(wanted)
+        with naming_operators(self._device):
+            return self._replica.settle(wanted)
 
     def survey(self) -> Survey:
         """Return what the replica finds out about the searched tower."""
-        survey = self._replica.survey()
+        with naming_operators(self._device):
+            survey = self._replica.survey()
         self._queue.steps = survey.cost.steps
         return survey
 
     def probe(self, probe: Probe) -> MaskScore:
         """Return the score of the empty mask on a few inputs."""
-        return self._replica.probe(probe)
+        with naming_operators(self._device):
+            return self._replica.probe(probe)
 
     def submit_chunks(self, encoder: Encoder, take: Callable[[int], Chunk], places: Sequence[int]) -> None:
         """Queue chunks of the other side to embed."""
@@ -331,7 +335,8 @@ class InlinePool:
 
     def collect_chunks(self, timeout_s: float) -> dict[int, NDArray[np.float32]]:
         """Return the embeddings of the next chunks, by place."""
-        return self._encoding.collect_chunks(timeout_s)
+        with naming_operators(self._device):
+            return self._encoding.collect_chunks(timeout_s)
 
     def drop_encoder(self) -> None:
         """Release the stock tower of the other side."""
@@ -356,7 +361,8 @@ class InlinePool:
     def collect_gradients(self, timeout_s: float) -> dict[int, GateGradient]:
         """Return the gradient of the next micro-batch, by the index of its task."""
         place = min(self._gate_tasks)
-        (gradient,) = self._replica.differentiate([self._gate_tasks.pop(place)])
+        with naming_operators(self._device):
+            (gradient,) = self._replica.differentiate([self._gate_tasks.pop(place)])
         return {place: gradient}
 
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
@@ -379,7 +385,8 @@ class InlinePool:
         if batch is None:
             return []
         stage, masks = batch
-        scores = self._replica.score(stage, masks[0].grid, [mask.words for mask in masks])
+        with naming_operators(self._device):
+            scores = self._replica.score(stage, masks[0].grid, [mask.words for mask in masks])
         self._queue.learn(stage, masks, scores)
         return [Result(stage, mask, score, self.device) for mask, score in zip(masks, scores, strict=True)]
 

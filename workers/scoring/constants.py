@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from headmask.border.libraries import cpu_capabilities
 from headmask.errors import ConfigError
+from workers.scoring.devices import MPS
 from workers.scoring.engine import Engine, is_out_of_memory
 
 # L layers, H heads, d head width, B inputs of a chunk, T tokens, D width
@@ -21,8 +22,8 @@ from workers.scoring.engine import Engine, is_out_of_memory
 Precision = Literal["float32", "bfloat16", "float16"]
 AnyPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 
-CHUNKS = {"cpu": (8, 16, 32, 64), "cuda": (32, 64, 128, 256, 512)}
-FULL = {"cpu": 1 << 20, "cuda": 1 << 23}
+CHUNKS = {"cpu": (8, 16, 32, 64), "mps": (8, 16, 32, 64), "cuda": (32, 64, 128, 256, 512)}
+FULL = {"cpu": 1 << 20, "mps": 1 << 20, "cuda": 1 << 23}
 """Numbers between two layers that fill a device: chunk x tokens x width."""
 MEMORY_SHARE, NUMBERS_PER_TOKEN = 0.25, 16
 """Part of a device's memory that a chunk's nodes may take, and what a node keeps for each number between layers."""
@@ -52,8 +53,12 @@ def resolved_precision(wanted: AnyPrecision, device: torch.device) -> Precision:
     """Return the precision of a search on a device; `auto` is bfloat16 where the hardware computes in it.
 
     Raises:
-        ConfigError: float16 on a CPU.
+        ConfigError: float16 on a CPU, or anything but float32 on an Apple GPU.
     """
+    if device.type == MPS:
+        if wanted not in ("auto", "float32"):
+            raise ConfigError(f"device mps computes in float32; got precision {wanted}")
+        return "float32"
     if wanted == "auto":
         return "bfloat16" if _computes_bfloat16(device) else "float32"
     if wanted == "float16" and device.type == "cpu":

@@ -166,6 +166,8 @@ class _Path:
         self._nodes.clear()
         if engine.view.device.type == "cuda":
             torch.cuda.empty_cache()
+        elif engine.view.device.type == "mps":
+            torch.mps.empty_cache()
 
     def _descend(self, mask: HeadMask, shared: int, needed: int) -> Tensor:
         engine, nodes = self._engine, self._nodes
@@ -192,4 +194,5 @@ class _NothingFitsError(MemoryError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that a device, or this machine, is out of memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    texts = ("can't allocate memory", "MPS backend out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)

@@ -70,7 +70,7 @@ class GateLoss:
             embedding_nE = view.encode_gated(inputs, gates, self._ablation, self._means_LHd)
             loss = batch.loss(F.normalize(embedding_nE.float(), dim=-1), self._other_E)
             (gradient,) = torch.autograd.grad(loss, gates)
-        gradient_LH = gradient.double().cpu().numpy()
+        gradient_LH = gradient.cpu().double().numpy()
         if not np.isfinite(gradient_LH).all():
             return GateGradient(float("nan"), np.zeros_like(gradient_LH))
         return GateGradient(float(loss.detach()), gradient_LH)

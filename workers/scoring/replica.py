@@ -30,6 +30,7 @@ from workers.scoring.constants import (
     measured_chunk,
     resolved_precision,
 )
+from workers.scoring.devices import device_kind, ranking_device
 from workers.scoring.displacement import Displacements, Predictor
 from workers.scoring.engine import Engine
 from workers.scoring.gates import GateLoss
@@ -37,7 +38,7 @@ from workers.scoring.gelu import other_gelu
 from workers.scoring.inputs import Normalisation, make_inputs
 from workers.scoring.messages import GateGradient, GateTask, MaskScore, Probe, Stage, Survey
 from workers.scoring.packing import PackedTower
-from workers.scoring.scorer import Scorer, ScorerSettings, SplitArrays, device_kind, probe_inputs, proven_view
+from workers.scoring.scorer import Scorer, ScorerSettings, SplitArrays, probe_inputs, proven_view
 from workers.scoring.stock import Chunk, StockTower
 from workers.scoring.trie import TowerCost
 
@@ -241,7 +242,7 @@ class Replica:
 
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
         """Predict from now on by the displacements of every data set on the search split."""
-        self._predictors = tuple(Predictor(each, torch.device(self.device)) for each in displacements)
+        self._predictors = tuple(Predictor(each, ranking_device(torch.device(self.device))) for each in displacements)
 
     def score(
         self,

@@ -25,6 +25,7 @@ from headmask.tower.towers import TowerName, prove, view_of
 from headmask.tower.views import TextView, TowerView
 from workers.data.pixels import Pixels
 from workers.scoring.constants import Precision
+from workers.scoring.devices import ranking_device
 from workers.scoring.displacement import Predictor
 from workers.scoring.engine import Engine
 from workers.scoring.gates import GateLoss
@@ -114,7 +115,8 @@ class Scorer:
             means_LHd=None if means_LHd is None else means_LHd.to(view.device),
             chunk=chunk,
         )
-        self._other_E = shared_tensor(split.other_E).to(view.device)
+        self._ranks_on = ranking_device(view.device)
+        self._other_E = shared_tensor(split.other_E).to(self._ranks_on)
         self._targets = split.targets
 
     def gate_loss(self) -> GateLoss:
@@ -123,7 +125,7 @@ class Scorer:
         return GateLoss(
             engine.view,
             engine.inputs,
-            self._other_E,
+            self._other_E.to(engine.view.device),
             self._targets,
             ablation=engine.ablation,
             means_LHd=engine.means_LHd,
@@ -168,8 +170,9 @@ class Scorer:
                 f"masks must be (masks, {self.grid.layers}, {self.grid.heads}) for this tower; got {masks_MLH.shape}"
             )
         if not len(self._engine.inputs):
-            return torch.empty((len(masks_MLH), 0, self._embedding_shape[1]), device=self._engine.view.device)
-        return self._engine.embed([HeadMask.from_bools(mask_LH) for mask_LH in masks_MLH], on_progress)
+            return torch.empty((len(masks_MLH), 0, self._embedding_shape[1]), device=self._ranks_on)
+        masks = [HeadMask.from_bools(mask_LH) for mask_LH in masks_MLH]
+        return self._engine.embed(masks, on_progress).to(self._ranks_on)
 
     @torch.inference_mode()
     def own_scores(self, embedding_nE: Tensor) -> NDArray[np.float32] | None:
@@ -253,15 +256,3 @@ def probe_inputs(split: SplitArrays, view: TowerView, normalisation: Normalisati
     if isinstance(view, TextView):
         return torch.from_numpy(probe).to(view.device)
     return normalisation(probe, view.device).to(view.dtype)
-
-
-def default_device() -> str:
-    """Return the best device of this machine for a scorer."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def device_kind(device: str) -> str:
-    """Return what decides the last bits on this machine: kind of device and version of torch."""
-    if device.startswith("cuda"):
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"cpu {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from headmask.errors import ModelError
 from headmask.tower.towers import TowerName
 from headmask.tower.views import TextView
+from workers.scoring.devices import device_kind
 from workers.scoring.gelu import swap_gelu
 from workers.scoring.inputs import Normalisation
 from workers.scoring.packing import PackedTower
-from workers.scoring.scorer import device_kind
 
 # B texts or images of a chunk, T tokens, E embedding
 
@@ -71,7 +71,7 @@ class Encoder:
 
     def size(self, device: str) -> int:
         """Return the number of texts or images of a chunk on a device, or on a kind of device."""
-        return SIZES["cpu" if self.on_cpu or device.startswith("cpu") else "cuda"][self.side]
+        return SIZES["cpu" if self.on_cpu or device.startswith(("cpu", "mps")) else "cuda"][self.side]
 
 
 class StockTower:
