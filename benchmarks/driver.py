@@ -219,7 +219,7 @@ def run_simulated(pool: SimulatedPool, folder: Path, trials: int, block_size: in
             make_sampler(STRATEGY, GRID, block_size=block_size),
             store,
             pool,
-            stage=lambda: SEARCH,
+            stage=lambda mask: SEARCH,
             value=_value,
             cost=VIT_L_14,
             listeners=[curve],

@@ -113,7 +113,7 @@ def searched(session: Session, pool: RayPool, folder: Path, count: int) -> tuple
             make_sampler("mixture", session.grid, limits=session.limits),
             store,
             pool,
-            stage=lambda: session.search_stage,
+            stage=lambda mask: session.search_stage,
             value=session.search_value,
             cost=session.forwards,
             listeners=[BestCurve(tracker)],

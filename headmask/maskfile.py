@@ -122,9 +122,17 @@ class MaskFile(_Part):
     study: str | None = None
     run: str | None = None
     """MLflow run id of the search."""
-    gates: dict[str, Number] | None = None
-    """For a search that trained gates: by `L3H7`, every ablated head's final probability that its gate is shut."""
+    scales: dict[str, Number] | None = None
+    """For a search that trained scales: by `L3H7`, the final scale of every ablated head."""
     versions: dict[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_gates(cls, content: Any) -> Any:
+        """Leave out what files of 0.1 say of gates."""
+        return (
+            {key: value for key, value in content.items() if key != "gates"} if isinstance(content, dict) else content
+        )
 
     @field_validator("heads")
     @classmethod

@@ -7,26 +7,23 @@ from typing import Any
 from headmask.errors import ConfigError, did_you_mean
 from headmask.mask import HeadGrid
 from strategies.adapters import Nsga2Sampler, TpeSampler
-from strategies.base import REVISION, MaskSampler, Screen
+from strategies.base import MaskSampler, Screen
 from strategies.books import Blocks, Books
-from strategies.gated import GatesSampler
-from strategies.gates import Gates, Gradients
 from strategies.genetic import GeneticSampler
 from strategies.history import History
 from strategies.mixture import MixtureSampler
 from strategies.optunaside import Exhausted
 from strategies.pairwise import PairwiseSampler
+from strategies.scaled import ScalesSampler
+from strategies.scales import Gradients, Scales
 from strategies.scan import ScanSampler
 from strategies.space import Limits, distributions, mask_of, params_of
 
 __all__ = [
-    "REVISION",
     "STRATEGIES",
     "Blocks",
     "Books",
     "Exhausted",
-    "Gates",
-    "GatesSampler",
     "GeneticSampler",
     "Gradients",
     "History",
@@ -35,6 +32,8 @@ __all__ = [
     "MixtureSampler",
     "Nsga2Sampler",
     "PairwiseSampler",
+    "Scales",
+    "ScalesSampler",
     "ScanSampler",
     "Screen",
     "TpeSampler",
@@ -50,7 +49,7 @@ STRATEGIES: dict[str, type[MaskSampler]] = {
         ScanSampler,
         GeneticSampler,
         PairwiseSampler,
-        GatesSampler,
+        ScalesSampler,
         MixtureSampler,
         TpeSampler,
         Nsga2Sampler,
@@ -78,7 +77,7 @@ def make_sampler(
         limits: which masks may be proposed.
         block_size: maximum number of masks in a block after the scan.
         screen: predicts the values of masks.
-        gradients: gradients of a loss with respect to gates.
+        gradients: gradients of a loss by the scales of heads.
         own: options that only some strategies have, see `MaskSampler.own_options`.
 
     Raises:

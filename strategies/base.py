@@ -17,14 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.mask import HeadGrid, HeadMask
-from strategies.books import Blocks, Books
-from strategies.gates import Gates, Gradients
+from strategies.books import Blocks, Books, first_size
 from strategies.history import History, smallest
 from strategies.optunaside import BlockSampler
+from strategies.scales import Gradients, Scales
 from strategies.space import Limits
 
-REVISION = 3
-"""Raised whenever a strategy may propose other masks from the same results: a study has masks of one revision only."""
+OPENING = 12.0
+"""Cost of training scales, in masks; the number of steps follows from it."""
+CHECKPOINTS = (1.0, 0.75, 0.5, 0.25)
+"""Parts of the training after which strategies see the scales."""
+MIN_STEPS, MAX_STEPS = 16, 96
+"""Minimum number of training steps, which small data sets need, and the maximum, which large ones stop at."""
 
 # T trials, R candidates, F free heads, M masks
 
@@ -58,18 +62,23 @@ class MaskSampler(BlockSampler):
         limits: which masks may be proposed.
         block_size: maximum number of masks in a block after the scan.
         screen: predicts the values of masks at little cost; used by strategies that can.
-        gradients: gradients of a loss with respect to gates on the free heads; used by strategies that can.
-        share: fraction of the masks after the scan that this strategy proposes; less than 1 in a mixture.
+        gradients: gradients of a loss by the scales of the free heads; used by strategies that can.
 
     Raises:
         ConfigError: the limits do not fit the grid.
     """
 
     label = "base"
+    revision = 3
+    """Raised whenever this strategy may propose other masks from the same results: a study has one revision only."""
+    screened_revision: int | None = None
+    """The same for a strategy that uses a screen, where that differs."""
     own_options: Mapping[str, Option] = MappingProxyType({})
     """Options that not every strategy has, by argument name."""
-    gates: Gates | None = None
-    """Gates trained between blocks; None for strategies that train none."""
+    trains = False
+    """Whether it trains scales, if there are gradients, and opens with them instead of the scan."""
+    num_opening = 0
+    """Number of masks in block 0 of a strategy that trains: the empty one, and single heads; 0 for a first block."""
 
     def __init__(
         self,
@@ -80,13 +89,23 @@ class MaskSampler(BlockSampler):
         block_size: int = 32,
         screen: Screen | None = None,
         gradients: Gradients | None = None,
-        share: float = 1.0,
     ) -> None:
-        self.grid, self.seed, self.screen, self.gradients, self.share = grid, seed, screen, gradients, share
+        self.grid, self.seed, self.screen, self.gradients = grid, seed, screen, gradients
         self.limits = limits or Limits()
         self.limits.check(grid)
         self._scan = HeadMask.singles(grid, self.limits.free_heads(grid))
-        self.blocks = Blocks(len(self._scan), block_size)
+        self.scales: Scales | None = None
+        """Scales that are trained; None for strategies that train none."""
+        num_first = len(self._scan)
+        if self.trains and gradients is not None:
+            self.scales = Scales(gradients, num_first - 1)
+            num_first = min(num_first, self.num_opening or first_size(block_size))
+        self.blocks = Blocks(num_first, block_size, is_open=self.scales is not None)
+
+    @classmethod
+    def revision_with(cls, is_screened: bool) -> int:
+        """Return the revision of studies with or without a screen."""
+        return cls.screened_revision or cls.revision if is_screened else cls.revision
 
     @abstractmethod
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
@@ -113,30 +132,46 @@ class MaskSampler(BlockSampler):
 
     def block_masks(self, block: int, books: Books) -> list[HeadMask]:
         """Return the masks of a block; the books hold all masks before it and the results that it depends on."""
-        if block == 0:
-            return self._scan
         numbers = self.blocks.numbers(block)
-        taken = {mask.words for mask in books.masks[: numbers.start]}
-        history = History(self.grid, self.limits, *books.results_for(block), taken)
+        if block == 0:
+            return self._first(len(numbers))
+        history = self._history(block, books)
         rng = np.random.default_rng((self.seed, numbers.start))
         masks = self.propose(len(numbers), history, rng)
         return masks + _filling(len(numbers) - len(masks), history, rng)
 
-    def strategy_of(self, number: int) -> str:
-        """Return the name of the strategy that proposes a trial."""
-        return "scan" if number < self.blocks.num_scan else self.label
+    def _first(self, count: int) -> list[HeadMask]:
+        """Return the scan, or of a strategy that trains scales its first masks, by the first gradient."""
+        if self.scales is None or count == 1:
+            return self._scan[:count]
+        self.scales.advance(self.num_steps_at(0))
+        steepest = np.argsort(-self.scales.first_gradient_F, kind="stable")
+        return [self._scan[0], *(self._scan[1 + head] for head in steepest[: count - 1].tolist())]
 
-    def num_steps(self, num_known: int) -> int:
-        """Return how many training steps are done when a block after the scan is proposed from this many results."""
-        return 0
+    def _history(self, block: int, books: Books) -> History:
+        """Return what a block is proposed from; scales are trained as far as it needs them."""
+        taken = {mask.words for mask in books.masks[: self.blocks.numbers(block).start]}
+        scales_SF = None
+        if self.scales is not None:
+            self.scales.advance(num_steps := self.num_steps_at(block))
+            scales_SF = np.array([self.scales.averaged(round(part * num_steps)) for part in CHECKPOINTS])
+        return History(self.grid, self.limits, *books.results_for(block), taken, scales_SF)
+
+    def strategy_of(self, number: int, mask: HeadMask) -> str:
+        """Return the name of the strategy that proposed a mask as a trial."""
+        return "scan" if number < self.blocks.num_first else self.label
 
     def num_steps_at(self, block: int) -> int:
         """Return how many training steps are done when a block is proposed."""
-        return 0 if block == 0 else self.num_steps(self.blocks.num_known(block))
+        if self.gradients is None or self.scales is None:
+            return 0
+        if block == 0:
+            return 1 if self.blocks.num_first > 1 else 0
+        return int(np.clip(round(OPENING / self.gradients.masks_per_step), MIN_STEPS, MAX_STEPS))
 
     def num_steps_for(self, block: int) -> int:
         """Return how many training steps a block adds to those of the blocks before it."""
-        return self.num_steps_at(block) - self.num_steps_at(max(0, block - 1))
+        return self.num_steps_at(block) - (self.num_steps_at(block - 1) if block else 0)
 
 
 def _filling(count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:

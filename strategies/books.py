@@ -25,23 +25,30 @@ GROWTH = 8
 """A later block holds one mask for every eight since the scan, until blocks reach full size."""
 
 
+def first_size(block_size: int) -> int:
+    """Return the number of masks in the first blocks after block 0."""
+    return max(FIRST_BLOCK, block_size // 4)
+
+
 @dataclass(frozen=True)
 class Blocks:
-    """How trials form blocks: the scan first, then blocks that grow to full size.
+    """How trials form blocks: block 0 first, then blocks that grow to full size.
 
     Args:
-        num_scan: number of masks in the scan.
+        num_first: number of masks in block 0; the whole scan, unless the strategy opens with trained scales.
         block_size: number of masks in a full block.
+        is_open: whether block 1 is proposed without results, from trained scales alone.
     """
 
-    num_scan: int
+    num_first: int
     block_size: int
+    is_open: bool = False
 
     @cached_property
     def _starts(self) -> tuple[int, ...]:
-        """The first trial of the scan, of every smaller block, and of the first full one."""
-        starts, first = [0, self.num_scan], max(FIRST_BLOCK, self.block_size // 4)
-        while (size := max(first, (starts[-1] - self.num_scan) // GROWTH)) < self.block_size:
+        """The first trial of block 0, of every smaller block, and of the first full one."""
+        starts, first = [0, self.num_first], first_size(self.block_size)
+        while (size := max(first, (starts[-1] - self.num_first) // GROWTH)) < self.block_size:
             starts.append(starts[-1] + size)
         return tuple(starts)
 
@@ -62,10 +69,10 @@ class Blocks:
     def num_known(self, block: int) -> int:
         """Return how many trials, from number 0 on, must have results before a block is proposed.
 
-        Block 1 is proposed from the scan, and every later block from all blocks except the one just before it, so two
-        blocks can be in flight at a time.
+        Block 1 is proposed from block 0, or from nothing if it is open, and every later block from all blocks except
+        the one just before it, so two blocks can be in flight at a time.
         """
-        return 0 if block == 0 else self.numbers(max(0, block - 2)).stop
+        return 0 if block <= self.is_open else self.numbers(max(0, block - 2)).stop
 
 
 class Books:

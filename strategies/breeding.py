@@ -20,7 +20,7 @@ SEED_PAIRS = 5
 
 def seeds(history: History) -> BoolArray:
     """Return masks of the scan's best heads, from two heads to many, and pairs of the very best."""
-    heads = [head for head in history.promising.tolist() if np.isfinite(history.scan_gains_F[head])]
+    heads = [head for head in history.promising.tolist() if history.is_usable_F[head]]
     together = [heads[:size] for size in SEED_SIZES if size <= len(heads)]
     return history.rows([*together, *combinations(heads[:SEED_PAIRS], 2)])
 

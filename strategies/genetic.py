@@ -26,6 +26,7 @@ class GeneticSampler(MaskSampler):
     """
 
     label = "genetic"
+    screened_revision = 4
 
     def __init__(self, grid: HeadGrid, **options: Any) -> None:
         super().__init__(grid, **options)
@@ -34,7 +35,7 @@ class GeneticSampler(MaskSampler):
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
         """Return the masks predicted to be best, then the next unseen seeds, then new children of good masks."""
         masks: list[HeadMask] = []
-        if self._search is not None and len(history.ranked):
+        if self._search is not None and history.is_scanned and len(history.ranked):
             num_screened = ceil(count * self._search.trust(history))
             masks = history.take(self._search.propose(history, rng), num_screened)
         return masks + _bred(count - len(masks), history, rng)

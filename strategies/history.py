@@ -16,6 +16,8 @@ from strategies.space import Limits
 # T trials, R candidates, F free heads, S shortlisted heads, L layers, K known masks, A heads of them, P additions
 
 FloatArray = NDArray[np.float64]
+MAX_ADDED = 12
+"""Maximum number of heads by which a mask may exceed another for the difference to count as an addition."""
 
 
 @dataclass
@@ -32,7 +34,16 @@ class History:
     values_T: FloatArray
     """Objective on the search split, larger is better; NaN for a failure."""
     taken: set[tuple[int, ...]]
-    """Words of every mask proposed so far, results or not; `new` adds to it."""
+    """Words of every mask proposed so far, results or not; `take` adds to it."""
+    scales_SF: FloatArray | None = None
+    """Trained scales of the free heads, 0 for one to ablate and 1 for one to keep: the last ones first, then those of
+    earlier steps; None if there are none.
+    """
+
+    @property
+    def scales_F(self) -> FloatArray | None:
+        """The last of the trained scales; None if there are none."""
+        return None if self.scales_SF is None else self.scales_SF[0]
 
     @cached_property
     def free_heads(self) -> tuple[Head, ...]:
@@ -71,27 +82,52 @@ class History:
         return gains_F
 
     @cached_property
+    def failed_F(self) -> BoolArray:
+        """The free heads (F) whose ablation alone failed."""
+        singles = np.flatnonzero(self.sizes_T == 1)
+        failed_F = np.zeros(len(self.free_heads), dtype=np.bool_)
+        failed_F[self.bits_TF[singles].argmax(1)] = ~np.isfinite(self.values_T[singles])
+        return failed_F
+
+    @cached_property
+    def is_usable_F(self) -> BoolArray:
+        """The free heads (F) that something speaks for: trained scales, or a scan gain; failed ones are not."""
+        if self.scales_F is not None:
+            return ~self.failed_F
+        usable_F: BoolArray = np.isfinite(self.scan_gains_F)
+        return usable_F
+
+    @cached_property
+    def is_scanned(self) -> bool:
+        """Whether the scan is complete."""
+        return int((self.sizes_T == 1).sum()) == len(self.free_heads)
+
+    @cached_property
     def promising(self) -> NDArray[np.int64]:
-        """The free heads by scan gain, best first; those without one last."""
+        """The free heads by scale, smallest first, or without scales by scan gain, best first; failed ones last."""
+        if self.scales_F is not None:
+            return np.argsort(np.where(self.failed_F, np.inf, self.scales_F), kind="stable")
         return np.argsort(-np.nan_to_num(self.scan_gains_F, nan=-np.inf), kind="stable")
 
     @cached_property
-    def additions(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Pairs of masks with values (P) that differ by one added head.
+    def additions(self) -> tuple[BoolArray, FloatArray, NDArray[np.int64]]:
+        """Heads added to a known mask of at least two (P, F), the change in value (P), and the size of the known mask.
 
-        The index of the smaller mask, which has at least two heads, the index of the larger one, and the added head.
+        For every mask with a value, the largest such mask that it contains, if it adds at most `MAX_ADDED` heads.
         """
         rows_K = np.flatnonzero(np.isfinite(self.values_T) & (self.sizes_T > 1))
-        more_A, head_A = np.nonzero(self.bits_TF[rows_K])
-        # A mask is found by a sum of random numbers, one per head, modulo 2^64.
-        number_F = np.random.default_rng(0).integers(2**64, size=(self.bits_TF.shape[1],), dtype=np.uint64)
-        key_K = self.bits_TF[rows_K].astype(np.uint64) @ number_F
-        order_K = key_K.argsort(kind="stable")
-        wanted_A = key_K[more_A] - number_F[head_A]
-        place_A = np.searchsorted(key_K, wanted_A, sorter=order_K).clip(max=max(0, len(rows_K) - 1))
-        is_found_A = key_K[order_K[place_A]] == wanted_A
-        more_P, head_P = rows_K[more_A[is_found_A]], head_A[is_found_A]
-        return rows_K[order_K[place_A[is_found_A]]], more_P, head_P
+        bits_KF, sizes_K = self.bits_TF[rows_K], self.sizes_T[rows_K]
+        if not len(rows_K):
+            return bits_KF, self.values_T[rows_K], sizes_K
+        floats_KF = bits_KF.astype(np.float32)
+        contained_KK = floats_KF @ floats_KF.T >= sizes_K - 0.5
+        added_KK = sizes_K[:, None] - sizes_K
+        added_KK[~contained_KK | (added_KK < 1)] = 10**6
+        base_K = added_KK.argmin(1)
+        found_P = np.flatnonzero(added_KK[np.arange(len(rows_K)), base_K] <= MAX_ADDED)
+        base_P = base_K[found_P]
+        values_K = self.values_T[rows_K]
+        return bits_KF[found_P] & ~bits_KF[base_P], values_K[found_P] - values_K[base_P], sizes_K[base_P]
 
     def words(self, bits_RF: BoolArray) -> list[tuple[int, ...]]:
         """Return masks as words."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from threadpoolctl import threadpool_limits
 
+from headmask.mask import BoolArray
 from strategies.history import FloatArray, History
-from strategies.model import PairwiseModel
+from strategies.model import ITERATIONS, SHAPE, PairwiseModel
 
-# T trials, F free heads, S shortlisted heads, P additions
+# T trials, F free heads, S shortlisted heads, P changes by added heads
 
 Indices = NDArray[np.int64]
 
@@ -18,7 +23,17 @@ HEADS_PER_SIZE, TRIALS_PER_HEAD = 2.8, 40
 """Heads on the shortlist per head of a good mask, and trials per additional head."""
 MIN_SHORTLIST, MAX_SHORTLIST = 24, 96
 MIN_ADDITIONS = 3
-"""Minimum number of additions to masks of one size for their median to count as the effect of the size."""
+"""Minimum number of changes of one kind for their median to count as the effect of the size."""
+SILENT = 0.05
+"""A head is silent if it changes values in company by less than this part of what heads change on average."""
+LOST = 0.5
+"""Loss alone, in units of what heads change in company, beyond which a silent head is left out of models."""
+NOISE = 0.01
+"""Standard deviation of what sums of effects leave unexplained, as part of that of an effect."""
+JITTER = 1e-9
+"""The least of that, as part of the largest variance of a sum."""
+HOPE = 2.0
+"""What a scale of 0 promises, in units of what heads change in company."""
 
 
 def fitted_trials(history: History) -> Indices:
@@ -29,36 +44,157 @@ def fitted_trials(history: History) -> Indices:
     return history.ranked[np.r_[:half, np.linspace(half, len(history.ranked) - 1, half).astype(int)]]
 
 
-def company_gains(history: History) -> FloatArray:
-    """Return the most that each head (F) gained in company beyond its gain alone; -inf if it never was in company.
+@dataclass(frozen=True)
+class Company:
+    """What adding heads to masks changes beyond their gains alone."""
 
-    Company means at least two other heads. The loss that any head causes by making a mask larger is removed: the median
-    of all additions to masks of one size, if there are enough of them.
+    gains_F: FloatArray
+    """The most that a head gained; an estimate if it was only added with others, 0 if it was never added."""
+    doubts_F: FloatArray
+    """Standard deviations of these."""
+    effects_F: FloatArray
+    """The largest change of either sign: a head without any interacts with no head of good masks."""
+    is_added_F: BoolArray
+    """Whether a head was ever added, alone or with others."""
+    is_single_F: BoolArray
+    """Whether a head was ever added alone."""
+    scale: float
+    """Root mean square of the changes; before any, the spread of the gains alone."""
+
+    @property
+    def is_silent_F(self) -> BoolArray:
+        """Whether a head is known to change hardly anything in company."""
+        silent_F: BoolArray = self.is_added_F & (np.maximum(self.effects_F, self.doubts_F) < SILENT * self.scale)
+        return silent_F
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Changes by added heads (P), beyond the sum of what these change alone."""
+
+    heads_PF: BoolArray
+    excess_P: FloatArray
+    is_alone_P: BoolArray
+    """Whether one head was added."""
+    is_sized_P: BoolArray
+    """Whether the effect of the size is known, and removed."""
+
+
+def company_of(history: History) -> Company:
+    """Return what heads change when they are added to masks of at least two heads.
+
+    The change that any head causes by making a mask larger is removed: the median of all additions of as many heads to
+    masks of one size, if there are enough of them. Changes by several heads at once are shared out by sparse
+    regression: most heads change little.
     """
-    gains_F = np.nan_to_num(history.scan_gains_F)
-    fewer_P, more_P, head_P = history.additions
-    excess_P = history.values_T[more_P] - history.values_T[fewer_P] - gains_F[head_P]
-    sizes_P = history.sizes_T[fewer_P]
-    for size in np.unique(sizes_P):
-        of_size = sizes_P == size
-        if of_size.sum() >= MIN_ADDITIONS:
-            excess_P[of_size] -= np.median(excess_P[of_size])
-    most_F = np.full(len(gains_F), -np.inf)
-    np.maximum.at(most_F, head_P, excess_P)
-    return most_F
+    # One thread: the last bits depend on the number of threads, and a resumed study must get the same bits.
+    with threadpool_limits(1):
+        changes = _changes(history)
+        scale = _scale(changes, np.nan_to_num(history.scan_gains_F))
+        num = changes.heads_PF.shape[1]
+        head_P = changes.heads_PF.argmax(1)
+        most_F, effects_F = np.full(num, -np.inf), np.zeros(num)
+        np.maximum.at(most_F, head_P[changes.is_alone_P], changes.excess_P[changes.is_alone_P])
+        measured = changes.is_alone_P & changes.is_sized_P
+        np.maximum.at(effects_F, head_P[measured], np.abs(changes.excess_P[measured]))
+        single_F = np.isfinite(most_F)
+        others_PF = changes.heads_PF & ~single_F
+        rest_P = changes.excess_P - changes.heads_PF @ np.where(single_F, most_F, 0)
+        shared = np.flatnonzero(others_PF.any(1))
+        mean_F, doubts_F = sparse_effects(others_PF[shared], rest_P[shared], scale)
+    return Company(
+        gains_F=np.where(single_F, most_F, mean_F),
+        doubts_F=np.where(single_F, 0, doubts_F),
+        effects_F=np.where(single_F, effects_F, np.abs(mean_F)),
+        is_added_F=np.logical_or.reduce(changes.heads_PF, axis=0),
+        is_single_F=single_F,
+        scale=scale,
+    )
 
 
-def shortlist(history: History, company_gains_F: FloatArray) -> Indices:
-    """Return the heads (S) of the best mask and those that gain most, alone or in company.
+def _changes(history: History) -> _Changes:
+    """Return the changes by added heads; those of several heads only where the effect of the size is known."""
+    heads_PF, change_P, sizes_P = history.additions
+    excess_P = change_P - heads_PF @ np.nan_to_num(history.scan_gains_F)
+    excess_P, is_sized_P = _without_size(excess_P, heads_PF.sum(1), sizes_P)
+    is_alone_P = heads_PF.sum(1) == 1
+    kept = np.flatnonzero(is_sized_P | is_alone_P)
+    return _Changes(heads_PF[kept], excess_P[kept], is_alone_P[kept], is_sized_P[kept])
+
+
+def _scale(changes: _Changes, gains_F: FloatArray) -> float:
+    """Return the root mean square of changes, by single heads if possible; without any, the spread of gains."""
+    measured = changes.is_sized_P & changes.is_alone_P
+    measured = measured if measured.any() else changes.is_sized_P
+    spread = np.sqrt(np.mean(changes.excess_P[measured] ** 2)) if measured.any() else np.std(gains_F)
+    return max(1e-9, float(spread))
+
+
+def _without_size(excess_P: FloatArray, added_P: Indices, sizes_P: Indices) -> tuple[FloatArray, BoolArray]:
+    """Return changes less the median of all by as many heads at the same size, and where there are enough for that."""
+    kind_P = added_P * (sizes_P.max(initial=0) + 1) + sizes_P
+    is_sized_P = np.zeros(len(kind_P), dtype=np.bool_)
+    for kind in np.unique(kind_P):
+        of_kind = kind_P == kind
+        if of_kind.sum() >= MIN_ADDITIONS:
+            excess_P = np.where(of_kind, excess_P - np.median(excess_P[of_kind]), excess_P)
+            is_sized_P |= of_kind
+    return excess_P, is_sized_P
+
+
+def sparse_effects(bits_PF: BoolArray, sums_P: FloatArray, scale: float) -> tuple[FloatArray, FloatArray]:
+    """Return the means (F) and standard deviations (F) of effects, of which sums are known; most are near zero.
+
+    The prior is that of `strategies.model`.
+
+    Args:
+        bits_PF: which effects each sum has.
+        sums_P: the sums.
+        scale: standard deviation of an effect before any sum is known.
+    """
+    floats_PF = bits_PF.astype(np.float64)
+    variance_F = np.full(bits_PF.shape[1], scale**2)
+    mean_F, left_F = np.zeros(bits_PF.shape[1]), variance_F
+    for _ in range(ITERATIONS if len(sums_P) else 0):
+        scaled_FP = variance_F[:, None] * floats_PF.T
+        covariance_PP = floats_PF @ scaled_FP
+        # The second term keeps equal rows from making it singular where effects are far larger than the scale.
+        noise = (NOISE * scale) ** 2 + JITTER * float(covariance_PP.max())
+        covariance_PP[np.diag_indices_from(covariance_PP)] += noise
+        factor = cho_factor(covariance_PP, lower=True, check_finite=False)
+        solved = cho_solve(factor, np.column_stack([sums_P, scaled_FP.T]), check_finite=False)
+        mean_F = scaled_FP @ solved[:, 0]
+        left_F = np.maximum(0, variance_F - np.einsum("fp,pf->f", scaled_FP, solved[:, 1:]))
+        second_F = mean_F**2 + left_F
+        variance_F = (second_F + 2 * SHAPE * second_F.mean()) / (1 + 2 * SHAPE)
+    return mean_F, np.sqrt(left_F)
+
+
+def shortlist(history: History, company: Company, *, for_pairs: bool = True) -> Indices:
+    """Return the heads (S) of the best mask and those that may gain most, alone or in company, or whose scale fell.
 
     The list grows with the size of good masks and the number of trials, up to a length at which a model of its pairs
-    can still be fitted quickly.
+    can still be fitted quickly. If pairs are what the model is for, heads that interact with others are preferred, and
+    those that lose something alone and interact with none are left out.
     """
-    num_more = (len(history.values_T) - len(history.free_heads)) // TRIALS_PER_HEAD
+    num_more = max(0, len(history.values_T) - len(history.free_heads)) // TRIALS_PER_HEAD
     size = max(MIN_SHORTLIST, int(HEADS_PER_SIZE * np.median(history.sizes_T[history.ranked[:16]])))
-    gains_F = np.nan_to_num(history.scan_gains_F, nan=-np.inf) + np.maximum(0, company_gains_F)
-    gains_F[history.bits_TF[history.ranked[0]]] = np.inf
-    return np.sort(np.argsort(-gains_F, kind="stable")[: min(MAX_SHORTLIST, size + num_more)])
+    gains_F = np.nan_to_num(history.scan_gains_F)
+    hopes_F = gains_F + np.maximum(0, company.gains_F) + scale_hopes(history, company)
+    if for_pairs:
+        hopes_F += company.effects_F
+        hopes_F[company.is_silent_F & (gains_F < -LOST * company.scale)] = -np.inf
+    hopes_F[history.failed_F] = -np.inf
+    hopes_F[history.bits_TF[history.ranked[0]]] = np.inf
+    order = np.argsort(-hopes_F, kind="stable")[: min(MAX_SHORTLIST, size + num_more)]
+    return np.sort(order[hopes_F[order] > -np.inf])
+
+
+def scale_hopes(history: History, company: Company) -> FloatArray:
+    """Return what the trained scales promise of each head (F), in units of value; zeros without scales."""
+    if history.scales_F is None:
+        return np.zeros(len(history.free_heads))
+    return HOPE * company.scale * (0.5 - history.scales_F)
 
 
 def learned(history: History, heads_S: Indices, trials: Indices, expected_T: FloatArray) -> PairwiseModel:

@@ -7,16 +7,23 @@ import numpy as np
 from headmask.mask import BoolArray, HeadMask
 from strategies.base import MaskSampler
 from strategies.breeding import seeds
-from strategies.history import FloatArray, History, apart, smallest
-from strategies.learning import Indices, company_gains, fitted_trials, learned, shortlist
+from strategies.history import History, apart, smallest
+from strategies.learning import Company, Indices, company_of, fitted_trials, learned, scale_hopes, shortlist
+from strategies.model import Functions
 from strategies.tabu import tabu_search
 
 # T trials, F free heads, S shortlisted heads, R functions, V masks visited
 
-PROBED = 0.3
-"""Part of a block that adds heads unknown to the model to the best mask."""
-GREEDY, EXPLORED = 0.4, 0.1
-"""Parts of the rest proposed by the model's mean and by random variation of good masks; samples propose the others."""
+PROBED, PROBED_SCALED = 0.6, 0.1
+"""Part of a block that adds heads to the best mask whose company is unknown, without and with trained scales."""
+GROUP = 8
+"""Heads of which nothing is known that are added at a time."""
+OPTIMISM = 2.0
+"""Standard deviations by which a head may exceed the estimate of what it gains in company."""
+GREEDY, NEAR, NEAR_SCALED, EXPLORED = 0.35, 0.1, 0.5, 0.1
+"""Parts of the rest: optima of the model's mean, the best mask with one head flipped, random variations of good masks;
+samples propose the others.
+"""
 STEPS, STARTS = 80, 4
 CANDIDATES = 100
 """Number of the best visited masks of a function that are considered."""
@@ -30,45 +37,63 @@ class PairwiseSampler(MaskSampler):
     """Fits a pairwise additive model to all trials, and proposes its optima.
 
     Part of each block are optima of the model's mean, part are optima of samples from its posterior (Thompson
-    sampling, Russo et al. 2018), and part are random variations. The model covers a shortlist of heads; the others
-    are probed, one after the other, as additions to the best mask, and those that gain there join the list.
+    sampling, Russo et al. 2018), part are the best mask with one head flipped, and part are random variations. The
+    model covers a shortlist of heads; the others are probed, in groups, as additions to the best mask, and those that
+    change something there join the list.
     """
 
     label = "pairwise"
+    revision = 4
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
-        """Return the scan's best heads together first, then what the model proposes."""
-        masks = history.take(seeds(history), count)
-        if len(masks) == count or len(history.ranked) < 2 or not np.isfinite(history.scan_gains_F).any():
+        """Return the most promising heads together first, then what the model proposes.
+
+        Where scales are trained, the heads below thresholds have been proposed before.
+        """
+        masks = [] if history.scales_F is not None else history.take(seeds(history), count)
+        if len(masks) == count or len(history.ranked) < 2 or not history.is_usable_F.any():
             return masks
-        trials = fitted_trials(history)
-        company_gains_F = company_gains(history)
-        heads_S = shortlist(history, company_gains_F)
-        probes_RF = _probes(history, company_gains_F, heads_S)
-        masks += history.take(probes_RF, int(PROBED * (count - len(masks))))
-        return masks + _modelled(count - len(masks), history, trials, heads_S, rng)
+        company = company_of(history)
+        heads_S = shortlist(history, company)
+        num_probes = int((PROBED if history.scales_F is None else PROBED_SCALED) * (count - len(masks)))
+        masks += history.take(_probes(history, company), num_probes)
+        return masks + _modelled(count - len(masks), history, company, heads_S, rng)
 
 
-def _probes(history: History, company_gains_F: FloatArray, heads_S: Indices) -> BoolArray:
-    """Return the best mask with one head added (R, F), for heads not on the shortlist that were never in company.
+def _probes(history: History, company: Company) -> BoolArray:
+    """Return the best mask with heads added (R, F) whose company is unknown or in doubt, and that may gain there.
 
-    Heads with the highest scan gains come first; heads that failed alone are left out.
+    Heads that were never added come in groups, because most change nothing in company. A group that changed something
+    is split: one half of it says what the other one did.
     """
     best_F = history.bits_TF[history.ranked[0]]
-    known_F = best_F | np.isfinite(company_gains_F) | ~np.isfinite(history.scan_gains_F)
-    known_F[heads_S] = True
-    probes_RF: BoolArray = best_F | history.rows([head] for head in history.promising.tolist() if not known_F[head])
-    return probes_RF
+    gains_F = np.nan_to_num(history.scan_gains_F) + scale_hopes(history, company)
+    may_gain_F = gains_F + company.gains_F + OPTIMISM * company.doubts_F > 0
+    open_F = may_gain_F & ~best_F & ~history.failed_F & ~company.is_single_F & ~company.is_silent_F
+    doubtful_F, groups = open_F & company.is_added_F, []
+    for members_F in sorted(history.additions[0], key=np.sum):
+        if doubtful := np.flatnonzero(members_F & doubtful_F).tolist():
+            groups.append(doubtful[: (len(doubtful) + 1) // 2])
+            doubtful_F &= ~members_F
+    order = np.argsort(-gains_F, kind="stable")
+    fresh = order[(open_F & ~company.is_added_F)[order]]
+    groups += [fresh[start : start + GROUP].tolist() for start in range(0, len(fresh), GROUP)]
+    added_RF: BoolArray = best_F | history.rows(groups)
+    return added_RF
 
 
 def _modelled(
-    count: int, history: History, trials: Indices, heads_S: Indices, rng: np.random.Generator
+    count: int, history: History, company: Company, heads_S: Indices, rng: np.random.Generator
 ) -> list[HeadMask]:
     """Return masks over the shortlist that a model of trials proposes, or that improve it."""
-    num_greedy, num_explored = int(GREEDY * count), int(EXPLORED * count)
-    num_sampled = count - num_greedy - num_explored
+    near = NEAR if history.scales_F is None else NEAR_SCALED
+    num_greedy, num_near, num_explored = int(GREEDY * count), int(near * count), int(EXPLORED * count)
+    num_sampled = count - num_greedy - num_near - num_explored
+    trials = fitted_trials(history)
     gains_F = np.nan_to_num(history.scan_gains_F)
-    expected_T = history.baseline + np.where(history.bits_TF[trials], gains_F, 0).sum(1)
+    expected_F = gains_F + company.gains_F
+    expected_F[heads_S] = gains_F[heads_S]
+    expected_T = history.baseline + np.where(history.bits_TF[trials], expected_F, 0).sum(1)
     model = learned(history, heads_S, trials, expected_T)
     starts_BS = history.bits_TF[trials[:STARTS]][:, heads_S]
     functions = model.functions(num_sampled, rng, gains_F[heads_S])
@@ -77,10 +102,23 @@ def _modelled(
     good_VS = history.bits_TF[trials[:200]][:, heads_S]
     greedy_VS = best_RVS[0, apart(best_RVS[0], APART, good_VS, num_greedy)]
     masks = history.take(history.widened(greedy_VS, heads_S), num_greedy)
+    masks += history.take(_near(history, company, functions, heads_S), num_near)
     for best_VS in best_RVS[1:]:
         masks += history.take(history.widened(best_VS, heads_S), 1)
     varied_VS = _varied(np.vstack([best_RVS[0, :16], starts_BS]), 4 * max(1, num_explored), rng)
     return masks + history.take(history.widened(varied_VS, heads_S), count - len(masks))
+
+
+def _near(history: History, company: Company, functions: Functions, heads_S: Indices) -> BoolArray:
+    """Return the best mask with one head flipped (R, F), best ones by the model's mean and by scales first."""
+    best_F = history.bits_TF[history.ranked[0]]
+    flipped_SS = best_F[heads_S] ^ np.eye(len(heads_S), dtype=np.bool_)
+    values_S = functions.values(flipped_SS, flipped_SS.sum(1))[0]
+    hopes_S = scale_hopes(history, company)[heads_S]
+    order = np.argsort(-(values_S + np.where(best_F[heads_S], -hopes_S, hopes_S)), kind="stable")
+    rows_RF = np.repeat(best_F[None], len(order), axis=0)
+    rows_RF[np.arange(len(order)), heads_S[order]] ^= True
+    return rows_RF
 
 
 def _varied(good_VS: BoolArray, count: int, rng: np.random.Generator) -> BoolArray:

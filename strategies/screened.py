@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from headmask.mask import BoolArray, HeadMask
 from strategies.base import Screen
 from strategies.breeding import NUM_PARENTS, bred, seeds
 from strategies.history import FloatArray, History, apart
-from strategies.learning import company_gains, fitted_trials, learned, shortlist
+from strategies.learning import company_of, fitted_trials, learned, shortlist
 from strategies.model import BEYOND
 
 # T trials, P population, R children, F free heads
@@ -21,6 +22,8 @@ APART = 2
 """Minimum number of heads in which proposals of a block differ."""
 MIN_TRUST, NUM_TRUSTED = 0.25, 16
 """Smallest part of a block that is screened, and number of exact results needed to correct and limit predictions."""
+NUM_WRONG = 4
+"""Heads whose mispredictions are always learned, beside those of the shortlist."""
 NUM_COMPARED = 96
 """Number of best results that predictions are compared with."""
 
@@ -81,7 +84,8 @@ class ScreenedSearch:
         compared = _compared(history)
         if min(len(compared), len(trials)) < NUM_TRUSTED:
             return lambda bits_RF: np.nan_to_num(self.predict(bits_RF, history), nan=-np.inf)
-        heads_S = shortlist(history, company_gains(history))
+        wrong = _mispredicted(history.bits_TF[trials], history.values_T[trials] - predicted_T)
+        heads_S = np.union1d(shortlist(history, company_of(history), for_pairs=False), wrong)
         functions = learned(history, heads_S, trials, predicted_T).mean_function()
         largest = history.sizes_T[compared].max() + BEYOND
 
@@ -91,6 +95,13 @@ class ScreenedSearch:
             return np.where(np.isnan(values_R) | (sizes_R > largest), -np.inf, values_R)
 
         return corrected
+
+
+def _mispredicted(bits_TF: BoolArray, errors_T: FloatArray) -> NDArray[np.int64]:
+    """Return the heads with which predictions err most, in standard errors of their mean error."""
+    with threadpool_limits(1):  # The last bits depend on the number of threads.
+        total_F = bits_TF.T @ (errors_T - errors_T.mean())
+    return np.argsort(-np.abs(total_F) / np.sqrt(np.maximum(1, bits_TF.sum(0))), kind="stable")[:NUM_WRONG]
 
 
 def _compared(history: History) -> NDArray[np.int64]:

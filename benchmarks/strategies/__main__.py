@@ -20,7 +20,9 @@ from orchestrator.screen.waiting import counting
 
 
 def strategies(
-    landscape: Annotated[list[str] | None, typer.Option(help="By name; all but random-144 by default.")] = None,
+    landscape: Annotated[
+        list[str] | None, typer.Option(help="By name; all but those of random weights by default.")
+    ] = None,
     contestant: Annotated[list[str] | None, typer.Option(help="By name; a choice of them by default.")] = None,
     full: Annotated[bool, typer.Option("--full", help="More seeds and masks: takes far longer.")] = False,
     seeds: Annotated[int | None, typer.Option(min=1, max=10_000, help="Seeds on every landscape.")] = None,

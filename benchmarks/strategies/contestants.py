@@ -13,14 +13,13 @@ from headmask.mask import Head, HeadMask
 from strategies import STRATEGIES, make_sampler
 
 MAX_RANDOM_HEADS = 8
-SURROGATE, GATED = "+surrogate", "+gates"
-GATE_SHARE = 0.25
+SURROGATE = "+surrogate"
 Contestant = Callable[[Meter, int], None]
 """Evaluates masks of a meter by a seed, until `BudgetSpent` or until its plan ends."""
 
-TRAINED = ("gates", "mixture" + GATED, "mixture" + GATED + SURROGATE)
-"""Those that train gates, which takes a landscape of a tower."""
-OURS = tuple(name for name in STRATEGIES if name not in ("scan", "gates"))
+TRAINED = ("scales", "importance")
+"""Those that need gradients, which takes a landscape of a tower."""
+OURS = tuple(name for name in STRATEGIES if name not in ("scan", "scales"))
 DEFAULT_OURS = ("mixture", "genetic")
 """Those of ours that compete when nobody is named; with the surrogate, too."""
 
@@ -30,9 +29,8 @@ def contestants() -> dict[str, Contestant]:
     return {
         **{name: partial(ours, name) for name in OURS},
         **{name + SURROGATE: partial(ours, name, screened=True) for name in OURS},
-        "gates": partial(ours, "gates"),
-        "mixture" + GATED: partial(ours, "mixture", gate_share=GATE_SHARE),
-        "mixture" + GATED + SURROGATE: partial(ours, "mixture", gate_share=GATE_SHARE, screened=True),
+        "scales": partial(ours, "scales"),
+        "importance": importance,
         "random": random_masks,
         "greedy-top-k": greedy_top_k,
         "greedy-forward-backward": greedy_forward_backward,
@@ -50,7 +48,7 @@ def default_names() -> list[str]:
     return own + [name for name in contestants() if name.removesuffix(SURROGATE) not in (*OURS, *TRAINED)]
 
 
-def ours(name: str, meter: Meter, seed: int, *, screened: bool = False, gate_share: float = 0.0) -> None:
+def ours(name: str, meter: Meter, seed: int, *, screened: bool = False) -> None:
     """Run one of our strategies in blocks of the shipped size, results told as late as the block rule allows."""
     sampler = make_sampler(
         name,
@@ -59,7 +57,6 @@ def ours(name: str, meter: Meter, seed: int, *, screened: bool = False, gate_sha
         limits=meter.limits,
         screen=meter.screen if screened else None,
         gradients=meter.gradients,
-        gate_share=gate_share,
     )
     books = sampler.new_books()
     while not books.is_exhausted:
@@ -97,6 +94,21 @@ def greedy_forward_backward(meter: Meter, seed: int) -> None:
         if max(values) <= best:
             return
         mask, best = flipped[int(np.argmax(values))], max(values)
+
+
+def importance(meter: Meter, seed: int) -> None:
+    """Ablate the least important heads together, one to all of them, by a first-order estimate (Michel et al. 2019).
+
+    The estimate is the gradient of the loss by scales, over all micro-batches: one backward pass.
+    """
+    gradients, heads = meter.gradients, meter.limits.free_heads(meter.grid)
+    if gradients is None:
+        raise TypeError("importance needs gradients")
+    meter(HeadMask.empty(meter.grid))
+    ones_F = np.ones(len(heads))
+    gradient_F = np.mean([gradients(batch, ones_F)[1] for batch in range(gradients.num_batches)], axis=0)
+    ranked = [heads[index] for index in np.argsort(-gradient_F, kind="stable")]
+    meter.values([HeadMask.from_heads(meter.grid, ranked[:size]) for size in range(1, len(ranked) + 1)])
 
 
 def hill_climb(meter: Meter, seed: int) -> None:

@@ -13,12 +13,14 @@ from strategies import Gradients, Limits, Screen
 if TYPE_CHECKING:
     from benchmarks.strategies.measured import Measured
 
-LandscapeName = Literal["pairwise-144", "cliff-144", "pairwise-384", "cliff-384", "table-12", "demo-48", "random-144"]
+LandscapeName = Literal[
+    "pairwise-144", "cliff-144", "pairwise-384", "cliff-384", "table-12", "demo-48", "random-144", "random-384"
+]
 LANDSCAPES: tuple[LandscapeName, ...] = get_args(LandscapeName)
-TABLE, DEMO, RANDOM = "table-12", "demo-48", "random-144"
-MEASURED = (TABLE, DEMO, RANDOM)
+TABLE, DEMO, RANDOM = "table-12", "demo-48", ("random-144", "random-384")
+MEASURED = (TABLE, DEMO, *RANDOM)
 """Of a tower. There the displacement surrogate and gradients are at hand, and a seed decides the contestants only."""
-DEFAULT_LANDSCAPES = tuple(name for name in LANDSCAPES if name != RANDOM)
+DEFAULT_LANDSCAPES = tuple(name for name in LANDSCAPES if name not in RANDOM)
 """Those of a contest for which none is named."""
 _GRIDS = {"144": HeadGrid(12, 12), "384": HeadGrid(24, 16)}
 _PART = 128
@@ -45,7 +47,7 @@ class Landscape(Protocol):
 
     @property
     def gradients(self) -> Gradients | None:
-        """Gradients of the loss that gates are trained by; None where there is no tower."""
+        """Gradients of the loss that scales are trained by; None where there is no tower."""
         ...
 
     def values(self, masks: Sequence[HeadMask]) -> list[float]:
@@ -90,4 +92,6 @@ def _measured(name: str) -> Measured:
     from benchmarks.strategies.measured import demo_landscape, table_landscape
     from benchmarks.strategies.planted import random_landscape
 
-    return {TABLE: table_landscape, DEMO: demo_landscape, RANDOM: random_landscape}[name]()
+    if name in RANDOM:
+        return random_landscape(name)
+    return {TABLE: table_landscape, DEMO: demo_landscape}[name]()

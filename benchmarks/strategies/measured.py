@@ -1,4 +1,4 @@
-"""Landscapes of a tower: exact scores on a search split, the displacement surrogate, gradients by gates."""
+"""Landscapes of a tower: exact scores on a search split, the displacement surrogate, gradients by scales."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.strategies.memo import Memo
 from headmask.border.home import cache_folder
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.demo import DEMO_CHUNK, unpack_demo
-from orchestrator.search.gradients import GateGradients
+from orchestrator.search.gradients import ScaleGradients
 from orchestrator.search.session import Session, prepare
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import flags_of
@@ -66,9 +66,9 @@ class Measured:
         return np.array(self._predicted.values(masks, self._predict))
 
     @cached_property
-    def gradients(self) -> GateGradients:
+    def gradients(self) -> ScaleGradients:
         """Gradients of the search's loss, kept on disk like scores."""
-        return GateGradients(self._session, self._pool)
+        return ScaleGradients(self._session, self._pool)
 
     def _score(self, masks: Sequence[HeadMask]) -> list[float]:
         scores = self._scores(self._session.search_stage, masks)

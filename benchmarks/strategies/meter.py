@@ -12,7 +12,7 @@ from headmask.mask import BoolArray, HeadGrid, HeadMask
 from strategies import Gradients, Limits, Screen
 from strategies.history import FloatArray
 
-# M masks, B micro-batches, F free heads
+# M masks, F free heads
 
 MAX_ASKED = 5
 """Masks asked for, new or not, for each one of the budget: a contestant that needs more has converged."""
@@ -56,7 +56,7 @@ class Meter:
 
     @property
     def gradients(self) -> Gradients | None:
-        """What gates are trained by, counted; None where there is nothing."""
+        """What scales are trained by, counted; None where there is nothing."""
         return None if self._landscape.gradients is None else _Counted(self._landscape.gradients, self._charge)
 
     def __call__(self, mask: HeadMask) -> float:
@@ -97,7 +97,7 @@ class Meter:
             if len(self.best_so_far) == self._budget:
                 raise BudgetSpent(f"all {self._budget:,} masks of the budget are evaluated, or trained for")
             self._trained -= 1
-            self.best_so_far.append(self.best_so_far[-1])
+            self.best_so_far.append(self.best_so_far[-1] if self.best_so_far else -np.inf)
 
     def bit_values(self, bits_MF: BoolArray) -> NDArray[np.float64]:
         """Return the values (M) of masks that are rows of bits over the heads that may be ablated; see `values`."""
@@ -118,7 +118,7 @@ class _Counted:
         self._gradients, self._charge = gradients, charge
         self.num_batches, self.masks_per_step = gradients.num_batches, gradients.masks_per_step
 
-    def __call__(self, batches: Sequence[int], gates_BF: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return losses and gradients; see `Gradients`."""
+    def __call__(self, batch: int, scales_F: FloatArray) -> tuple[float, FloatArray]:
+        """Return a loss and its gradient; see `Gradients`."""
         self._charge(self.masks_per_step)
-        return self._gradients(batches, gates_BF)
+        return self._gradients(batch, scales_F)

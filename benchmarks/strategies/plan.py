@@ -28,6 +28,7 @@ QUICK = {
     "table-12": Size(1_000, 3),
     "demo-48": Size(300, 1),
     "random-144": Size(1_000, 1),
+    "random-384": Size(300, 1),
 }
 FULL = {
     "pairwise-144": Size(3_000, 5),
@@ -37,6 +38,7 @@ FULL = {
     "table-12": Size(3_000, 5),
     "demo-48": Size(1_000, 2),
     "random-144": Size(1_000, 5),
+    "random-384": Size(1_000, 2),
 }
 QUICK_CAPS = {"optuna-tpe": 300, "tpe": 300}
 FULL_CAPS = {**QUICK_CAPS, "optuna-nsga2": 1_000, "nsga2": 1_000}
@@ -55,15 +57,15 @@ def plan(
     """Return the cells of a contest.
 
     Args:
-        landscapes: by name; all but `random-144` by default.
-        names: of the contestants; all but those by default that train gates, and those of ours that the mixture has.
+        landscapes: by name; all but those of random weights by default.
+        names: of the contestants; by default all but those that need gradients and those that the mixture has.
         full: take the full sizes.
         num_seeds: for every landscape, instead of its own number.
         first_seed: the seeds are this one and those after it.
         budget: distinct masks of every run, instead of the landscape's own number; slow contestants stay capped.
 
     Raises:
-        ConfigError: there is no landscape or contestant of a name, or no tower whose gates could be trained.
+        ConfigError: there is no landscape or contestant of a name, or no tower that has gradients.
     """
     sizes, caps = (FULL, FULL_CAPS) if full else (QUICK, QUICK_CAPS)
     landscapes, names = landscapes or DEFAULT_LANDSCAPES, names or default_names()
@@ -74,7 +76,7 @@ def plan(
     trained, synthetic = set(names) & set(TRAINED), set(landscapes) - set(MEASURED)
     if trained and synthetic:
         raise ConfigError(
-            f"{min(trained)} trains gates, which takes a tower; got landscape {min(synthetic)}: "
+            f"{min(trained)} needs gradients, which takes a tower; got landscape {min(synthetic)}: "
             f"name {', '.join(MEASURED)}"
         )
     return [

@@ -1,10 +1,10 @@
-"""A landscape of random weights: 12 x 12 heads, of which some were planted to hurt."""
+"""Landscapes of random weights: 12 x 12 or 24 x 16 heads, of which some were planted to hurt."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,31 +29,54 @@ from workers.tasks.retrieval import RetrievalTargets
 
 # N images, Q captions, E embedding
 
-CLIP_CONFIG: dict[str, Any] = {
-    "embed_dim": 48,
-    "vision_cfg": {"image_size": 48, "patch_size": 12, "width": 48, "layers": 12, "head_width": 4},
-    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-IMAGES = 1_000
+HEAD_WIDTH = 4
 SCALE = 50
 """Of the logits: a trained CLIP ends near 100."""
 SEED = 0
-PLANTED = 18
+PLANTED = 0.125
+"""Part of the heads that hurt."""
 NOISE = 0.4
 """Of caption embeddings, as part of the spread of image embeddings."""
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Size of a landscape."""
+
+    grid: HeadGrid
+    num_images: int
+
+    @property
+    def clip_config(self) -> dict[str, Any]:
+        """The architecture, as open_clip reads it."""
+        width = HEAD_WIDTH * self.grid.heads
+        return {
+            "embed_dim": width,
+            "vision_cfg": {
+                "image_size": 48,
+                "patch_size": 12,
+                "width": width,
+                "layers": self.grid.layers,
+                "head_width": HEAD_WIDTH,
+            },
+            "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        }
+
+
+SHAPES = {"random-144": Shape(HeadGrid(12, 12), 1_000), "random-384": Shape(HeadGrid(24, 16), 2_000)}
+
+
 @cache
-def random_landscape() -> Measured:
-    """Return 12 x 12 heads with random weights on drawn scenes, all of them free.
+def random_landscape(name: str) -> Measured:
+    """Return heads with random weights on drawn scenes, all of them free.
 
     The captions of a scene are embedded near what its image would be without the planted heads: those hurt.
     """
-    folder = folder_of("random-144")
+    folder, shape = folder_of(name), SHAPES[name]
     with FileLock(folder / ".lock"):
         if not (folder / "scenes.parquet").exists():
-            write_random_model(folder / "model")
-            write_scenes(folder / "scenes.parquet")
+            write_random_model(folder / "model", shape)
+            write_scenes(folder / "scenes.parquet", shape.num_images)
     session = session_of(folder / "model", folder / "scenes.parquet")
     arrays = session.payload.splits["search"][""]
     planted = replace(arrays, other_E=_captions(session, planted_mask(session.grid)))
@@ -61,23 +84,23 @@ def random_landscape() -> Measured:
     return Measured(replace(session, payload=replace(session.payload, splits=splits)), Limits())
 
 
-def write_random_model(folder: Path) -> None:
+def write_random_model(folder: Path, shape: Shape) -> None:
     """Write a small CLIP with random weights, whose heads all matter, as a folder that open_clip loads."""
     torch.manual_seed(SEED)
-    model = CLIP(**CLIP_CONFIG, init_logit_scale=math.log(SCALE)).requires_grad_(False)
+    model = CLIP(**shape.clip_config, init_logit_scale=math.log(SCALE)).requires_grad_(False)
     for name, parameter in model.visual.named_parameters():
         if "attn" in name:
             parameter.normal_(std=0.2)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": CLIP_CONFIG, "preprocess_cfg": {"size": 48}})
+        json.dumps({"model_cfg": shape.clip_config, "preprocess_cfg": {"size": 48}})
     )
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
 
 
-def write_scenes(path: Path) -> None:
+def write_scenes(path: Path, num_images: int) -> None:
     """Write drawn scenes; only those of the search split count."""
-    sizes = {"search": IMAGES, "confirm": 8, "test": 8}
+    sizes = {"search": num_images, "confirm": 8, "test": 8}
     rows = enumerate(downstream_rows(SEED, sizes=sizes))
     temporary = path.with_suffix(".part")
     write_dataset(temporary, (Row(f"{i}.webp", image, captions, split) for i, (image, captions, split) in rows))
@@ -87,7 +110,7 @@ def write_scenes(path: Path) -> None:
 def planted_mask(grid: HeadGrid) -> HeadMask:
     """Return the heads that were planted."""
     heads = list(grid)
-    chosen = np.random.default_rng(SEED).choice(len(heads), PLANTED, replace=False)
+    chosen = np.random.default_rng(SEED).choice(len(heads), round(PLANTED * len(heads)), replace=False)
     return HeadMask.from_heads(grid, [heads[index] for index in chosen])
 
 

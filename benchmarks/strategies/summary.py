@@ -15,7 +15,7 @@ from benchmarks.strategies.contest import Run
 
 # S seeds
 
-EVALUATIONS = (100, 300, 1_000, 3_000)
+EVALUATIONS = (50, 100, 200, 300, 1_000, 3_000)
 RANKED_AT = (300, 1_000, 3_000)
 POINTS = 100
 

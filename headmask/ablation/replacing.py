@@ -50,13 +50,13 @@ def corrected_output(
     return attention.corrected(y_BQD, heads, change, attended.z_BHQd)
 
 
-def gate_heads(attended: Attended, gates_H: Tensor, ablation: Ablation, means_Hd: Tensor | None = None) -> Tensor:
-    """Return g z + (1 - g) r (B, H, Q, d) for gates g of all heads, r being what the ablation puts in place of z."""
-    gates_HQd = gates_H.to(attended.z_BHQd)[:, None, None]
-    instead = ablation.replacement(attended, list(range(len(gates_H))), means_Hd)
+def scale_heads(attended: Attended, scales_H: Tensor, ablation: Ablation, means_Hd: Tensor | None = None) -> Tensor:
+    """Return g z + (1 - g) r (B, H, Q, d) for scales g of all heads, r being what the ablation puts in place of z."""
+    scales_HQd = scales_H.to(attended.z_BHQd)[:, None, None]
+    instead = ablation.replacement(attended, list(range(len(scales_H))), means_Hd)
     if instead is None:
-        return attended.z_BHQd * gates_HQd
-    return instead + gates_HQd * (attended.z_BHQd - instead)
+        return attended.z_BHQd * scales_HQd
+    return instead + scales_HQd * (attended.z_BHQd - instead)
 
 
 def heads_of(word: int) -> list[int]:

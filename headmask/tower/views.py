@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from headmask.ablation.replacing import corrected_output, gate_heads, replace_heads
+from headmask.ablation.replacing import corrected_output, replace_heads, scale_heads
 from headmask.ablation.rules import ZERO, Ablation
 from headmask.attention.adapters import open_attention
 from headmask.attention.heads import Attended, HeadAttention
@@ -163,38 +163,40 @@ class TowerView(ABC):
             x = self.leave(layer, entered, word, ablation, means_LHd)
         return self.pool(x)
 
-    def encode_gated(
-        self, inputs: Tensor, gates_LH: Tensor, ablation: Ablation = ZERO, means_LHd: Tensor | None = None
+    def encode_scaled(
+        self, inputs: Tensor, scales_LH: Tensor, ablation: Ablation = ZERO, means_LHd: Tensor | None = None
     ) -> Tensor:
-        """Return the embeddings (B, E) with gates on all heads, differentiable by the gates.
+        """Return the embeddings (B, E) with scales on all heads, differentiable by the scales.
 
-        A gate of 1 leaves a head as it is, 0 ablates it. Only the residual streams between layers are kept for the way
+        A scale of 1 leaves a head as it is, 0 ablates it. Only the residual streams between layers are kept for the way
         back, on which a layer is computed again.
 
         Args:
             inputs: see `embed`.
-            gates_LH: one gate per head; float32, whatever the tower's precision.
-            ablation: what a gate of 0 puts in place of a head.
+            scales_LH: one scale per head; float32, whatever the tower's precision.
+            ablation: what a scale of 0 puts in place of a head.
             means_LHd: calibrated mean outputs, where the ablation needs them.
         """
         sequences = self.embed(inputs)
         x = sequences.x_BTD
         for layer in range(self.grid.layers):
-            x = checkpoint(self._gated, layer, sequences, x, gates_LH[layer], ablation, means_LHd, use_reentrant=False)
+            x = checkpoint(
+                self._scaled, layer, sequences, x, scales_LH[layer], ablation, means_LHd, use_reentrant=False
+            )
         return self.pool(x)
 
-    def _gated(
+    def _scaled(
         self,
         layer: int,
         sequences: Sequences,
         x_BTD: Tensor,
-        gates_H: Tensor,
+        scales_H: Tensor,
         ablation: Ablation,
         means_LHd: Tensor | None,
     ) -> Tensor:
-        """Return the residual stream that leaves a layer with gates on its heads."""
+        """Return the residual stream that leaves a layer with scales on its heads."""
         x_BQD, attended = self._attend(layer, sequences, x_BTD, ablation)
-        z_BHQd = gate_heads(attended, gates_H, ablation, None if means_LHd is None else means_LHd[layer])
+        z_BHQd = scale_heads(attended, scales_H, ablation, None if means_LHd is None else means_LHd[layer])
         return self.blocks[layer].finish(x_BQD, self.attentions[layer].project(z_BHQd))
 
     def _first_tokens(self, x_BTD: Tensor) -> Tensor:

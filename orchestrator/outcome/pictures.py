@@ -75,13 +75,13 @@ def draw_deltas(axes: Any, deltas_LH: np.ndarray, selected: Sequence[Head]) -> N
     axes.figure.colorbar(image, ax=axes, label="points", extend="both")
 
 
-def write_gates(
-    shut: Mapping[str, float], losses: Sequence[float | None], selected: HeadMask, path: Path | IO[bytes]
+def write_scales(
+    scales: Mapping[str, float], losses: Sequence[float | None], selected: HeadMask, path: Path | IO[bytes]
 ) -> None:
-    """Write the state of gates as PNG: the loss by step, and how surely gates are shut, by head and as a distribution.
+    """Write trained scales as PNG: the loss by step, and the scales as a distribution and by head.
 
     Args:
-        shut: by head, the probability that its gate is shut; heads without a gate stay white.
+        scales: by head; heads without one stay white.
         losses: loss of every step; None if it was not finite.
         selected: the mask to mark.
         path: path of the picture, or a file object.
@@ -90,9 +90,9 @@ def write_gates(
     from matplotlib.figure import Figure
 
     grid = selected.grid
-    shut_LH = np.full((grid.layers, grid.heads), np.nan)
-    for head, probability in shut.items():
-        shut_LH[Head.parse(head)] = probability
+    scales_LH = np.full((grid.layers, grid.heads), np.nan)
+    for head, scale in scales.items():
+        scales_LH[Head.parse(head)] = scale
     figure: Any = Figure(figsize=(5 + 0.5 * grid.heads, max(4.0, 1.8 + 0.4 * grid.layers)), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subfigures(1, 2, width_ratios=(4, 1 + 0.5 * grid.heads))
@@ -100,14 +100,13 @@ def write_gates(
     top.plot(range(1, len(losses) + 1), [np.nan if loss is None else loss for loss in losses], color="C0")
     top.set_xlabel("step")
     top.set_ylabel("loss in nats")
-    bottom.hist(list(shut.values()), bins=np.linspace(0, 1, 21), color="C0")
-    bottom.set_yscale("log")
-    bottom.set_xlabel("probability to be shut")
-    bottom.set_ylabel("gates")
+    bottom.hist(list(scales.values()), bins=np.linspace(0, 1.5, 31), color="C0")
+    bottom.set_xlabel("scale")
+    bottom.set_ylabel("heads")
     axes = right.subplots()
-    image = axes.imshow(shut_LH, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
+    image = axes.imshow(1 - scales_LH, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", origin="lower")
     axes.set(xticks=range(grid.heads), yticks=range(grid.layers), xlabel="head", ylabel="layer")
-    axes.set_title("probability of gates to be shut\ndots: selected mask", fontsize="medium")
+    axes.set_title("1 - scale: blue to ablate\ndots: selected mask", fontsize="medium")
     _dots(axes, selected.heads)
     right.colorbar(image, ax=axes)
     _save(figure, path)

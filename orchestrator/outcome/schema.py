@@ -27,11 +27,11 @@ from orchestrator.study.runfolder import CONFIG
 from workers.data.remarks import ImageRemarks
 
 if TYPE_CHECKING:
+    from orchestrator.search.progress import Progress
     from orchestrator.search.session import Session
     from orchestrator.search.surrogate import Surrogate
     from orchestrator.study.records import TrialRecord
     from orchestrator.verdict.decide import Verdict
-    from strategies import Gates
     from workers.scoring.messages import MaskScore
 
 FILE = "result.json"
@@ -165,12 +165,15 @@ class SurrogateResult(_Part):
     num_screened: int = Field(description="masks predicted in this run of the driver")
 
 
-class GatesResult(_Part):
-    """Where training by back-propagation ended, one gate per head that may be ablated."""
+class ScalesResult(_Part):
+    """Where training by back-propagation ended, one scale per head that may be ablated."""
 
     steps: int
-    losses: list[float | None] = Field(description="mean contrastive loss or cross-entropy of every step, in nats")
-    shut: dict[str, float] = Field(description="head to the probability that its gate is shut")
+    losses: list[float | None] = Field(description="contrastive loss or cross-entropy of every step, in nats")
+    scales: dict[str, float] = Field(description="head to its scale: 1 as in the model, 0 ablated, at most 1.5")
+    agreement: float | None = Field(
+        description="Spearman's rank correlation of how far scales fell with the scan's changes; null if undefined"
+    )
 
 
 class PixelsResult(_Part):
@@ -188,6 +191,16 @@ class PixelsResult(_Part):
 class SearchResult(_Part):
     """The result of a search."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_gates(cls, content: Any) -> Any:
+        """Leave out what results of 0.1 say of gates; and their checksum, which covers that, if it is right."""
+        if not isinstance(content, dict) or "gates" not in content:
+            return content
+        covered = {key: value for key, value in content.items() if key != "checksum"}
+        left = {"gates", "checksum"} if content.get("checksum") == checksum(covered) else {"gates"}
+        return {key: value for key, value in content.items() if key not in left}
+
     format: Literal["headmask-result/1"] = "headmask-result/1"
     verdict: Literal["reliable improvement", "no reliable improvement"]
     objective: str
@@ -203,7 +216,7 @@ class SearchResult(_Part):
     prospects: Prospects | None = Field(description="null where no mask but the baseline could be scored")
     guarded: list[Guarded] = Field(description="data sets on which little may be lost")
     surrogate: SurrogateResult | None = Field(description="null for a search without")
-    gates: GatesResult | None = Field(default=None, description="null for a search that trained none")
+    scales: ScalesResult | None = Field(default=None, description="null for a search that trained none")
     num_masks: int = Field(description="distinct masks scored on the search split")
     num_failed: int
     stopped_by: StopReason = Field(description="what ended the search: a budget, or that no mask was left")
@@ -319,13 +332,27 @@ def surrogate_result(surrogate: Surrogate | None) -> SurrogateResult | None:
     return SurrogateResult(rank_correlation=surrogate.rank_correlation, num_screened=surrogate.num_screened)
 
 
-def gates_result(session: Session, gates: Gates | None) -> GatesResult | None:
-    """Return the final state of gates."""
-    if gates is None or not gates.step:
+def scales_result(session: Session, searched: Progress) -> ScalesResult | None:
+    """Return the final scales of a search, and how well they agree with its scan; None if it trained none."""
+    if searched.scales is None or not searched.scales.step:
         return None
-    heads = map(str, session.limits.free_heads(session.grid))
-    losses = [loss if math.isfinite(loss) else None for loss in gates.losses]
-    return GatesResult(steps=gates.step, losses=losses, shut=dict(zip(heads, gates.shut_F.tolist(), strict=True)))
+    from scipy.stats import spearmanr  # The import takes a second, which readers of results are spared.
+
+    heads = session.limits.free_heads(session.grid)
+    scales = dict(zip(heads, searched.scales.averaged(searched.scales.step).tolist(), strict=True))
+    values = {
+        record.mask.heads[0]: record.value
+        for record in searched.records
+        if len(record.mask) == 1 and record.value is not None
+    }
+    sides = [-scales[head] for head in values], list(values.values())
+    is_defined = all(len(set(side)) > 1 for side in sides)
+    return ScalesResult(
+        steps=searched.scales.step,
+        losses=[loss if math.isfinite(loss) else None for loss in searched.scales.losses],
+        scales={str(head): scale for head, scale in scales.items()},
+        agreement=float(spearmanr(*sides).statistic) if is_defined else None,
+    )
 
 
 def random_masks(session: Session, verdict: Verdict) -> RandomMasks:
@@ -366,7 +393,7 @@ def mask_file(
     *,
     study: str,
     run_id: str | None,
-    gates: GatesResult | None = None,
+    scales: ScalesResult | None = None,
 ) -> MaskFile:
     """Return the mask file of the selected or the empty mask, with its scores."""
     finalist, baseline = verdict.finalist(mask), verdict.finalist(verdict.baseline)
@@ -401,7 +428,7 @@ def mask_file(
         data=tuple(_data_reference(session, index) for index in range(len(session.objective.goals))),
         study=study,
         run=run_id,
-        gates=None if gates is None else {str(head): gates.shut[str(head)] for head in mask.heads},
+        scales=None if scales is None else {str(head): scales.scales[str(head)] for head in mask.heads},
         versions=versions(),
     )
 

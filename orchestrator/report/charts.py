@@ -12,7 +12,7 @@ import numpy as np
 from headmask.border.shown import counted
 from headmask.mask import Head, HeadGrid, HeadMask
 from orchestrator.outcome import pictures as plots
-from orchestrator.outcome.schema import GatesResult, SearchResult
+from orchestrator.outcome.schema import ScalesResult, SearchResult
 from orchestrator.pages import Figure, figure
 from orchestrator.report.content import Study
 from orchestrator.statistics.pareto import Point, front, knee, savings
@@ -170,23 +170,23 @@ def known_on_confirm(study: Study) -> dict[HeadMask, float]:
     return known
 
 
-def gates(study: Study, result: SearchResult, found: GatesResult) -> list[Figure]:
-    """Return charts of how surely gates are shut, by head, and of the loss by step."""
+def scales(study: Study, result: SearchResult, found: ScalesResult) -> list[Figure]:
+    """Return charts of the trained scales, by head, and of the loss by step."""
     from plotly.graph_objects import Figure as PlotlyFigure
     from plotly.graph_objects import Scatter
 
     selected = _mask(study.grid, result.selected)
-    shut_LH = np.full((study.grid.layers, study.grid.heads), np.nan)
-    for head, probability in found.shut.items():
-        shut_LH[Head.parse(head)] = probability
+    scales_LH = np.full((study.grid.layers, study.grid.heads), np.nan)
+    for head, scale in found.scales.items():
+        scales_LH[Head.parse(head)] = scale
     texts = [
         [
-            f"L{layer}H{head}: {'no gate' if np.isnan(p) else f'shut with probability {p:.2f}'}"
-            for head, p in enumerate(row)
+            f"L{layer}H{head}: {'no scale' if np.isnan(scale) else f'scale {scale:.2f}'}"
+            for head, scale in enumerate(row)
         ]
-        for layer, row in enumerate(shut_LH.tolist())
+        for layer, row in enumerate(scales_LH.tolist())
     ]
-    heads = PlotlyFigure(_cells(shut_LH, texts, RISING, None, "probability to be shut"))
+    heads = PlotlyFigure(_cells(1 - scales_LH, texts, DIVERGING, 1.0, "1 - scale"))
     _mark(heads, selected)
     _head_axes(heads, study.grid)
     loss = PlotlyFigure(
@@ -200,9 +200,9 @@ def gates(study: Study, result: SearchResult, found: GatesResult) -> list[Figure
     )
     loss.update_xaxes(title="step")
     loss.update_yaxes(title="loss, in nats")
-    picture = _drawn(study, "gates.png", lambda file: plots.write_gates(found.shut, found.losses, selected, file))
-    num_shut = sum(probability > 0.5 for probability in found.shut.values())
-    alt = f"Heat map of the probability that each head's gate is shut: {num_shut} of {len(found.shut)} are rather shut."
+    picture = _drawn(study, "scales.png", lambda file: plots.write_scales(found.scales, found.losses, selected, file))
+    num_low = sum(scale < 0.5 for scale in found.scales.values())
+    alt = f"Heat map of the trained scale of each head: {num_low} of {len(found.scales)} are below one half."
     height, width = _size(study.grid)
     alt_loss = f"Line chart: the loss over {counted(found.steps, 'step')} of training."
     return [
@@ -252,10 +252,6 @@ def _head_axes(chart: PlotlyFigure, grid: HeadGrid) -> None:
     chart.update_yaxes(
         title="layer", dtick=1 if grid.layers <= 24 else 2, range=[-0.5, grid.layers - 0.5], showgrid=False
     )
-
-
-def _gate(head: Head, probability: float) -> str:
-    return f"<b>{head}</b>: " + ("no gate" if np.isnan(probability) else f"shut with probability {probability:.2f}")
 
 
 def _tell(head: Head, delta: float, selected: HeadMask) -> str:

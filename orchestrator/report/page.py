@@ -62,7 +62,7 @@ def report_html(study: Study) -> str:
         "ranked": sorted((cell for _, row in heads for cell in row if (cell[1] or 0) > 0), key=_by_change)[:MAX_HEADS],
         "curves": [charts.curves(study, by_time=by_time) for by_time in (False, True)] if charted else [],
         "pareto": charts.pareto(study) if charted else None,
-        "gates": charts.gates(study, result, result.gates) if result is not None and result.gates else [],
+        "scales": charts.scales(study, result, result.scales) if result is not None and result.scales else [],
         "changes": [_changes(study, part) for part in study.queries if part.split == "test"],
         "explained": explained,
         "result_heads": [] if result is None else result.selected,

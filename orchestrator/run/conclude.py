@@ -10,7 +10,7 @@ from headmask.border.libraries import versions
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
 from orchestrator.outcome import schema as results
-from orchestrator.outcome.pictures import write_gates, write_heat_map, write_pareto
+from orchestrator.outcome.pictures import write_heat_map, write_pareto, write_scales
 from orchestrator.outcome.tables import CANDIDATE, write_trials
 from orchestrator.report.page import FILE, write_report
 from orchestrator.run.display import Display
@@ -72,11 +72,11 @@ def conclude(
         seconds: wall-clock time of all runs of the search.
     """
     config, folder = session.config, session.config.folder
-    gates = results.gates_result(session, searched.gates)
+    scales = results.scales_result(session, searched)
     _write_tables(session, searched.records, verdict)
-    _draw(session, searched.records, verdict, gates)
+    _draw(session, searched.records, verdict, scales)
     run_id = tracker.wait_for_run()
-    mask = _write_masks(session, verdict, gates, store.name, run_id)
+    mask = _write_masks(session, verdict, scales, store.name, run_id)
     store.set_attr(
         "selected",
         {
@@ -85,7 +85,7 @@ def conclude(
             "words": list(verdict.selected.words),
         },
     )
-    result = _result(session, store, searched, verdict, prospects, surrogate, gates, run_id, seconds)
+    result = _result(session, store, searched, verdict, prospects, surrogate, scales, run_id, seconds)
     if config.output.fold and verdict.is_reliable:
         _fold(session, mask, display)
     result.write(folder / "result.json")
@@ -103,26 +103,26 @@ def _write_tables(session: Session, records: Sequence[TrialRecord], verdict: Ver
 
 
 def _draw(
-    session: Session, records: Sequence[TrialRecord], verdict: Verdict, gates: results.GatesResult | None
+    session: Session, records: Sequence[TrialRecord], verdict: Verdict, scales: results.ScalesResult | None
 ) -> None:
-    """Write the pictures: single heads, gains by size, and gates where any were trained."""
+    """Write the pictures: single heads, gains by size, and scales where any were trained."""
     folder, objective, gain = session.config.folder, str(session.objective), session.objective.gain
     gains = {record.mask: gain(record.metrics) for record in records if record.metrics}
     write_heat_map(records, verdict.selected, objective, folder / "heatmap.png", lambda record: gains.get(record.mask))
     confirm = {each.mask: gain(each.confirm.metrics) for each in verdict.finalists if each.confirm.metrics}
     per_head = session.pruned_share(HeadMask.from_heads(session.grid, [(0, 0)]))
     write_pareto(session.gains(records), confirm, verdict.selected, objective, folder / "pareto.png", per_head)
-    if gates is not None:
-        write_gates(gates.shut, gates.losses, verdict.selected, folder / "gates.png")
+    if scales is not None:
+        write_scales(scales.scales, scales.losses, verdict.selected, folder / "scales.png")
 
 
 def _write_masks(
-    session: Session, verdict: Verdict, gates: results.GatesResult | None, study: str, run_id: str | None
+    session: Session, verdict: Verdict, scales: results.ScalesResult | None, study: str, run_id: str | None
 ) -> MaskFile:
     """Write the recommended mask, and the selected one where it is another; return the recommended one."""
 
     def written(mask: HeadMask, name: str) -> MaskFile:
-        content = results.mask_file(session, mask, verdict, study=study, run_id=run_id, gates=gates)
+        content = results.mask_file(session, mask, verdict, study=study, run_id=run_id, scales=scales)
         content.write(session.config.folder / name)
         return content
 
@@ -139,7 +139,7 @@ def _result(
     verdict: Verdict,
     prospects: results.Prospects | None,
     surrogate: Surrogate | None,
-    gates: results.GatesResult | None,
+    scales: results.ScalesResult | None,
     run_id: str | None,
     seconds: float,
 ) -> results.SearchResult:
@@ -166,7 +166,7 @@ def _result(
         searched=session.fingerprint,
         guarded=results.guarded(session, verdict),
         surrogate=results.surrogate_result(surrogate),
-        gates=gates,
+        scales=scales,
         test_looks=count_looks(config.storage, store, session.test_digests, config.folder),
         pixels=results.PixelsResult(rule=config.search.pixels, data=session.remarks),
         mlflow_run_id=run_id,

@@ -34,7 +34,7 @@ def make_display(console: Terminal) -> Display:
 
 
 def summary(progress: search.Progress, pool_status: str) -> str:
-    """Return the state of a search in one line: speed, best against baseline, surrogate, gates, time left, replicas."""
+    """Return the state of a search in one line: speed, best value, surrogate, scales, time left, replicas."""
     scored = len(progress.records) - progress.served
     rate = scored / progress.seconds if progress.seconds >= 1 else 0.0
     parts = [speed(rate)] if rate else []
@@ -45,8 +45,8 @@ def summary(progress: search.Progress, pool_status: str) -> str:
         parts.append(text)
     if progress.rank_correlation is not None:
         parts.append(f"surrogate {progress.rank_correlation:.2f}")
-    if progress.gates and progress.gates.step:
-        parts.append(f"gates {progress.gates.step} steps, loss {progress.gates.losses[-1]:.3f}")
+    if progress.scales and progress.scales.step:
+        parts.append(f"scales {progress.scales.step} steps, loss {progress.scales.losses[-1]:.3f}")
     if rate and len(progress.records) < progress.budget.masks and progress.seconds_left is not None:
         parts.append(f"{duration(progress.seconds_left)} left")
     return ", ".join([*parts, pool_status])

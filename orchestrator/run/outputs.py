@@ -35,7 +35,7 @@ _FILES: dict[str, Kind] = {
     "queries.parquet": QUERIES,
     "heatmap.png": PICTURE,
     "pareto.png": PICTURE,
-    "gates.png": PICTURE,
+    "scales.png": PICTURE,
     "mask.json": MASK_FILE,
     "candidate.json": MASK_FILE,
     "result.json": RESULT,

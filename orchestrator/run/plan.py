@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from headmask.mask import HeadMask
-from orchestrator.search.gradients import GateGradients
+from orchestrator.search.gradients import ScaleGradients
 from orchestrator.search.session import Session, prepare
 from orchestrator.search.sharding import best_shards, embeddings_gib, exchanged_bytes, scan_of, typical_block
 from orchestrator.settings.config import SearchConfig
@@ -41,18 +41,17 @@ def make_plan(config: SearchConfig, speed: float | None = None) -> dict[str, Any
     """
     session = prepare(config)
     search = config.search
-    gradients = GateGradients(session)
+    gradients = ScaleGradients(session)
     sampler = make_sampler(
         search.strategy,
         session.grid,
         limits=session.limits,
         block_size=search.block_size,
         gradients=gradients,
-        gate_share=search.gate_share,
     )
     replica = Replica(session.payload, chosen_device(session.config.pool.device))
     session = session.settled(replica.measure(session.wanted))
-    forwards_per_step = gradients.forwards_per_step if sampler.gates else 0.0
+    forwards_per_step = gradients.forwards_per_step if sampler.scales else 0.0
     return {
         **_subject(session),
         **_work(session, sampler, forwards_per_step, speed or measured_speed(session, replica), is_given=bool(speed)),
@@ -134,24 +133,25 @@ def _needs(session: Session, replica: Replica) -> dict[str, Any]:
 def search_cost(session: Session, sampler: MaskSampler, num_masks: int, forwards_per_step: float) -> float:
     """Return the predicted cost of a search's masks and of training, in plain forward passes over the search split.
 
-    The scan is counted mask by mask; what comes after it is taken for blocks of random masks of a few heads.
+    Block 0 is counted mask by mask; what comes after it is taken for blocks of random masks of a few heads.
     """
-    scan, typical = scan_of(session), typical_block(session)
+    first, typical = scan_of(session)[: sampler.blocks.num_first], typical_block(session)
     cost = cache(lambda size: session.cost(typical[:size]))
     after = takewhile(lambda block: block.start < num_masks, map(sampler.blocks.numbers, count(1)))
     training = sampler.num_steps_at(sampler.blocks.of(num_masks - 1)) * forwards_per_step / session.num_inputs("search")
     blocks = sum(cost(min(block.stop, num_masks) - block.start) for block in after)
-    return session.cost(scan[:num_masks]) + blocks + training
+    return session.cost(first[:num_masks]) + blocks + training
 
 
 def num_masks_of(session: Session, sampler: MaskSampler, forwards_per_step: float) -> int:
     """Return the maximum number of masks that a search scores: its budget, but no more than exist."""
-    config, scan, typical = session.config, scan_of(session), typical_block(session)
+    config, typical = session.config, typical_block(session)
     most = min(config.budget.masks, sampler.num_masks)
     if config.budget.image_forwards is None:
         return most
     forwards = cache(lambda size: session.forwards(typical[:size]))
-    left = config.budget.image_forwards - session.forwards(scan)
+    left = config.budget.image_forwards - session.forwards(scan_of(session)[: sampler.blocks.num_first])
+    left -= sampler.num_steps_at(0) * forwards_per_step
     block = 1
     # A block is begun as long as something is left.
     while left > 0 and sampler.blocks.numbers(block).start < most:

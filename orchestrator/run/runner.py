@@ -26,7 +26,7 @@ from orchestrator.run.outputs import OLDER, check_run, set_aside_older
 from orchestrator.run.precheck import check_baseline
 from orchestrator.run.signals import StopFlag, stop_signals
 from orchestrator.screen.border import EXIT_TRY_AGAIN
-from orchestrator.search.gradients import GateGradients
+from orchestrator.search.gradients import ScaleGradients
 from orchestrator.search.loop import Search
 from orchestrator.search.progress import Listener, Progress
 from orchestrator.search.scoring import Interrupted
@@ -365,7 +365,7 @@ def _search(
 ) -> Progress:
     """Return the state of the search when its budget was spent."""
     config = session.config
-    gradients = GateGradients(session, pool, is_stopping=stopping.is_set)
+    gradients = ScaleGradients(session, pool, is_stopping=stopping.is_set)
     sampler = make_sampler(
         config.search.strategy,
         session.grid,
@@ -375,18 +375,17 @@ def _search(
         screen=surrogate.screen if surrogate else None,
         gradients=gradients,
         shortlist=config.search.shortlist,
-        gate_share=config.search.gate_share,
     )
 
     search = Search(
         sampler,
         store,
         pool,
-        stage=surrogate.stage if surrogate else lambda: session.search_stage,
+        stage=surrogate.stage if surrogate else lambda mask: session.search_stage,
         value=session.search_value,
         guide=str(session.guide),
         cost=session.forwards,
-        forwards_per_step=gradients.forwards_per_step if sampler.gates else 0.0,
+        forwards_per_step=gradients.forwards_per_step if sampler.scales else 0.0,
         listeners=[*([surrogate] if surrogate else []), curve, _Watch(display, pool, clock, place)],
         is_stopping=stopping.is_set,
     )

@@ -36,7 +36,7 @@ class Search:
         strategy: proposes masks.
         store: the durable study.
         pool: scores masks.
-        stage: returns the stage at which masks are scored.
+        stage: returns the stage at which a mask is scored.
         value: returns a trial's value from its mask's metrics.
         guide: name of the value.
         cost: predicted cost of masks scored together, in plain forward passes of one input; by default, their
@@ -55,7 +55,7 @@ class Search:
         store: StudyStore,
         pool: Pool,
         *,
-        stage: Callable[[], Stage],
+        stage: Callable[[HeadMask], Stage],
         value: Callable[[Mapping[str, float]], float],
         guide: str = "value",
         cost: Callable[[list[HeadMask]], float] = len,
@@ -77,7 +77,7 @@ class Search:
         Raises:
             Interrupted: the search was asked to stop before that; everything scored is stored.
         """
-        self.progress = progress = Progress(budget, self.guide, gates=self.strategy.gates)
+        self.progress = progress = Progress(budget, self.guide, scales=self.strategy.scales)
         try:
             while not progress.is_done:
                 if self.is_stopping():
@@ -103,7 +103,7 @@ class Search:
 
     def _submit(self, block: int, masks: list[HeadMask]) -> None:
         """Send masks to be scored, except those whose results are stored."""
-        progress, stage = self.progress, self.stage()
+        progress = self.progress
         self.books.add(masks)
         stored = [self._stored[mask] for mask in masks if mask in self._stored]
         missing = [mask for mask in masks if mask not in self._stored]
@@ -112,7 +112,8 @@ class Search:
         progress.image_forwards += self.strategy.num_steps_for(block) * self.forwards_per_step
         progress.image_forwards += self.cost(masks) if masks else 0.0
         progress.cost_asked += self.cost(missing) if missing else 0.0
-        self.pool.submit(stage, missing)
+        for stage, wanted in _by_stage(missing, self.stage).items():
+            self.pool.submit(stage, wanted)
         for record in stored:
             self._check_replay(record)
             self._know(record)
@@ -168,7 +169,7 @@ class Search:
             mask=result.mask,
             value=None if score.failure else self.value(score.metrics),
             metrics=score.metrics,
-            strategy=self.strategy.strategy_of(number),
+            strategy=self.strategy.strategy_of(number, result.mask),
             seconds=score.seconds,
             failure=score.failure,
             device=result.device,
@@ -198,3 +199,11 @@ class Search:
         deadline = time.monotonic() + DRAIN_S
         while len(self.progress.records) < self.progress.num_asked and time.monotonic() < deadline:
             self._tell(self._collect(min(POLL_S, deadline - time.monotonic())))
+
+
+def _by_stage(masks: Sequence[HeadMask], stage: Callable[[HeadMask], Stage]) -> dict[Stage, list[HeadMask]]:
+    """Return masks by the stage at which they are scored."""
+    found: dict[Stage, list[HeadMask]] = {}
+    for mask in masks:
+        found.setdefault(stage(mask), []).append(mask)
+    return found

@@ -11,7 +11,7 @@ from orchestrator.study.records import TrialRecord
 from workers.pool.queue import Result
 
 if TYPE_CHECKING:
-    from strategies import Gates
+    from strategies import Scales
 
 
 @dataclass
@@ -36,8 +36,8 @@ class Progress:
     """Predicted cost of all masks asked for, sent or not, and of training; this is what the budget limits."""
     stopped_by: StopReason | None = None
     """Why no further block is begun; None while blocks are."""
-    gates: Gates | None = None
-    """The gates that the strategy trains, if any."""
+    scales: Scales | None = None
+    """The scales that the strategy trains, if any."""
     rank_correlation: float | None = None
     """Rank correlation between the surrogate's predictions and exact values; None if there is none."""
 

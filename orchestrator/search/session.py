@@ -31,8 +31,7 @@ from orchestrator.settings.objective import Goal, Objective
 from orchestrator.settings.sections import OBJECTIVE, DataSection, ModelSection
 from orchestrator.study.looks import Look, looks_at
 from orchestrator.study.records import TrialRecord
-from strategies import REVISION as STRATEGIES_REVISION
-from strategies import Limits, ScanSampler
+from strategies import STRATEGIES, Limits, ScanSampler
 from workers.data.loading import Split, check_data, load_data
 from workers.data.pixels import check_all
 from workers.data.preprocess import UInt8Preprocess
@@ -271,7 +270,9 @@ class Session:
             "objective": _names(self.objective),
             "guide": _names(self.guide),
             "engine": REVISION,
-            "strategies_revision": STRATEGIES_REVISION,
+            "strategies_revision": STRATEGIES[search.strategy].revision_with(self.uses_surrogate),
+            # A setting of 0.1, which all studies that go on had at its default.
+            "gate_share": 0.0,
             "surrogate": self.uses_surrogate,
             **search.decisive(),
             # Their order has no effect.

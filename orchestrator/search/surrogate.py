@@ -52,6 +52,8 @@ class Surrogate(Listener):
         """The stage at which the masks of the scan are scored."""
         self._predicted_stage = replace(stage, predicted=True)
         self._is_adopted = False
+        self._unscanned = set(store.masks)
+        """Masks of the scan without a result."""
         self._unwatched: dict[HeadMask, float] = {}
         self._pairs: list[tuple[float, float]] = []
         """Predicted and exact values of proposed masks."""
@@ -65,9 +67,9 @@ class Surrogate(Listener):
         """The masks of the scan that must be scored at its stage before anything is predicted."""
         return set() if self._is_adopted else self._store.missing
 
-    def stage(self) -> Stage:
-        """Return the stage at which masks are scored now; while the scan is incomplete, all that it needs is kept."""
-        return self.scan_stage if self.missing else self._search_stage
+    def stage(self, mask: HeadMask) -> Stage:
+        """Return the stage at which a mask is scored now; of a mask of the scan, all that is needed is kept."""
+        return self.scan_stage if mask in self.missing else self._search_stage
 
     def on_scored(self, result: Result) -> None:
         """Keep the displacements from the result of a mask of the scan."""
@@ -82,6 +84,7 @@ class Surrogate(Listener):
             Interrupted: the search was asked to stop before all had arrived.
         """
         if not self._is_adopted:
+            self._complete_scan()
             self._pool.adopt_displacements(self._store.take())
             self._is_adopted = True
         found = score_all(self._pool, self._predicted_stage, masks, is_stopping=self._is_stopping)
@@ -94,6 +97,7 @@ class Surrogate(Listener):
 
         Masks with a head that fails alone are not predicted.
         """
+        self._unscanned.discard(record.mask)
         if len(record.mask) <= 1:
             if record.value is None and not self._is_adopted:
                 self._store.exclude(record.mask)
@@ -101,14 +105,13 @@ class Surrogate(Listener):
             self._unwatched[record.mask] = record.value
 
     def on_planning(self, block: int, progress: Progress) -> None:
-        """Score again what a stored scan lacks, and compare predictions with values.
+        """Compare predictions with values, once the scan is complete.
 
         Raises:
-            HeadmaskError: a mask of the scan can no longer be scored.
+            HeadmaskError: a mask of a stored scan can no longer be scored.
             Interrupted: the search was asked to stop before that was done.
         """
         if block > 0:
-            self._complete_scan()
             self.on_end(progress)
 
     def on_end(self, progress: Progress) -> None:
@@ -117,6 +120,7 @@ class Surrogate(Listener):
         progress.rank_correlation = self.rank_correlation
 
     def _complete_scan(self) -> None:
+        """Score again what a stored scan lacks."""
         missing = self.missing
         for results in scored(self._pool, self.scan_stage, missing, is_stopping=self._is_stopping) if missing else ():
             for result in results:
@@ -128,7 +132,7 @@ class Surrogate(Listener):
                 self.on_scored(result)
 
     def _compare(self) -> None:
-        if not self._unwatched:
+        if self._unscanned or not self._unwatched:
             return
         unwatched, self._unwatched = self._unwatched, {}
         predicted = self.screen(list(unwatched)).tolist()

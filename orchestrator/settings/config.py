@@ -226,12 +226,15 @@ def parse_config(content: Mapping[str, Any], source: str) -> SearchConfig:
 def parse_stored(content: Mapping[str, Any], source: str) -> SearchConfig:
     """Return a stored configuration; one without a pixel rule comes from before there was a choice.
 
+    A share of gates, which 0.1 had, is left out.
+
     Raises:
         ConfigError: it has mistakes; all of them are listed.
     """
     search = content.get("search")
-    if isinstance(search, Mapping) and "pixels" not in search:
-        content = {**content, "search": {**search, "pixels": COMPOSITED}}
+    if isinstance(search, Mapping):
+        search = {key: value for key, value in search.items() if key != "gate_share"}
+        content = {**content, "search": {"pixels": COMPOSITED, **search}}
     return parse_config(content, source)
 
 

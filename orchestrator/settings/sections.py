@@ -210,11 +210,9 @@ class SearchSection(Section):
     precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], SCANNED] = "float32"
     """Precision of the search; `auto` is bfloat16 where the hardware has it. Finalists are always scored in float32."""
     strategy: Annotated[Text, SEARCHED] = "mixture"
-    """Strategy that proposes masks: `mixture`, `pairwise`, `genetic`, `gates`, `scan`; slower are `tpe` and `nsga2`."""
+    """Strategy that proposes masks: `mixture`, `pairwise`, `genetic`, `scales`, `scan`; slower: `tpe` and `nsga2`."""
     shortlist: Annotated[HeadCount | None, SEARCHED] = None
     """Number of the scan's best heads that `tpe` and `nsga2` search among; 48 by default."""
-    gate_share: Annotated[Real, Field(ge=0, lt=1), SEARCHED] = 0.0
-    """Share of the mixture's masks after the scan that come from gates, which back-propagation trains."""
     seed: Annotated[Seed, SEARCHED] = 0
     """Seed of the strategy's random numbers."""
     block_size: Annotated[Whole, Field(ge=1, le=100_000), Setting(fingerprint="value", flag=False)] = 32
@@ -266,7 +264,7 @@ class SearchSection(Section):
         check_strategy(strategy)
         return strategy
 
-    @field_validator("shortlist", "gate_share")
+    @field_validator("shortlist")
     @classmethod
     def _strategy_has_option(cls, value: Any, checked: ValidationInfo) -> Any:
         from strategies import check_strategy

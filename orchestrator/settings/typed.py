@@ -77,11 +77,9 @@ class SearchOptions(TypedDict, total=False):
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     """Precision of the search; `auto` is bfloat16 where the hardware has it. Finalists are always scored in float32."""
     strategy: str
-    """Strategy that proposes masks: `mixture`, `pairwise`, `genetic`, `gates`, `scan`; slower are `tpe` and `nsga2`."""
+    """Strategy that proposes masks: `mixture`, `pairwise`, `genetic`, `scales`, `scan`; slower: `tpe` and `nsga2`."""
     shortlist: int
     """Number of the scan's best heads that `tpe` and `nsga2` search among; 48 by default."""
-    gate_share: float
-    """Share of the mixture's masks after the scan that come from gates, which back-propagation trains."""
     seed: int
     """Seed of the strategy's random numbers."""
     layers: Sequence[int]

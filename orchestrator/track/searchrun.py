@@ -31,8 +31,8 @@ from orchestrator.track.operations import (
 from orchestrator.track.tracker import Tracker
 from orchestrator.verdict.decide import Finalist, Verdict
 
-SURE = 0.1
-"""Largest probability of the opposite state for a gate to count as surely open or shut."""
+LOW = 0.5
+"""The scale below which a head counts as one to ablate."""
 ARTIFACTS = (
     "report.html",
     "result.json",
@@ -43,7 +43,7 @@ ARTIFACTS = (
     "queries.parquet",
     "heatmap.png",
     "pareto.png",
-    "gates.png",
+    "scales.png",
 )
 """Files of a run folder that are tracked, if they exist."""
 DIGITS = 16
@@ -129,15 +129,14 @@ class BestCurve(Listener):
             self._tracker.log(Metrics(points=points))
 
     def _losses(self, progress: Progress) -> list[tuple[str, float, int]]:
-        """Return the losses of training since the last time, and the numbers of gates that are surely open or shut."""
-        if progress.gates is None or progress.gates.step == self._num_losses:
+        """Return the losses of training since the last time, and how many scales are low."""
+        if progress.scales is None or progress.scales.step == self._num_losses:
             return []
-        before, self._num_losses = self._num_losses, progress.gates.step
-        losses = enumerate(progress.gates.losses[before:], before + 1)
-        shut_F = progress.gates.shut_F
-        sure = float(((shut_F < SURE) | (shut_F > 1 - SURE)).mean())
-        points = [("gate_loss", loss, step) for step, loss in losses if math.isfinite(loss)]
-        return [*points, ("gates_shut", float(shut_F.sum()), self._num_losses), ("gates_sure", sure, self._num_losses)]
+        before, self._num_losses = self._num_losses, progress.scales.step
+        losses = enumerate(progress.scales.losses[before:], before + 1)
+        num_low = float((progress.scales.averaged(progress.scales.step) < LOW).sum())
+        points = [("scale_loss", loss, step) for step, loss in losses if math.isfinite(loss)]
+        return [*points, ("scales_low", num_low, self._num_losses)]
 
 
 def track_verdict(tracker: Tracker, verdict: Verdict, result: SearchResult, folder: Path) -> None:

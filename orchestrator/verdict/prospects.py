@@ -54,9 +54,11 @@ def look_ahead(
     if before.failure or after.failure:
         return None
     sides = [improved_outcomes(session, "search", score) for score in (before, after)]
-    num_scan = 1 + len(session.limits.free_heads(session.grid))
+    # Single heads first, whenever they were scanned.
+    scan_first = sorted(records, key=lambda record: len(record.mask) > 1)
+    num_scan = sum(len(record.mask) <= 1 for record in records)
     grown = growth(
-        [values.get(record.mask, math.nan) for record in records],
+        [values.get(record.mask, math.nan) for record in scan_first],
         num_scan=num_scan,
         fewest=4 * session.config.search.block_size,
     )

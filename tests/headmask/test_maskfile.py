@@ -24,6 +24,15 @@ def test_a_file_reads_back_as_it_was_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mask.json"]
 
 
+def test_an_earlier_file_with_gates_is_read(tmp_path):
+    content = mask_file(scales={"L0H3": 0.25, "L2H1": 0.0}).model_dump(mode="json")
+    assert MaskFile.model_validate(content).scales == {"L0H3": 0.25, "L2H1": 0.0}
+    del content["scales"]
+    for gates in (None, {"L0H3": 0.9, "L2H1": 1.0}):
+        (tmp_path / "mask.json").write_text(json.dumps({**content, "gates": gates}))
+        assert MaskFile.read(tmp_path / "mask.json") == mask_file()
+
+
 def test_heads_are_sorted_by_layer():
     assert mask_file().heads == ("L0H3", "L2H1")
 

@@ -40,8 +40,7 @@ NUMBERS = [
     ),
     number("--max-heads", "0", r"search\.max_heads: must be greater than or equal to 1, got 0"),
     number("--shortlist", "-3", r"search\.shortlist: must be greater than or equal to 1, got -3"),
-    number("--gate-share", "nan", r"search\.gate_share: must be a finite number, got nan"),
-    number("--gate-share", "1", r"search\.gate_share: must be less than 1, got 1"),
+    number("--surrogate-gib", "nan", r"search\.surrogate_gib: must be a finite number, got nan"),
     number("--surrogate-gib", "inf", r"search\.surrogate_gib: must be a finite number, got inf"),
     number("--surrogate-gib", "0", r"search\.surrogate_gib: must be greater than 0, got 0"),
     number("--max-loss", "data=nan", r"data\.max_loss: must be a finite number, got nan"),
@@ -244,8 +243,12 @@ TABLES = [
     toml("a boolean is a text", '[output]\nfold = "yes"', r"output\.fold: must be true or false, got 'yes'", WITH_DATA),
     toml("infinity", "[budget]\nseconds = inf", r"budget\.seconds: must be a finite number, got inf", WITH_DATA),
     toml(
-        "not a number", "[search]\ngate_share = nan", r"search\.gate_share: must be a finite number, got nan", WITH_DATA
+        "not a number",
+        "[search]\nsurrogate_gib = nan",
+        r"search\.surrogate_gib: must be a finite number, got nan",
+        WITH_DATA,
     ),
+    toml("a share of gates", "[search]\ngate_share = 0.2", r"search\.gate_share: unknown key", WITH_DATA),
     toml(
         "5,000 digits",
         f"[budget]\nmasks = {DIGITS}",

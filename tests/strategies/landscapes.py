@@ -36,20 +36,19 @@ class Slopes:
     """Gradients of a landscape without its cliff, as losses on micro-batches that differ a little from each other."""
 
     num_batches = 5
-    masks_per_step = 2.0
+    masks_per_step = 0.5
 
     def __init__(self, landscape, noise=0.001):
         self.landscape, self.calls = landscape, 0
         shape = self.num_batches, len(landscape.gains)
         self.slopes_BF = np.random.default_rng(landscape.seed + 1).normal(0, noise, size=shape)
 
-    def __call__(self, batches, gates_BF):
+    def __call__(self, batch, scales_F):
         self.calls += 1
         pair_gains = self.landscape.pair_gains + self.landscape.pair_gains.T
-        shut_BF = 1 - gates_BF
-        gains_BF = self.landscape.gains + self.slopes_BF[list(batches)]
-        losses_B = -(shut_BF * gains_BF).sum(1) - ((shut_BF @ pair_gains) * shut_BF).sum(1) / 2
-        return losses_B, gains_BF + shut_BF @ pair_gains
+        ablated_F, gains_F = 1 - scales_F, self.landscape.gains + self.slopes_BF[batch]
+        loss = -ablated_F @ gains_F - ablated_F @ pair_gains @ ablated_F / 2
+        return float(loss), gains_F + pair_gains @ ablated_F
 
 
 def run(sampler, objective, count, *, study=None, ahead=True):

@@ -5,7 +5,7 @@ import pytest
 
 from headmask.mask import HeadGrid, HeadMask
 from strategies import Limits
-from strategies.books import Blocks, Books
+from strategies.books import Blocks, Books, first_size
 
 GRID = HeadGrid(2, 3)
 MASKS = [HeadMask(GRID, (first, second)) for first in range(8) for second in range(8)]
@@ -15,16 +15,16 @@ def books(*, limits=None, blocks=None, num_masks=64, stored=None):
     return Books(GRID, limits or Limits(), blocks or Blocks(4, 4), num_masks, stored)
 
 
-@pytest.mark.parametrize(("num_scan", "block_size"), [(21, 8), (7, 5), (145, 32), (385, 1024), (4, 1)])
-def test_every_trial_is_in_one_block(num_scan, block_size):
-    blocks = Blocks(num_scan, block_size)
+@pytest.mark.parametrize(("num_first", "block_size"), [(21, 8), (7, 5), (145, 32), (385, 1024), (4, 1), (1, 32)])
+def test_every_trial_is_in_one_block(num_first, block_size):
+    blocks = Blocks(num_first, block_size)
     numbers = [number for block in range(60) for number in blocks.numbers(block)]
     assert numbers == list(range(len(numbers)))
     assert all(number in blocks.numbers(blocks.of(number)) for number in numbers[:3000])
-    assert (len(blocks.numbers(0)), len(blocks.numbers(10_000))) == (num_scan, block_size)
+    assert (len(blocks.numbers(0)), len(blocks.numbers(10_000))) == (num_first, block_size)
 
 
-def test_blocks_grow_by_an_eighth_of_the_masks_since_the_scan():
+def test_blocks_grow_by_an_eighth_of_the_masks_since_the_first_block():
     blocks = Blocks(21, 20)
     for block in range(1, 40):
         numbers = blocks.numbers(block)
@@ -35,6 +35,23 @@ def test_blocks_grow_by_an_eighth_of_the_masks_since_the_scan():
 def test_a_block_waits_for_all_blocks_but_the_last_one():
     blocks = Blocks(4, 4)
     assert [blocks.num_known(block) for block in range(5)] == [0, 4, 4, 8, 12]
+
+
+def test_block_1_of_open_blocks_waits_for_nothing_and_the_others_as_ever():
+    blocks = Blocks(4, 4, is_open=True)
+    assert [blocks.num_known(block) for block in range(5)] == [0, 0, 4, 8, 12]
+    known = books(blocks=blocks)
+    assert [known.is_known_for(block) for block in range(3)] == [True, True, False]
+    known.add(MASKS[:8])
+    for number in range(8):
+        known.tell(number, float(number))
+    assert [len(known.results_for(block)[1]) for block in range(4)] == [0, 0, 4, 8]
+
+
+@pytest.mark.parametrize(("block_size", "expected"), [(1, 8), (32, 8), (48, 12), (1024, 256)])
+def test_the_first_blocks_have_eight_masks_or_a_quarter_of_a_full_block(block_size, expected):
+    assert first_size(block_size) == expected
+    assert len(Blocks(21, block_size).numbers(1)) == min(block_size, expected)
 
 
 def test_results_count_as_far_as_all_before_them_are_known():

@@ -13,25 +13,36 @@ from strategies import (
     GeneticSampler,
     Limits,
     PairwiseSampler,
+    Scales,
+    ScalesSampler,
+    ScanSampler,
     distributions,
     make_sampler,
     mask_of,
     params_of,
 )
+from strategies.mixture import SCAN_SHARE
 from tests.strategies.landscapes import Constant, Failing, Landscape, Slopes, best_value, masks_of, run
 
 GRID = HeadGrid(4, 5)
 LANDSCAPE = Landscape(GRID)
 
-SCREENED = "+screen"
-everywhere = pytest.mark.parametrize("name", [*STRATEGIES, "genetic" + SCREENED, "mixture" + SCREENED])
+SCREENED, BLIND = "+screen", "-gradients"
+"""Variants: all are given gradients, except the blind ones; only strategies that train use them."""
+VARIANTS = ["genetic+screen", "mixture+screen", "mixture-gradients", "mixture+screen-gradients"]
+OPEN = ["scales", "mixture", "mixture+screen"]
+"""Strategies that open with trained scales."""
+SCANNING = [name for name in [*STRATEGIES, *VARIANTS] if name not in OPEN]
+everywhere = pytest.mark.parametrize("name", [*STRATEGIES, *VARIANTS])
 
 
 def sampler(name, grid=GRID, **options):
     options = {"seed": 3, "block_size": 12, "gradients": gradients(grid, options.get("limits") or Limits()), **options}
-    if name.endswith(SCREENED):
+    if name.endswith(BLIND):
+        options["gradients"] = None
+    if SCREENED in name:
         options["screen"] = rough
-    return make_sampler(name.removesuffix(SCREENED), grid, **options)
+    return make_sampler(name.removesuffix(BLIND).removesuffix(SCREENED), grid, **options)
 
 
 def gradients(grid, limits):
@@ -50,10 +61,72 @@ def rough(masks):
     return np.array([np.nan if sum(mask.words) % 7 == 6 else value for mask, value in zip(masks, values, strict=True)])
 
 
-@everywhere
+@pytest.mark.parametrize("name", SCANNING)
 def test_the_scan_comes_first(name):
     masks = masks_of(run(sampler(name), LANDSCAPE, 21), GRID)
     assert masks == [HeadMask.empty(GRID), *(HeadMask.from_heads(GRID, [head]) for head in GRID)]
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_the_empty_mask_comes_first_then_the_heads_of_the_lowest_scales(name):
+    strategy = sampler(name)
+    masks = masks_of(run(strategy, LANDSCAPE, num_first := strategy.blocks.num_first), GRID)
+    assert num_first == (1 if name == "scales" else 8)
+    scales = Scales(gradients(GRID, Limits()), 20)
+    scales.advance(1)
+    lowest = np.argsort(scales.averaged(1), kind="stable")[: num_first - 1]
+    assert masks == [HeadMask.empty(GRID), *(HeadMask.from_heads(GRID, [list(GRID)[place]]) for place in lowest)]
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_block_1_needs_no_results_and_has_masks_of_several_heads(name):
+    strategy = sampler(name)
+    assert strategy.blocks.num_known(1) == 0
+    books = strategy.new_books()
+    books.add(strategy.block_masks(0, books))
+    masks = strategy.block_masks(1, books)
+    assert len(masks) == len(strategy.blocks.numbers(1)) == 8
+    assert sum(len(mask) > 1 for mask in masks) >= 4
+    assert max(map(LANDSCAPE, masks)) > max(LANDSCAPE(mask) for mask in HeadMask.singles(GRID))
+
+
+@pytest.mark.parametrize("name", ["scales", "mixture"])
+def test_a_budget_smaller_than_the_scan_has_masks_better_than_any_single_head(name):
+    """16 masks on 48 heads; without gradients they would all be of single heads."""
+    grid = HeadGrid(6, 8)
+    for seed in range(3):
+        landscape = Landscape(grid, seed)
+        masks = masks_of(run(make_sampler(name, grid, gradients=Slopes(landscape)), landscape, 16), grid)
+        assert sum(len(mask) > 1 for mask in masks) >= 6
+        assert max(map(landscape, masks)) > max(map(landscape, HeadMask.singles(grid)))
+
+
+@pytest.mark.parametrize("name", ["mixture", "mixture+screen"])
+def test_a_mixture_that_opens_with_scales_scans_in_each_block_until_all_heads_are_scanned(name):
+    strategy = sampler(name)
+    masks = masks_of(run(strategy, LANDSCAPE, 120), GRID)
+    assert {mask for mask in masks if len(mask) <= 1} == set(HeadMask.singles(GRID))
+    for block in range(2, 5):
+        numbers = strategy.blocks.numbers(block)
+        single = sum(len(masks[number]) == 1 for number in numbers)
+        assert single >= int(SCAN_SHARE * len(numbers)), block
+
+
+def test_the_screen_is_asked_only_once_all_heads_are_scanned():
+    asked, known = [], []
+
+    def screen(masks):
+        asked.append(set(known))
+        return rough(masks)
+
+    class Noting(Landscape):
+        def __call__(self, mask):
+            known.append(mask)
+            return super().__call__(mask)
+
+    run(sampler("mixture", screen=screen), Noting(GRID), 150)
+    assert asked
+    assert all(set(HeadMask.singles(GRID)) <= before for before in asked)
 
 
 @everywhere
@@ -92,11 +165,16 @@ def test_blocks_hold_the_masks_that_trials_ask_for(name):
 def test_a_block_is_not_proposed_before_the_results_it_needs(name):
     if name == "scan":
         return
-    study = optuna.create_study(direction="maximize", sampler=sampler(name))
-    trials = [study.ask(dict(distributions(GRID))) for _ in range(21)]
-    for trial in trials[:-1]:
+    strategy = sampler(name)
+    study = optuna.create_study(direction="maximize", sampler=strategy)
+    block = 2 if name in OPEN else 1
+    trials = [study.ask(dict(distributions(GRID))) for _ in range(strategy.blocks.numbers(block).start)]
+    last = {"scales": 0, "mixture": 7, "mixture+screen": 7}.get(name, 20)
+    for trial in trials[:last]:
         study.tell(trial, 0.5)
-    with pytest.raises(StudyError, match="block 1 is proposed from the results of trials 0 to 20; tell trial 20 first"):
+    with pytest.raises(
+        StudyError, match=f"block {block} is proposed from the results of trials 0 to {last}; tell trial {last} first"
+    ):
         study.ask(dict(distributions(GRID)))
 
 
@@ -105,6 +183,9 @@ def test_two_blocks_can_be_out_at_a_time(name):
     for block in range(1, 6):
         strategy = sampler(name)
         known = strategy.blocks.num_known(block)
+        if block == 1 and name in OPEN:
+            assert known == 0
+            continue
         assert known == strategy.blocks.numbers(max(0, block - 2)).stop
         assert block == 1 or known == strategy.blocks.numbers(block - 1).start
 
@@ -115,7 +196,8 @@ def test_blocks_grow_with_the_masks_before_them_until_they_are_of_full_size(name
     ranges = [strategy.blocks.numbers(block) for block in range(30)]
     assert [rows.start for rows in ranges[1:]] == [rows.stop for rows in ranges[:-1]]
     assert [len(rows) for rows in ranges[1:]] == sorted(len(rows) for rows in ranges[1:])
-    assert (len(ranges[0]), len(ranges[1]), len(ranges[-1])) == (21, 8, 20)
+    num_first = {"scales": 1, "mixture": 8, "mixture+screen": 8}.get(name, 21)
+    assert (len(ranges[0]), len(ranges[1]), len(ranges[-1])) == (num_first, 8, 20)
     assert all(sampler(name, block_size=20).blocks.of(rows[-1]) == block for block, rows in enumerate(ranges))
     assert {len(sampler(name, block_size=5).blocks.numbers(block)) for block in range(1, 30)} == {5}
 
@@ -210,16 +292,17 @@ def test_parameters_of_another_space_are_refused(name):
     [
         # Optuna's samplers take longer than all others together.
         pytest.param(name, marks=pytest.mark.slow if name in ("tpe", "nsga2") else ())
-        for name in STRATEGIES
+        for name in [*STRATEGIES, "mixture" + BLIND]
         if name != "scan"
     ],
 )
 def test_searching_beats_random_masks_on_landscapes_with_interactions(name):
-    """Median over seeds, against as many random masks of 1 to 8 heads, after the same scan."""
+    """Median over seeds, against as many random masks of 1 to 8 heads as are left after a scan."""
     grid, ours, random = HeadGrid(6, 8), [], []
     for seed in range(3):
         landscape = Landscape(grid, seed)
-        strategy = make_sampler(name, grid, seed=seed, gradients=Slopes(landscape))
+        slopes = None if name.endswith(BLIND) else Slopes(landscape)
+        strategy = make_sampler(name.removesuffix(BLIND), grid, seed=seed, gradients=slopes)
         ours.append(best_value(run(strategy, landscape, 400)))
         rng = np.random.default_rng(seed)
         heads = list(grid)
@@ -230,9 +313,10 @@ def test_searching_beats_random_masks_on_landscapes_with_interactions(name):
     assert all(mine > other for mine, other in zip(ours, random, strict=True))
 
 
-def test_a_mixture_says_who_proposed_a_mask(monkeypatch):
+@pytest.mark.parametrize("name", ["mixture", "mixture-gradients"])
+def test_a_mixture_says_who_proposed_a_mask(name, monkeypatch):
     by = {}
-    for strategy in (GeneticSampler, PairwiseSampler):
+    for strategy in (GeneticSampler, PairwiseSampler, ScalesSampler, ScanSampler):
 
         def noting(member, count, history, rng, propose=strategy.propose):
             masks = propose(member, count, history, rng)
@@ -240,10 +324,30 @@ def test_a_mixture_says_who_proposed_a_mask(monkeypatch):
             return masks
 
         monkeypatch.setattr(strategy, "propose", noting)
-    mixture = sampler("mixture")
+    mixture = sampler(name)
     masks = masks_of(run(mixture, LANDSCAPE, 120), GRID)
-    assert [mixture.strategy_of(number) for number in range(21)] == ["scan"] * 21
-    assert [mixture.strategy_of(number) for number in range(21, 120)] == [by[mask] for mask in masks[21:]]
+    first = mixture.blocks.num_first
+    assert [mixture.strategy_of(number, masks[number]) for number in range(first)] == ["scan"] * first
+    # Where all members run out, others fill a block.
+    by_members = [number for number in range(first, 90) if masks[number] in by]
+    assert len(by_members) > 50
+    assert [mixture.strategy_of(number, masks[number]) for number in by_members] == [
+        by[masks[number]] for number in by_members
+    ]
+
+
+def test_equal_mixtures_propose_the_same_whatever_their_gradients_were_asked_before():
+    fresh, used = sampler("mixture"), sampler("mixture")
+    used.scales.advance(used.num_steps_at(1))
+    assert masks_of(run(used, LANDSCAPE, 90), GRID) == masks_of(run(fresh, LANDSCAPE, 90), GRID)
+
+
+def test_only_what_may_propose_other_masks_than_before_has_a_revision_that_rose():
+    """Another revision is another fingerprint: earlier studies of that strategy cannot be resumed."""
+    plain = {name: strategy.revision_with(is_screened=False) for name, strategy in STRATEGIES.items()}
+    screened = {name: strategy.revision_with(is_screened=True) for name, strategy in STRATEGIES.items()}
+    assert plain == {"scan": 3, "genetic": 3, "pairwise": 4, "scales": 3, "mixture": 4, "tpe": 3, "nsga2": 3}
+    assert screened == {**plain, "genetic": 4}
 
 
 def test_a_strategy_that_does_not_exist_is_refused():

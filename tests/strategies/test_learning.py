@@ -1,10 +1,14 @@
 """Which heads a model of trials is fitted on: those that gain alone, and those that gain in company."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from headmask.mask import HeadGrid, HeadMask
 from strategies import History, Limits, make_sampler
-from strategies.learning import MAX_TRIALS, company_gains, fitted_trials, shortlist
+from strategies.history import MAX_ADDED
+from strategies.learning import MAX_TRIALS, company_of, fitted_trials, shortlist, sparse_effects
 from tests.strategies.landscapes import Failing, masks_of, run
 
 GRID = HeadGrid(5, 8)
@@ -38,34 +42,107 @@ def history(*sets):
     return History(GRID, LIMITS, bits_TF, values_T, {mask.words for mask in masks})
 
 
+def unknown():
+    """Return what is known of company before any head was added to a mask."""
+    return company_of(history())
+
+
 def test_what_a_head_gains_in_company_is_read_off_masks_that_differ_in_it_alone():
     known = history([0, 1, 2], [0, 1, 2, 20], [0, 1, 2, 21], [0, 1, 2, HIDDEN], [4, 5], [4, 5, 30, 31])
-    found = company_gains(known)
-    assert np.flatnonzero(np.isfinite(found)).tolist() == [20, 21, HIDDEN]
-    np.testing.assert_allclose(found[[20, 21, HIDDEN]], [0, 0, 0.18], atol=1e-12)
+    found = company_of(known)
+    assert np.flatnonzero(found.is_single_F).tolist() == [20, 21, HIDDEN]
+    # A lone group of its kind says nothing: what it changed may be due to size.
+    assert np.flatnonzero(found.is_added_F).tolist() == [20, 21, HIDDEN]
+    np.testing.assert_allclose(found.gains_F[[20, 21, HIDDEN]], [0, 0, 0.18], atol=1e-12)
+    np.testing.assert_allclose(found.effects_F[[20, 21, HIDDEN]], [0, 0, 0.18], atol=1e-12)
+    assert not found.doubts_F[[20, 21, HIDDEN]].any()
+
+
+def test_heads_that_were_never_added_are_neither_known_nor_silent():
+    found = unknown()
+    assert not (found.is_added_F | found.is_single_F | found.is_silent_F).any()
+    assert not found.gains_F.any()
+    assert found.scale > 0
 
 
 def test_what_every_addition_loses_by_size_is_not_held_against_a_head():
     full = list(range(12))
     known = history(full, *([*full, head] for head in (20, 21, 22, HIDDEN)))
-    np.testing.assert_allclose(company_gains(known)[[20, 21, 22, HIDDEN]], [0, 0, 0, 0.18], atol=1e-12)
+    found = company_of(known)
+    np.testing.assert_allclose(found.gains_F[[20, 21, 22, HIDDEN]], [0, 0, 0, 0.18], atol=1e-12)
 
 
 def test_a_head_that_gained_in_company_is_on_the_shortlist():
-    known, gained = history([0, 1, 2]), np.full(40, -np.inf)
-    assert HIDDEN not in shortlist(known, gained)
-    gained[HIDDEN] = 0.18
-    assert HIDDEN in shortlist(known, gained)
+    known, found = history([0, 1, 2]), unknown()
+    assert HIDDEN not in shortlist(known, found)
+    gains_F = found.gains_F.copy()
+    gains_F[HIDDEN] = 0.18
+    assert HIDDEN in shortlist(known, replace(found, gains_F=gains_F))
+
+
+def test_a_head_whose_scale_fell_is_on_the_shortlist():
+    known = history([0, 1, 2])
+    scales_F = np.ones(40)
+    scales_F[HIDDEN] = 0.0
+    found = replace(unknown(), scale=0.09)
+    assert HIDDEN not in shortlist(known, found)
+    known.scales_SF = scales_F[None]
+    assert HIDDEN in shortlist(known, found)
+
+
+def test_a_head_that_interacts_with_none_is_not_on_the_shortlist():
+    known = history([0, 1, 2])
+    found = replace(unknown(), scale=0.1, doubts_F=np.zeros(40))
+    known.scan_gains_F[12] = -0.2
+    assert 12 not in shortlist(known, found)
+    effects_F = np.where(np.arange(40) == 12, 0.4, 0)
+    assert 12 in shortlist(known, replace(found, is_added_F=np.arange(40) == 12, effects_F=effects_F))
+    assert 12 not in shortlist(known, replace(found, is_added_F=np.arange(40) == 12))
 
 
 def test_the_heads_of_the_best_mask_are_on_the_shortlist():
     known = history([0, 1, 2, HIDDEN])
-    assert HIDDEN in shortlist(known, np.full(40, -np.inf))
+    assert HIDDEN in shortlist(known, unknown())
 
 
 def test_a_single_addition_of_its_size_counts_in_full():
     known = history([0, 1, 2], [0, 1, 2, HIDDEN])
-    np.testing.assert_allclose(company_gains(known)[HIDDEN], 0.18, atol=1e-12)
+    np.testing.assert_allclose(company_of(known).gains_F[HIDDEN], 0.18, atol=1e-12)
+
+
+def test_additions_are_to_the_largest_known_mask_within():
+    known = history([0, 1], [0, 1, 2], [0, 1, 2, 20, 21], [5, 6])
+    groups_PF, change_P, sizes_P = known.additions
+    assert [np.flatnonzero(group_F).tolist() for group_F in groups_PF] == [[2], [20, 21]]
+    assert sizes_P.tolist() == [2, 3]
+    heads = list(GRID)
+    values = [value_of(HeadMask.from_heads(GRID, [heads[at] for at in each])) for each in ([0, 1], [0, 1, 2])]
+    assert change_P[0] == pytest.approx(values[1] - values[0])
+
+
+def test_additions_of_too_many_heads_are_none():
+    assert len(history([0, 1], [0, 1, *range(10, 10 + MAX_ADDED)]).additions[0]) == 1
+    assert len(history([0, 1], [0, 1, *range(10, 11 + MAX_ADDED)]).additions[0]) == 0
+
+
+def test_the_one_head_of_groups_that_changes_something_is_found():
+    """Nine groups of six of 40 effects, one of which is not zero: three of the groups have it."""
+    rng = np.random.default_rng(0)
+    bits_PF = np.zeros((9, 40), dtype=bool)
+    for row_F in bits_PF:
+        row_F[rng.choice(39, size=6, replace=False)] = True
+    bits_PF[:3, 39] = True
+    mean_F, doubts_F = sparse_effects(bits_PF, 0.18 * bits_PF[:, 39], 0.05)
+    assert int(np.abs(mean_F).argmax()) == 39
+    assert mean_F[39] == pytest.approx(0.18, abs=0.02)
+    assert doubts_F[39] < 0.05
+    assert np.abs(mean_F[:39]).max() < 0.02
+
+
+def test_without_sums_effects_are_in_doubt():
+    mean_F, doubts_F = sparse_effects(np.zeros((0, 4), dtype=bool), np.zeros(0), 0.05)
+    assert mean_F.tolist() == [0.0] * 4
+    np.testing.assert_allclose(doubts_F, 0.05)
 
 
 def test_a_head_that_fails_alone_is_not_probed():

@@ -54,9 +54,13 @@ def test_exact_results_correct_a_screen_that_is_wrong_about_a_head():
 
     sampler = make_sampler("mixture", GRID, screen=overrating)
     masks = masks_of(run(sampler, LANDSCAPE, 49 + 240), GRID)
-    bred = [wrong in masks[number].heads for number in range(49, 289) if sampler.strategy_of(number) == "genetic"]
-    assert np.mean(bred[:12]) > 0.7
-    assert np.mean(bred[-14:]) < 0.2
+    bred = [
+        wrong in masks[number].heads
+        for number in range(49, 289)
+        if sampler.strategy_of(number, masks[number]) == "genetic"
+    ]
+    assert np.mean(bred[:6]) > 0.7
+    assert np.mean(bred[6:]) < 0.1
 
 
 def test_a_screen_is_not_believed_beyond_the_sizes_that_were_found_good():

@@ -80,7 +80,7 @@ class UnbornReplica(FakeReplica):
         raise RuntimeError("no such device")
 
 
-class GatedReplica(FakeReplica):
+class TrainingReplica(FakeReplica):
     """Returns the place of the first unit, and does as told by the others."""
 
     def differentiate(self, tasks):

@@ -25,7 +25,7 @@ from workers.pool.fleet import LOOK_S, Fleet, Member
 from workers.pool.host import Host
 from workers.pool.shard import Found, Shard, joined
 from workers.scoring.constants import Constants
-from workers.scoring.messages import GateGradient, GateTask, MaskScore, Probe, Stage, Survey
+from workers.scoring.messages import MaskScore, Probe, ScaleGradient, ScaleTask, Stage, Survey
 from workers.scoring.replica import Payload, Wanted, merged, settled
 from workers.scoring.scorer import NOT_FINITE, score_of
 from workers.scoring.stock import Chunk
@@ -127,7 +127,7 @@ class ShardGroup:
         """Check on every shard that its pixels are unchanged."""
         self._each("check_pixels")
 
-    def differentiate(self, tasks: Sequence[GateTask]) -> list[GateGradient]:
+    def differentiate(self, tasks: Sequence[ScaleTask]) -> list[ScaleGradient]:
         """Return the gradients of micro-batches; each one is computed as a whole by one shard."""
         return self._shared_out("differentiate", (), tasks)
 

@@ -20,7 +20,7 @@ from headmask.mask import HeadMask
 from workers.scoring.constants import Constants
 from workers.scoring.devices import default_device, naming_operators
 from workers.scoring.displacement import Displacements
-from workers.scoring.messages import GateGradient, GateTask, MaskScore, Probe, Stage, Survey
+from workers.scoring.messages import MaskScore, Probe, ScaleGradient, ScaleTask, Stage, Survey
 from workers.scoring.replica import Payload, Replica, Wanted
 from workers.scoring.stock import Chunk, Encoder, EncodingHere
 
@@ -107,11 +107,11 @@ class Pool(Protocol):
         """Make all replicas compare with a split's embeddings of the other side, given by the prefix of its metrics."""
         ...
 
-    def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
+    def submit_gradients(self, tasks: Sequence[ScaleTask]) -> None:
         """Queue micro-batches for differentiation; no others until all of these have been collected."""
         ...
 
-    def collect_gradients(self, timeout_s: float) -> dict[int, GateGradient]:
+    def collect_gradients(self, timeout_s: float) -> dict[int, ScaleGradient]:
         """Return gradients as soon as there are any, by the index of their task; empty after `timeout_s` seconds."""
         ...
 
@@ -304,7 +304,7 @@ class InlinePool:
         self._replica = Replica(payload, self._device)
         self._queue = BatchQueue(steps)
         self._held: list[Result] = []
-        self._gate_tasks: dict[int, GateTask] = {}
+        self._scale_tasks: dict[int, ScaleTask] = {}
         self._encoding = EncodingHere(self._replica.device)
 
     @property
@@ -354,15 +354,15 @@ class InlinePool:
         """Check on the replica that its pixels are unchanged."""
         self._replica.check_pixels()
 
-    def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
+    def submit_gradients(self, tasks: Sequence[ScaleTask]) -> None:
         """Queue micro-batches for differentiation."""
-        self._gate_tasks = dict(enumerate(tasks))
+        self._scale_tasks = dict(enumerate(tasks))
 
-    def collect_gradients(self, timeout_s: float) -> dict[int, GateGradient]:
+    def collect_gradients(self, timeout_s: float) -> dict[int, ScaleGradient]:
         """Return the gradient of the next micro-batch, by the index of its task."""
-        place = min(self._gate_tasks)
+        place = min(self._scale_tasks)
         with naming_operators(self._device):
-            (gradient,) = self._replica.differentiate([self._gate_tasks.pop(place)])
+            (gradient,) = self._replica.differentiate([self._scale_tasks.pop(place)])
         return {place: gradient}
 
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:

@@ -28,7 +28,7 @@ from workers.pool.queue import BatchQueue, Result, Steps, hand_out
 from workers.pool.work import Check, Chunks, MaskBatch, MicroBatches, Running, Work
 from workers.scoring.constants import Constants
 from workers.scoring.displacement import Displacements
-from workers.scoring.messages import GateGradient, GateTask, MaskScore, Probe, Stage, Survey
+from workers.scoring.messages import MaskScore, Probe, ScaleGradient, ScaleTask, Stage, Survey
 from workers.scoring.replica import Payload, Replica, Wanted
 from workers.scoring.stock import Chunk, Encoder
 
@@ -91,7 +91,7 @@ class RayPool:
         self._running: dict[Any, Running] = {}
         self._urgent: deque[MicroBatches | Check | Chunks] = deque()
         """Work that goes before the waiting masks."""
-        self._gradients: dict[int, GateGradient] = {}
+        self._gradients: dict[int, ScaleGradient] = {}
         self._encoded: dict[int, NDArray[np.float32]] = {}
         """Embeddings of chunks for the next call of `collect_chunks`, by place."""
         self._blame = Blame()
@@ -252,7 +252,7 @@ class RayPool:
         with self._answering():
             self._dispatch(seconds)
 
-    def submit_gradients(self, tasks: Sequence[GateTask]) -> None:
+    def submit_gradients(self, tasks: Sequence[ScaleTask]) -> None:
         """Queue micro-batches for differentiation; no others until all of these have been collected."""
         together = min(self.shards, -(-len(tasks) // self.fleet.wanted))
         self._urgent.extend(MicroBatches.cut(tasks, together))
@@ -311,7 +311,7 @@ class RayPool:
         results, self._held = self._held, []
         return results
 
-    def collect_gradients(self, timeout_s: float) -> dict[int, GateGradient]:
+    def collect_gradients(self, timeout_s: float) -> dict[int, ScaleGradient]:
         """Return gradients as soon as there are any, by the index of their task; empty after `timeout_s` seconds.
 
         Raises:
@@ -512,7 +512,7 @@ class RayPool:
         if isinstance(cause, DeviceMemoryError):
             raise cause from None
         if isinstance(work, MicroBatches):
-            raise PoolError(f"gates cannot be trained: a micro-batch {failure}")
+            raise PoolError(f"scales cannot be trained: a micro-batch {failure}")
         if isinstance(work, Chunks):
             raise PoolError(f"the side that no mask changes cannot be embedded: a chunk of it {failure}")
         if work.stage.predicted:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headmask.mask import HeadMask
 from workers.pool.fleet import Member
-from workers.scoring.messages import GateTask, Stage
+from workers.scoring.messages import ScaleTask, Stage
 
 if TYPE_CHECKING:
     from workers.scoring.stock import Chunk
@@ -44,10 +44,10 @@ class MicroBatches:
 
     places: tuple[int, ...]
     """Indices among those that were submitted together."""
-    tasks: Sequence[GateTask]
+    tasks: Sequence[ScaleTask]
 
     @classmethod
-    def cut(cls, tasks: Sequence[GateTask], size: int) -> list[Self]:
+    def cut(cls, tasks: Sequence[ScaleTask], size: int) -> list[Self]:
         """Return tasks as pieces of work with a given number of tasks each."""
         starts = range(0, len(tasks), size)
         return [cls(tuple(range(len(tasks))[at : at + size]), tasks[at : at + size]) for at in starts]

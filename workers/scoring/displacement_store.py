@@ -38,6 +38,7 @@ class DisplacementStore:
         *,
         folder: Path | None = None,
     ) -> None:
+        self.masks = tuple(masks)
         self._baseline, *self._singles = masks
         self._shapes = tuple(shapes)
         self._files = RowFiles(

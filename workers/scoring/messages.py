@@ -48,19 +48,19 @@ class MaskScore:
 
 
 @dataclass(frozen=True, eq=False)
-class GateTask:
-    """A micro-batch, and the gates by which its loss is differentiated."""
+class ScaleTask:
+    """A micro-batch, and the scales by which its loss is differentiated."""
 
     data: int
     """Index of the data set."""
     units_u: NDArray[np.int64]
     """Units of the data set's search split."""
-    gates_LH: NDArray[np.float64]
+    scales_LH: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class GateGradient:
-    """A micro-batch's mean loss, in nats, and its gradient by the gates."""
+class ScaleGradient:
+    """A micro-batch's mean loss, in nats, and its gradient by the scales."""
 
     loss: float
     gradient_LH: NDArray[np.float64]

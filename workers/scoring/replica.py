@@ -33,11 +33,11 @@ from workers.scoring.constants import (
 from workers.scoring.devices import device_kind, ranking_device
 from workers.scoring.displacement import Displacements, Predictor
 from workers.scoring.engine import Engine
-from workers.scoring.gates import GateLoss
 from workers.scoring.gelu import other_gelu
 from workers.scoring.inputs import Normalisation, make_inputs
-from workers.scoring.messages import GateGradient, GateTask, MaskScore, Probe, Stage, Survey
+from workers.scoring.messages import MaskScore, Probe, ScaleGradient, ScaleTask, Stage, Survey
 from workers.scoring.packing import PackedTower
+from workers.scoring.scales import ScaleLoss
 from workers.scoring.scorer import Scorer, ScorerSettings, SplitArrays, probe_inputs, proven_view
 from workers.scoring.stock import Chunk, StockTower
 from workers.scoring.trie import TowerCost
@@ -127,8 +127,8 @@ class Replica:
     _views: dict[str, TowerView] = field(init=False, default_factory=dict, repr=False)
     """The proven view of each precision."""
     _scorers: dict[tuple[str | int, ...], Scorer] = field(init=False, default_factory=dict, repr=False)
-    _gate_losses: dict[str, GateLoss] = field(init=False, default_factory=dict, repr=False)
-    """Loss under gates on the search split of every data set."""
+    _scale_losses: dict[str, ScaleLoss] = field(init=False, default_factory=dict, repr=False)
+    """Loss under scales on the search split of every data set."""
     _predictors: tuple[Predictor, ...] = field(init=False, default=(), repr=False)
     """Predictor for the search split of every data set."""
     _stock: StockTower | None = field(init=False, default=None, repr=False)
@@ -238,7 +238,7 @@ class Replica:
         """Use constants that another replica has settled."""
         self.constants = constants
         self._scorers.clear()
-        self._gate_losses.clear()
+        self._scale_losses.clear()
 
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
         """Predict from now on by the displacements of every data set on the search split."""
@@ -263,18 +263,18 @@ class Replica:
         parts = self._predicted(stage, masks) if stage.predicted else self._exact(stage, bools_of(masks), on_progress)
         return [merged(dict(zip(prefixes, scores, strict=True))) for scores in zip(*parts, strict=True)]
 
-    def differentiate(self, tasks: Sequence[GateTask]) -> list[GateGradient]:
-        """Return the gradients of micro-batches of the search split by gates, in the order given."""
+    def differentiate(self, tasks: Sequence[ScaleTask]) -> list[ScaleGradient]:
+        """Return the gradients of micro-batches of the search split by scales, in the order given."""
         if self.constants is None:
             raise RuntimeError("a replica settles or adopts the constants of the study before it differentiates")
         stage = Stage("search", self.constants.precision)
         prefixes = list(self.payload.splits["search"])
-        return [self._gate_loss(stage, prefixes[task.data]).gradient(task.units_u, task.gates_LH) for task in tasks]
+        return [self._scale_loss(stage, prefixes[task.data]).gradient(task.units_u, task.scales_LH) for task in tasks]
 
-    def _gate_loss(self, stage: Stage, prefix: str) -> GateLoss:
-        if prefix not in self._gate_losses:
-            self._gate_losses[prefix] = self.scorer(stage, prefix).gate_loss()
-        return self._gate_losses[prefix]
+    def _scale_loss(self, stage: Stage, prefix: str) -> ScaleLoss:
+        if prefix not in self._scale_losses:
+            self._scale_losses[prefix] = self.scorer(stage, prefix).scale_loss()
+        return self._scale_losses[prefix]
 
     def _exact(
         self, stage: Stage, masks_MLH: BoolArray, on_progress: Callable[[int, int], None]

@@ -28,9 +28,9 @@ from workers.scoring.constants import Precision
 from workers.scoring.devices import ranking_device
 from workers.scoring.displacement import Predictor
 from workers.scoring.engine import Engine
-from workers.scoring.gates import GateLoss
 from workers.scoring.inputs import Normalisation, make_inputs, shared_tensor
 from workers.scoring.messages import MaskScore
+from workers.scoring.scales import ScaleLoss
 from workers.tasks.base import MIN_ROWS, Partial, Targets, block_of, padded, part_of
 from workers.tasks.metrics import Ranks
 
@@ -119,10 +119,10 @@ class Scorer:
         self._other_E = shared_tensor(split.other_E).to(self._ranks_on)
         self._targets = split.targets
 
-    def gate_loss(self) -> GateLoss:
-        """Return the loss of the split under gates, on the same inputs and embeddings."""
+    def scale_loss(self) -> ScaleLoss:
+        """Return the loss of the split under scales, on the same inputs and embeddings."""
         engine = self._engine
-        return GateLoss(
+        return ScaleLoss(
             engine.view,
             engine.inputs,
             self._other_E.to(engine.view.device),

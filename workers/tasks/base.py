@@ -169,7 +169,7 @@ class Targets(ABC):
 
         Args:
             units_u: units, numbered from 0 to `num_units` - 1.
-            tower: tower whose heads have gates.
+            tower: tower whose heads have scales.
             num_inputs: number of inputs of that tower on the split.
         """
 

@@ -125,7 +125,7 @@ class ClassificationTargets(Targets):
         return len(self.class_of_image_N)
 
     def micro_batch(self, units_u: Indices, tower: TowerName, num_inputs: int) -> MicroBatch:
-        """Return the cross-entropy over all classes; where prompts have gates, over those of the micro-batch."""
+        """Return the cross-entropy over all classes; where prompts have scales, over those of the micro-batch."""
         import torch
         import torch.nn.functional as F  # noqa: N812
 

@@ -1,4 +1,4 @@
-"""The losses that gates are trained by: how unlikely the right answers are on a part of a split, differentiable.
+"""The losses that scales are trained by: how unlikely the right answers are on a part of a split, differentiable.
 
 The embeddings of the other side are there anyway, so every loss is against all of them; on the searched side, against
 those of the micro-batch. All have the model's own temperature. Which loss a task has is said by its

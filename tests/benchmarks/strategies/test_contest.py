@@ -42,8 +42,14 @@ def test_masks_are_counted_up_to_the_optimum():
 def test_a_capped_contestant_is_ranked_with_what_it_had():
     slow = replace(run("slow", [0.5, 0.8]), cell=Cell("one", "slow", 0, 300))
     found = standing([slow, run("a", [0.9])])
-    assert [(row.evaluations, row.capped) for row in found.rows[:3]] == [(100, False), (300, False), (1_000, True)]
-    assert found.rows[2].median_regret == pytest.approx(10)
+    assert [(row.evaluations, row.capped) for row in found.rows[:5]] == [
+        (50, False),
+        (100, False),
+        (200, False),
+        (300, False),
+        (1_000, True),
+    ]
+    assert found.rows[4].median_regret == pytest.approx(10)
     assert found.mean_rank == {"a": 1.0, "slow": 2.0}
 
 
@@ -79,8 +85,12 @@ def test_a_cell_is_the_same_every_time():
             "landscape must be one of .*; got 'clif-144', did you mean cliff-144",
         ),
         (
-            {"names": ["gates"]},
-            "gates trains gates, which takes a tower; got landscape cliff-144: name table-12, demo-48",
+            {"names": ["scales"]},
+            "scales needs gradients, which takes a tower; got landscape cliff-144: name table-12, demo-48",
+        ),
+        (
+            {"names": ["importance"], "landscapes": ["random-144", "pairwise-384"]},
+            "importance needs gradients, which takes a tower; got landscape pairwise-384: name table-12, demo-48",
         ),
         ({"names": ["rndom"]}, "contestant must be one of .*; got 'rndom', did you mean random"),
     ],
@@ -105,10 +115,7 @@ def test_the_command_prints_rows_and_mean_ranks(command):
     content = json.loads(out)
     assert set(content["mean_rank"]) == {"random", "greedy-top-k"}
     assert [(row["contestant"], row["evaluations"]) for row in content["rows"]] == [
-        ("random", 100),
-        ("random", 300),
-        ("greedy-top-k", 100),
-        ("greedy-top-k", 300),
+        (name, evaluations) for name in ("random", "greedy-top-k") for evaluations in (50, 100, 200, 300)
     ]
     for row in content["rows"]:
         low, high = row["median_regret_interval"]

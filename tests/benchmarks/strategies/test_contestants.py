@@ -21,15 +21,17 @@ class Slopes:
 
     num_batches, masks_per_step = 2, 0.4
 
-    def __call__(self, batches, gates_BF):
+    def __call__(self, batch, scales_F):
         slopes_F = SYNTHETIC.gains_B
-        return (gates_BF - 1) @ slopes_F, np.broadcast_to(slopes_F, gates_BF.shape)
+        return float((scales_F - 1) @ slopes_F), slopes_F
 
 
 SYNTHETIC = make_synthetic("pairwise", GRID, 0, num_helpful=4, num_neutral=4)
 LANDSCAPE = replace(SYNTHETIC, gradients=Slopes())
 # Greedy search ends where nothing gains; CMA-ES converges, and how soon depends on the processor's last bits.
-ENDS = {"greedy-top-k", "greedy-forward-backward", "cma-es"}
+# Importance ends with all heads ablated.
+ENDS = {"importance": 16, "greedy-top-k": 25, "greedy-forward-backward": 25, "cma-es": 25}
+"""Contestants whose plans end, with a number of masks that they exceed."""
 
 everyone = pytest.mark.parametrize("name", list(contestants()))
 
@@ -45,12 +47,21 @@ def evaluated(name, seed=0, budget=60):
 def test_exactly_the_budget_of_distinct_masks_is_evaluated(name):
     assert len(evaluated(name, budget=5)) == 5
     count = len(evaluated(name))
-    assert 25 < count <= 60 if name in ENDS else count == 60
+    assert ENDS[name] < count <= 60 if name in ENDS else count == 60
 
 
 @everyone
 def test_a_seed_decides_a_run(name):
     assert evaluated(name, seed=1) == evaluated(name, seed=1)
+
+
+def test_importance_ablates_the_heads_in_the_order_of_one_backward_pass():
+    meter, asked = Meter(LANDSCAPE, 60), []
+    values = meter.values
+    meter.values = lambda masks: (asked.extend(masks), values(masks))[1]
+    contestants()["importance"](meter, 0)
+    heads, ranked = list(GRID), np.argsort(-SYNTHETIC.gains_B, kind="stable")
+    assert asked == [HeadMask.from_heads(GRID, [heads[at] for at in ranked[:size]]) for size in range(17)]
 
 
 @pytest.mark.parametrize("name", ["genetic", "hill-climb", "pymoo-ga"])
@@ -78,17 +89,17 @@ def test_what_is_left_of_the_budget_is_used():
 def test_training_counts_as_the_masks_that_it_costs():
     meter = Meter(LANDSCAPE, 3)
     value = meter(HeadMask.empty(GRID))
-    gates_BF = np.ones((2, 16))
+    scales_F = np.ones(16)
     for step, num_spent in enumerate((1, 1, 2, 2, 3), 1):
-        meter.gradients([0, 1], gates_BF)
+        meter.gradients(0, scales_F)
         assert len(meter.best_so_far) == num_spent, step
     assert meter.best_so_far == [value] * 3
     with pytest.raises(BudgetSpent, match="all 3 masks of the budget"):
         meter(HeadMask.singles(GRID)[1])
-    meter.gradients([0, 1], gates_BF)
-    meter.gradients([0, 1], gates_BF)
+    meter.gradients(0, scales_F)
+    meter.gradients(0, scales_F)
     with pytest.raises(BudgetSpent, match="or trained for"):
-        meter.gradients([0, 1], gates_BF)
+        meter.gradients(0, scales_F)
 
 
 def test_one_who_asks_for_hardly_anything_new_is_stopped():

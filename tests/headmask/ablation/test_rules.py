@@ -119,11 +119,11 @@ def test_the_engine_gives_the_live_models_embeddings(tower, name, ablation):
 
 
 @CASES
-def test_shut_gates_are_the_ablation(tower, name, ablation):
+def test_scales_of_0_are_the_ablation(tower, name, ablation):
     case = Case(tower, name, ablation)
-    gates_LH = 1 - torch.from_numpy(case.mask.to_bools().astype(np.float32))
+    scales_LH = 1 - torch.from_numpy(case.mask.to_bools().astype(np.float32))
     with torch.no_grad():
-        found = case.view.encode_gated(case.inputs, gates_LH, case.rule, case.means_LHd)
+        found = case.view.encode_scaled(case.inputs, scales_LH, case.rule, case.means_LHd)
     assert (F.normalize(found, dim=-1) - case.live()).abs().max() <= 2e-6
 
 

@@ -12,7 +12,7 @@ from orchestrator.cli import app as headmask
 from orchestrator.commands.flags import takes
 from orchestrator.settings.options import SEARCH
 
-NAMES = ("max_loss", "layers", "protect", "image_chunk", "fold", "precheck", "masks", "gate_share", "out", "data")
+NAMES = ("max_loss", "layers", "protect", "image_chunk", "fold", "precheck", "masks", "surrogate_gib", "out", "data")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_what_is_not_given_is_left_out(given):
 
 def test_values_are_of_the_types_of_settings(given):
     assert given("--layers", "1,2", "--protect", "L1H0, L2H3") == {"layers": [1, 2], "protect": ["L1H0", "L2H3"]}
-    assert given("--masks", "9", "--gate-share", "0.5") == {"masks": 9, "gate_share": 0.5}
+    assert given("--masks", "9", "--surrogate-gib", "0.5") == {"masks": 9, "surrogate_gib": 0.5}
     assert given("--fold", "--no-precheck") == {"fold": True, "precheck": False}
     assert given("--data", "a", "--data", "b", "--image-chunk", "measure") == {
         "data": ["a", "b"],

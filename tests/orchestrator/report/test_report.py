@@ -157,7 +157,7 @@ def test_the_page_refers_to_nothing_outside_it(finished):
 def test_the_charts_hold_the_trials(finished):
     config, result = finished
     page, study = page_of(config), read_study(config)
-    heat, pareto, by_masks, by_seconds = page.charts
+    heat, pareto, by_masks, by_seconds, *_ = page.charts
     cells = np.array(heat["data"][0]["z"], dtype=float)
     singles = {record.mask.heads[0]: record for record in study.records if len(record.mask) == 1}
     baseline = next(record for record in study.records if record.mask.is_empty)
@@ -237,16 +237,32 @@ def test_several_data_sets_have_their_own_part(tiny_config, tiny_files, task_fil
     assert {"t2i", "class"} <= {kind for part in read_study(config).queries for kind in part.ranks["baseline"]}
     assert result.objective == "data/mean_recall"
     assert "labels: top1 changes by" in page.text("splits")
-    assert len(page.charts) == 4
+    assert len(page.charts) == 6
 
 
-def test_gates_are_shown_where_they_were_trained(tiny_config):
-    config = tiny_config(search__strategy="gates", budget__masks=20)
+def test_scales_are_shown_where_they_were_trained(tiny_config):
+    config = tiny_config(budget__masks=60)
     result = start(config).result
     page = page_of(config)
-    assert f"over {result.gates.steps} steps" in page.text("gates")
-    probabilities = [value for row in page.charts[-2]["data"][0]["z"] for value in row if value is not None]
-    assert probabilities == pytest.approx(list(result.gates.shut.values()), abs=1e-4)
+    assert f"over {result.scales.steps} steps" in page.text("scales")
+    assert f"changes of single heads above: {result.scales.agreement:.2f}" in page.text("scales")
+    fallen = [value for row in page.charts[-2]["data"][0]["z"] for value in row if value is not None]
+    assert fallen == pytest.approx([1 - scale for scale in result.scales.scales.values()], abs=1e-4)
+
+
+def test_a_search_that_trains_no_scales_shows_none(tiny_config):
+    config = tiny_config(search__strategy="genetic", budget__masks=20)
+    start(config)
+    assert "Trained scales" not in report_html(read_study(config))
+
+
+def test_where_agreement_is_undefined_the_report_says_nothing_of_it(tiny_config):
+    config = tiny_config(search__strategy="scales", budget__masks=6)
+    start(config)
+    text = page_of(config).text("scales")
+    assert "of training" not in text
+    assert "single heads above" not in text
+    assert "steps" in text
 
 
 def test_a_data_file_that_is_away_is_said(finished):
@@ -267,7 +283,7 @@ def test_an_older_run_folder_says_what_it_lacks(finished):
     page = page_of(config)
     assert "no queries.parquet" in page.text("missing")
     assert "no trials.parquet" in page.text("missing")
-    assert page.charts == []
+    assert len(page.charts) == 2  # Those of trained scales, which are in result.json.
     assert "points of mean_recall on test" in page.text("verdict")
 
 
@@ -454,7 +470,7 @@ def test_in_a_browser(finished, browser, tmp_path):
     backgrounds = set()
     for width, scheme in ((1280, "light"), (390, "dark")):
         with browser.opened(path, width=width, scheme=scheme) as page:
-            assert page.locator(".live").count() == page.locator("[data-chart]").count() == 4
+            assert page.locator(".live").count() == page.locator("[data-chart]").count() == 6
             assert page.evaluate("document.documentElement.scrollWidth") == width
             heat = page.locator("[data-chart]").first
             heat.locator(".nsewdrag").hover()
@@ -467,5 +483,5 @@ def test_in_a_browser(finished, browser, tmp_path):
     with browser.opened(path, width=390, javascript=False) as page:
         assert page.locator("#verdict").is_visible()
         stills = page.locator(".still")
-        assert stills.count() == 4
+        assert stills.count() == 6
         assert all(stills.nth(number).is_visible() for number in range(4))

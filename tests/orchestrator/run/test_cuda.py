@@ -14,7 +14,7 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("strategy", ["mixture", "gates"])
+@pytest.mark.parametrize("strategy", ["mixture", "scales"])
 def test_replicas_that_share_a_gpu_give_the_study_of_one_process(tiny_config, local_ray, precision, strategy):
     alone = tiny_config(name="alone", search__precision=precision, search__strategy=strategy)
     shared = tiny_config(
@@ -31,11 +31,11 @@ def test_replicas_that_share_a_gpu_give_the_study_of_one_process(tiny_config, lo
     assert torch.cuda.get_device_name() in trials(alone.folder)[0]["device"]
 
 
-def test_gradients_by_gates_are_the_same_to_the_last_bit_and_those_of_the_cpu():
-    split, gates_LH = random_split(28), np.random.default_rng(0).random((3, 4))
-    on_cpu = scorer_of(tiny_clip(), split).gate_loss().gradient(np.arange(9), gates_LH)
-    on_gpu = [scorer_of(tiny_clip(), split, device="cuda").gate_loss() for _ in range(2)]
-    first, second = (loss.gradient(np.arange(9), gates_LH) for loss in on_gpu)
+def test_gradients_by_scales_are_the_same_to_the_last_bit_and_those_of_the_cpu():
+    split, scales_LH = random_split(28), np.random.default_rng(0).random((3, 4))
+    on_cpu = scorer_of(tiny_clip(), split).scale_loss().gradient(np.arange(9), scales_LH)
+    on_gpu = [scorer_of(tiny_clip(), split, device="cuda").scale_loss() for _ in range(2)]
+    first, second = (loss.gradient(np.arange(9), scales_LH) for loss in on_gpu)
     np.testing.assert_array_equal(first.gradient_LH, second.gradient_LH)
     np.testing.assert_allclose(first.gradient_LH, on_cpu.gradient_LH, atol=1e-4 * np.abs(on_cpu.gradient_LH).max())
 

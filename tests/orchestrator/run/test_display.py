@@ -1,5 +1,6 @@
 """The time left follows what masks are predicted to cost, not how many there are."""
 
+import numpy as np
 import pytest
 
 from orchestrator.run.display import summary
@@ -7,6 +8,7 @@ from orchestrator.screen.waiting import speed
 from orchestrator.search import progress as search
 from orchestrator.search.progress import Progress
 from orchestrator.settings.budget import Budget
+from strategies import Scales
 
 
 @pytest.fixture
@@ -53,6 +55,19 @@ def test_nothing_is_said_before_the_first_result(at):
 def test_the_summary_says_how_well_masks_are_predicted(at):
     assert "surrogate" not in summary(at(Budget(100)), "2 replicas")
     assert "surrogate 0.93, 2 replicas" in summary(at(Budget(100), rank_correlation=0.931), "2 replicas")
+
+
+def test_the_summary_says_how_far_scales_are_trained(at):
+    class Slopes:
+        num_batches, masks_per_step = 1, 1.0
+
+        def __call__(self, batch, scales_F):
+            return 0.25, np.ones_like(scales_F)
+
+    scales = Scales(Slopes(), 3)
+    assert "scales" not in summary(at(Budget(100), scales=scales), "2 replicas")
+    scales.advance(2)
+    assert "scales 2 steps, loss 0.250, 2 replicas" in summary(at(Budget(100), scales=scales), "2 replicas")
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_a_search_killed_at_any_moment_goes_on_as_if_nothing_had_been(tiny_confi
 
 
 OFTEN = ("mixture",)
-"""Killed in every test run, gates in test_gates.py; tests/strategies holds for all that they go on as they began."""
+"""Killed in every test run, `scales` in search/test_scales.py; tests/strategies holds for all that they go on."""
 
 
 @pytest.mark.parametrize(

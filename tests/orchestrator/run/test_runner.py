@@ -15,7 +15,7 @@ from PIL import Image
 
 import headmask
 from headmask.border.home import cache_folder
-from headmask.mask import HeadMask
+from headmask.mask import HeadGrid, HeadMask
 from headmask.maskfile import MaskFile
 from orchestrator.outcome.schema import SearchResult
 from orchestrator.outcome.tables import sentences
@@ -50,14 +50,17 @@ def test_the_run_folder_holds_everything(tiny_config):
         "result.json",
         "heatmap.png",
         "pareto.png",
+        "scales.png",
     }
-    for name in ("heatmap.png", "pareto.png"):
+    for name in ("heatmap.png", "pareto.png", "scales.png"):
         with Image.open(config.folder / name) as picture:
             assert min(picture.size) > 200
     table = pq.read_table(config.folder / "trials.parquet")
     assert table.num_rows == 40
-    assert table["mask"].to_pylist()[:3] == ["", "L0H0", "L0H1"]
-    assert table["words"].to_pylist()[:2] == [[0, 0, 0], [1, 0, 0]]
+    masks = [HeadMask(HeadGrid(3, 4), tuple(words)) for words in table["words"].to_pylist()]
+    assert table["mask"].to_pylist() == list(map(str, masks))
+    assert masks[0].is_empty
+    assert [len(mask) for mask in masks[1:8]] == 7 * [1]
 
 
 def test_the_result_follows_its_schema_and_adds_up(tiny_config):
@@ -177,7 +180,7 @@ def test_looks_at_a_test_split_are_counted_over_a_storage(tiny_config, tmp_path)
     looks, heads = [], []
     for number in (1, 2, 3):
         # Every one without the heads that were selected before, so that none selects the same mask.
-        config = tiny_config(f"s{number}", output__storage=url, search__protect=tuple(heads), budget__masks=16)
+        config = tiny_config(f"s{number}", output__storage=url, search__protect=tuple(heads), search__strategy="scan")
         outcome = start(config)
         heads += map(str, outcome.verdict.selected.heads)
         looks.append(outcome.result.test_looks)
@@ -247,7 +250,7 @@ def test_one_parent_run_per_search_and_one_child_per_finalist(tiny_config, runs)
     assert parent.data.metrics["test/delta.mean_recall"] == outcome.result.splits.test.delta["mean_recall"]
     assert {item.path for item in mlflow.list_artifacts(parent.info.run_id)} == {
         "trials.parquet", "queries.parquet", "heatmap.png", "pareto.png", "mask.json", "candidate.json",
-        "result.json", "config.json", "report.html",
+        "result.json", "config.json", "report.html", "scales.png",
     }  # fmt: skip
     curve = mlflow.get_metric_history(parent.info.run_id, "best_by_masks")
     assert curve

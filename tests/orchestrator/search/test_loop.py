@@ -74,7 +74,7 @@ def make_search(tmp_path):
         store = StudyStore.open(str(path), name) if path.exists() else StudyStore.create(str(path), name, {})
         opened.append(store)
         sampler = make_sampler(strategy, GRID, seed=1, block_size=8)
-        options = {"stage": lambda: SEARCH, "value": lambda metrics: metrics["mean_recall"], **options}
+        options = {"stage": lambda mask: SEARCH, "value": lambda metrics: metrics["mean_recall"], **options}
         search = Search(sampler, store, pool, **options)
         return search, store
 

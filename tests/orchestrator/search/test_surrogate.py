@@ -155,16 +155,34 @@ def test_a_mask_that_can_no_longer_be_scored_ends_a_resumed_search(screening_con
 
 
 def test_a_search_killed_while_rows_are_written_goes_on_from_those_that_were(tiny_config, tmp_path):
-    config = tiny_config("killed", budget__masks=30)
+    config = tiny_config("killed", budget__masks=60)
     killed([("rows", config)])
     written = {path: path.stat().st_mtime_ns for path in rows(tmp_path)}
     assert len(written) == 5
     resume(config)
     assert len(rows(tmp_path)) == SCAN
     assert written == {path: path.stat().st_mtime_ns for path in written}
-    whole = tiny_config("whole", budget__masks=30)
+    whole = tiny_config("whole", budget__masks=60)
     start(whole)
     assert trials(config.folder) == trials(whole.folder)
+
+
+def test_nothing_is_predicted_before_the_scan_of_a_mixture_is_complete(tiny_config, submitted):
+    start(tiny_config(budget__masks=60))
+    predicted = [place for place, (stage, _) in enumerate(submitted) if stage.predicted]
+    scan = [place for place, (stage, _) in enumerate(submitted) if stage.embeddings]
+    assert len(scan) == SCAN
+    assert max(scan) < min(predicted)
+    several = [place for place, (stage, mask) in enumerate(submitted) if stage.split == "search" and len(mask) > 1]
+    assert min(several) < max(scan)
+    assert all(len(mask) <= 1 for stage, mask in submitted if stage.embeddings)
+
+
+def test_a_mixture_that_ends_before_its_scan_does_predicts_nothing(tiny_config, submitted):
+    result = start(tiny_config(budget__masks=20)).result
+    assert result.surrogate.rank_correlation is None
+    assert result.surrogate.num_screened == 0
+    assert not [mask for stage, mask in submitted if stage.predicted]
 
 
 def test_a_budget_within_the_scan_predicts_nothing_and_can_grow(screening_config, submitted):

@@ -31,7 +31,7 @@ def test_selections_are_what_the_commands_need():
     assert set(MODEL) == {"model", "pretrained", "preprocess"}
     assert set(RESUME) == {
         "out", "tracking_uri", "masks", "seconds", "image_forwards", "patience",
-        "pool", "replicas", "gpus_per_replica", "shards", "mixed_devices", "address",
+        "pool", "replicas", "gpus_per_replica", "shards", "mixed_devices", "address", "device",
     }  # fmt: skip
     assert {"task", "image_column", "templates"} < set(READING) < set(SCAN)
     assert not set(SCAN) & {"masks", "strategy", "out", "guide"}

@@ -48,8 +48,8 @@ def test_a_former_name_still_works():
 def test_what_decides_a_study_is_what_decided_the_studies_of_before():
     """Another set of keys is another fingerprint, and no stored study could be resumed."""
     assert set(SearchSection().decisive()) == {
-        "tower", "ablation", "precision", "image_chunk", "threads", "strategy", "shortlist", "gate_share", "layers",
-        "protect", "max_heads", "block_size", "seed", "finalists",
+        "tower", "ablation", "precision", "image_chunk", "threads", "strategy", "shortlist", "layers", "protect",
+        "max_heads", "block_size", "seed", "finalists",
     }  # fmt: skip
     assert BudgetSection().decisive() == PoolSection().decisive() == OutputSection(folder="run").decisive() == {}
 

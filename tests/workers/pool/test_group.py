@@ -13,7 +13,7 @@ from workers.pool.fleet import Member
 from workers.pool.group import ShardGroup
 from workers.pool.shard import Shard, joined
 from workers.scoring.constants import Constants
-from workers.scoring.messages import GateTask, Stage
+from workers.scoring.messages import ScaleTask, Stage
 from workers.scoring.replica import Replica
 from workers.scoring.scorer import Scorer
 
@@ -109,7 +109,7 @@ def test_a_lost_shard_is_done_again_and_nothing_else_is(group, payload, local_ra
 
 
 def test_micro_batches_are_shared_out(group, payload):
-    tasks = [GateTask(0, np.arange(start, start + 8), np.full((3, 4), 0.5)) for start in (0, 8, 16)]
+    tasks = [ScaleTask(0, np.arange(start, start + 8), np.full((3, 4), 0.5)) for start in (0, 8, 16)]
     alone = Replica(payload, "cpu", CONSTANTS).differentiate(tasks)
     for ours, theirs in zip(group.differentiate(tasks), alone, strict=True):
         assert ours.loss == theirs.loss

@@ -1,4 +1,4 @@
-"""What gates are trained by, against open_clip's loss, torch's cross-entropy and sums written out."""
+"""What scales are trained by, against open_clip's loss, torch's cross-entropy and sums written out."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Gradients by gates: those of finite differences, a function of micro-batch and gates, whoever computes them."""
+"""Gradients by scales: those of finite differences, a function of micro-batch and scales, whoever computes them."""
 
 import os
 import signal
@@ -15,12 +15,12 @@ from headmask.errors import DataError, PoolError
 from headmask.tower.towers import tower_of, view_of
 from headmask.tower.views import TextView
 from tests.tiny import tiny_clip
-from tests.workers.fakes import FakePayload, GatedReplica
+from tests.workers.fakes import FakePayload, TrainingReplica
 from tests.workers.scoring.test_scorer import NORMALISATION, random_split, scorer_of
 from workers.pool.ray import RayPool
-from workers.scoring.gates import GateLoss
 from workers.scoring.inputs import make_inputs
-from workers.scoring.messages import GateTask
+from workers.scoring.messages import ScaleTask
+from workers.scoring.scales import ScaleLoss
 from workers.scoring.scorer import SplitArrays
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.matching import MatchingTargets
@@ -34,7 +34,7 @@ TARGETS = {
 
 
 def loss_of(task, tower, ablation, dtype):
-    """Return the loss of a tiny split under gates, with everything in one precision."""
+    """Return the loss of a tiny split under scales, with everything in one precision."""
     model, targets = tiny_clip(), TARGETS[task]
     split = random_split(28, num_images=12)
     num_texts = {"retrieval": 24, "classification": 4 * 3, "matching": 12}[task]
@@ -52,7 +52,7 @@ def loss_of(task, tower, ablation, dtype):
     if ablation == "mean":
         means_LHd = calibrate_means(model, lambda: view.stock(made.take(slice(0, 12))), tower=tower).to(dtype)
     other_E = F.normalize(other_E, dim=-1).to(dtype)
-    return GateLoss(view, made, other_E, targets, ablation=ABLATIONS[ablation], means_LHd=means_LHd)
+    return ScaleLoss(view, made, other_E, targets, ablation=ABLATIONS[ablation], means_LHd=means_LHd)
 
 
 @pytest.mark.parametrize("ablation", ["zero", "uniform", "mean"])
@@ -63,40 +63,40 @@ def test_the_gradient_is_that_of_float64_finite_differences(task, tower, ablatio
     units_u = np.array([3, 0, 5, 1])
     found, exact = (loss_of(task, tower, ablation, dtype) for dtype in (torch.float32, torch.float64))
     grid = exact._view.grid
-    gates_LH = np.random.default_rng(2).random((grid.layers, grid.heads))
-    gradient = found.gradient(units_u, gates_LH)
+    scales_LH = 1.5 * np.random.default_rng(2).random((grid.layers, grid.heads))
+    gradient = found.gradient(units_u, scales_LH)
 
-    def loss(gates_LH):
+    def loss(scales_LH):
         view, inputs = exact._view, exact._inputs
         tower_name = "text" if isinstance(view, TextView) else "image"
         batch = exact._targets.micro_batch(units_u, tower_name, len(inputs))
         taken = inputs.take(exact._place_N[batch.inputs_n])
-        embedding = view.encode_gated(taken, torch.from_numpy(gates_LH), exact._ablation, exact._means_LHd)
+        embedding = view.encode_scaled(taken, torch.from_numpy(scales_LH), exact._ablation, exact._means_LHd)
         return float(batch.loss(F.normalize(embedding, dim=-1), exact._other_E))
 
-    expected = np.zeros_like(gates_LH)
-    for place in np.ndindex(gates_LH.shape):
-        step = np.zeros_like(gates_LH)
+    expected = np.zeros_like(scales_LH)
+    for place in np.ndindex(scales_LH.shape):
+        step = np.zeros_like(scales_LH)
         step[place] = 1e-5
-        expected[place] = (loss(gates_LH + step) - loss(gates_LH - step)) / 2e-5
+        expected[place] = (loss(scales_LH + step) - loss(scales_LH - step)) / 2e-5
     assert np.abs(expected).max() > 1e-3
     np.testing.assert_allclose(gradient.gradient_LH, expected, atol=2e-4 * np.abs(expected).max())
-    assert gradient.loss == pytest.approx(loss(gates_LH), rel=1e-5)
+    assert gradient.loss == pytest.approx(loss(scales_LH), rel=1e-5)
 
 
 def test_gradients_do_not_depend_on_what_was_computed_before():
     split = random_split(28)
-    gates_LH = np.random.default_rng(0).random((3, 4))
-    one, two = (scorer_of(tiny_clip(), split).gate_loss() for _ in range(2))
-    two.gradient(np.arange(9), 1 - gates_LH)
-    first, second = (each.gradient(np.array([7, 2, 5]), gates_LH) for each in (one, two))
+    scales_LH = np.random.default_rng(0).random((3, 4))
+    one, two = (scorer_of(tiny_clip(), split).scale_loss() for _ in range(2))
+    two.gradient(np.arange(9), 1 - scales_LH)
+    first, second = (each.gradient(np.array([7, 2, 5]), scales_LH) for each in (one, two))
     np.testing.assert_array_equal(first.gradient_LH, second.gradient_LH)
     assert first.loss == second.loss
 
 
 def test_no_weight_is_given_a_gradient():
     scorer = scorer_of(tiny_clip().requires_grad_(True), random_split(28))
-    scorer.gate_loss().gradient(np.arange(8), np.full((3, 4), 0.5))
+    scorer.scale_loss().gradient(np.arange(8), np.full((3, 4), 0.5))
     assert all(not each.requires_grad and each.grad is None for each in scorer._engine.view.module.parameters())
 
 
@@ -105,13 +105,13 @@ def test_what_is_not_finite_has_no_gradient():
     other_E = split.other_E.copy()
     other_E[0] = np.nan
     scorer = scorer_of(tiny_clip(), SplitArrays(split.inputs, other_E, split.targets))
-    found = scorer.gate_loss().gradient(np.arange(8), np.full((3, 4), 0.5))
+    found = scorer.scale_loss().gradient(np.arange(8), np.full((3, 4), 0.5))
     assert np.isnan(found.loss)
     assert not found.gradient_LH.any()
 
 
 def gradients_of(pool, units):
-    pool.submit_gradients([GateTask(0, np.array(each), np.ones((3, 4))) for each in units])
+    pool.submit_gradients([ScaleTask(0, np.array(each), np.ones((3, 4))) for each in units])
     found, deadline = {}, time.monotonic() + 120
     while len(found) < len(units) and time.monotonic() < deadline:
         found |= pool.collect_gradients(0.5)
@@ -119,29 +119,29 @@ def gradients_of(pool, units):
 
 
 @pytest.fixture(scope="module")
-def gated_pool(local_ray):
-    pool = RayPool(FakePayload(), replicas=2, replica_class=GatedReplica)
+def training_pool(local_ray):
+    pool = RayPool(FakePayload(), replicas=2, replica_class=TrainingReplica)
     yield pool
     pool.close()
 
 
-def test_a_lost_replicas_micro_batch_is_differentiated_again(gated_pool):
-    before = gated_pool.fleet.num_replaced
-    os.kill(gated_pool._ray.get(gated_pool.fleet.members[0].call("pid")), signal.SIGKILL)
-    assert gradients_of(gated_pool, [[place] for place in range(5)]) == {place: place for place in range(5)}
-    assert gated_pool.fleet.num_replaced == before + 1
+def test_a_lost_replicas_micro_batch_is_differentiated_again(training_pool):
+    before = training_pool.fleet.num_replaced
+    os.kill(training_pool._ray.get(training_pool.fleet.members[0].call("pid")), signal.SIGKILL)
+    assert gradients_of(training_pool, [[place] for place in range(5)]) == {place: place for place in range(5)}
+    assert training_pool.fleet.num_replaced == before + 1
 
 
 @pytest.mark.parametrize(
     ("code", "kind", "message"),
     [
-        (1, PoolError, "gates cannot be trained: a micro-batch failed on 3 replicas"),
-        (2, PoolError, "gates cannot be trained: .*CUDA out of memory"),
+        (1, PoolError, "scales cannot be trained: a micro-batch failed on 3 replicas"),
+        (2, PoolError, "scales cannot be trained: .*CUDA out of memory"),
         (3, DataError, "the data are not as they must be"),
     ],
 )
-def test_a_micro_batch_that_cannot_be_differentiated_is_one_clear_message(gated_pool, code, kind, message):
+def test_a_micro_batch_that_cannot_be_differentiated_is_one_clear_message(training_pool, code, kind, message):
     # What was done later than the first loss counts, so the good one is done before.
-    assert gradients_of(gated_pool, [[0]]) == {0: 0}
+    assert gradients_of(training_pool, [[0]]) == {0: 0}
     with pytest.raises(kind, match=message):
-        gradients_of(gated_pool, [[1, code]])
+        gradients_of(training_pool, [[1, code]])

@@ -1,4 +1,4 @@
-"""Gradients by gates, one micro-batch at a time, which replicas compute while a search trains gates."""
+"""Gradients by scales, one micro-batch at a time, which replicas compute while a search trains scales."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from headmask.ablation.rules import ZERO, Ablation
 from headmask.tower.towers import TowerName
 from headmask.tower.views import TextView, TowerView
 from workers.scoring.inputs import Inputs
-from workers.scoring.messages import GateGradient
+from workers.scoring.messages import ScaleGradient
 from workers.tasks.base import Targets
 from workers.tasks.losses import Indices
 
 # L layers, H heads, d head width, n inputs of a micro-batch, u units of it, E embedding
 
-REVISION = 1
+REVISION = 2
 """Raised whenever a gradient's last bits may change."""
 
 
-class GateLoss:
-    """The loss of one split under gates. A gradient is a function of its micro-batch and the gates, to the last bit.
+class ScaleLoss:
+    """The loss of one split under scales. A gradient is a function of its micro-batch and scales, to the last bit.
 
     Args:
         view: of the searched tower on its device, in the precision of the search, proven. Its weights are frozen.
         inputs: inputs of the split.
         other_E: L2-normalised embeddings of the other side.
         targets: what is right.
-        ablation: what a gate of 0 puts in place of a head.
+        ablation: what a scale of 0 puts in place of a head.
         means_LHd: calibrated mean outputs, where the ablation needs them.
     """
 
@@ -54,26 +54,26 @@ class GateLoss:
         self._means_LHd = means_LHd
         self._place_N = np.argsort(inputs.order_N)
 
-    def gradient(self, units_u: Indices, gates_LH: NDArray[np.float64]) -> GateGradient:
-        """Return the loss of a micro-batch and its gradient by the gates; no gradient if they are not finite.
+    def gradient(self, units_u: Indices, scales_LH: NDArray[np.float64]) -> ScaleGradient:
+        """Return the loss of a micro-batch and its gradient by the scales; no gradient if they are not finite.
 
         Args:
             units_u: units of the split; see `workers.tasks.losses.micro_batches`.
-            gates_LH: one gate per head.
+            scales_LH: one scale per head.
         """
         view = self._view
         tower: TowerName = "text" if isinstance(view, TextView) else "image"
         batch = self._targets.micro_batch(units_u, tower, len(self._inputs))
         inputs = self._inputs.take(self._place_N[batch.inputs_n])
-        gates = torch.tensor(gates_LH, dtype=torch.float32, device=view.device, requires_grad=True)
+        scales = torch.tensor(scales_LH, dtype=torch.float32, device=view.device, requires_grad=True)
         with _deterministic(view.device):
-            embedding_nE = view.encode_gated(inputs, gates, self._ablation, self._means_LHd)
+            embedding_nE = view.encode_scaled(inputs, scales, self._ablation, self._means_LHd)
             loss = batch.loss(F.normalize(embedding_nE.float(), dim=-1), self._other_E)
-            (gradient,) = torch.autograd.grad(loss, gates)
+            (gradient,) = torch.autograd.grad(loss, scales)
         gradient_LH = gradient.cpu().double().numpy()
         if not np.isfinite(gradient_LH).all():
-            return GateGradient(float("nan"), np.zeros_like(gradient_LH))
-        return GateGradient(float(loss.detach()), gradient_LH)
+            return ScaleGradient(float("nan"), np.zeros_like(gradient_LH))
+        return ScaleGradient(float(loss.detach()), gradient_LH)
 
 
 @contextlib.contextmanager
