@@ -135,12 +135,6 @@ class History:
         words_RL = (bits_RF.astype(np.float64) @ self._powers_FL).astype(np.int64)
         return list(map(tuple, words_RL.tolist()))
 
-    def are_new(self, bits_RF: BoolArray) -> BoolArray:
-        """Return which masks (R) were never proposed and are small enough; a repeated row counts each time."""
-        new_R = np.array([words not in self.taken for words in self.words(bits_RF)], dtype=np.bool_)
-        new_R &= bits_RF.sum(1) <= self.max_heads
-        return new_R
-
     def take(self, bits_RF: BoolArray, count: int) -> list[HeadMask]:
         """Return up to `count` masks that were never proposed, in the order given, and count them as taken."""
         found: list[HeadMask] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from headmask.mask import BoolArray, HeadMask
@@ -9,7 +11,7 @@ from strategies.base import MaskSampler
 from strategies.breeding import seeds
 from strategies.history import History, apart, smallest
 from strategies.learning import Company, Indices, company_of, fitted_trials, learned, scale_hopes, shortlist
-from strategies.model import Functions
+from strategies.model import Functions, PairwiseModel
 from strategies.tabu import tabu_search
 
 # T trials, F free heads, S shortlisted heads, R functions, V masks visited
@@ -44,6 +46,8 @@ class PairwiseSampler(MaskSampler):
 
     label = "pairwise"
     revision = 4
+    _learned: _Learned | None = None
+    """What the results of the last block taught: a cache, which decides nothing."""
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
         """Return the most promising heads together first, then what the model proposes.
@@ -53,11 +57,39 @@ class PairwiseSampler(MaskSampler):
         masks = [] if history.scales_F is not None else history.take(seeds(history), count)
         if len(masks) == count or len(history.ranked) < 2 or not history.is_usable_F.any():
             return masks
-        company = company_of(history)
-        heads_S = shortlist(history, company)
+        known = self._learned_from(history)
         num_probes = int((PROBED if history.scales_F is None else PROBED_SCALED) * (count - len(masks)))
-        masks += history.take(_probes(history, company), num_probes)
-        return masks + _modelled(count - len(masks), history, company, heads_S, rng)
+        masks += history.take(_probes(history, known.company), num_probes)
+        return masks + _modelled(count - len(masks), known, rng)
+
+    def _learned_from(self, history: History) -> _Learned:
+        """Return what the results of a block teach; a mixture may ask for masks of one block twice."""
+        if self._learned is None or self._learned.history is not history:
+            self._learned = _Learned.of(history)
+        return self._learned
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What the results that a block is proposed from teach."""
+
+    history: History
+    company: Company
+    heads_S: Indices
+    """The shortlist."""
+    trials: Indices
+    model: PairwiseModel
+
+    @classmethod
+    def of(cls, history: History) -> _Learned:
+        """Return what results teach."""
+        company, trials = company_of(history), fitted_trials(history)
+        heads_S = shortlist(history, company)
+        gains_F = np.nan_to_num(history.scan_gains_F)
+        expected_F = gains_F + company.gains_F
+        expected_F[heads_S] = gains_F[heads_S]
+        expected_T = history.baseline + np.where(history.bits_TF[trials], expected_F, 0).sum(1)
+        return cls(history, company, heads_S, trials, learned(history, heads_S, trials, expected_T))
 
 
 def _probes(history: History, company: Company) -> BoolArray:
@@ -82,27 +114,20 @@ def _probes(history: History, company: Company) -> BoolArray:
     return added_RF
 
 
-def _modelled(
-    count: int, history: History, company: Company, heads_S: Indices, rng: np.random.Generator
-) -> list[HeadMask]:
+def _modelled(count: int, known: _Learned, rng: np.random.Generator) -> list[HeadMask]:
     """Return masks over the shortlist that a model of trials proposes, or that improve it."""
+    history, heads_S, trials = known.history, known.heads_S, known.trials
     near = NEAR if history.scales_F is None else NEAR_SCALED
     num_greedy, num_near, num_explored = int(GREEDY * count), int(near * count), int(EXPLORED * count)
     num_sampled = count - num_greedy - num_near - num_explored
-    trials = fitted_trials(history)
-    gains_F = np.nan_to_num(history.scan_gains_F)
-    expected_F = gains_F + company.gains_F
-    expected_F[heads_S] = gains_F[heads_S]
-    expected_T = history.baseline + np.where(history.bits_TF[trials], expected_F, 0).sum(1)
-    model = learned(history, heads_S, trials, expected_T)
     starts_BS = history.bits_TF[trials[:STARTS]][:, heads_S]
-    functions = model.functions(num_sampled, rng, gains_F[heads_S])
+    functions = known.model.functions(num_sampled, rng, np.nan_to_num(history.scan_gains_F)[heads_S])
     visited_RVS, values_RV = tabu_search(functions, starts_BS, STEPS, history.max_heads, rng)
     best_RVS = np.take_along_axis(visited_RVS, np.argsort(-values_RV, kind="stable")[:, :CANDIDATES, None], 1)
     good_VS = history.bits_TF[trials[:200]][:, heads_S]
     greedy_VS = best_RVS[0, apart(best_RVS[0], APART, good_VS, num_greedy)]
     masks = history.take(history.widened(greedy_VS, heads_S), num_greedy)
-    masks += history.take(_near(history, company, functions, heads_S), num_near)
+    masks += history.take(_near(history, known.company, functions, heads_S), num_near)
     for best_VS in best_RVS[1:]:
         masks += history.take(history.widened(best_VS, heads_S), 1)
     varied_VS = _varied(np.vstack([best_RVS[0, :16], starts_BS]), 4 * max(1, num_explored), rng)

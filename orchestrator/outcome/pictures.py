@@ -13,6 +13,7 @@ from headmask.border.writing import written
 from headmask.mask import Head, HeadGrid, HeadMask
 from orchestrator.statistics.pareto import Point, front, knee, savings
 from orchestrator.study.records import TrialRecord
+from strategies.scales import HIGHEST
 
 
 def scan_deltas(
@@ -100,7 +101,7 @@ def write_scales(
     top.plot(range(1, len(losses) + 1), [np.nan if loss is None else loss for loss in losses], color="C0")
     top.set_xlabel("step")
     top.set_ylabel("loss in nats")
-    bottom.hist(list(scales.values()), bins=np.linspace(0, 1.5, 31), color="C0")
+    bottom.hist(list(scales.values()), bins=np.linspace(0, HIGHEST, 31), color="C0")
     bottom.set_xlabel("scale")
     bottom.set_ylabel("heads")
     axes = right.subplots()

@@ -28,7 +28,6 @@ DIVERGING = [
     (1.0, "var(--blue-end)"),
 ]  # fmt: skip
 """Red and blue can be told apart with all common kinds of colour blindness."""
-RISING = [(0.0, "var(--middle)"), (0.5, "var(--blue-mid)"), (1.0, "var(--blue-end)")]
 STYLES = (
     ("var(--blue)", "circle", "solid"), ("var(--orange)", "square", "dash"), ("var(--green)", "diamond", "dot"),
     ("var(--plum)", "triangle-up", "dashdot"), ("var(--amber)", "cross", "longdash"), ("var(--grey)", "x", "dash"),
