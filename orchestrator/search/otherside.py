@@ -71,32 +71,23 @@ class OtherSide:
             swaps_gelu: run the stock tower with the GELU that it was not loaded with.
             check: called while chunks are awaited; may raise to stop.
         """
+        inputs: Pixels | NDArray[np.int64]
         if self.side == "image":
-            return self._embedded(split.pixels.part(part), split, pool, say, swaps_gelu, check)
-        text_QE = self._embedded(self.tokens(split.texts)[part], split, pool, say, swaps_gelu, check)
-        return split.targets.pooled(torch.from_numpy(text_QE)).numpy()
+            inputs = split.pixels.part(part)
+            whole = [] if len(inputs) == len(split.pixels) else [len(inputs)]
+            decides: tuple[Any, ...] = "images", split.digest, self.preprocessing, *whole
+        else:
+            inputs = self.tokens(split.texts)[part]
+            decides = "texts", inputs
+        what = f"the {self.side}s of split {split.name}"
+        embeddings = self._kept(decides, inputs, what, pool, say, swaps_gelu=swaps_gelu, check=check)
+        return embeddings if self.side == "image" else split.targets.pooled(torch.from_numpy(embeddings)).numpy()
 
     def of_texts(
         self, tokens_QT: NDArray[np.int64], pool: EmbedsChunks, what: str, say: Callable[[str], None]
     ) -> Embeddings:
         """Return the embeddings (Q, E) of texts."""
-        return self._kept(("texts", tokens_QT), tokens_QT, what, pool, say, False, lambda: None)
-
-    def _embedded(
-        self,
-        inputs: Pixels | NDArray[np.int64],
-        split: Split,
-        pool: EmbedsChunks,
-        say: Callable[[str], None],
-        swaps_gelu: bool,
-        check: Callable[[], None],
-    ) -> Embeddings:
-        what = f"the {self.side}s of split {split.name}"
-        if not isinstance(inputs, Pixels):
-            return self._kept(("texts", inputs), inputs, what, pool, say, swaps_gelu, check)
-        whole = [] if len(inputs) == len(split.pixels) else [len(inputs)]
-        decides = "images", split.digest, self.preprocessing, *whole
-        return self._kept(decides, inputs, what, pool, say, swaps_gelu, check)
+        return self._kept(("texts", tokens_QT), tokens_QT, what, pool, say)
 
     def _kept(
         self,
@@ -105,8 +96,9 @@ class OtherSide:
         what: str,
         pool: EmbedsChunks,
         say: Callable[[str], None],
-        swaps_gelu: bool,
-        check: Callable[[], None],
+        *,
+        swaps_gelu: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> Embeddings:
         # The weights do not tell the activation; the structure does.
         decides = *decides, self.model.reference.weights_sha256, self.model.clip, self.threads

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from headmask.border.home import cache_folder
 from workers.data.pixels import Pixels
+from workers.scoring.devices import device_kind
 from workers.scoring.inputs import Normalisation
 from workers.scoring.stock import Chunk, Encoder, EncodingHere
 
@@ -147,7 +148,7 @@ def cache_key(decides: tuple[Any, ...], kind: str | None = None) -> str:
     """
     here = f"torch {torch.__version__}|{torch.backends.cpu.get_cpu_capability()}"
     # Caches of earlier versions, which computed on the driver's CPU, stay valid.
-    is_here = kind in (None, f"cpu {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}")
+    is_here = kind in (None, device_kind("cpu"))
     digest = hashlib.sha256((here if is_here else str(kind)).encode())
     for part in decides:
         content = part.tobytes() if isinstance(part, np.ndarray) else str(part).encode()

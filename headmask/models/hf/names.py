@@ -12,6 +12,22 @@ from torch import Tensor
 from headmask.models.hf.architecture import VISION_ONLY
 
 How = Literal["same", "transposed", "patches"]
+BLOCK = {
+    "attn.out_proj": "self_attn.out_proj",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+"""Names in a block of open_clip, and in one of transformers."""
+TIMM_BLOCK = {
+    "attn.proj": "self_attn.out_proj",
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+"""Names in a block of timm, and in one of transformers."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +129,17 @@ def _text(ours: str, layers: int) -> Iterator[Renaming]:
     yield from _blocks(f"{ours}transformer.resblocks", "text_model.", layers)
 
 
-def _blocks(ours: str, prefix: str, layers: int) -> Iterator[Renaming]:
-    """Yield the renamings of open_clip's blocks."""
+def _blocks(
+    ours: str, prefix: str, layers: int, *, qkv: str = "attn.in_proj_", parts: Mapping[str, str] = BLOCK
+) -> Iterator[Renaming]:
+    """Yield the renamings of blocks, in which queries, keys and values are stacked in one weight and one bias."""
     for layer in range(layers):
         here, there = f"{ours}.{layer}", f"{prefix}encoder.layers.{layer}"
         for part in ("weight", "bias"):
-            qkv = tuple(f"{there}.self_attn.{each}_proj.{part}" for each in "qkv")
-            yield Renaming((f"{here}.attn.in_proj_{part}",), qkv)
-        yield from _pairs(f"{here}.attn.out_proj", f"{there}.self_attn.out_proj")
-        yield from _pairs(f"{here}.ln_1", f"{there}.layer_norm1")
-        yield from _pairs(f"{here}.ln_2", f"{there}.layer_norm2")
-        yield from _pairs(f"{here}.mlp.c_fc", f"{there}.mlp.fc1")
-        yield from _pairs(f"{here}.mlp.c_proj", f"{there}.mlp.fc2")
+            apart = tuple(f"{there}.self_attn.{each}_proj.{part}" for each in "qkv")
+            yield Renaming((f"{here}.{qkv}{part}",), apart)
+        for name, theirs in parts.items():
+            yield from _pairs(f"{here}.{name}", f"{there}.{theirs}")
 
 
 def _siglip_image(layers: int, *, flexible: bool) -> Iterator[Renaming]:
@@ -134,15 +149,7 @@ def _siglip_image(layers: int, *, flexible: bool) -> Iterator[Renaming]:
     yield _one(f"{ours}.patch_embed.proj.weight", f"{patches}.weight", "patches" if flexible else "same")
     yield _one(f"{ours}.patch_embed.proj.bias", f"{patches}.bias")
     yield _one(f"{ours}.pos_embed", f"{theirs}.embeddings.position_embedding.weight")
-    for layer in range(layers):
-        here, there = f"{ours}.blocks.{layer}", f"{theirs}.encoder.layers.{layer}"
-        for part in ("weight", "bias"):
-            qkv = tuple(f"{there}.self_attn.{each}_proj.{part}" for each in "qkv")
-            yield Renaming((f"{here}.attn.qkv.{part}",), qkv)
-        yield from _pairs(f"{here}.attn.proj", f"{there}.self_attn.out_proj")
-        yield from _pairs(f"{here}.norm1", f"{there}.layer_norm1")
-        yield from _pairs(f"{here}.norm2", f"{there}.layer_norm2")
-        yield from _mlp(f"{here}.mlp", f"{there}.mlp")
+    yield from _blocks(f"{ours}.blocks", f"{theirs}.", layers, qkv="attn.qkv.", parts=TIMM_BLOCK)
     yield from _pairs(f"{ours}.norm", f"{theirs}.post_layernorm")
     here, there = f"{ours}.attn_pool", f"{theirs}.head"
     yield _one(f"{here}.latent", f"{there}.probe")
