@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.record import save
 from headmask.mask import HeadMask
-from orchestrator.demo import DEMO_CHUNK, unpack_demo
+from orchestrator.demo import DEMO_CONSTANTS, unpack_demo
 from orchestrator.run.bench import hardware
 from orchestrator.search.loop import Search
 from orchestrator.search.scoring import score_all
@@ -49,7 +49,7 @@ PROCESSES = 2
 def session_of(folder: Path) -> Session:
     """Return the demo's session."""
     demo = unpack_demo(folder)
-    options = {"model": f"local-dir:{demo.model}", "data": demo.data, "out": folder, "image_chunk": DEMO_CHUNK}
+    options = {"model": f"local-dir:{demo.model}", "data": demo.data, "out": folder, **DEMO_CONSTANTS}
     return prepare(read_config(None, flags_of(options)))
 
 

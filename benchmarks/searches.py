@@ -24,7 +24,7 @@ import yaml
 from benchmarks.guides import mean_and_interval
 from benchmarks.record import save
 from orchestrator.api import search
-from orchestrator.demo import DEMO_CHUNK, unpack_demo
+from orchestrator.demo import DEMO_CONSTANTS, unpack_demo
 from orchestrator.demo.scenes import write_downstream
 from orchestrator.run.bench import hardware
 
@@ -65,7 +65,7 @@ def gain(seed: int, way: str, own: Options, model: Path, scratch: Path) -> dict[
     """Return the best search value, and what the selected mask changes, in points."""
     # A tracking database has one writer.
     folder = scratch / f"process{os.getpid()}" / f"{seed}-{way}"
-    options = {"pool": "inline", "image_chunk": DEMO_CHUNK, **own}
+    options = {"pool": "inline", **DEMO_CONSTANTS, **own}
     result = search(model=f"local-dir:{model}", data=scratch / f"scenes{seed}.parquet", out=folder, **options)
     best = pc.max(pq.read_table(folder / "trials.parquet")["value"]).as_py()
     splits = {name: getattr(result.splits, name).delta for name in ("search", "confirm", "test")}

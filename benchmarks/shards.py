@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.record import save
 from headmask.mask import HeadMask
-from orchestrator.demo import DEMO_CHUNK, unpack_demo
+from orchestrator.demo import DEMO_CONSTANTS, unpack_demo
 from orchestrator.demo.scenes import write_downstream
 from orchestrator.run.bench import hardware, make_workload
 from orchestrator.search.scoring import score_all
@@ -41,7 +41,7 @@ def session_of(folder: Path, num_images: int) -> Session:
     demo = unpack_demo(folder)
     data = folder / "scenes-large.parquet"
     write_downstream(data, 5, sizes={"search": num_images, "confirm": 8, "test": 8})
-    options = {"model": f"local-dir:{demo.model}", "data": data, "out": folder, "image_chunk": DEMO_CHUNK}
+    options = {"model": f"local-dir:{demo.model}", "data": data, "out": folder, **DEMO_CONSTANTS}
     return prepare(read_config(None, flags_of(options)))
 
 

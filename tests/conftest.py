@@ -75,7 +75,7 @@ def demo_run(tmp_path_factory, empty_mlflow, pixel_cache):
 
 def _run_demo(folder, empty_mlflow):
     from orchestrator.api import search
-    from orchestrator.demo import DEMO_CHUNK, unpack_demo
+    from orchestrator.demo import DEMO_CONSTANTS, unpack_demo
 
     (folder / "runs").mkdir(parents=True)
     shutil.copyfile(empty_mlflow, folder / "runs" / "mlflow.db")
@@ -87,7 +87,7 @@ def _run_demo(folder, empty_mlflow):
         pool="inline",
         masks=90,
         fold=True,
-        image_chunk=DEMO_CHUNK,
+        **DEMO_CONSTANTS,
     )
 
 

@@ -126,6 +126,7 @@ def make_tiny_config(files: tuple[Path, Path], folder: Path, **changes):
         "data.path": str(data),
         "output.folder": str(folder),
         "search.precheck": False,
+        "search.precision": "float32",
         "search.image_chunk": 16,
         "search.random_masks": 4,
         "search.finalists": 4,

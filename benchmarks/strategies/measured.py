@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.strategies.memo import Memo
 from headmask.border.home import cache_folder
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.demo import DEMO_CHUNK, unpack_demo
+from orchestrator.demo import DEMO_CONSTANTS, unpack_demo
 from orchestrator.search.gradients import ScaleGradients
 from orchestrator.search.session import Session, prepare
 from orchestrator.settings.config import read_config
@@ -133,5 +133,5 @@ def folder_of(name: str) -> Path:
 
 def session_of(model: Path, data: Path) -> Session:
     """Return the session of a model folder and a data set."""
-    options = {"model": f"local-dir:{model}", "data": data, "out": model.parent, "image_chunk": DEMO_CHUNK}
+    options = {"model": f"local-dir:{model}", "data": data, "out": model.parent, **DEMO_CONSTANTS}
     return prepare(read_config(None, flags_of(options)))

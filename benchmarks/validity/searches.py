@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from headmask.mask import HeadMask
-from orchestrator.demo import DEMO_CHUNK
+from orchestrator.demo import DEMO_CONSTANTS
 from orchestrator.demo.scenes import downstream_rows
 from orchestrator.run import runner
 from orchestrator.run.display import Quiet
@@ -78,7 +78,7 @@ def searched(workload: Workload, data: Path, out: Path, *, precheck: bool = True
             "out": out,
             "masks": workload.masks,
             "pool": "inline",
-            "image_chunk": DEMO_CHUNK,
+            **DEMO_CONSTANTS,
             "precheck": precheck,
         }
     )

@@ -32,14 +32,13 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline on the built-in model and data. No download."""
-    from orchestrator.demo import DEMO_CHUNK, STORY, DemoPaths, check_demo, epilogue, unpack_demo
+    from orchestrator.demo import DEMO_CONSTANTS, STORY, DemoPaths, check_demo, epilogue, unpack_demo
     from orchestrator.run.outputs import is_run
     from orchestrator.settings.config import read_config
 
     paths = DemoPaths.in_folder(out)
     options = {**settings, "out": out, "masks": masks, "fold": True}
-    # A fixed chunk, where a search would choose one by the device: everyone's demo is the same to the last digit.
-    options |= {"model": f"local-dir:{paths.model}", "data": paths.data, "image_chunk": DEMO_CHUNK}
+    options |= {"model": f"local-dir:{paths.model}", "data": paths.data, **DEMO_CONSTANTS}
     config = read_config(None, flags_of(options))
     check_run_folder(out, is_run)
     check_demo(out)

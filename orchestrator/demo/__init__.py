@@ -31,6 +31,8 @@ _EPILOGUE = (
 
 DEMO_CHUNK = 64
 """Images computed together in the demo."""
+DEMO_CONSTANTS = {"image_chunk": DEMO_CHUNK, "precision": "float32"}
+"""Settings that a search would choose by the device: with them, everyone's demo is the same to the last digit."""
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 _DATA, _DESCRIPTIONS = "scenes.parquet", "descriptions.txt"
 

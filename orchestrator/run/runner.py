@@ -53,6 +53,10 @@ from workers.pool.queue import InlinePool, Pool
 from workers.scoring.devices import chosen_device
 from workers.scoring.messages import Survey
 
+EMBEDDED_ON = "embedded_on"
+"""Study attribute: kind of device that embeds the side that no mask changes. Studies without it did so on the CPU."""
+CPU = "cpu"
+"""How kinds of CPUs begin."""
 CHANGED = "pixels_changed"
 """Study attribute that says why its scores cannot be trusted."""
 
@@ -79,7 +83,12 @@ def start(config: SearchConfig, display: Display) -> Outcome:
             check_baseline(session, pool)
         session = session.settled(pool.settle(session.wanted))
         display.say(_settled_sentence(config, session))
-        attrs = {"config": session.config.public(), "fingerprint": session.fingerprint, "versions": versions()}
+        attrs = {
+            "config": session.config.public(),
+            "fingerprint": session.fingerprint,
+            "versions": versions(),
+            EMBEDDED_ON: pool.device,
+        }
         with StudyStore.create(config.storage, config.study_name, attrs) as store:
             return _run(session, store, pool, display, tracked)
 
@@ -132,6 +141,7 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
             display.say(f"Files of an older version are in {config.folder / OLDER} now: {', '.join(older)}")
         store.set_attr("config", session.config.public())
         with contextlib.closing(make_pool(session, display)) as pool:
+            session = _embedded_as_begun(session, store, pool, display)
             session = ready(session, pool, display.say)
             session = session.settled(pool.settle(session.wanted))
             uri = config.output.tracking_uri
@@ -164,15 +174,14 @@ def _loading_sentence(config: SearchConfig) -> str:
 
 
 def _settled_sentence(config: SearchConfig, session: Session) -> str:
+    """Return in which precision a study is searched, and how many inputs are computed together."""
     search = session.config.search
     what = "images" if search.tower == "image" else "captions"
-    why = [
-        *(["the fastest precision of this hardware"] if config.search.precision == "auto" else []),
-        *(["measured"] if config.search.image_chunk == "measure" else []),
-    ]
-    return f"Searching in {search.precision}, {search.image_chunk} {what} at a time" + (
-        f" ({', '.join(why)})" if why else ""
-    )
+    is_chosen = config.search.precision == "auto" and search.precision != "float32"
+    precision = f"{search.precision}, in which this hardware computes" if is_chosen else search.precision
+    measured = " (measured)" if config.search.image_chunk == "measure" else ""
+    exact = "" if search.precision == "float32" else "; finalists in float32"
+    return f"Searching in {precision}, {search.image_chunk} {what} at a time{measured}{exact}"
 
 
 def _going_on(store: StudyStore, session: Session) -> Session:
@@ -193,6 +202,15 @@ def _going_on(store: StudyStore, session: Session) -> Session:
             "Restore what it was, or start another study with --out"
         )
     return session
+
+
+def _embedded_as_begun(session: Session, store: StudyStore, pool: Pool, display: Display) -> Session:
+    """Return the session of a resumed study, whose other side is embedded on a CPU where it began so."""
+    began = store.attr(EMBEDDED_ON) or CPU
+    if not began.startswith(CPU) or pool.device.startswith(CPU):
+        return session
+    display.say(f"This study began with {session.other.side}s embedded on a CPU, and goes on so")
+    return replace(session, other=replace(session.other, on_cpu=True))
 
 
 def _keep_versions(store: StudyStore, display: Display) -> None:

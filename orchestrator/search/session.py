@@ -38,10 +38,11 @@ from workers.data.preprocess import UInt8Preprocess
 from workers.data.remarks import ImageRemarks
 from workers.pool.queue import InlinePool, Pool, Steps
 from workers.scoring.constants import Constants
-from workers.scoring.displacement import displacement_bytes
+from workers.scoring.displacement import MEMORY_SHARE, displacement_bytes
 from workers.scoring.engine import REVISION
 from workers.scoring.messages import Stage, Survey
 from workers.scoring.replica import Payload, Wanted
+from workers.scoring.room import free_host_bytes
 from workers.scoring.scorer import ScorerSettings
 from workers.scoring.trie import TowerCost
 from workers.tasks.metrics import Mix
@@ -69,6 +70,10 @@ class Session:
     preprocessing: str
     survey: Survey | None = None
     """What a replica has found out about the searched tower."""
+    shards: int = 1
+    """Number of replicas that share the images and score as one."""
+    driver_bytes: int = 0
+    """Free memory of the driver's machine when the tower was looked at."""
     embedded_splits: frozenset[str] = frozenset()
     """Names of the splits whose other side is embedded."""
     settled_surrogate: bool | None = None
@@ -148,7 +153,7 @@ class Session:
         for name, parts in payload.splits.items():
             if name not in self.embedded_splits:
                 payload = payload.with_others(name, dict.fromkeys(parts, nothing_E))
-        return replace(self, survey=survey, payload=payload)
+        return replace(self, survey=survey, payload=payload, driver_bytes=free_host_bytes())
 
     def embedded(
         self,
@@ -198,9 +203,22 @@ class Session:
         return displacement_bytes(num_heads, [part.embedding_shape for part in parts])
 
     @property
+    def surrogate_room(self) -> float:
+        """Memory in bytes that displacements may take: what the user says, or a part of what is free everywhere.
+
+        They are collected by the driver and kept once on every host; a group of shards keeps a part on every device.
+        """
+        if self.config.search.surrogate_gib is not None:
+            return self.config.search.surrogate_gib * 2**30
+        if self.survey is None:
+            raise RuntimeError("a replica says how much memory is free before that is asked for")
+        on_devices = [] if self.survey.device_bytes is None else [self.shards * self.survey.device_bytes]
+        return MEMORY_SHARE * min(self.driver_bytes, self.survey.host_bytes, *on_devices)
+
+    @property
     def surrogate_fits(self) -> bool:
         """Whether displacements fit in the memory allowed for them."""
-        return self.surrogate_bytes <= self.config.search.surrogate_gib * 2**30
+        return self.surrogate_bytes <= self.surrogate_room
 
     @property
     def uses_surrogate(self) -> bool:
@@ -354,6 +372,7 @@ def ready(session: Session, pool: Pool, say: Callable[[str], None] = lambda text
         ModelError: the tower is refused.
     """
     session = session if session.survey else session.surveyed(pool.survey())
+    session = replace(session, shards=pool.shards)
     return session.embedded(pool, ["search"], say)
 
 

@@ -146,12 +146,15 @@ def make_surrogate(
     session: Session, pool: Pool, say: Callable[[str], None], is_stopping: Callable[[], bool]
 ) -> Surrogate | None:
     """Return the surrogate of a search, with the data of an earlier run; None for a search without one."""
-    search = session.config.search
-    if search.surrogate and not session.surrogate_fits:
-        say(
-            f"Searching without the surrogate: it takes {session.surrogate_bytes / 2**30:.2g} GiB, more than the "
-            f"{search.surrogate_gib:g} GiB that it may; allow more with --surrogate-gib"
-        )
+    if session.config.search.surrogate and not session.surrogate_fits:
+        takes, room = (f"{size / 2**30:.2g} GiB" for size in (session.surrogate_bytes, session.surrogate_room))
+        if session.uses_surrogate:
+            say(f"The surrogate takes {takes}, more than the {room} that it may now; the study began with it")
+        else:
+            say(
+                f"Searching without the surrogate: it takes {takes}, more than the {room} that it may; "
+                "allow more with --surrogate-gib"
+            )
     if not session.uses_surrogate:
         return None
     shapes = [part.embedding_shape for part in session.payload.splits["search"].values()]

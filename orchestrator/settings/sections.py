@@ -207,8 +207,11 @@ class SearchSection(Section):
     """Rule that says what replaces an ablated head."""
     pixels: Annotated[Literal["stock", "composited"], Setting(fingerprint="effect", scan=True)] = "stock"
     """How images become RGB: `stock`, as in open_clip's own preprocessing; `composited`, upright and on white."""
-    precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], SCANNED] = "float32"
-    """Precision of the search; `auto` is bfloat16 where the hardware has it. Finalists are always scored in float32."""
+    precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], SCANNED] = "auto"
+    """Precision of the search, a constant of the study; `auto` is bfloat16 where the hardware computes in it.
+
+    Elsewhere, it is float32. Finalists are always scored in float32.
+    """
     strategy: Annotated[Text, SEARCHED] = "mixture"
     """Strategy that proposes masks: `mixture`, `pairwise`, `genetic`, `scales`, `scan`; slower: `tpe` and `nsga2`."""
     shortlist: Annotated[HeadCount | None, SEARCHED] = None
@@ -237,8 +240,11 @@ class SearchSection(Section):
     """Number of best masks that are scored again on the confirm split, besides the best ones of every smaller size."""
     surrogate: Annotated[Switch, Setting(fingerprint="effect")] = True
     """Use the surrogate, which predicts scores of masks from how embeddings move when single heads are ablated."""
-    surrogate_gib: Annotated[Real, Field(gt=0, le=1_000_000), Setting(fingerprint="effect")] = 4.0
-    """Maximum memory for the surrogate in GiB; a search that would need more runs without it."""
+    surrogate_gib: Annotated[Annotated[Real, Field(gt=0, le=1_000_000)] | None, Setting(fingerprint="effect")] = None
+    """Maximum memory for the surrogate in GiB; a search that would need more runs without it.
+
+    By default, a quarter of what is free on the driver, and on a replica's host and GPU; shards add up their GPUs.
+    """
     random_masks: Annotated[Whole, Field(ge=0, le=100_000), Setting(flag=False)] = 40
     """Number of random masks of the selected mask's size that are scored on the confirm split for context."""
     precheck: Annotated[Switch, Setting(scan=True, formerly="gate")] = True

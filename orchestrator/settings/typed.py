@@ -75,7 +75,9 @@ class SearchOptions(TypedDict, total=False):
     pixels: Literal["stock", "composited"]
     """How images become RGB: `stock`, as in open_clip's own preprocessing; `composited`, upright and on white."""
     precision: Literal["auto", "float32", "bfloat16", "float16"]
-    """Precision of the search; `auto` is bfloat16 where the hardware has it. Finalists are always scored in float32."""
+    """Precision of the search, a constant of the study; `auto` is bfloat16 where the hardware computes in it.
+    Elsewhere, it is float32. Finalists are always scored in float32.
+    """
     strategy: str
     """Strategy that proposes masks: `mixture`, `pairwise`, `genetic`, `scales`, `scan`; slower: `tpe` and `nsga2`."""
     shortlist: int
@@ -97,7 +99,9 @@ class SearchOptions(TypedDict, total=False):
     surrogate: bool
     """Use the surrogate, which predicts scores of masks from how embeddings move when single heads are ablated."""
     surrogate_gib: float
-    """Maximum memory for the surrogate in GiB; a search that would need more runs without it."""
+    """Maximum memory for the surrogate in GiB; a search that would need more runs without it. By default, a quarter of
+    what is free on the driver, and on a replica's host and GPU; shards add up their GPUs.
+    """
     precheck: bool
     """Check the baseline first; refuse a model that scores at chance level or seems to have the wrong activation."""
     masks: int
@@ -199,7 +203,9 @@ class ScanOptions(TypedDict, total=False):
     pixels: Literal["stock", "composited"]
     """How images become RGB: `stock`, as in open_clip's own preprocessing; `composited`, upright and on white."""
     precision: Literal["auto", "float32", "bfloat16", "float16"]
-    """Precision of the search; `auto` is bfloat16 where the hardware has it. Finalists are always scored in float32."""
+    """Precision of the search, a constant of the study; `auto` is bfloat16 where the hardware computes in it.
+    Elsewhere, it is float32. Finalists are always scored in float32.
+    """
     layers: Sequence[int]
     """Layers whose heads may be ablated, such as 9,10,11; all by default."""
     protect: Sequence[str]

@@ -37,6 +37,7 @@ def main() -> int:
         folder = Path(scratch)
         demo = unpack_demo(folder / "demo")
         flags = ["--model", f"local-dir:{demo.model}", "--data", str(demo.data), "--image-chunk", str(DEMO_CHUNK)]
+        flags += ["--precision", "float32"]
         arena = Arena(folder / "runs", [*flags, "--masks", str(given.masks), "--fold"], given.seed)
         print(f"undisturbed: {arena.seconds:.0f} s", flush=True)
         about = {"masks": given.masks, "seed": given.seed, "seconds_undisturbed": round(arena.seconds, 1)}

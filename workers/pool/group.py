@@ -23,8 +23,10 @@ from headmask.tower.towers import grid_of
 from workers.pool.cluster import Resources, reason_of
 from workers.pool.fleet import LOOK_S, Fleet, Member
 from workers.pool.host import Host
+from workers.pool.queue import MAX_SHARED
 from workers.pool.shard import Found, Shard, joined
 from workers.scoring.constants import Constants
+from workers.scoring.displacement import MEMORY_SHARE, displacement_bytes
 from workers.scoring.messages import MaskScore, Probe, ScaleGradient, ScaleTask, Stage, Survey
 from workers.scoring.replica import Payload, Wanted, merged, settled
 from workers.scoring.scorer import NOT_FINITE, score_of
@@ -73,6 +75,9 @@ class ShardGroup:
         self._constants = constants
         self._displacements: Any = None
         """Reference to them in the object store, once they exist."""
+        self._survey: Survey | None = None
+        self._by_parts = False
+        """Whether shards predict for their own images alone."""
         self._others: dict[str, Sequence[Any]] = {}
         """References to the embeddings of the other side, by split."""
         self._batch = 0
@@ -121,7 +126,15 @@ class ShardGroup:
             held: the reference to them, in a list so that it travels as one.
         """
         (self._displacements,) = held
-        self._each("adopt_displacements", self._displacements)
+        self._by_parts = self._displacements_are_parted()
+        self._each("adopt_displacements", self._displacements, self._by_parts)
+
+    def _displacements_are_parted(self) -> bool:
+        """Return whether every shard predicts for its own images alone, because those of all do not fit on a GPU."""
+        shapes = [split.embedding_shape for split in self.payload.splits["search"].values()]
+        survey = self.survey()
+        whole = displacement_bytes(self.grid.layers * self.grid.heads, [(rows, survey.width) for rows, _ in shapes])
+        return survey.device_bytes is not None and whole > MEMORY_SHARE * survey.device_bytes
 
     def check_pixels(self) -> None:
         """Check on every shard that its pixels are unchanged."""
@@ -146,8 +159,9 @@ class ShardGroup:
 
     def survey(self) -> Survey:
         """Return what the first shard finds out about the searched tower."""
-        survey: Survey = self._by_first("survey")
-        return survey
+        if self._survey is None:
+            self._survey = self._by_first("survey")
+        return self._survey
 
     def probe(self, probe: Probe) -> MaskScore:
         """Return the score of the empty mask on a few inputs, as the first shard computes it."""
@@ -156,8 +170,11 @@ class ShardGroup:
 
     def score(self, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[MaskScore]:
         """Return the scores of masks given by their words, in the order given."""
-        if stage.predicted:
+        if stage.predicted and not self._by_parts:
             return self._shared_out("score", (stage, grid), words)
+        if stage.predicted and len(words) > MAX_SHARED:
+            parts = [words[at : at + MAX_SHARED] for at in range(0, len(words), MAX_SHARED)]
+            return [score for part in parts for score in self.score(stage, grid, part)]
         started = time.perf_counter()
         found_SDM = self._exchanged(stage, grid, words)
         scores = [self._score(stage, [[found_DM[place] for found_DM in found] for found in found_SDM])
@@ -197,7 +214,7 @@ class ShardGroup:
         for split, held in self._others.items():
             member.call("adopt_others", split, held)
         if self._displacements is not None:
-            member.call("adopt_displacements", self._displacements)
+            member.call("adopt_displacements", self._displacements, self._by_parts)
 
     def _by_first(self, method: str, *arguments: Any) -> Any:
         return self._done(lambda index, member: member.call(method, *arguments), [0])[0]

@@ -77,6 +77,11 @@ class Pool(Protocol):
         """Determine the constants of the study on this kind of device, and use them; before the first score."""
         ...
 
+    @property
+    def shards(self) -> int:
+        """Number of replicas that share the images and score as one."""
+        ...
+
     def survey(self) -> Survey:
         """Return what a replica finds out about the searched tower; masks are shared out by its costs from now on."""
         ...
@@ -298,6 +303,7 @@ class InlinePool:
     """One replica in the driver's own process: no Ray, real tracebacks."""
 
     status = "inline"
+    shards = 1
 
     def __init__(self, payload: Payload, device: str | None = None, *, steps: Steps | None = None) -> None:
         self._device = device or default_device()

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from headmask.mask import HeadGrid, HeadMask, bools_of
+from workers.scoring.displacement import Displacements
 from workers.scoring.messages import Stage
 from workers.scoring.replica import Replica
 from workers.scoring.scorer import Scorer
-from workers.tasks.base import Partial
+from workers.tasks.base import Partial, block_of, part_of
 
 # M masks, D data sets, S shards, n images of a shard, Q queries
 
@@ -36,6 +38,8 @@ class Shard(Replica):
     _part: tuple[int, int] = field(init=False, default=(0, 1), repr=False)
     _embedded: tuple[int, list[Tensor]] | None = field(init=False, default=None, repr=False)
     """The last embedded batch, and its embeddings (M, n, E) on every data set."""
+    _has_all: bool = field(init=False, default=True, repr=False)
+    """Whether it predicts for all images, or for its part alone."""
 
     @property
     def part(self) -> tuple[int, int]:
@@ -45,6 +49,26 @@ class Shard(Replica):
     def take_part(self, part: tuple[int, int]) -> None:
         """Embed this part of the images from now on."""
         self._part = part
+
+    def adopt_displacements(self, displacements: Sequence[Displacements], by_parts: bool = False) -> None:
+        """Predict from now on by the displacements of every data set on the search split.
+
+        Args:
+            displacements: those of all images.
+            by_parts: predict for its own part of the images alone; nothing else is kept on the device.
+        """
+        if by_parts:
+            displacements = [each.part(rows) for each, rows in zip(displacements, self._rows, strict=True)]
+        self._has_all = not by_parts
+        super().adopt_displacements(displacements)
+
+    @property
+    def _rows(self) -> list[slice]:
+        """Its part of the images of every data set on the search split."""
+        if self.constants is None:
+            raise RuntimeError("a shard adopts the constants of the study before it predicts")
+        sizes = [len(split.inputs) for split in self.payload.splits["search"].values()]
+        return [part_of(size, block_of(size, self.constants.chunk), *self.part) for size in sizes]
 
     def embed(self, batch: int, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[list[Own]]:
         """Return a shard's queries' scores with their right answers, by data set and mask; keep the embeddings."""
@@ -79,8 +103,12 @@ class Shard(Replica):
     def _embeddings(self, batch: int, stage: Stage, grid: HeadGrid, words: list[tuple[int, ...]]) -> list[Tensor]:
         """Return the embeddings (M, n, E) of a batch on every data set; they are kept."""
         if self._embedded is None or self._embedded[0] != batch:
-            masks_MLH = bools_of(HeadMask(grid, word) for word in words)
-            self._embedded = batch, [scorer.embed(masks_MLH) for scorer in self._scorers_of(stage)]
+            masks = [HeadMask(grid, word) for word in words]
+            if stage.predicted and not self._has_all:
+                found = [torch.stack(list(map(each.embed, masks))) for each in self._predictors]
+            else:
+                found = [scorer.embed(bools_of(masks)) for scorer in self._scorers_of(stage)]
+            self._embedded = batch, found
         return self._embedded[1]
 
     def _scorers_of(self, stage: Stage) -> list[Scorer]:

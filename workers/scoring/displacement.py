@@ -20,8 +20,8 @@ from workers.scoring.inputs import shared_tensor
 
 # N inputs of the searched tower, E embedding
 
-RESIDENT_SHARE = 0.25
-"""Maximum share of a GPU's free memory for displacements; larger ones are uploaded head by head."""
+MEMORY_SHARE = 0.25
+"""Part of what is free, on a GPU and on its host, that displacements may take."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Displacements:
     def nbytes(self) -> int:
         """Size in bytes."""
         return self.baseline_NE.nbytes + sum(moved_NE.nbytes for moved_NE in self.moved.values())
+
+    def part(self, rows: slice) -> Displacements:
+        """Return the displacements of consecutive inputs, which share the memory of all."""
+        return Displacements(self.baseline_NE[rows], {head: moved_NE[rows] for head, moved_NE in self.moved.items()})
 
 
 def displacement_bytes(num_heads: int, shapes: Sequence[tuple[int, int]]) -> int:
@@ -65,7 +69,7 @@ class Predictor:
         self._device = device
         self._baseline_NE = shared_tensor(displacements.baseline_NE).to(device)
         self._moved = {head: shared_tensor(moved_NE) for head, moved_NE in displacements.moved.items()}
-        if device.type == "cuda" and displacements.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        if device.type == "cuda" and displacements.nbytes <= MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
             self._moved = {head: moved_NE.to(device) for head, moved_NE in self._moved.items()}
 
     @torch.inference_mode()

@@ -74,6 +74,10 @@ class Survey:
     """Cost of masks on the tower."""
     width: int
     """Length of an embedding."""
+    device_bytes: int | None
+    """Free memory of its device; None if that is its host's."""
+    host_bytes: int
+    """Free memory of its host."""
 
 
 @dataclass(frozen=True, eq=False)

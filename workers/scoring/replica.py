@@ -37,6 +37,7 @@ from workers.scoring.gelu import other_gelu
 from workers.scoring.inputs import Normalisation, make_inputs
 from workers.scoring.messages import MaskScore, Probe, ScaleGradient, ScaleTask, Stage, Survey
 from workers.scoring.packing import PackedTower
+from workers.scoring.room import free_device_bytes, free_host_bytes
 from workers.scoring.scales import ScaleLoss
 from workers.scoring.scorer import Scorer, ScorerSettings, SplitArrays, probe_inputs, proven_view
 from workers.scoring.stock import Chunk, StockTower
@@ -198,7 +199,7 @@ class Replica:
         inputs = probe_inputs(split, view, self.payload.normalisation)
         with torch.inference_mode():
             width = view.encode(inputs[:1], HeadMask.empty(view.grid)).shape[1]
-        return Survey(TowerCost.of(view, inputs), width)
+        return Survey(TowerCost.of(view, inputs), width, free_device_bytes(self.device), free_host_bytes())
 
     def probe(self, probe: Probe) -> MaskScore:
         """Return the score of the empty mask on a few inputs, in float32."""

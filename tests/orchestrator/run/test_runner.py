@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import open_clip
 import pyarrow.parquet as pq
@@ -23,11 +24,12 @@ from orchestrator.run import runner
 from orchestrator.run.display import Quiet
 from orchestrator.study.looks import count_looks
 from orchestrator.study.reopening import stored_config
-from orchestrator.study.store import StudyStore
+from orchestrator.study.store import StudyStore, read_stored
 from orchestrator.track import mlflowrun
 from orchestrator.track import tracker as tracker_module
 from orchestrator.verdict.decide import Verdict
 from tests.orchestrator.studies import recall_of, resume, start, trials
+from workers.scoring.constants import Constants
 from workers.scoring.messages import MaskScore
 from workers.scoring.scorer import Scorer
 
@@ -380,3 +382,45 @@ def test_a_search_from_python_is_the_search_of_the_command_line(tiny_config, tin
     assert SearchResult.model_validate_json((runs / "api" / "result.json").read_text()) == result
     with pytest.raises(headmask.HeadmaskError, match="mask: unknown option, did you mean masks"):
         headmask.search(mask=20)
+
+
+@pytest.mark.parametrize(
+    ("began", "scored", "on_cpu"),
+    [
+        (None, "NVIDIA H200, torch 2.14.1", True),
+        ("cpu AVX2, torch 2.14.1", "NVIDIA H200, torch 2.14.1", True),
+        ("NVIDIA H200, torch 2.14.1", "NVIDIA H200, torch 2.14.1", False),
+        (None, "cpu AVX2, torch 2.14.1", False),
+    ],
+)
+def test_a_study_whose_texts_were_embedded_on_a_cpu_goes_on_so_on_gpus(tiny_session, began, scored, on_cpu):
+    store, said = SimpleNamespace(attr={runner.EMBEDDED_ON: began}.get), []
+    pool, display = SimpleNamespace(device=scored), SimpleNamespace(say=said.append)
+    assert runner._embedded_as_begun(tiny_session, store, pool, display).other.on_cpu is on_cpu
+    assert said == (["This study began with texts embedded on a CPU, and goes on so"] if on_cpu else [])
+
+
+def test_a_study_records_where_its_texts_were_embedded(tiny_config):
+    config = tiny_config(budget__masks=20)
+    start(config)
+    assert read_stored(config.storage, config.study_name).attrs[runner.EMBEDDED_ON].startswith("cpu ")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "settled", "said"),
+    [
+        ("auto", "float32", "Searching in float32, 16 images at a time"),
+        ("float32", "float32", "Searching in float32, 16 images at a time"),
+        (
+            "auto",
+            "bfloat16",
+            "Searching in bfloat16, in which this hardware computes, 16 images at a time; finalists in float32",
+        ),
+        ("bfloat16", "bfloat16", "Searching in bfloat16, 16 images at a time; finalists in float32"),
+    ],
+)
+def test_the_precision_of_a_search_is_said_in_one_line(tiny_session, wanted, settled, said):
+    config = tiny_session.config
+    config = config.model_copy(update={"search": config.search.model_copy(update={"precision": wanted})})
+    session = tiny_session.settled(Constants(settled, 16))
+    assert runner._settled_sentence(config, session) == said

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -256,6 +257,28 @@ def test_displacements_that_need_too_much_memory_are_done_without(tiny_config):
         "Searching without the surrogate: it takes 1.5e-05 GiB, more than the 1e-06 GiB that it may; allow more with "
         "--surrogate-gib"
     )
+
+
+@pytest.mark.parametrize(
+    ("device_gib", "host_gib", "driver_gib", "shards", "room_gib"),
+    [(None, 16, 64, 1, 4), (140, 1000, 1000, 1, 35), (140, 1000, 1000, 4, 140), (140, 1000, 60, 4, 15)],
+)
+def test_the_surrogate_may_take_a_quarter_of_what_is_free_everywhere(
+    tiny_session, device_gib, host_gib, driver_gib, shards, room_gib
+):
+    device_bytes = None if device_gib is None else device_gib * 2**30
+    survey = replace(tiny_session.survey, device_bytes=device_bytes, host_bytes=host_gib * 2**30)
+    session = replace(tiny_session, survey=survey, driver_bytes=driver_gib * 2**30, shards=shards)
+    assert session.surrogate_room == room_gib * 2**30
+
+
+def test_a_resumed_study_keeps_the_surrogate_whatever_is_free_now(tiny_config, monkeypatch):
+    config = tiny_config(budget__masks=20)
+    start(config)
+    monkeypatch.setattr("orchestrator.search.session.free_host_bytes", lambda: 1)
+    outcome = resume(tiny_config(budget__masks=24))
+    assert outcome.session.fingerprint["surrogate"] is True
+    assert not outcome.session.surrogate_fits
 
 
 def test_a_search_without_is_another_study(tiny_config, submitted):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from headmask.mask import HeadMask
 from tests.orchestrator.studies import outcome, start, trials
 from tests.tiny import random_masks, write_tiny_dataset
 from workers.pool.cluster import Resources
@@ -13,6 +14,7 @@ from workers.pool.fleet import Member
 from workers.pool.group import ShardGroup
 from workers.pool.shard import Shard, joined
 from workers.scoring.constants import Constants
+from workers.scoring.displacement import Displacements, displacement
 from workers.scoring.messages import ScaleTask, Stage
 from workers.scoring.replica import Replica
 from workers.scoring.scorer import Scorer
@@ -106,6 +108,32 @@ def test_a_lost_shard_is_done_again_and_nothing_else_is(group, payload, local_ra
     by_member = {member: [method for each, method in called if each is member] for member in (first, lost, second)}
     assert by_member[first] == by_member[lost] == ["embed", "rank"]
     assert by_member[second] == ["take_part", "adopt", "rank"]
+
+
+def test_shards_that_predict_for_their_own_images_predict_what_one_does(group, payload, local_ray, monkeypatch):
+    alone, stage = Replica(payload, "cpu", CONSTANTS), Stage("search", embeddings=True)
+    masks = HeadMask.singles(group.grid)
+    words = [mask.words for mask in masks]
+    baseline, *moved = (score.embeddings for score in alone.score(stage, group.grid, words))
+    displacements = [
+        Displacements(
+            baseline[place],
+            {
+                mask.heads[0]: displacement(each[place], baseline[place])
+                for mask, each in zip(masks[1:], moved, strict=True)
+            },
+        )
+        for place in range(len(baseline))
+    ]
+    words = [mask.words for mask in random_masks(group.grid, 20)]
+    alone.adopt_displacements(displacements)
+    expected = alone.score(Stage("search", predicted=True), group.grid, words)
+    held = [local_ray.put(displacements)]
+    for by_parts in (False, True):
+        monkeypatch.setattr(group, "_displacements_are_parted", lambda by_parts=by_parts: by_parts)
+        group.adopt_displacements(held)
+        found = group.score(Stage("search", predicted=True), group.grid, words)
+        assert [score.metrics for score in found] == [score.metrics for score in expected]
 
 
 def test_micro_batches_are_shared_out(group, payload):
