@@ -21,13 +21,14 @@ from headmask.mask import HeadGrid, HeadMask
 from orchestrator.commands.tools import Json, finite, print_json
 from orchestrator.screen.terminal import Terminal
 from orchestrator.search.loop import Search
+from orchestrator.search.session import width_for
 from orchestrator.settings.budget import Budget
 from orchestrator.study.store import StudyStore
 from orchestrator.track.operations import Begin
 from orchestrator.track.searchrun import BestCurve
 from orchestrator.track.tracker import Tracker
-from strategies import make_sampler
-from workers.pool.queue import BatchQueue, Result, hand_out
+from strategies import MIN_WIDTH, make_sampler
+from workers.pool.queue import BatchQueue, Result, hand_out, may_wait
 from workers.pool.ray import IN_FLIGHT
 from workers.scoring.messages import MaskScore, Stage
 from workers.scoring.trie import TowerCost
@@ -67,6 +68,7 @@ class DriverBench:
     replicas: int
     evaluation_ms: float
     block_size: int
+    width: int
     strategy: str
     grid: str
     hardware: str
@@ -128,8 +130,12 @@ class SimulatedPool:
         return results
 
     def _dispatch(self) -> None:
-        while self._idle and self._start(self._idle[0][1]):
+        while self._idle and self._has_room(self._idle[0][0]) and self._start(self._idle[0][1]):
             heapq.heappop(self._idle)
+
+    def _has_room(self, load: int) -> bool:
+        """Return whether a replica with so many batches gets another one."""
+        return load == 0 or may_wait(self._num_replicas, len(self._queue), load * self._evaluation_s)
 
     def _start(self, replica: int) -> bool:
         """Let a replica begin the next batch; return whether there was one."""
@@ -158,7 +164,8 @@ def bench_driver(
     replicas: int = 64,
     evaluation_ms: float = 50.0,
     trials: int = 10_000,
-    block_size: int = 1_024,
+    block_size: int = 32,
+    width: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> DriverBench:
     """Return how fast a driver goes, with a journal, tracking and the default strategy.
@@ -167,7 +174,8 @@ def bench_driver(
         replicas: that are simulated.
         evaluation_ms: what a mask takes one of them.
         trials: of every run.
-        block_size: most masks in a block.
+        block_size: most masks in a block, unless the width needs more.
+        width: masks in flight; by default, as many as a study would have with so many replicas.
         say: told how far it is.
     """
     import torch
@@ -175,18 +183,19 @@ def bench_driver(
     from headmask.border.libraries import versions
     from orchestrator.run.bench import hardware
 
-    value = make_synthetic("cliff", GRID, 0)
+    value, width = make_synthetic("cliff", GRID, 0), width or width_for(replicas)
+    blocks = {"block_size": block_size, "width": width}
     free_pool = SimulatedPool(value, replicas, 0.0)
     paced_pool = SimulatedPool(value, replicas, evaluation_ms / 1000)
     with tempfile.TemporaryDirectory() as scratch:
         # What is imported and made once belongs to no trial.
-        run_simulated(free_pool, Path(scratch, "warm"), 500, 32, resuming=False)
+        run_simulated(free_pool, Path(scratch, "warm"), 500)
         say(f"{trials:,} masks of 0 ms")
-        free = run_simulated(free_pool, Path(scratch, "free"), trials, block_size, resuming=False)
+        free = run_simulated(free_pool, Path(scratch, "free"), trials, **blocks)
         say(f"{trials:,} masks of {evaluation_ms:g} ms")
-        paced = run_simulated(paced_pool, Path(scratch, "paced"), trials, block_size, resuming=False)
+        paced = run_simulated(paced_pool, Path(scratch, "paced"), trials, **blocks)
         say(f"resuming {trials:,} masks")
-        resumed = run_simulated(free_pool, Path(scratch, "free"), trials, block_size, resuming=True)
+        resumed = run_simulated(free_pool, Path(scratch, "free"), trials, **blocks, resuming=True)
     return DriverBench(
         masks_per_s=trials / free.seconds,
         replica_efficiency=trials * evaluation_ms / 1000 / (replicas * paced.seconds),
@@ -197,6 +206,7 @@ def bench_driver(
         replicas=replicas,
         evaluation_ms=evaluation_ms,
         block_size=block_size,
+        width=width,
         strategy=STRATEGY,
         grid=str(GRID),
         hardware=hardware(torch.device("cpu")),
@@ -204,7 +214,15 @@ def bench_driver(
     )
 
 
-def run_simulated(pool: SimulatedPool, folder: Path, trials: int, block_size: int, *, resuming: bool = False) -> Ran:
+def run_simulated(
+    pool: SimulatedPool,
+    folder: Path,
+    trials: int,
+    *,
+    block_size: int = 32,
+    width: int = MIN_WIDTH,
+    resuming: bool = False,
+) -> Ran:
     """Return what a search on simulated replicas takes: study and tracking in a folder, the default strategy."""
     folder.mkdir(exist_ok=True)
     gc.collect()
@@ -216,7 +234,7 @@ def run_simulated(pool: SimulatedPool, folder: Path, trials: int, block_size: in
     with opened as store, Tracker(folder, begin, None, lambda run_id: None) as tracker:
         curve = BestCurve(tracker)
         search = Search(
-            make_sampler(STRATEGY, GRID, block_size=block_size),
+            make_sampler(STRATEGY, GRID, block_size=block_size, width=width),
             store,
             pool,
             stage=lambda mask: SEARCH,
@@ -247,7 +265,10 @@ def driver(
         float, typer.Option(min=0.0, max=1e9, callback=finite, help="What a mask takes one of them.")
     ] = 50.0,
     trials: Annotated[int, typer.Option(min=500, max=10_000_000, help="Masks of every run.")] = 10_000,
-    block_size: Annotated[int, typer.Option(min=1, max=100_000, help="Most masks in a block.")] = 1_024,
+    block_size: Annotated[int, typer.Option(min=1, max=100_000, help="Most masks in a block.")] = 32,
+    width: Annotated[
+        int | None, typer.Option(min=MIN_WIDTH, max=100_000, help="Masks in flight; by default, by the replicas.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Time the driver with a journal, tracking and the default strategy; only the replicas are simulated."""
@@ -257,6 +278,7 @@ def driver(
         evaluation_ms=evaluation_ms,
         trials=trials,
         block_size=block_size,
+        width=width,
         say=console.say,
     )
     if as_json:
@@ -267,7 +289,8 @@ def driver(
         f"evaluations are free; {counted(found.replicas, 'replica')} of {found.evaluation_ms:g} ms are busy "
         f"{100 * found.replica_efficiency:.0f} % of the time; {found.bytes_per_trial / 1024:.1f} KiB per trial; "
         f"resuming {counted(found.trials, 'mask')} takes {found.resume_s:.1f} s.\n"
-        f"{found.strategy} on {found.grid} heads, blocks of up to {found.block_size:,}; {found.hardware}.",
+        f"{found.strategy} on {found.grid} heads, blocks of up to {found.block_size:,}, a width of {found.width:,}; "
+        f"{found.hardware}.",
     )
 
 

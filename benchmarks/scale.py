@@ -22,6 +22,7 @@ from benchmarks.driver import GRID, SimulatedPool, run_simulated
 from benchmarks.record import RESULTS, save
 from benchmarks.strategies.synthetic import make_synthetic
 from orchestrator.run.bench import hardware
+from orchestrator.search.session import width_for
 from orchestrator.search.sharding import BYTES_PER_S
 
 REPLICAS, CAPTIONS_PER_IMAGE = 1000, 5
@@ -33,15 +34,13 @@ class Setting:
 
     images: int
     shards: int
-    block_size: int
     masks: int
 
 
 SETTINGS = (
-    Setting(25_000, 1, 32, 800),
-    Setting(25_000, 25, 32, 2000),
-    Setting(25_000, 25, 256, 5000),
-    Setting(1_000_000, 20, 32, 600),
+    Setting(25_000, 1, 2000),
+    Setting(25_000, 25, 5000),
+    Setting(1_000_000, 20, 600),
 )
 
 
@@ -63,9 +62,10 @@ def measure(setting: Setting, image_s: float) -> dict[str, float]:
     groups, mask_s = REPLICAS // setting.shards, evaluation_s(setting, image_s)
     pool = SimulatedPool(make_synthetic("cliff", GRID, 0), groups, mask_s)
     with tempfile.TemporaryDirectory() as scratch:
-        ran = run_simulated(pool, Path(scratch), setting.masks, setting.block_size)
+        ran = run_simulated(pool, Path(scratch), setting.masks, width=width_for(groups))
     return {
         **asdict(setting),
+        "width": width_for(groups),
         "seconds_per_mask": mask_s,
         "masks_per_s": setting.masks / ran.seconds,
         "efficiency": setting.masks * mask_s / (groups * ran.seconds),

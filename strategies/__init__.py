@@ -8,7 +8,7 @@ from headmask.errors import ConfigError, did_you_mean
 from headmask.mask import HeadGrid
 from strategies.adapters import Nsga2Sampler, TpeSampler
 from strategies.base import MaskSampler, Screen
-from strategies.books import Blocks, Books
+from strategies.books import MIN_WIDTH, Blocks, Books
 from strategies.genetic import GeneticSampler
 from strategies.history import History
 from strategies.mixture import MixtureSampler
@@ -20,6 +20,7 @@ from strategies.scan import ScanSampler
 from strategies.space import Limits, distributions, mask_of, params_of
 
 __all__ = [
+    "MIN_WIDTH",
     "STRATEGIES",
     "Blocks",
     "Books",
@@ -64,6 +65,7 @@ def make_sampler(
     seed: int = 0,
     limits: Limits | None = None,
     block_size: int = 32,
+    width: int = MIN_WIDTH,
     screen: Screen | None = None,
     gradients: Gradients | None = None,
     **own: Any,
@@ -75,7 +77,8 @@ def make_sampler(
         grid: layers and heads of the tower.
         seed: see `MaskSampler`, as for the arguments below.
         limits: which masks may be proposed.
-        block_size: maximum number of masks in a block after the scan.
+        block_size: maximum number of masks in a block after the scan, unless the width needs more.
+        width: number of masks in flight.
         screen: predicts the values of masks.
         gradients: gradients of a loss by the scales of heads.
         own: options that only some strategies have, see `MaskSampler.own_options`.
@@ -86,7 +89,8 @@ def make_sampler(
     check_strategy(name, **own)
     strategy = STRATEGIES[name]
     given = {option: value for option, value in own.items() if option in strategy.own_options}
-    return strategy(grid, seed=seed, limits=limits, block_size=block_size, screen=screen, gradients=gradients, **given)
+    given |= {"block_size": block_size, "width": width}
+    return strategy(grid, seed=seed, limits=limits, screen=screen, gradients=gradients, **given)
 
 
 def check_strategy(name: str, **own: Any) -> None:

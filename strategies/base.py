@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.mask import HeadGrid, HeadMask
-from strategies.books import Blocks, Books, first_size
+from strategies.books import MIN_WIDTH, Blocks, Books, opening_size
 from strategies.history import History, smallest
 from strategies.optunaside import BlockSampler
 from strategies.scales import Gradients, Scales
@@ -60,7 +60,8 @@ class MaskSampler(BlockSampler):
         grid: layers and heads of the tower.
         seed: the same seed and the same results give the same masks.
         limits: which masks may be proposed.
-        block_size: maximum number of masks in a block after the scan.
+        block_size: maximum number of masks in a block after the scan, unless the width needs more.
+        width: number of masks in flight, see `strategies.books.Blocks`.
         screen: predicts the values of masks at little cost; used by strategies that can.
         gradients: gradients of a loss by the scales of the free heads; used by strategies that can.
 
@@ -87,6 +88,7 @@ class MaskSampler(BlockSampler):
         seed: int = 0,
         limits: Limits | None = None,
         block_size: int = 32,
+        width: int = MIN_WIDTH,
         screen: Screen | None = None,
         gradients: Gradients | None = None,
     ) -> None:
@@ -99,8 +101,8 @@ class MaskSampler(BlockSampler):
         num_first = len(self._scan)
         if self.trains and gradients is not None:
             self.scales = Scales(gradients, num_first - 1)
-            num_first = min(num_first, self.num_opening or first_size(block_size))
-        self.blocks = Blocks(num_first, block_size, is_open=self.scales is not None)
+            num_first = min(num_first, self.num_opening or opening_size(block_size, width))
+        self.blocks = Blocks(num_first, block_size, is_open=self.scales is not None, width=width)
 
     @classmethod
     def revision_with(cls, is_screened: bool) -> int:

@@ -23,11 +23,23 @@ FIRST_BLOCK = 8
 """Masks in the first blocks after the scan, or a quarter of a full block if that is more."""
 GROWTH = 8
 """A later block holds one mask for every eight since the scan, until blocks reach full size."""
+MIN_WIDTH = 2 * FIRST_BLOCK
+"""Smallest width: blocks are as small as they are useful, and a block knows all but the one before it."""
+WIDE_GROWTH = 4
+"""A block of a wider study holds at most one mask for every four before it: fewer results teach too little."""
 
 
 def first_size(block_size: int) -> int:
     """Return the number of masks in the first blocks after block 0."""
     return max(FIRST_BLOCK, block_size // 4)
+
+
+def opening_size(block_size: int, width: int) -> int:
+    """Return the number of masks in block 0 of a strategy that opens with trained scales.
+
+    In a wide study, replicas score twice its width while scales are trained, one step after the other.
+    """
+    return first_size(block_size) if width <= MIN_WIDTH else 2 * width
 
 
 @dataclass(frozen=True)
@@ -36,19 +48,43 @@ class Blocks:
 
     Args:
         num_first: number of masks in block 0; the whole scan, unless the strategy opens with trained scales.
-        block_size: number of masks in a full block.
+        block_size: number of masks in a full block, unless the width needs more.
         is_open: whether block 1 is proposed without results, from trained scales alone.
+        width: number of masks that are in flight as soon as enough is known: so many replicas find work. Beyond
+            `MIN_WIDTH`, a block holds half of it and knows all but the two before it, so it knows what it would in
+            a queue that is never empty, but for half a block.
     """
 
     num_first: int
     block_size: int
     is_open: bool = False
+    width: int = MIN_WIDTH
+
+    @property
+    def lag(self) -> int:
+        """How many blocks lie between the last one that a block knows and the block itself, and one more."""
+        return 2 if self.width <= MIN_WIDTH else 3
+
+    @cached_property
+    def full_size(self) -> int:
+        """The number of masks in a full block."""
+        return max(self.block_size, self._wanted)
+
+    @property
+    def _wanted(self) -> int:
+        """The number of masks in a block that fills the width."""
+        return 0 if self.width <= MIN_WIDTH else -(-self.width // 2)
+
+    def _size(self, start: int) -> int:
+        """Return the number of masks in the block that begins with a trial."""
+        grown = max(first_size(self.block_size), (start - self.num_first) // GROWTH)
+        return max(grown, min(self._wanted, start // WIDE_GROWTH))
 
     @cached_property
     def _starts(self) -> tuple[int, ...]:
         """The first trial of block 0, of every smaller block, and of the first full one."""
-        starts, first = [0, self.num_first], first_size(self.block_size)
-        while (size := max(first, (starts[-1] - self.num_first) // GROWTH)) < self.block_size:
+        starts = [0, self.num_first]
+        while (size := self._size(starts[-1])) < self.full_size:
             starts.append(starts[-1] + size)
         return tuple(starts)
 
@@ -56,23 +92,23 @@ class Blocks:
         """Return the block that a trial belongs to."""
         if number < self._starts[-1]:
             return bisect_right(self._starts, number) - 1
-        return len(self._starts) - 1 + (number - self._starts[-1]) // self.block_size
+        return len(self._starts) - 1 + (number - self._starts[-1]) // self.full_size
 
     def numbers(self, block: int) -> range:
         """Return the trial numbers of a block."""
         num_full_before = block - (len(self._starts) - 1)
         if num_full_before < 0:
             return range(self._starts[block], self._starts[block + 1])
-        start = self._starts[-1] + num_full_before * self.block_size
-        return range(start, start + self.block_size)
+        start = self._starts[-1] + num_full_before * self.full_size
+        return range(start, start + self.full_size)
 
     def num_known(self, block: int) -> int:
         """Return how many trials, from number 0 on, must have results before a block is proposed.
 
         Block 1 is proposed from block 0, or from nothing if it is open, and every later block from all blocks except
-        the one just before it, so two blocks can be in flight at a time.
+        the one just before it, or the two of a wide study, so two or three blocks can be in flight at a time.
         """
-        return 0 if block <= self.is_open else self.numbers(max(0, block - 2)).stop
+        return 0 if block <= self.is_open else self.numbers(max(0, block - self.lag)).stop
 
 
 class Books:

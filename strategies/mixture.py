@@ -56,7 +56,7 @@ class MixtureSampler(MaskSampler):
         # The mixture trains scales for all of its members.
         self._members = [strategy(grid, **{**options, "gradients": None}) for strategy, _ in shares]
         self._opening = ScalesSampler(grid, **{**options, "gradients": None})
-        self._turns = _turns([share for _, share in shares], self.blocks.block_size)
+        self._turns = _turns([share for _, share in shares], self.blocks.full_size)
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
         """Return what every member proposes for its places; places that one cannot fill go to the others.

@@ -11,6 +11,7 @@ import torch
 
 from headmask.mask import HeadMask
 from orchestrator.search.gradients import ScaleGradients
+from orchestrator.search.pace import pace_of
 from orchestrator.search.session import Session, prepare
 from orchestrator.search.sharding import best_shards, embeddings_gib, exchanged_bytes, scan_of, typical_block
 from orchestrator.settings.config import SearchConfig
@@ -39,23 +40,32 @@ def make_plan(config: SearchConfig, speed: float | None = None) -> dict[str, Any
     Raises:
         HeadmaskError: whatever would stop the search.
     """
-    session = prepare(config)
-    search = config.search
+    session, search = prepare(config), config.search
+    num_replicas = known_replicas(config)
+    replica = Replica(session.payload, chosen_device(session.config.pool.device))
+    session = session.settled(replica.measure(session.wanted))
+    shards = _shards(session, replica, num_replicas or 1)
+    session = session.widened((num_replicas or 1) // shards)
     gradients = ScaleGradients(session)
     sampler = make_sampler(
         search.strategy,
         session.grid,
         limits=session.limits,
         block_size=search.block_size,
+        width=session.width,
         gradients=gradients,
     )
-    replica = Replica(session.payload, chosen_device(session.config.pool.device))
-    session = session.settled(replica.measure(session.wanted))
     forwards_per_step = gradients.forwards_per_step if sampler.scales else 0.0
+    inputs_per_s = speed or measured_speed(session, replica)
+    work = _work(session, sampler, forwards_per_step, inputs_per_s)
+    # Only the cluster knows how many replicas fit on it.
+    unknown = {"replicas": "auto", "width": config.search.width, "replicas_busy": None, "hours": None}
     return {
         **_subject(session),
-        **_work(session, sampler, forwards_per_step, speed or measured_speed(session, replica), is_given=bool(speed)),
-        **_needs(session, replica),
+        **work,
+        "speed": "given" if speed else "measured here",
+        **(_time(session, sampler, work, forwards_per_step, num_replicas, shards) if num_replicas else unknown),
+        **_needs(session, replica, shards),
         "run_folder": str(config.folder),
         "study": f"{config.study_name} in {redacted(config.storage)}",
         "tracking": tracked_at(config.folder, config.output.tracking_uri, config.storage)[1],
@@ -77,11 +87,52 @@ def _subject(session: Session) -> dict[str, Any]:
     }
 
 
-def _work(
-    session: Session, sampler: MaskSampler, forwards_per_step: float, inputs_per_s: float, *, is_given: bool
+def known_replicas(config: SearchConfig) -> int | None:
+    """Return how many replicas a search will have; None for as many as fit on a cluster, which only that knows."""
+    pool = config.pool
+    if pool.kind == "inline":
+        return 1
+    if pool.replicas != "auto" or pool.address is not None:
+        return None if pool.replicas == "auto" else pool.replicas
+    from workers.pool.cluster import local_nodes, need_of, room_for
+
+    nodes = local_nodes()
+    return max(1, room_for(nodes, need_of(nodes, config.search.threads, pool.gpus_per_replica)))
+
+
+def _shards(session: Session, replica: Replica, num_replicas: int) -> int:
+    """Return how many replicas share the images."""
+    pool = session.config.pool
+    device = "cpu" if pool.gpus_per_replica == 0 or replica.device == "cpu" else "cuda"
+    return best_shards(session, num_replicas, device) if pool.shards == "auto" else pool.shards
+
+
+def _time(
+    session: Session,
+    sampler: MaskSampler,
+    work: dict[str, Any],
+    forwards_per_step: float,
+    num_replicas: int,
+    shards: int,
 ) -> dict[str, Any]:
-    """Return how many masks are scored, with how many forward passes, in how many hours."""
-    search, pool = session.config.search, session.config.pool
+    """Return how many masks are in flight, how busy replicas are during the search, and how long all of it takes."""
+    groups, inputs_per_s = max(1, num_replicas // shards), work["forwards_per_second_of_one_replica"]
+    num_steps = sampler.num_steps_at(sampler.blocks.of(work["masks"] - 1))
+    training_s = num_steps * forwards_per_step / inputs_per_s
+    mask_s = (work["image_forwards"] / inputs_per_s - training_s) / work["masks"] / shards
+    pace = pace_of(sampler.blocks, work["masks"], groups, mask_s, training_s=training_s)
+    after_s = (work["forwards"] - work["image_forwards"]) / inputs_per_s / num_replicas
+    return {
+        "replicas": session.config.pool.replicas,
+        "width": session.width,
+        "replicas_busy": round(pace.busy, 3),
+        "hours": round((pace.seconds + after_s) / 3600, 3),
+    }
+
+
+def _work(session: Session, sampler: MaskSampler, forwards_per_step: float, inputs_per_s: float) -> dict[str, Any]:
+    """Return how many masks are scored, with how many forward passes, in how many hours of one replica."""
+    search = session.config.search
     num_masks = num_masks_of(session, sampler, forwards_per_step)
     num_forwards = search_cost(session, sampler, num_masks, forwards_per_step)
     num_searched = num_forwards * session.num_inputs("search")
@@ -98,31 +149,25 @@ def _work(
         "search_in_plain_forward_passes": round(num_forwards, 1),
         "forwards": num_inputs,
         "forwards_per_second_of_one_replica": round(inputs_per_s, 1),
-        "speed": "given" if is_given else "measured here",
         "replica_hours": round(hours, 3),
-        "replicas": pool.replicas,
-        "hours": None if pool.replicas == "auto" else round(hours / pool.replicas, 3),
     }
 
 
-def _needs(session: Session, replica: Replica) -> dict[str, Any]:
+def _needs(session: Session, replica: Replica, shards: int) -> dict[str, Any]:
     """Return what replicas, hosts and the object store must hold, in how many shards."""
     pool, precision = session.config.pool, session.config.search.precision
     payload_gib, pixels_gib = (size / _GIB for size in payload_bytes(session.payload))
     node_bytes = session.cost.numbers_per_node * session.chunk * DTYPES[precision].itemsize
     nodes_gib = session.grid.layers * node_bytes / _GIB
     surrogate_gib = session.surrogate_bytes / _GIB if session.uses_surrogate else 0.0
-    device = "cpu" if pool.gpus_per_replica == 0 or replica.device == "cpu" else "cuda"
-    num_replicas = 1 if pool.replicas == "auto" else pool.replicas
-    shards = best_shards(session, num_replicas, device) if pool.shards == "auto" else pool.shards
     # Replicas on CPUs read one copy of their host.
     own_gib = surrogate_gib if replica.device != "cpu" else 0.0
     memory_gib = payload_gib + nodes_gib + embeddings_gib(session, shards) + own_gib + PROCESS_GIB
     return {
         "surrogate": session.uses_surrogate,
         "surrogate_per_host_gib": round(surrogate_gib, 3),
-        # By how many replicas there is room for, which only the cluster knows; the rest is said for one.
-        "shards": "auto" if pool.shards == pool.replicas == "auto" else shards,
+        # By how many replicas there is room for, which only a cluster knows; the rest is said for one.
+        "shards": "auto" if pool.shards == pool.replicas == "auto" and pool.address is not None else shards,
         "exchanged_per_mask_mib": round(exchanged_bytes(session, shards) / 2**20, 3),
         "memory_per_replica_gib": round(memory_gib, 2),
         "pixels_per_host_gib": round(pixels_gib, 3),

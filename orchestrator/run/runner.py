@@ -14,7 +14,7 @@ from typing import Any
 from headmask.border.kinds import RUN_CONFIG
 from headmask.border.libraries import joined, same_transform, versions
 from headmask.border.passwords import HIDDEN, redacted
-from headmask.border.shown import shown
+from headmask.border.shown import counted, shown
 from headmask.border.writing import made_folder
 from headmask.errors import ConfigError, HeadmaskError, PixelsChangedError, StudyError
 from headmask.mask import HeadMask
@@ -48,7 +48,7 @@ from orchestrator.track.searchrun import BestCurve, track_session
 from orchestrator.track.tracker import Tracker
 from orchestrator.verdict.decide import Verdict, decide
 from orchestrator.verdict.prospects import look_ahead
-from strategies import make_sampler
+from strategies import MIN_WIDTH, make_sampler
 from workers.pool.queue import InlinePool, Pool
 from workers.scoring.devices import chosen_device
 from workers.scoring.messages import Survey
@@ -81,8 +81,10 @@ def start(config: SearchConfig, display: Display) -> Outcome:
         session = ready(session, pool, display.say)
         if config.search.precheck:
             check_baseline(session, pool)
-        session = session.settled(pool.settle(session.wanted))
+        session = session.settled(pool.settle(session.wanted)).widened(pool.num_replicas)
         display.say(_settled_sentence(config, session))
+        if session.width > MIN_WIDTH:
+            display.say(f"Keeping {session.width} masks in flight, for {counted(pool.num_replicas, 'replica')}")
         attrs = {
             "config": session.config.public(),
             "fingerprint": session.fingerprint,
@@ -144,6 +146,11 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
             session = _embedded_as_begun(session, store, pool, display)
             session = ready(session, pool, display.say)
             session = session.settled(pool.settle(session.wanted))
+            if session.width < pool.num_replicas:
+                display.say(
+                    f"This study keeps {session.width} masks in flight, as it began: some of "
+                    f"{counted(pool.num_replicas, 'replica')} find no work at times"
+                )
             uri = config.output.tracking_uri
             return _run(session, store, pool, display, beside(config.folder) if uri is None else redacted(uri))
 
@@ -160,6 +167,8 @@ def _with_constants(config: SearchConfig, fingerprint: Mapping[str, Any]) -> Sea
         "image_chunk": not isinstance(config.search.image_chunk, int),
     }
     update = {key: value for key, value in known.items() if open_keys[key]}
+    if config.search.width == "auto":
+        update["width"] = fingerprint.get("width", MIN_WIDTH)
     return config.model_copy(update={"search": config.search.model_copy(update=update)})
 
 
@@ -390,6 +399,7 @@ def _search(
         seed=config.search.seed,
         limits=session.limits,
         block_size=config.search.block_size,
+        width=session.width,
         screen=surrogate.screen if surrogate else None,
         gradients=gradients,
         shortlist=config.search.shortlist,

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from orchestrator.settings.objective import Goal, Objective
 from orchestrator.settings.sections import OBJECTIVE, DataSection, ModelSection
 from orchestrator.study.looks import Look, looks_at
 from orchestrator.study.records import TrialRecord
-from strategies import STRATEGIES, Limits, ScanSampler
+from strategies import MIN_WIDTH, STRATEGIES, Limits, ScanSampler
 from workers.data.loading import Split, check_data, load_data
 from workers.data.pixels import check_all
 from workers.data.preprocess import UInt8Preprocess
@@ -48,6 +49,8 @@ from workers.scoring.trie import TowerCost
 from workers.tasks.metrics import Mix
 
 SPLITS = ("search", "confirm", "test")
+SPARE = 1.5
+"""Masks in flight for each replica: some wait, so that nobody idles while results arrive and a block is planned."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,23 @@ class Session:
             update={"precision": constants.precision, "image_chunk": constants.chunk}
         )
         return replace(self, config=self.config.model_copy(update={"search": search}), constants=constants)
+
+    def widened(self, num_replicas: int) -> Session:
+        """Return the session with the width of the study, which its configuration then names.
+
+        Args:
+            num_replicas: number of replicas that there are or were asked for; groups of shards count as one.
+        """
+        if isinstance(self.config.search.width, int):
+            return self
+        search = self.config.search.model_copy(update={"width": width_for(num_replicas)})
+        return replace(self, config=self.config.model_copy(update={"search": search}))
+
+    @property
+    def width(self) -> int:
+        """Number of masks in flight; the smallest until it is settled."""
+        width = self.config.search.width
+        return width if isinstance(width, int) else MIN_WIDTH
 
     def surveyed(self, survey: Survey) -> Session:
         """Return the session with what a replica has found out, which includes the width of all embeddings."""
@@ -292,6 +312,8 @@ class Session:
             # A setting of 0.1, which all studies that go on had at its default.
             "gate_share": 0.0,
             "surrogate": self.uses_surrogate,
+            # Studies from before there were others have the smallest.
+            **({"width": self.width} if self.width > MIN_WIDTH else {}),
             **search.decisive(),
             # Their order has no effect.
             "protect": sorted(search.protect),
@@ -301,6 +323,11 @@ class Session:
     def digest(self) -> str:
         """The fingerprint as one short digest."""
         return digest_of(self.fingerprint)
+
+
+def width_for(num_replicas: int) -> int:
+    """Return the width of a study that begins with so many replicas, unless it is told one."""
+    return max(MIN_WIDTH, ceil(SPARE * num_replicas))
 
 
 def digest_of(fingerprint: Mapping[str, Any]) -> str:

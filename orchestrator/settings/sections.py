@@ -219,7 +219,13 @@ class SearchSection(Section):
     seed: Annotated[Seed, SEARCHED] = 0
     """Seed of the strategy's random numbers."""
     block_size: Annotated[Whole, Field(ge=1, le=100_000), Setting(fingerprint="value", flag=False)] = 32
-    """Maximum number of masks that are proposed together."""
+    """Maximum number of masks that are proposed together, unless the width needs more."""
+    width: Annotated[int | Literal["auto"], Setting(fingerprint="effect", metavar="auto|N")] = "auto"
+    """Number of masks in flight, a constant of the study: as many replicas find work. At least 16.
+
+    `auto` is half as many again as there are replicas, or were asked for, when the study is created; a group of shards
+    counts as one. Masks in flight do not learn from each other.
+    """
     layers: Annotated[
         tuple[Annotated[Whole, Field(ge=0, le=MAX_HEADS)], ...] | None,
         Setting(fingerprint="value", scan=True, metavar="N,N,..."),
@@ -254,6 +260,13 @@ class SearchSection(Section):
     @classmethod
     def _number_or_measure(cls, chunk: Any) -> Any:
         return chunk if chunk is None else count_or("measure", chunk, MAX_CHUNK)
+
+    @field_validator("width", mode="before")
+    @classmethod
+    def _wide_enough(cls, width: Any) -> Any:
+        from strategies import MIN_WIDTH
+
+        return "auto" if width is None else count_or("auto", width, MAX_POOL, MIN_WIDTH)
 
     @field_validator("protect")
     @classmethod

@@ -52,8 +52,8 @@ def _number(value: Any) -> Any:
     return value
 
 
-def count_or(word: str, value: Any, maximum: int) -> int | str:
-    """Return a word, or a number from 1 up, also as text.
+def count_or(word: str, value: Any, maximum: int, minimum: int = 1) -> int | str:
+    """Return a word, or a number between bounds, also as text.
 
     Checked here, because a union of types would report every mistake twice.
     """
@@ -63,8 +63,8 @@ def count_or(word: str, value: Any, maximum: int) -> int | str:
         value = int(value)
     # As for other whole numbers, 3.0 is 3.
     is_whole = not isinstance(value, bool) and isinstance(value, numbers.Real) and value == value // 1
-    if not is_whole or not 1 <= value <= maximum:
-        raise ValueError(f"must be {word}, or a whole number from 1 to {maximum:,}")
+    if not is_whole or not minimum <= value <= maximum:
+        raise ValueError(f"must be {word}, or a whole number from {minimum} to {maximum:,}")
     return int(value)
 
 

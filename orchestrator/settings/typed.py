@@ -84,6 +84,11 @@ class SearchOptions(TypedDict, total=False):
     """Number of the scan's best heads that `tpe` and `nsga2` search among; 48 by default."""
     seed: int
     """Seed of the strategy's random numbers."""
+    width: int | Literal["auto"]
+    """Number of masks in flight, a constant of the study: as many replicas find work. At least 16. `auto` is half as
+    many again as there are replicas, or were asked for, when the study is created; a group of shards counts as one.
+    Masks in flight do not learn from each other.
+    """
     layers: Sequence[int]
     """Layers whose heads may be ablated, such as 9,10,11; all by default."""
     protect: Sequence[str]

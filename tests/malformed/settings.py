@@ -38,6 +38,8 @@ NUMBERS = [
         "99999999",
         r"search\.image_chunk: must be measure, or .* from 1 to 65,536, got .99999999",
     ),
+    number("--width", "15", r"search\.width: must be auto, or a whole number from 16 to 100,000, got '15'"),
+    number("--width", "wide", r"search\.width: must be auto, or a whole number from 16 to 100,000, got 'wide'"),
     number("--max-heads", "0", r"search\.max_heads: must be greater than or equal to 1, got 0"),
     number("--shortlist", "-3", r"search\.shortlist: must be greater than or equal to 1, got -3"),
     number("--surrogate-gib", "nan", r"search\.surrogate_gib: must be a finite number, got nan"),

@@ -157,10 +157,13 @@ def test_a_plan_says_what_would_be_done_and_writes_nothing(headmask, search_flag
     in_full = (16 + 40) * 20 + 2 * 30
     assert plan["forwards"] == pytest.approx(plan["search_in_plain_forward_passes"] * 24 + in_full, abs=2)
     assert plan["forwards_per_second_of_one_replica"] > 0
-    assert (plan["speed"], plan["replicas"], plan["hours"], plan["shards"]) == ("measured here", "auto", None, "auto")
+    assert (plan["speed"], plan["replicas"], plan["width"], plan["shards"]) == ("measured here", "auto", 16, 1)
     at_speed = json.loads(headmask(*search_flags, "--speed", 10, "--plan", "--json")[1])
     assert at_speed["forwards_per_second_of_one_replica"] == 10
     assert at_speed["replica_hours"] == pytest.approx(at_speed["forwards"] / 36_000, abs=1e-3)
+    # One replica, in this process, waits for planning alone.
+    assert at_speed["hours"] == pytest.approx(at_speed["replica_hours"], rel=0.02)
+    assert 0.9 < at_speed["replicas_busy"] <= 1
     assert sorted(runs.iterdir()) == before
 
 

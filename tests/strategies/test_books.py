@@ -5,7 +5,7 @@ import pytest
 
 from headmask.mask import HeadGrid, HeadMask
 from strategies import Limits
-from strategies.books import Blocks, Books, first_size
+from strategies.books import Blocks, Books, first_size, opening_size
 
 GRID = HeadGrid(2, 3)
 MASKS = [HeadMask(GRID, (first, second)) for first in range(8) for second in range(8)]
@@ -52,6 +52,30 @@ def test_block_1_of_open_blocks_waits_for_nothing_and_the_others_as_ever():
 def test_the_first_blocks_have_eight_masks_or_a_quarter_of_a_full_block(block_size, expected):
     assert first_size(block_size) == expected
     assert len(Blocks(21, block_size).numbers(1)) == min(block_size, expected)
+
+
+@pytest.mark.parametrize("width", [17, 60, 96, 384, 1536])
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_wide_study_has_its_width_in_flight_once_enough_is_known(width, is_open):
+    blocks = Blocks(385, 32, is_open=is_open, width=width)
+    numbers = [number for block in range(60) for number in blocks.numbers(block)]
+    assert numbers == list(range(len(numbers)))
+    for block in range(4, 60):
+        # When the last mask that a block waits for is done, these are in flight or about to be.
+        in_flight = blocks.numbers(block).start - blocks.num_known(block)
+        assert in_flight >= min(width, blocks.numbers(block - 2).start // 2)
+        assert len(blocks.numbers(block)) <= max(32, blocks.numbers(block).start // 4)
+
+
+def test_a_narrow_study_has_the_blocks_that_studies_had_before_widths():
+    blocks = Blocks(385, 32)
+    assert [blocks.numbers(block).start for block in (1, 2, 11, 12, 30)] == [385, 393, 466, 476, 930]
+    assert [blocks.num_known(block) for block in (1, 2, 3, 11)] == [385, 385, 393, 457]
+    assert Blocks(385, 32, width=9).numbers(40) == blocks.numbers(40)
+
+
+def test_block_0_of_a_wide_study_keeps_replicas_busy_while_scales_are_trained():
+    assert (opening_size(32, 16), opening_size(32, 96)) == (8, 192)
 
 
 def test_results_count_as_far_as_all_before_them_are_known():

@@ -24,7 +24,7 @@ from workers.pool.cluster import check_room, connect, need_of, reason_of, room_f
 from workers.pool.fleet import START_S, Fleet, Member
 from workers.pool.group import REPLACED_S, starter
 from workers.pool.meters import Meters
-from workers.pool.queue import BatchQueue, Result, Steps, hand_out
+from workers.pool.queue import BatchQueue, Result, Steps, hand_out, may_wait
 from workers.pool.work import Check, Chunks, MaskBatch, MicroBatches, Running, Work
 from workers.scoring.constants import Constants
 from workers.scoring.displacement import Displacements
@@ -157,6 +157,11 @@ class RayPool:
     def device(self) -> str:
         """Kind of device and version, which decide the last bits of a score."""
         return self.fleet.device
+
+    @property
+    def num_replicas(self) -> int:
+        """Number of replicas that there are or were asked for; groups of shards count as one."""
+        return self.fleet.wanted
 
     @property
     def status(self) -> str:
@@ -404,9 +409,10 @@ class RayPool:
         held = [works[id(member)] for member in members]
 
         def has_room(place: int) -> bool:
-            if len(held[place]) < IN_FLIGHT or not away_s:
-                return len(held[place]) < IN_FLIGHT
-            return 0 < members[place].pace * sum(map(self._expected_s, held[place])) < away_s
+            ahead_s = members[place].pace * sum(map(self._expected_s, held[place]))
+            if not held[place] or 0 < ahead_s < away_s:
+                return True
+            return len(held[place]) < IN_FLIGHT and may_wait(len(members), len(self._queue), ahead_s)
 
         def give(place: int) -> bool:
             if (work := self._give(members[place])) is not None:

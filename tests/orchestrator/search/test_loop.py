@@ -13,7 +13,7 @@ from orchestrator.search.scoring import Interrupted
 from orchestrator.settings.budget import Budget
 from orchestrator.study.records import TrialRecord
 from orchestrator.study.store import StudyStore
-from strategies import make_sampler
+from strategies import MIN_WIDTH, make_sampler
 from tests.strategies.landscapes import Landscape
 from workers.pool.queue import Result
 from workers.scoring.messages import MaskScore, Stage
@@ -73,7 +73,7 @@ def make_search(tmp_path):
         path = tmp_path / f"{name}.journal"
         store = StudyStore.open(str(path), name) if path.exists() else StudyStore.create(str(path), name, {})
         opened.append(store)
-        sampler = make_sampler(strategy, GRID, seed=1, block_size=8)
+        sampler = make_sampler(strategy, GRID, seed=1, block_size=8, width=options.pop("width", MIN_WIDTH))
         options = {"stage": lambda mask: SEARCH, "value": lambda metrics: metrics["mean_recall"], **options}
         search = Search(sampler, store, pool, **options)
         return search, store
@@ -102,6 +102,16 @@ def test_the_order_of_results_changes_nothing(make_search):
     tables = [table(run(make_search, ShuffledPool(seed), 150, name=f"s{seed}")) for seed in range(4)]
     assert tables[0] == tables[1] == tables[2] == tables[3]
     assert [row[0] for row in tables[0]] == list(range(150))
+
+
+def test_the_order_of_results_changes_nothing_in_a_wide_study_either(make_search):
+    pools = [ShuffledPool(seed) for seed in range(3)]
+    tables = [table(run(make_search, pool, 150, name=f"s{seed}", width=40)) for seed, pool in enumerate(pools)]
+    assert tables[0] == tables[1] == tables[2]
+    assert all(40 <= pool.most_waiting <= 60 for pool in pools)
+    begun = table(run(make_search, ShuffledPool(4), 90, width=40))
+    assert table(run(make_search, ShuffledPool(5), 150, width=40)) == tables[0]
+    assert begun == tables[0][:90]
 
 
 def test_replicas_are_told_that_the_driver_plans(make_search):

@@ -9,7 +9,7 @@ from headmask.apply.folding import probe_images
 from headmask.mask import HeadGrid, HeadMask
 from headmask.tower.towers import view_of
 from tests.tiny import tiny_clip
-from workers.pool.queue import MAX_BATCH, BatchQueue, InlinePool
+from workers.pool.queue import MAX_BATCH, BatchQueue, InlinePool, may_wait
 from workers.scoring.messages import MaskScore, Stage
 from workers.scoring.trie import TowerCost
 
@@ -57,6 +57,24 @@ def test_the_last_masks_are_shared_among_replicas_in_batches_that_are_worth_a_ca
     queue.learn(SEARCH, some_masks(1), [MaskScore({}, seconds)])
     queue.put(SEARCH, some_masks(16))
     assert len(queue.take(4)[1]) == size
+
+
+def test_many_replicas_get_what_was_put_first_and_few_get_neighbours():
+    first, later = sorted(set(some_masks(12))), sorted(set(some_masks(12, seed=1)))
+    for num_replicas, expected in ((8, first + later), (7, sorted(first + later))):
+        queue = BatchQueue()
+        queue.put(SEARCH, first)
+        queue.put(SEARCH, later)
+        assert len(queue) == len(first + later)
+        assert [mask for _, batch in drained(queue, num_replicas) for mask in batch] == expected
+
+
+@pytest.mark.parametrize(
+    ("num_replicas", "num_waiting", "ahead_s", "expected"),
+    [(2, 1, 5.0, True), (64, 32, 0.87, False), (64, 64, 0.87, True), (64, 32, 0.05, True), (64, 1, 0.0, True)],
+)
+def test_a_busy_replica_gets_what_another_one_would_not_do_sooner(num_replicas, num_waiting, ahead_s, expected):
+    assert may_wait(num_replicas, num_waiting, ahead_s) is expected
 
 
 def test_a_slow_replica_takes_less():
