@@ -56,7 +56,7 @@ TYPED_CLASSES = {
     "ScanOptions": ("Options of a scan.", SCAN),
 }
 DOCSTRING_WIDTH = 112
-USED = ("cluster", "mysql", "postgresql", "transformers")
+USED = ("cluster", "mysql", "onnx", "postgresql", "transformers")
 """Extras that users install."""
 
 

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headmask.ablation.rules import ABLATIONS as ABLATIONS
     from headmask.ablation.rules import Ablation as Ablation
-    from headmask.apply.exporting import ExportProof as ExportProof
     from headmask.apply.exporting import export as export
     from headmask.apply.folding import fold as fold
     from headmask.apply.live import ablate as ablate
     from headmask.apply.live import calibrate_means as calibrate_means
     from headmask.apply.masked import load as load
     from headmask.apply.masked import load_pruned as load_pruned
+    from headmask.apply.proof import ExportProof as ExportProof
     from headmask.apply.pruning import prune as prune
     from headmask.errors import HeadmaskError as HeadmaskError
     from headmask.mask import Head as Head
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ABLATIONS": "headmask.ablation.rules",
     "Ablation": "headmask.ablation.rules",
-    "ExportProof": "headmask.apply.exporting",
+    "ExportProof": "headmask.apply.proof",
     "Head": "headmask.mask",
     "HeadGrid": "headmask.mask",
     "HeadMask": "headmask.mask",

@@ -11,7 +11,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 USED = [
     *PROJECT["dependencies"],
-    *(each for name in ("cluster", "postgresql", "mysql", "transformers") for each in EXTRAS[name]),
+    *(each for name in ("cluster", "postgresql", "mysql", "onnx", "transformers") for each in EXTRAS[name]),
 ]
 BOUND = re.compile(r"([\w.-]+)(?:\[\w+\])?>=([\d.]+)")
 

@@ -18,8 +18,8 @@ from headmask.maskfile import MaskFile, SplitScores
 from headmask.pixels.images import STOCK
 
 if TYPE_CHECKING:
-    from headmask.apply.exporting import ExportProof
     from headmask.apply.footprint import Footprint
+    from headmask.apply.proof import ExportProof
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$@]|:(?=//))")
 _ORDER = ("search", "confirm", "test")
@@ -86,17 +86,18 @@ _LIMITS = (
 _LIMIT_PRUNED = "The heads are removed permanently: another mask needs the original model."
 
 
-def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
+def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool, loading: str | None = None) -> str:
     """Return the card as Markdown with a YAML front matter.
 
     Args:
         mask: the mask file that was exported.
         proof: the proof that the export made.
         prune: whether the heads are pruned instead of folded.
+        loading: how the export is loaded, where that depends on the model.
     """
     done = "pruned" if prune else "folded into the weights"
     parts = [
-        f"---\n{_front_matter(mask, 'headmask' if prune else proof.format)}\n---",
+        f"---\n{_front_matter(mask, 'headmask' if prune and proof.format != 'onnx' else proof.format)}\n---",
         f"# {_text(mask.model.short)} with {counted(len(mask.heads), 'attention head')} {done}",
         _verdict(mask),
         "## What was ablated",
@@ -104,7 +105,7 @@ def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
         *_scores(mask),
         *_data(mask),
         "## Loading",
-        _loading(mask, proof, prune=prune),
+        loading or _loading(mask, proof, prune=prune),
         "## What was checked",
         f"Written, loaded again and compared with the masked model on {proof.num_probes} images and as many texts: "
         f"normalised embeddings differ by at most {proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
@@ -140,7 +141,8 @@ def footprint_rows(proof: ExportProof) -> list[tuple[str, str, str]]:
         timing = found.timing
         what = f"{one}s" if timing.batch > 1 else one
         how = f"median and quartiles of {timing.rounds} alternating rounds"
-        rows.append((f"ms for {timing.batch} {what} on {timing.device}, {how}", _spread(before), _spread(after)))
+        where = f"{timing.device}, by torch" if proof.format == "onnx" else timing.device
+        rows.append((f"ms for {timing.batch} {what} on {where}, {how}", _spread(before), _spread(after)))
     return rows
 
 

@@ -6,27 +6,36 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-import torch.nn.functional as F  # noqa: N812
 from open_clip.tokenizer import HFTokenizer
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from headmask.apply import pruning
+from headmask.apply import deployment, onnx, pruning
 from headmask.apply.card import model_card
 from headmask.apply.folding import fold, probe_images
-from headmask.apply.footprint import Footprints, compare
-from headmask.apply.formats import OPEN_CLIP, TRANSFORMERS, Format, chosen_format, open_clip_config
-from headmask.apply.live import ablate
+from headmask.apply.formats import ONNX, TRANSFORMERS, Format, chosen_format, open_clip_config
 from headmask.apply.masked import FOLDED, PRUNED, load_pruned
-from headmask.border.kinds import BESIDE, CARD, CHECKPOINT, CONFIG, MASK, MODEL_FOLDER, TRANSFORMERS_WEIGHTS, WEIGHTS
+from headmask.apply.proof import NUM_PROBES, TEXTS, ExportProof, difference, footprints_of
+from headmask.border.kinds import (
+    BESIDE,
+    CARD,
+    CHECKPOINT,
+    CONFIG,
+    IMAGE_ONNX,
+    MASK,
+    MODEL_FOLDER,
+    ONNX_CONFIG,
+    TEXT_ONNX,
+    TRANSFORMERS_WEIGHTS,
+    WEIGHTS,
+)
 from headmask.border.reading import read_json
 from headmask.border.writing import check_output, scratch_folder, written, written_folder
 from headmask.errors import AblationError, MaskFileError, ModelError
@@ -35,7 +44,7 @@ from headmask.models.checkpoints import PIXELS_KEY, PREPROCESS_KEY
 from headmask.models.hf import writing
 from headmask.models.hf.conversion import TOLERANCE, image_features, text_features, tokenized
 from headmask.models.hf.reading import preprocessing_of
-from headmask.models.hf.source import Source
+from headmask.models.hf.source import Source, quiet
 from headmask.models.loading import LoadedModel, build, model_config, quiet_open_clip, tokenizer_of
 from headmask.models.origin import SCHEMES, is_config_file
 from headmask.pixels.images import STOCK
@@ -43,24 +52,6 @@ from headmask.pixels.preprocessing import Preprocessing
 
 SMALL_MODEL = 20_000_000
 """Models with fewer parameters are held to the tighter tolerance of the proof."""
-NUM_PROBES = 4
-_TEXTS = ("a photo of a dog", "two red circles left of a blue square", "night", "Children build a castle of sand.")
-
-
-@dataclass(frozen=True)
-class ExportProof:
-    """How far an export, loaded again, is from the masked model, and the footprint of its tower."""
-
-    max_difference: float
-    """Largest absolute difference of L2-normalised float32 embeddings."""
-    tolerance: float
-    num_probes: int
-    """Number of images, and of texts."""
-    how_to_load: str
-    """The call that loads the export: that of stock open_clip or transformers, or `headmask.load_pruned`."""
-    footprints: Footprints
-    """Footprints of the searched tower, before and after."""
-    format: Format = OPEN_CLIP
 
 
 def export(
@@ -83,19 +74,20 @@ def export(
             `open_clip.create_model("local-dir:FOLDER")` loads.
         prune: remove the heads instead of folding them; always a folder, which `headmask.load_pruned` loads.
         format: `open_clip`, or `transformers` for a model that came from there: a folder with its processor, which
-            `from_pretrained` loads. By default, what the model came as.
+            `from_pretrained` loads; or `onnx` for a folder with `image.onnx` and `text.onnx`, for any number of inputs.
+            By default, what the model came as.
         latency_s: approximate time to spend on measuring latency, in seconds; 0 for none.
         overwrite: replace an existing export; anything else at that place stays, and is an error.
 
     Raises:
-        MaskFileError: the mask was made for other weights, or a pruned model is to be a file.
+        MaskFileError: the mask was made for other weights, or what is a folder is to be a file.
         OutputError: something is at `out` that may not be replaced, or nothing can be written there.
         AblationError: the ablation cannot be folded or pruned, or what was written is not equal; nothing is kept then.
-        ModelError: the model cannot be written in this format.
+        ModelError: the model cannot be written in this format, or what the format needs is not installed.
     """
     mask.check_model(model.reference)
     format = chosen_format(model, format, prune=prune, is_file=_is_file(Path(out)))
-    check_target(out, prune=prune, overwrite=overwrite, inputs=model.reference.paths)
+    check_target(out, prune=prune, format=format, overwrite=overwrite, inputs=model.reference.paths)
     if prune and not mask.heads:
         raise AblationError("this mask ablates nothing, so there is nothing to prune")
     changed = pruning.prune(model.clip, mask) if prune else fold(model.clip, mask)
@@ -104,14 +96,11 @@ def export(
         with written(target, CHECKPOINT) as scratch, scratch_folder(target) as folder:
             proof = _write_and_prove(model, mask, changed, folder / target.name, target, latency_s=latency_s)
             (folder / target.name).replace(scratch)
-    elif format == TRANSFORMERS:
-        with written_folder(target, MODEL_FOLDER) as folder:
-            proof = _write_transformers(model, mask, changed, folder, target, latency_s=latency_s)
-            (folder / CARD).write_text(model_card(mask, proof, prune=False), encoding="utf-8")
     else:
         with written_folder(target, MODEL_FOLDER) as folder:
-            proof = _write_and_prove(model, mask, changed, folder / WEIGHTS, target, prune=prune, latency_s=latency_s)
-            (folder / CARD).write_text(model_card(mask, proof, prune=prune), encoding="utf-8")
+            proof = _write_folder(model, mask, changed, folder, target, format, prune=prune, latency_s=latency_s)
+            loading = deployment.loading(model, mask.pixels) if format == ONNX else None
+            (folder / CARD).write_text(model_card(mask, proof, prune=prune, loading=loading), encoding="utf-8")
     return proof
 
 
@@ -119,23 +108,49 @@ def check_target(
     out: str | os.PathLike[str],
     *,
     prune: bool = False,
+    format: Format | None = None,
     overwrite: bool = False,
     inputs: Iterable[str | Path | None] = (),
 ) -> None:
     """Check that an export may be written, before anything is loaded for it.
 
     Raises:
-        MaskFileError: a pruned model is a folder, and the name is that of a file.
+        MaskFileError: a pruned model or one of ONNX is a folder, and the name is that of a file.
+        ModelError: what ONNX models are written or run with is not installed.
         OutputError: something is there that may not be replaced, or nothing can be written there.
     """
-    is_file = _is_file(Path(out))
+    is_file, suffix = _is_file(Path(out)), Path(out).suffix
+    if format == ONNX:
+        onnx.check_installed()
+        if is_file or suffix == ".onnx":
+            what = f"a folder of {IMAGE_ONNX} and {TEXT_ONNX}"
+            raise MaskFileError(f"an ONNX export is {what}; choose a name that does not end in {suffix}")
     if prune and is_file:
-        raise MaskFileError(f"a pruned model is a folder; choose a name that does not end in {Path(out).suffix}")
+        raise MaskFileError(f"a pruned model is a folder; choose a name that does not end in {suffix}")
     check_output(out, CHECKPOINT if is_file else MODEL_FOLDER, inputs=inputs, overwrite=overwrite)
 
 
 def _is_file(target: Path) -> bool:
     return target.suffix == ".safetensors"
+
+
+def _write_folder(
+    model: LoadedModel,
+    mask: MaskFile,
+    changed: nn.Module,
+    folder: Path,
+    target: Path,
+    format: Format,
+    *,
+    prune: bool,
+    latency_s: float,
+) -> ExportProof:
+    """Return the proof that a folder is right, having written everything except the card."""
+    if format == ONNX:
+        return _write_onnx(model, mask, changed, folder, target, latency_s=latency_s)
+    if format == TRANSFORMERS:
+        return _write_transformers(model, mask, changed, folder, target, latency_s=latency_s)
+    return _write_and_prove(model, mask, changed, folder / WEIGHTS, target, prune=prune, latency_s=latency_s)
 
 
 def _write_and_prove(
@@ -156,8 +171,7 @@ def _write_and_prove(
     if not is_file:
         _check_tokenizer(model, checkpoint.parent)
     max_difference, tolerance = _prove(model, mask, loaded)
-    inputs = probe_images(model.clip, 1) if mask.tower == "image" else model.tokenizer(list(_TEXTS[:1]))
-    footprints = compare(model.clip, loaded, inputs, mask.tower, seconds=latency_s)
+    footprints = footprints_of(model, mask, loaded, latency_s)
     how_to_load = _how_to_load(model, target, prune=prune)
     return ExportProof(max_difference, tolerance, NUM_PROBES, how_to_load, footprints)
 
@@ -178,6 +192,14 @@ def _write(model: LoadedModel, mask: MaskFile, changed: nn.Module, checkpoint: P
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else 0, str(error)) from None
+    _write_config(model, mask, folder)
+    # Safetensors lets nobody but the user read what it writes; other files are as the umask says.
+    shutil.copymode(folder / CONFIG, checkpoint)
+    mask.write(folder / MASK)
+
+
+def _write_config(model: LoadedModel, mask: MaskFile, folder: Path) -> None:
+    """Write open_clip's configuration of a model, which its tokenizer is found by, too."""
     config: dict[str, Any] = {
         "model_cfg": open_clip_config(model_config(model.reference.name)),
         "preprocess_cfg": model.clip.visual.preprocess_cfg,
@@ -186,14 +208,11 @@ def _write(model: LoadedModel, mask: MaskFile, changed: nn.Module, checkpoint: P
         # Read by `headmask.load_model`; open_clip leaves keys that it does not know.
         config["headmask"] = {"pixels": mask.pixels}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    # Safetensors lets nobody but the user read what it writes; other files are as the umask says.
-    shutil.copymode(folder / CONFIG, checkpoint)
-    mask.write(folder / MASK)
 
 
 def _check_tokenizer(model: LoadedModel, folder: Path) -> None:
     tokenizer = tokenizer_of(f"local-dir:{folder}")
-    if not torch.equal(tokenizer(list(_TEXTS)), model.tokenizer(list(_TEXTS))):
+    if not torch.equal(tokenizer(list(TEXTS)), model.tokenizer(list(TEXTS))):
         raise AblationError(f"the tokenizer of {model} cannot be kept in a folder; export a .safetensors file instead")
 
 
@@ -210,57 +229,60 @@ def _write_transformers(
     ):
         raise AblationError(f"the exported folder has another preprocessing than the model: {found}")
     loaded = written.model()
-    largest = _difference(model, mask, written, loaded)
+
+    def embedded(texts: list[str]) -> Tensor:
+        return text_features(loaded, tokenized(written, model.tokenizer, texts, model.tokenizer(texts)))
+
+    encode_text = embedded if written.has_texts else None
+    largest = difference(model, mask, lambda images: image_features(loaded, written, images), encode_text, TOLERANCE)
     beside = " ".join(sorted(each.name for each in folder.iterdir() if each.name != TRANSFORMERS_WEIGHTS))
     writing.mark(folder, FOLDED | {PIXELS_KEY: mask.pixels, BESIDE: beside})
     mask.write(folder / MASK)
-    inputs = probe_images(model.clip, 1) if mask.tower == "image" else model.tokenizer(list(_TEXTS[:1]))
-    footprints = compare(model.clip, changed, inputs, mask.tower, seconds=latency_s)
+    footprints = footprints_of(model, mask, changed, latency_s)
     how_to_load = f'transformers.{type(loaded).__name__}.from_pretrained("{target}")'
     return ExportProof(largest, TOLERANCE, NUM_PROBES, how_to_load, footprints, TRANSFORMERS)
 
 
-@torch.no_grad()
-def _difference(model: LoadedModel, mask: MaskFile, written: Source, loaded: nn.Module) -> float:
-    """Return the largest difference between embeddings of the masked model and of a folder of transformers."""
-    images = probe_images(model.clip, NUM_PROBES)
-    exported = [image_features(loaded, written, images)]
-    with ablate(model.clip, mask):
-        masked = [model.clip.encode_image(images)]
-        if written.has_texts:
-            tokens = model.tokenizer(list(_TEXTS))
-            masked.append(model.clip.encode_text(tokens))
-            exported.append(text_features(loaded, tokenized(written, model.tokenizer, list(_TEXTS), tokens)))
-    return _checked(masked, exported, TOLERANCE)
+def _write_onnx(
+    model: LoadedModel, mask: MaskFile, changed: nn.Module, folder: Path, target: Path, *, latency_s: float
+) -> ExportProof:
+    """Return the proof that ONNX models are right, having written everything except the card."""
+    names, inputs = [IMAGE_ONNX], {IMAGE_ONNX: probe_images(model.clip, 2)}
+    if deployment.has_texts(model):
+        names.append(TEXT_ONNX)
+        inputs[TEXT_ONNX] = deployment.tokens_of(model, list(TEXTS))
+        _write_tokenizer(model, mask, folder)
+    onnx.write(changed, folder, inputs)
+    files = sorted(each.name for each in folder.iterdir() if each.name != CONFIG)
+    content = deployment.config_of(model, mask.pixels, files)
+    (folder / ONNX_CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+    mask.write(folder / MASK)
+    found = onnx.OnnxModel(folder)
+    encode_text = (lambda texts: found.encode_text(deployment.tokens_of(model, texts))) if names[1:] else None
+    largest = difference(model, mask, found.encode_image, encode_text, onnx.TOLERANCE)
+    how_to_load = " and ".join(f'onnxruntime.InferenceSession("{target / name}")' for name in names)
+    return ExportProof(
+        largest, onnx.TOLERANCE, NUM_PROBES, how_to_load, footprints_of(model, mask, changed, latency_s), ONNX
+    )
 
 
-@torch.no_grad()
+def _write_tokenizer(model: LoadedModel, mask: MaskFile, folder: Path) -> None:
+    """Write what the tokenizer of a model is loaded from, by transformers or by open_clip."""
+    if model.source is not None:
+        with quiet():
+            model.source.tokenizer().save_pretrained(folder)
+        return
+    if isinstance(model.tokenizer, HFTokenizer):
+        model.tokenizer.save_pretrained(folder)
+    _write_config(model, mask, folder)
+    _check_tokenizer(model, folder)
+
+
 def _prove(model: LoadedModel, mask: MaskFile, loaded: Any) -> tuple[float, float]:
     """Return the largest difference between embeddings of the masked and the exported model, and the tolerance."""
-    images, texts = probe_images(model.clip, NUM_PROBES), model.tokenizer(list(_TEXTS))
-    exported = loaded.encode_image(images), loaded.encode_text(texts)
-    with ablate(model.clip, mask):
-        masked = model.clip.encode_image(images), model.clip.encode_text(texts)
     tolerance = 1e-6 if sum(p.numel() for p in model.clip.parameters()) < SMALL_MODEL else 1e-5
-    return _checked(masked, exported, tolerance), tolerance
-
-
-def _checked(masked: Sequence[Tensor], exported: Sequence[Tensor], tolerance: float) -> float:
-    """Return the largest difference between normalised embeddings.
-
-    Raises:
-        AblationError: it is larger than allowed.
-    """
-    largest = max(
-        (F.normalize(first, dim=-1) - F.normalize(second, dim=-1)).abs().max().item()
-        for first, second in zip(masked, exported, strict=True)
-    )
-    if not largest <= tolerance:
-        raise AblationError(
-            f"the exported model is not equal to the masked one: embeddings differ by {largest:.1e}, "
-            f"allowed are {tolerance:.0e}; nothing was kept"
-        )
-    return float(largest)
+    encode_text = lambda texts: loaded.encode_text(model.tokenizer(texts))  # noqa: E731
+    return difference(model, mask, loaded.encode_image, encode_text, tolerance), tolerance
 
 
 def _how_to_load(model: LoadedModel, target: Path, *, prune: bool) -> str:

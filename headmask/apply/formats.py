@@ -11,9 +11,10 @@ from headmask.errors import ModelError
 from headmask.models.hf.architecture import FILES
 from headmask.models.loading import LoadedModel
 
-Format = Literal["open_clip", "transformers"]
+Format = Literal["open_clip", "transformers", "onnx"]
 OPEN_CLIP: Format = "open_clip"
 TRANSFORMERS: Format = "transformers"
+ONNX: Format = "onnx"
 
 
 def chosen_format(model: LoadedModel, asked: Format | None, *, prune: bool = False, is_file: bool = False) -> Format:
@@ -26,7 +27,7 @@ def chosen_format(model: LoadedModel, asked: Format | None, *, prune: bool = Fal
         asked = OPEN_CLIP if model.source is None or prune or is_file else TRANSFORMERS
     if asked == TRANSFORMERS:
         _check_transformers(model, prune=prune, is_file=is_file)
-    elif model.source is not None:
+    elif asked == OPEN_CLIP and model.source is not None:
         _check_open_clip(model, prune=prune, is_file=is_file)
     return asked
 
@@ -39,7 +40,8 @@ def _check_transformers(model: LoadedModel, *, prune: bool, is_file: bool) -> No
         )
     if prune:
         raise ModelError(
-            "transformers builds all layers with as many heads: leave out --prune or --format transformers"
+            "transformers builds all layers with as many heads: leave out --prune or --format transformers, or pass "
+            "--format onnx"
         )
     if is_file:
         raise ModelError("a model of transformers is a folder: choose a name that does not end in .safetensors")
@@ -47,7 +49,13 @@ def _check_transformers(model: LoadedModel, *, prune: bool, is_file: bool) -> No
 
 def _check_open_clip(model: LoadedModel, *, prune: bool, is_file: bool) -> None:
     if reason := why_not_open_clip(model):
-        out = "leave out --prune" if prune else "choose a folder" if is_file else "pass --format transformers"
+        out = (
+            "leave out --prune, or pass --format onnx"
+            if prune
+            else "choose a folder"
+            if is_file
+            else "pass --format transformers"
+        )
         raise ModelError(f"{reason}: {out}")
     if is_file:
         raise ModelError("open_clip has no name for an architecture from transformers: choose a folder, not a file")

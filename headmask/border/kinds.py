@@ -27,6 +27,8 @@ CONFIG, WEIGHTS, MASK, CARD = "open_clip_config.json", "open_clip_model.safetens
 """The files of an exported folder."""
 TRANSFORMERS_WEIGHTS = "model.safetensors"
 """The checkpoint of an exported folder of transformers; its other files are listed in it."""
+IMAGE_ONNX, TEXT_ONNX, ONNX_CONFIG = "image.onnx", "text.onnx", "onnx_config.json"
+"""The models of an exported folder of ONNX, and the file that lists all files of the folder."""
 PICTURE_METADATA = {"Software": SOFTWARE}
 """The text chunks of a picture, for matplotlib and Pillow."""
 
@@ -217,15 +219,29 @@ def tables_of(path: Path) -> set[str] | None:
 
 def _foreign_to_model(folder: Path) -> list[str]:
     """Return the names in a folder that are not part of an exported model; all names if there is no model."""
+    own = _listed(folder)
+    if own:
+        own |= {MASK} if MASK_FILE.made(folder / MASK) else set()
+        own |= {CONFIG} if Kind(CONFIG, has_keys("model_cfg", "preprocess_cfg")).made(folder / CONFIG) else set()
+        own |= {CARD} if Kind(CARD, _is_card).made(folder / CARD) else set()
     names = sorted(each.name for each in folder.iterdir())
-    weights = next((name for name in (WEIGHTS, TRANSFORMERS_WEIGHTS) if CHECKPOINT.made(folder / name)), None)
-    if weights is None:
-        return names
-    own = {weights, *safetensors_metadata(folder / weights).get(BESIDE, "").split()}
-    own |= {MASK} if MASK_FILE.made(folder / MASK) else set()
-    own |= {CONFIG} if Kind(CONFIG, has_keys("model_cfg", "preprocess_cfg")).made(folder / CONFIG) else set()
-    own |= {CARD} if Kind(CARD, _is_card).made(folder / CARD) else set()
     return [name for name in names if name not in own or not (folder / name).is_file()]
+
+
+def _listed(folder: Path) -> set[str]:
+    """Return the names of an exported model's weights and of the files that they list; none if there is no model."""
+    for name in (WEIGHTS, TRANSFORMERS_WEIGHTS):
+        if CHECKPOINT.made(folder / name):
+            return {name, *safetensors_metadata(folder / name).get(BESIDE, "").split()}
+    if ONNX_MODEL.made(folder / IMAGE_ONNX):
+        return {ONNX_CONFIG, *json_of(folder / ONNX_CONFIG)["files"]}
+    return set()
+
+
+def _is_own_onnx(path: Path) -> bool:
+    """Return whether an ONNX file names headmask as its producer, which comes second in it, after a version."""
+    with path.open("rb") as file:
+        return file.read(12)[2:] == bytes((18, len(SOFTWARE))) + SOFTWARE.encode()
 
 
 def _foreign_to_package(folder: Path) -> list[str]:
@@ -262,6 +278,7 @@ RESULT = Kind("a search's result", has_format("headmask-result"))
 EXPLANATION = Kind("an explanation", has_format("headmask-explain"))
 RUN_CONFIG = Kind("a search's configuration", has_keys("model", "data", "output", "search", "budget", "pool"))
 CHECKPOINT = Kind("a checkpoint", _is_own_checkpoint)
+ONNX_MODEL = Kind("an ONNX model", _is_own_onnx)
 DATA_SET = Kind("a data set", has_parquet_kind("data set"))
 TRIALS = Kind("a search's table of trials", has_parquet_kind("trials"))
 QUERIES = Kind("a search's table of queries", has_parquet_kind("queries"))

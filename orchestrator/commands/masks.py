@@ -91,8 +91,12 @@ def export(
         bool, typer.Option("--prune", help="Remove the heads; headmask.load_pruned loads the folder.")
     ] = False,
     form: Annotated[
-        Literal["open_clip", "transformers"] | None,
-        typer.Option("--format", help="Library that loads the result; by default, the one that the model came from."),
+        Literal["open_clip", "transformers", "onnx"] | None,
+        typer.Option(
+            "--format",
+            help="Library that loads the result, or onnx for ONNX Runtime; by default, the library that the model came "
+            "from.",
+        ),
     ] = None,
     latency: Annotated[bool, typer.Option(help="Measure latency before and after, for a few seconds.")] = True,
     overwrite: Overwrite = False,
@@ -109,7 +113,7 @@ def export(
     content = MaskFile.read(mask)
     model, pretrained = settings.get("model"), settings.get("pretrained")
     given = content.model.model_copy(update={"name": model or content.model.name, "pretrained": pretrained})
-    check_target(out, prune=prune, overwrite=overwrite, inputs=[mask, *content.model.paths, *given.paths])
+    check_target(out, prune=prune, format=form, overwrite=overwrite, inputs=[mask, *content.model.paths, *given.paths])
     loaded = load_for(content, model, pretrained, settings.get("preprocess"))
     latency_s = LATENCY_S if latency else 0.0
     proof = export_and_prove(loaded, content, out, prune=prune, format=form, latency_s=latency_s, overwrite=overwrite)
@@ -121,9 +125,11 @@ def export(
         return
     from orchestrator.outcome.tables import empty_mask_sentence, footprint_table
 
+    onnx = "ONNX Runtime" if proof.format == "onnx" else None
+    loader = onnx or ("headmask" if prune else f"stock {proof.format}")
     console.say(
         f"{out}: {counted(len(content.heads), 'head')} {'pruned' if prune else 'folded away'}. Loaded by "
-        f"{'headmask' if prune else f'stock {proof.format}'}, its embeddings differ from the masked model's by at most "
+        f"{loader}, its embeddings differ from the masked model's by at most "
         f"{proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
     )
     if not content.heads:

@@ -26,7 +26,7 @@ from orchestrator.study.records import TrialRecord
 from orchestrator.study.runfolder import read_parquet
 
 if TYPE_CHECKING:
-    from headmask.apply.exporting import ExportProof
+    from headmask.apply.proof import ExportProof
     from orchestrator.verdict.evaluate import Evaluation
 
 

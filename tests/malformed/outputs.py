@@ -106,6 +106,8 @@ CASES = [
     Case("a comparison in the place of trials", [*COMPARE, "--out", "{run}/trials.parquet"], r"trials.parquet exists and is not a page"),
     Case("a comparison in the place of a page", [*COMPARE, "--out", "page.html"], r"page.html exists and is not a page", make=thesis),
     Case("an export beside a thesis", [*EXPORT, "--overwrite", "--out", "exported"], r"exported holds what is not of a model folder .*: open_clip_config.json, thesis.tex", make=thesis),
+    Case("an export to ONNX as a file", [*EXPORT, "--format", "onnx", "--out", "new.onnx"], r"is a folder of image.onnx and text.onnx; choose a name that does not end in .onnx"),
+    Case("an export to ONNX beside a thesis", [*EXPORT, "--format", "onnx", "--overwrite", "--out", "exported"], r"exported holds what is not of a model folder", make=thesis),
     Case("an export into the model", [*EXPORT, "--overwrite", "--out", "{model}"], r"holds what is not of a model folder"),
     Case("an export over weights", [*EXPORT, "--overwrite", "--out", "{model}/open_clip_model.safetensors"], r"exists and is not a checkpoint that headmask wrote"),
     Case("an export over a text", [*EXPORT, "--overwrite", "--out", "out.safetensors"], r"out.safetensors exists and is not a checkpoint", make=thesis),

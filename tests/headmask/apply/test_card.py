@@ -4,8 +4,8 @@ import yaml
 from markdown_it import MarkdownIt
 
 from headmask.apply.card import model_card
-from headmask.apply.exporting import ExportProof
 from headmask.apply.footprint import Footprint, Footprints, Timing
+from headmask.apply.proof import ExportProof
 from headmask.maskfile import DataReference, Grid, MaskFile, ModelReference, SplitReference, SplitScores
 
 FOOTPRINTS = Footprints(
