@@ -12,16 +12,19 @@ from headmask.errors import ModelError
 
 IMAGE_POSITIONS = "visual.positional_embedding"
 TEXT_POSITIONS = ("positional_embedding", "text.positional_embedding")
-POSITIONS = (IMAGE_POSITIONS, *TEXT_POSITIONS)
-"""Position embeddings that open_clip resizes to the model."""
+TIMM_POSITIONS = "visual.trunk.pos_embed"
+POSITIONS = (IMAGE_POSITIONS, TIMM_POSITIONS, *TEXT_POSITIONS)
+"""Position embeddings; open_clip resizes all to the model except those of timm's towers."""
 
 
 def resized(clip: Any, positions: Mapping[str, tuple[int, ...]], path: Path) -> list[str]:
     """Return notes on position embeddings of another size, which open_clip interpolates.
 
     Raises:
-        ModelError: patches that are not a square, which open_clip cannot interpolate.
+        ModelError: patches that are not a square, or another number of them in a tower of timm's, which open_clip
+            does not interpolate.
     """
+    _check_timm(clip, positions, path)
     notes = []
     if IMAGE_POSITIONS in positions and (grid := getattr(clip.visual, "grid_size", None)) is not None:
         patches, (rows, columns) = positions[IMAGE_POSITIONS][0] - 1, grid
@@ -46,3 +49,14 @@ def resized(clip: Any, positions: Mapping[str, tuple[int, ...]], path: Path) -> 
             "open_clip does, which changes what the model computes"
         )
     return notes
+
+
+def _check_timm(clip: Any, positions: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    own = getattr(getattr(clip.visual, "trunk", None), "pos_embed", None)
+    there = positions.get(TIMM_POSITIONS)
+    if own is not None and there is not None and len(there) == own.ndim == 3 and there[1] != own.shape[1]:
+        raise ModelError(
+            f"the position embedding in {shown(path)} is of {there[1]} tokens, and the model has {own.shape[1]}: "
+            "open_clip does not interpolate those of timm's towers. Name the architecture that it was trained as, or a "
+            "configuration file with its image_size"
+        )

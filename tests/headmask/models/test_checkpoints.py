@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headmask.errors import ModelError
-from headmask.models.loading import load_model, weights_digest
+from headmask.models.loading import build, load_model, weights_digest
 from tests.headmask.pixels.test_preprocessing import CONFIG
 from tests.tiny import TEXT, tiny_clip
 
@@ -128,6 +128,36 @@ def test_positions_that_are_not_a_square_are_refused(tmp_path):
         ModelError, match=r"is of 12 patches, and the model has 4 x 4: open_clip interpolates squares alone"
     ):
         load(tmp_path, content)
+
+
+def test_positions_of_another_resolution_are_refused_in_towers_of_timm(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"patch_size": 7, "embed_dim": 32, "depth": 2, "num_heads": 4, "class_token": False, "global_pool": "map"}
+    for size in (28, 42):
+        timm = {"architecture": "vit_base_patch16_siglip_224", "pretrained_cfg": {}, "num_classes": 0}
+        (tmp_path / f"tower{size}").mkdir()
+        (tmp_path / f"tower{size}" / "config.json").write_text(
+            json.dumps(timm | {"model_args": sizes | {"img_size": size}})
+        )
+        tower = {"timm_model_name": f"local-dir:tower{size}", "timm_model_pretrained": False, "image_size": size}
+        tower |= {"timm_pool": "map", "timm_proj": "none"}
+        config = {"embed_dim": 32, "vision_cfg": tower, "text_cfg": TEXT, "custom_text": True}
+        (tmp_path / f"{size}.json").write_text(json.dumps(config))
+        torch.save(build(f"{size}.json", config).state_dict(), f"{size}.pt")
+    assert load_model("42.json", "42.pt").clip.visual.image_size == (42, 42)
+    with pytest.raises(
+        ModelError, match=r"is of 36 tokens, and the model has 16: open_clip does not interpolate those of"
+    ):
+        load_model("28.json", "42.pt")
+
+
+def test_what_a_refusal_of_averaged_weights_says_gives_a_checkpoint_that_loads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="holds weights under model_ema") as refused:
+        load(tmp_path, {"model_ema": wrapped("module."), "epoch": 3}, "ema.pt")
+    line = str(refused.value).partition("Save those that you mean: ")[2]
+    exec(line, {"torch": torch})
+    assert load_model("my.json", "weights.pt").weights_sha256 == load(tmp_path, MODEL.state_dict()).weights_sha256
 
 
 def test_an_average_of_two_models_has_a_digest_of_its_own_that_is_said(tmp_path):
