@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -112,15 +114,27 @@ def _write_tokenizer(folder: Path, kind: str) -> int:
     if kind == "clip":
         letters = sorted(pre_tokenizers.ByteLevel.alphabet())
         names = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-        made = hf.CLIPTokenizer(vocab={name: n for n, name in enumerate(names)}, merges=[], model_max_length=16)
-        made.save_pretrained(folder)
+        numbers = json.dumps({name: n for n, name in enumerate(names)})
+        _save(hf.CLIPTokenizer, {"vocab.json": numbers, "merges.txt": "#version: 0.2\n"}, folder)
         return len(names)
     if kind == "chinese_clip":
         names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-        made = hf.BertTokenizer(vocab={name: n for n, name in enumerate(names)}, model_max_length=16)
-        made.save_pretrained(folder)
+        _save(hf.BertTokenizer, {"vocab.txt": "".join(f"{name}\n" for name in names)}, folder)
         return len(names)
     return _write_siglip_tokenizer(folder)
+
+
+def _save(kind: Any, files: dict[str, str], folder: Path) -> None:
+    """Write the tokenizer that is in some files, which every version of transformers reads."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, text in files.items():
+            Path(scratch, name).write_text(text)
+        kind.from_pretrained(scratch, model_max_length=16).save_pretrained(folder)
+
+
+def pooled(output: Any) -> torch.Tensor:
+    """Return the embeddings that `get_image_features` and its kin return: alone before transformers 5."""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
 def _write_siglip_tokenizer(folder: Path) -> int:

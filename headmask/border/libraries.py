@@ -128,6 +128,15 @@ def _reworded(description: str) -> str:
     return description
 
 
+def has_attention_pooling(config: Any) -> bool:
+    """Return whether the image tower of a SigLIP pools by attention; before 5.0, transformers says only if it does not.
+
+    Args:
+        config: transformers' configuration of the tower.
+    """
+    return bool(getattr(config, "vision_use_head", True))
+
+
 def with_driver(url: str) -> str:
     """Return a database URL with the driver that SQLAlchemy takes by default since 2.1: before, it was psycopg2."""
     return re.sub(r"^postgresql://", "postgresql+psycopg://", url)

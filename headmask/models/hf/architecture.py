@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from headmask.border.libraries import has_attention_pooling
 from headmask.border.shown import shown
 from headmask.errors import ModelError
 
@@ -118,7 +119,7 @@ def _chinese_clip(config: Any) -> dict[str, Any]:
 def _siglip(config: Any) -> dict[str, Any]:
     """Return the configuration of a SigLIP of any size; its image tower is timm's."""
     vision, text = config.vision_config, config.text_config
-    if not vision.vision_use_head:
+    if not has_attention_pooling(vision):
         raise _refused("vision_config.vision_use_head", False, "attention pooling")
     if vision.layer_norm_eps != _TIMM_EPS:
         raise _refused("vision_config.layer_norm_eps", vision.layer_norm_eps, f"{_TIMM_EPS:g}")

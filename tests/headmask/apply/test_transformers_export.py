@@ -17,7 +17,7 @@ from headmask.mask import HeadMask
 from headmask.maskfile import Grid, MaskFile
 from headmask.models.loading import load_model
 from headmask.tower.towers import grid_of
-from tests.transformers_models import KINDS, write_transformers_model
+from tests.transformers_models import KINDS, pooled, write_transformers_model
 
 TEXTS = ["a picture of the dog", "一只猫", "in again"]
 CLASSES = {
@@ -69,7 +69,7 @@ def features(theirs, folder, images, texts):
             return [theirs(**pixels).pooler_output]
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         tokens = tokenizer(texts, padding="max_length", max_length=16, truncation=True, return_tensors="pt")
-        return [theirs.get_image_features(**pixels).pooler_output, theirs.get_text_features(**tokens).pooler_output]
+        return [pooled(theirs.get_image_features(**pixels)), pooled(theirs.get_text_features(**tokens))]
 
 
 def pictures():

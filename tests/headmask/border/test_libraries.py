@@ -8,7 +8,15 @@ import torch
 from open_clip.transform import PreprocessCfg, ToTensor, image_transform_v2
 from sqlalchemy.engine import make_url
 
-from headmask.border.libraries import cpu_capabilities, described, joined, same_transform, versions, with_driver
+from headmask.border.libraries import (
+    cpu_capabilities,
+    described,
+    has_attention_pooling,
+    joined,
+    same_transform,
+    versions,
+    with_driver,
+)
 
 END = "MaybeConvertMode(); MaybeToTensor(); Normalize(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))"
 LONGEST = "ResizeKeepRatio(size=(28, 28), interpolation=InterpolationMode.BICUBIC), longest=1.000)"
@@ -95,3 +103,10 @@ def test_postgresql_has_the_same_driver_in_every_version():
     assert make_url(with_driver("postgresql://me@host/db")).get_driver_name() == "psycopg"
     for named in ("postgresql+psycopg2://me@host/db", "mysql+pymysql://me@host/db", "sqlite:///s.db"):
         assert with_driver(named) == named
+
+
+def test_a_siglip_pools_by_attention_where_its_configuration_does_not_say_otherwise():
+    """As in transformers 4.55."""
+    assert has_attention_pooling(SimpleNamespace())
+    assert has_attention_pooling(SimpleNamespace(vision_use_head=True))
+    assert not has_attention_pooling(SimpleNamespace(vision_use_head=False))

@@ -15,7 +15,7 @@ from headmask.maskfile import MaskFile
 from orchestrator.search.session import prepare
 from orchestrator.settings.config import read_config
 from tests.orchestrator.studies import start
-from tests.transformers_models import write_transformers_model
+from tests.transformers_models import pooled, write_transformers_model
 from workers.data.dataset import Dataset
 from workers.tasks.retrieval import RetrievalTargets
 
@@ -31,8 +31,8 @@ def recall_of(model, folder, data):
     pixels = transformers.AutoImageProcessor.from_pretrained(folder)(images=images, return_tensors="pt")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokens = tokenizer(texts, padding="max_length", max_length=16, truncation=True, return_tensors="pt")
-    image_NE = F.normalize(model.get_image_features(**pixels).pooler_output, dim=-1)
-    text_QE = F.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)
+    image_NE = F.normalize(pooled(model.get_image_features(**pixels)), dim=-1)
+    text_QE = F.normalize(pooled(model.get_text_features(**tokens)), dim=-1)
     targets = RetrievalTargets(np.repeat(np.arange(len(rows)), [len(captions[row]) for row in rows]))
     return targets.values(targets.measure(image_NE, text_QE))["mean_recall"]
 
