@@ -19,11 +19,13 @@ from pydantic import BaseModel
 import orchestrator.commands
 import orchestrator.settings
 from headmask.maskfile import MaskFile
+from headmask.scalesfile import ScalesFile
 from orchestrator.compare.content import Comparison
 from orchestrator.explain.explanation import Explanation
 from orchestrator.outcome.schema import SearchResult
+from orchestrator.refine.content import RefineResult
 from orchestrator.settings.config import SearchConfig
-from orchestrator.settings.options import RESUME, SCAN, SEARCH, Option, Options, alternatives
+from orchestrator.settings.options import REFINE, RESUME, SCAN, SEARCH, Option, Options, alternatives
 
 Schema = dict[str, Any]
 
@@ -32,6 +34,8 @@ NOTE = "<!-- Made by docs/generate.py of the code; change that. -->"
 FILES: dict[str, type[BaseModel]] = {
     "result.json": SearchResult,
     "mask.json": MaskFile,
+    "refine.json": RefineResult,
+    "scales.json": ScalesFile,
     "explain.json": Explanation,
     "compare --json": Comparison,
 }
@@ -54,6 +58,7 @@ TYPED_CLASSES = {
     "SearchOptions": ("Options of a search.", SEARCH),
     "ResumeOptions": ("Options that may change when a study is resumed.", RESUME),
     "ScanOptions": ("Options of a scan.", SCAN),
+    "RefineOptions": ("Options of a refinement.", REFINE),
 }
 DOCSTRING_WIDTH = 112
 USED = ("cluster", "mysql", "onnx", "postgresql", "transformers")

@@ -36,11 +36,15 @@ if TYPE_CHECKING:
     from headmask.maskfile import MaskFile as MaskFile
     from headmask.models.loading import LoadedModel as LoadedModel
     from headmask.models.loading import load_model as load_model
+    from headmask.scales import HeadScales as HeadScales
+    from headmask.scalesfile import ScalesFile as ScalesFile
     from headmask.tower.towers import grid_of as grid_of
+    from orchestrator.api import refine as refine
     from orchestrator.api import resume as resume
     from orchestrator.api import scan as scan
     from orchestrator.api import search as search
     from orchestrator.outcome.run import SearchRun as SearchRun
+    from orchestrator.refine.run import RefineRun as RefineRun
 
 _HOMES = {
     "ABLATIONS": "headmask.ablation.rules",
@@ -49,6 +53,8 @@ _HOMES = {
     "Head": "headmask.mask",
     "HeadGrid": "headmask.mask",
     "HeadMask": "headmask.mask",
+    "HeadScales": "headmask.scales",
+    "ScalesFile": "headmask.scalesfile",
     "HeadmaskError": "headmask.errors",
     "LoadedModel": "headmask.models.loading",
     "MaskFile": "headmask.maskfile",
@@ -61,6 +67,8 @@ _HOMES = {
     "load_model": "headmask.models.loading",
     "load_pruned": "headmask.apply.masked",
     "prune": "headmask.apply.pruning",
+    "refine": "orchestrator.api",
+    "RefineRun": "orchestrator.refine.run",
     "resume": "orchestrator.api",
     "SearchRun": "orchestrator.outcome.run",
     "scan": "orchestrator.api",

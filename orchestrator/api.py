@@ -1,16 +1,19 @@
-"""The Python interface to searches; `headmask.search`, `headmask.scan` and `headmask.resume` forward here."""
+"""The Python interface: `headmask.search`, `headmask.scan`, `headmask.resume` and `headmask.refine` forward here."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from headmask.border.home import give_home
 from headmask.errors import ConfigError
 from headmask.mask import HeadMask
 from orchestrator.outcome.run import SearchRun
+from orchestrator.refine.refining import order_of
+from orchestrator.refine.refining import refine as run_refinement
+from orchestrator.refine.run import RefineRun
 from orchestrator.run import runner
 from orchestrator.run.conclude import Outcome
 from orchestrator.run.display import Display, Quiet, make_display
@@ -20,13 +23,15 @@ from orchestrator.screen.waiting import said_when_slow
 from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session, load, ready
 from orchestrator.settings.config import read_config
-from orchestrator.settings.options import RESUME, SCAN, SEARCH, flags_of
-from orchestrator.settings.typed import ResumeOptions, ScanOptions, SearchOptions
+from orchestrator.settings.options import REFINE, RESUME, SCAN, SEARCH, flags_of
+from orchestrator.settings.typed import RefineOptions, ResumeOptions, ScanOptions, SearchOptions
 from orchestrator.study.reopening import stored_config
 from workers.scoring.messages import MaskScore, Stage
 
 if TYPE_CHECKING:
     import pandas as pd
+
+R = TypeVar("R")
 
 
 def search(config: Path | str | None = None, *, progress: bool = False, **options: Unpack[SearchOptions]) -> SearchRun:
@@ -68,6 +73,39 @@ def resume(
     """
     settings = stored_config(str(study), storage, flags_of(options, RESUME))
     return _found(lambda display: runner.resume(settings, display), progress)
+
+
+def refine(
+    run: Path | str | None = None,
+    *,
+    steps: int | None = None,
+    prune: bool = False,
+    progress: bool = False,
+    **options: Unpack[RefineOptions],
+) -> RefineRun:
+    """Return the result of a refinement, as `headmask refine` runs it.
+
+        refined = headmask.refine("runs/first")
+        print(refined)
+        model = headmask.load("ViT-B-32", refined.scales)
+
+    Args:
+        run: run folder of a finished search; without one, options say what is refined.
+        steps: largest number of steps of training that may be chosen; 256 by default.
+        prune: keep the mask's heads ablated, to be pruned, and scale only the others.
+        progress: show progress.
+        options: settings by the names of the command line's flags.
+
+    Raises:
+        HeadmaskError: bad input.
+        Interrupted: stopped by a signal; the same call again goes on.
+    """
+    order = order_of(None if run is None else Path(run), flags_of(options, REFINE), steps, keeps_mask=prune)
+
+    def refined(display: Display) -> RefineRun:
+        return RefineRun.model_validate(run_refinement(order, display).model_dump())
+
+    return _displayed(refined, progress)
 
 
 def scan(
@@ -145,12 +183,16 @@ def _as_frame(session: Session, scores: dict[HeadMask, MaskScore], split: str) -
 
 
 def _found(run: Callable[[Display], Outcome], progress: bool) -> SearchRun:
+    return _displayed(lambda display: SearchRun.model_validate(run(display).result.model_dump()), progress)
+
+
+def _displayed(run: Callable[[Display], R], progress: bool) -> R:
     display: Display = Quiet()
     if progress:
         display = make_display(Terminal())
     # MLflow cannot be imported without one.
     give_home()
     try:
-        return SearchRun.model_validate(run(display).result.model_dump())
+        return run(display)
     finally:
         display.stop()

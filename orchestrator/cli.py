@@ -13,6 +13,7 @@ from orchestrator.commands.compare import compare
 from orchestrator.commands.data import data_app
 from orchestrator.commands.explain import explain
 from orchestrator.commands.masks import evaluate, export
+from orchestrator.commands.refine import refine
 from orchestrator.commands.report import report
 from orchestrator.commands.search import demo, resume, search
 from orchestrator.commands.tools import bench_app, models, schema, studies
@@ -35,6 +36,7 @@ app.command()(demo)
 app.command()(search)
 app.command()(resume)
 app.command(name="eval")(evaluate)
+app.command()(refine)
 app.command()(explain)
 app.command()(export)
 app.command()(report)

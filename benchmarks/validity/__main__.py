@@ -20,9 +20,12 @@ from benchmarks.record import save
 from benchmarks.validity.bench import Bench, processes
 from benchmarks.validity.measures import (
     measure_clusters,
+    measure_doubled,
     measure_null,
     measure_planted,
     measure_random,
+    measure_refined,
+    measure_refined_shuffled,
     measure_shuffled,
 )
 from orchestrator.demo import unpack_demo
@@ -34,6 +37,9 @@ PARTS = {
     "shuffled": (measure_shuffled, 20),
     "planted": (measure_planted, 50),
     "random": (measure_random, 8),
+    "refined": (measure_refined, 20),
+    "refined-shuffled": (measure_refined_shuffled, 40),
+    "doubled": (measure_doubled, 10),
 }
 """Every part, with the number of trials that its committed figures have."""
 
@@ -60,7 +66,15 @@ def measure(bench: Bench, name: str, trials: int | None) -> dict[str, Any]:
     found = function(bench, trials or usual)
     about = {"hardware": hardware(torch.device("cpu")), "seconds": round(time.monotonic() - started)}
     path = save(f"validity-{name}", {**about, **found}, sys.argv[1:])
-    for key in ("claims", "not_inferior", "not_below", "mean_difference_points", "interval_points", "passed"):
+    for key in (
+        "claims",
+        "not_inferior",
+        "not_below",
+        "mean_difference_points",
+        "interval_points",
+        "median_undone",
+        "passed",
+    ):
         if key in found:
             print(f"{name}: {key} {found[key]}")
     print(path, flush=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from benchmarks.validity import clusters, control, differences, null, planted, shuffled
+from benchmarks.validity import clusters, control, differences, null, planted, refined, shuffled
 from benchmarks.validity.bench import Bench
 from benchmarks.validity.differences import Differences
 from benchmarks.validity.null import Draw, Sizes
@@ -34,7 +34,17 @@ WRONG_DRAWS = 200
 LINKED_DRAWS = 200
 CLAIMED = ("above", "would_claim", "claims")
 """Intervals above zero; improvements that would be claimed of any number of clusters; those that are claimed."""
-SEEDS = {"planted": 1000, "shuffled": 2000, "random": 3000, "null": 4000}
+REFINED_MASKS = 60
+"""Budget of a search whose mask is refined."""
+SEEDS = {
+    "planted": 1000,
+    "shuffled": 2000,
+    "random": 3000,
+    "null": 4000,
+    "refined": 5000,
+    "refined-shuffled": 6000,
+    "doubled": 7000,
+}
 """First data seed of each part."""
 
 
@@ -175,6 +185,52 @@ def measure_random(bench: Bench, data_sets: int) -> dict[str, Any]:
         "mean_difference_points": float(points.mean()),
         "interval_points": [float(points.mean() - half), float(points.mean() + half)],
         "rows": [asdict(each) for each in found],
+    }
+
+
+def measure_refined(bench: Bench, data_sets: int) -> dict[str, Any]:
+    """Return what scales gain on test over the mask that they were refined from."""
+    workload = Workload(bench.model, REFINED_MASKS, SIZES)
+    jobs = [(workload, SEEDS["refined"] + index) for index in range(data_sets)]
+    found = bench.each("refinements of masks", refined.refine_mask, jobs)
+    points = [100 * (each.gain_of_scales - each.gain_of_mask) for each in found]
+    return {
+        **_about(workload),
+        "median_gain_of_mask_points": 100 * float(np.median([each.gain_of_mask for each in found])),
+        "median_gain_of_scales_points": 100 * float(np.median([each.gain_of_scales for each in found])),
+        "mean_difference_points": float(np.mean(points)),
+        "median_difference_points": float(np.median(points)),
+        "kept_the_mask": share(sum(each.selected == "the mask" for each in found), data_sets),
+        "rows": [asdict(each) for each in found],
+    }
+
+
+def measure_refined_shuffled(bench: Bench, refinements: int) -> dict[str, Any]:
+    """Return how often refinements on shuffled captions claim an improvement."""
+    workload = Workload(bench.model, 0, SMALL_SIZES)
+    jobs = [(workload, SEEDS["refined-shuffled"] + index) for index in range(refinements)]
+    found = bench.each("refinements on shuffled captions", refined.refine_nothing, jobs)
+    claims, allowed = sum(each.is_reliable for each in found), most_by_chance(refinements)
+    return {
+        **_about(workload),
+        "claims": share(claims, refinements),
+        "allowed": allowed,
+        "passed": claims <= allowed,
+        "rows": [asdict(each) for each in found],
+    }
+
+
+def measure_doubled(bench: Bench, plantings: int) -> dict[str, Any]:
+    """Return how much of the harm of doubled heads is undone."""
+    workload = Workload(bench.model, 0, SIZES)
+    jobs = [(workload, SEEDS["doubled"] + index) for index in range(plantings)]
+    found = bench.each("doubled heads", refined.undo, jobs)
+    return {
+        **_about(workload),
+        "median_undone": float(np.median([each.undone for each in found])),
+        "median_scale": float(np.median([scale for each in found for scale in each.scales.values()])),
+        "reliable": share(sum(each.is_reliable for each in found), plantings),
+        "rows": [each.to_json() for each in found],
     }
 
 

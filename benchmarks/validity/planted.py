@@ -94,7 +94,7 @@ def recover(folder: Path, workload: Workload, seed: int) -> Recovery:
     """Return what a full search finds on a model with noise in 1 to 6 heads, by the seed."""
     data = write_scenes(folder / f"planted{seed}.parquet", seed, workload.sizes, cue=CUE)
     planting = plant(load_model(f"local-dir:{workload.model}"), data, seed)
-    planted = _write(planting.model, workload.model, folder / f"planted{seed}-model")
+    planted = write_model(planting.model, workload.model, folder / f"planted{seed}-model")
     outcome = searched(replace(workload, model=planted), data, folder / f"planted{seed}")
     session, selected = outcome.session, outcome.verdict.selected
     baseline, exact, found = outcomes_on_test(session, [outcome.verdict.baseline, planting.mask, selected])
@@ -120,7 +120,7 @@ def plant(model: LoadedModel, data: Path, seed: int) -> Planting:
     Raises:
         RuntimeError: no noise costs enough.
     """
-    heads = _heads(view_of(model.clip, "image").grid, seed)
+    heads = random_heads(view_of(model.clip, "image").grid, seed)
     search = load_data(data, UInt8Preprocess(model.preprocess))["search"]
     for scale in SCALES:
         noisy = _with_noise(model, heads.heads, scale, seed)
@@ -131,7 +131,7 @@ def plant(model: LoadedModel, data: Path, seed: int) -> Planting:
     raise RuntimeError(f"noise of {SCALES[-1]:.0f} times the weights in {heads} does not cost two standard errors")
 
 
-def _heads(grid: HeadGrid, seed: int) -> HeadMask:
+def random_heads(grid: HeadGrid, seed: int) -> HeadMask:
     """Return 1 to 6 random heads: as many by turns."""
     every = list(grid)
     chosen = np.random.default_rng(seed).choice(len(every), size=1 + seed % MAX_HEADS, replace=False)
@@ -165,7 +165,8 @@ def _standard_error(outcomes: Outcomes) -> float:
     return float(share_C.std(ddof=1) / math.sqrt(len(share_C)))
 
 
-def _write(planted: LoadedModel, model: Path, folder: Path) -> Path:
+def write_model(planted: LoadedModel, model: Path, folder: Path) -> Path:
+    """Return a folder, where a model has been written beside the configuration of the one that it was made of."""
     folder.mkdir()
     shutil.copyfile(model / "open_clip_config.json", folder / "open_clip_config.json")
     state = {key: tensor.contiguous() for key, tensor in planted.clip.state_dict().items()}

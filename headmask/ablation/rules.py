@@ -79,12 +79,12 @@ class Ablation(ABC):
         if self.needs_means and means is None:
             raise self._no_means()
 
-    def why_not_folded(self, attention: HeadAttention, tower: str) -> str | None:
-        """Return why no weights of an attention module equal it with an ablated head; None where `fold` writes them."""
+    def why_not_folded(self, attention: HeadAttention, tower: str, scale: float = 0.0) -> str | None:
+        """Return why no weights of an attention module equal it with a scaled head; None where `fold` writes them."""
         return f"ablation {self.name} does not fold into weights; use it live, or search with zero, mean or uniform"
 
-    def fold(self, attention: HeadAttention, head: int, mean_d: Tensor | None) -> None:
-        """Write an ablated head into the weights of its attention module, in place."""
+    def fold(self, attention: HeadAttention, head: int, mean_d: Tensor | None, scale: float = 0.0) -> None:
+        """Write a scaled head into the weights of its attention module, in place; a scale of 0 ablates it."""
         raise NotImplementedError(f"ablation {self.name} does not fold into weights")
 
     def why_not_pruned(self) -> str | None:
@@ -105,13 +105,13 @@ class Zero(Ablation):
     def replacement(self, attended: Attended, heads: list[int], means_Hd: Tensor | None) -> None:
         """Return None, for zero."""
 
-    def why_not_folded(self, attention: HeadAttention, tower: str) -> str | None:
+    def why_not_folded(self, attention: HeadAttention, tower: str, scale: float = 0.0) -> str | None:
         """Return None: it folds."""
         return None
 
-    def fold(self, attention: HeadAttention, head: int, mean_d: Tensor | None) -> None:
-        """Clear the head's columns of W_O."""
-        attention.out_proj.weight[:, attention.columns(head)] = 0
+    def fold(self, attention: HeadAttention, head: int, mean_d: Tensor | None, scale: float = 0.0) -> None:
+        """Multiply the head's columns of W_O."""
+        _multiply_columns(attention, head, scale)
 
     def why_not_pruned(self) -> str | None:
         """Return None: nothing of the head is needed."""
@@ -130,19 +130,19 @@ class Mean(Ablation):
             raise self._no_means()
         return means_Hd[heads][None, :, None].to(attended.z_BHQd)
 
-    def why_not_folded(self, attention: HeadAttention, tower: str) -> str | None:
+    def why_not_folded(self, attention: HeadAttention, tower: str, scale: float = 0.0) -> str | None:
         """Return that the output bias is missing, where it is."""
         has_bias = attention.out_proj.bias is not None
         return None if has_bias else "ablation mean folds into the output bias, and this tower has none"
 
-    def fold(self, attention: HeadAttention, head: int, mean_d: Tensor | None) -> None:
-        """Add the constant output to b_O, and clear the head's columns of W_O."""
+    def fold(self, attention: HeadAttention, head: int, mean_d: Tensor | None, scale: float = 0.0) -> None:
+        """Add the constant output to b_O, and multiply the head's columns of W_O."""
         weight, columns, scale_H = attention.out_proj.weight, attention.columns(head), attention.head_scale_H
         if mean_d is None:
             raise self._no_means()
         scaled_d = mean_d.to(weight) * (1 if scale_H is None else scale_H[head])
-        attention.out_proj.bias.add_(weight[:, columns] @ scaled_d)
-        weight[:, columns] = 0
+        attention.out_proj.bias.add_(weight[:, columns] @ scaled_d, alpha=1 - scale)
+        _multiply_columns(attention, head, scale)
 
     def why_not_pruned(self) -> str | None:
         """Return None: the constant is in the output bias."""
@@ -158,15 +158,17 @@ class Uniform(Ablation):
         """Return the mean of the values."""
         return values.mean()
 
-    def why_not_folded(self, attention: HeadAttention, tower: str) -> str | None:
-        """Return that a zero query row gives no uniform attention, where it does not."""
+    def why_not_folded(self, attention: HeadAttention, tower: str, scale: float = 0.0) -> str | None:
+        """Return that a zero query row gives no uniform attention, where it does not, or that only a part is wanted."""
+        if scale != 0:
+            return "ablation uniform folds for scales of 0 and 1 only: no query rows give a part of uniform attention"
         if tower != "image":
             return "ablation uniform folds into image towers only; a causal mask needs z itself"
         if attention.normalises_query:
             return "this tower normalises its queries: a zero query row does not give uniform attention"
         return None
 
-    def fold(self, attention: HeadAttention, head: int, mean_d: Tensor | None) -> None:
+    def fold(self, attention: HeadAttention, head: int, mean_d: Tensor | None, scale: float = 0.0) -> None:
         """Clear the head's query rows, so that every token weighs the same."""
         for parameter in attention.query_parameters():
             parameter[attention.columns(head)] = 0
@@ -185,6 +187,12 @@ class Cls(Ablation):
     def of_values(self, values: Values) -> Tensor:
         """Return the value of the class token."""
         return values.at(0)
+
+
+def _multiply_columns(attention: HeadAttention, head: int, scale: float) -> None:
+    columns = attention.out_proj.weight[:, attention.columns(head)]
+    # Not by multiplication, which leaves a negative zero of a negative weight.
+    columns.zero_() if scale == 0 else columns.mul_(scale)
 
 
 ABLATIONS: dict[str, Ablation] = {each.name: each for each in (Zero(), Mean(), Uniform(), Cls())}

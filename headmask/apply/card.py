@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from huggingface_hub import ModelCardData
 
 from headmask.border.shown import counted
-from headmask.maskfile import MaskFile, SplitScores
+from headmask.maskfile import HeadFile, SplitScores
 from headmask.pixels.images import STOCK
+from headmask.scalesfile import ScalesFile
 
 if TYPE_CHECKING:
     from headmask.apply.footprint import Footprint
@@ -77,30 +78,41 @@ embeddings = model.clip.encode_image(model.preprocess(Image.open("photo.jpg"))[N
 tokens = model.tokenizer(["a photo of a dog"])
 ```"""
 _LIMITS = (
-    "The test split's figures hold for its kind of images and texts. On others the mask may do nothing, or harm: "
+    "The test split's figures hold for its kind of images and texts. On others it may do nothing, or harm: "
     "`headmask eval` measures it on yours.",
-    "Search-split figures are optimistic, because masks were compared there; the mask was chosen on confirm.",
-    "No weight was trained. What the original model gets wrong for other reasons, its biases included, is still there.",
+    "Search-split figures are optimistic, because {compared} there; {chosen} chosen on confirm.",
+    "{trained} What the original model gets wrong for other reasons, its biases included, is still there.",
     "License and terms of use are those of the original model.",
 )
 _LIMIT_PRUNED = "The heads are removed permanently: another mask needs the original model."
+_OF_MASKS = {
+    "compared": "masks were compared",
+    "chosen": "the mask was",
+    "trained": "No weight was trained.",
+}
+_OF_SCALES = {
+    "compared": "scales were trained",
+    "chosen": "these were",
+    "trained": "One factor per head was trained, and no other weight.",
+}
 
 
-def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool, loading: str | None = None) -> str:
+def model_card(mask: HeadFile, proof: ExportProof, *, prune: bool, loading: str | None = None) -> str:
     """Return the card as Markdown with a YAML front matter.
 
     Args:
-        mask: the mask file that was exported.
+        mask: the mask file or scales file that was exported.
         proof: the proof that the export made.
         prune: whether the heads are pruned instead of folded.
         loading: how the export is loaded, where that depends on the model.
     """
     done = "pruned" if prune else "folded into the weights"
+    scaled = "scaled and " if isinstance(mask, ScalesFile) else ""
     parts = [
         f"---\n{_front_matter(mask, 'headmask' if prune and proof.format != 'onnx' else proof.format)}\n---",
-        f"# {_text(mask.model.short)} with {counted(len(mask.heads), 'attention head')} {done}",
+        f"# {_text(mask.model.short)} with {counted(len(mask.heads), 'attention head')} {scaled}{done}",
         _verdict(mask),
-        "## What was ablated",
+        f"## What was {mask.DONE}",
         _table(("", ""), _what(mask)),
         *_scores(mask),
         *_data(mask),
@@ -111,12 +123,12 @@ def model_card(mask: MaskFile, proof: ExportProof, *, prune: bool, loading: str 
         f"normalised embeddings differ by at most {proof.max_difference:.1e} (allowed {proof.tolerance:.0e}).",
         _table(("", "before", "after"), footprint_rows(proof)),
         "## Limits",
-        "\n".join(f"- {limit}" for limit in (*_LIMITS, *((_LIMIT_PRUNED,) if prune else ()))),
+        "\n".join(f"- {limit}" for limit in _limits(mask, prune=prune)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _loading(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
+def _loading(mask: HeadFile, proof: ExportProof, *, prune: bool) -> str:
     if prune:
         return _LOAD_PRUNED
     if proof.format == "transformers":
@@ -126,6 +138,11 @@ def _loading(mask: MaskFile, proof: ExportProof, *, prune: bool) -> str:
         text = _LOAD_TRANSFORMERS.format(load=load, processor=processor)
         return text if mask.pixels == STOCK else f"{text}\n{_TRANSFORMERS_COMPOSITED}"
     return _LOAD_FOLDED if mask.pixels == STOCK else _LOAD_COMPOSITED
+
+
+def _limits(mask: HeadFile, *, prune: bool) -> list[str]:
+    limits = [limit.format(**(_OF_SCALES if isinstance(mask, ScalesFile) else _OF_MASKS)) for limit in _LIMITS]
+    return [*limits, _LIMIT_PRUNED] if prune else limits
 
 
 def footprint_rows(proof: ExportProof) -> list[tuple[str, str, str]]:
@@ -151,7 +168,7 @@ def _spread(found: Footprint) -> str:
     return f"{median_ms:.4g} ({quartiles_ms[0]:.4g} to {quartiles_ms[1]:.4g})"
 
 
-def _front_matter(mask: MaskFile, library: str) -> str:
+def _front_matter(mask: HeadFile, library: str) -> str:
     hub = mask.model.name.removeprefix("hf-hub:")
     card = ModelCardData(
         base_model=hub if hub != mask.model.name else None,
@@ -162,12 +179,14 @@ def _front_matter(mask: MaskFile, library: str) -> str:
     return str(card.to_yaml()).strip()
 
 
-def _verdict(mask: MaskFile) -> str:
+def _verdict(mask: HeadFile) -> str:
     test = mask.scores.get("test")
     if test is None or mask.objective is None:
-        return "The mask file holds no scores: whether this mask helps is not known."
+        return f"The {mask.KIND.noun} holds no scores: whether it helps is not known."
     if not mask.heads:
-        return "The search found no reliable improvement, so nothing is ablated: this is the original model."
+        return (
+            f"The {mask.MADE_BY} found no reliable improvement, so nothing is {mask.DONE}: this is the original model."
+        )
     figures = f"{_text(mask.objective)} by {_points(test, mask.objective)} points on the test split"
     if test.interval is not None:
         figures += ", 95 % interval {:+.2f} to {:+.2f}".format(*(100 * end for end in test.interval))
@@ -175,11 +194,11 @@ def _verdict(mask: MaskFile) -> str:
         figures += ", without a 95 % interval: too few independent groups of images"
     if test.p_value is not None:
         figures += f", p = {test.p_value:.4f}"
-    verdict = f"**{mask.verdict.capitalize()}**: ablating" if mask.verdict else "Ablating"
+    verdict = f"**{mask.verdict.capitalize()}**: {mask.DOING}" if mask.verdict else mask.DOING.capitalize()
     return f"{verdict} these heads changes {figures}."
 
 
-def _what(mask: MaskFile) -> list[tuple[str, str]]:
+def _what(mask: HeadFile) -> list[tuple[str, str]]:
     rows = [
         ("model", _text(mask.model.short)),
         ("weights", f"SHA-256 {mask.model.weights_sha256}"),
@@ -187,14 +206,19 @@ def _what(mask: MaskFile) -> list[tuple[str, str]]:
         ("images", str(mask.model.preprocess or "")),
         ("ablation", mask.ablation),
         ("pixels", mask.pixels),
-        ("heads", ", ".join(mask.heads) or "none"),
+        (
+            "heads",
+            str(mask.head_scales).replace(",", ", ")
+            if isinstance(mask, ScalesFile)
+            else ", ".join(mask.heads) or "none",
+        ),
         ("study", _text(mask.study) if mask.study else ""),
         ("versions", ", ".join(f"{_text(name)} {_text(version)}" for name, version in sorted(mask.versions.items()))),
     ]
     return [row for row in rows if row[1]]
 
 
-def _scores(mask: MaskFile) -> Iterable[str]:
+def _scores(mask: HeadFile) -> Iterable[str]:
     """Yield the objective on the three splits, then all metrics on test."""
     objective = mask.objective
     shown = [name for name in _ORDER if name in mask.scores and objective in mask.scores[name].baseline]
@@ -213,7 +237,7 @@ def _scores(mask: MaskFile) -> Iterable[str]:
         yield _table(("metric", "baseline", "masked", "change"), [(_text(name), *_cells(test, name)) for name in names])
 
 
-def _data(mask: MaskFile) -> Iterable[str]:
+def _data(mask: HeadFile) -> Iterable[str]:
     """Yield a description of each data set that the mask was searched on."""
     if not mask.data:
         return

@@ -1,4 +1,4 @@
-"""Exporting a model with a mask in it, folded or pruned; kept only if it is proven equal to the masked model."""
+"""Exporting a model with a mask or scales in it, folded or pruned; kept only if it is proven equal to the live one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from headmask.border.kinds import (
     CHECKPOINT,
     CONFIG,
     IMAGE_ONNX,
-    MASK,
     MODEL_FOLDER,
     ONNX_CONFIG,
     TEXT_ONNX,
@@ -39,7 +38,7 @@ from headmask.border.kinds import (
 from headmask.border.reading import read_json
 from headmask.border.writing import check_output, scratch_folder, written, written_folder
 from headmask.errors import AblationError, MaskFileError, ModelError
-from headmask.maskfile import MaskFile
+from headmask.maskfile import HeadFile
 from headmask.models.checkpoints import PIXELS_KEY, PREPROCESS_KEY
 from headmask.models.hf import writing
 from headmask.models.hf.conversion import TOLERANCE, image_features, text_features, tokenized
@@ -56,7 +55,7 @@ SMALL_MODEL = 20_000_000
 
 def export(
     model: LoadedModel,
-    mask: MaskFile,
+    mask: HeadFile,
     out: str | os.PathLike[str],
     *,
     prune: bool = False,
@@ -64,15 +63,15 @@ def export(
     latency_s: float = 0.0,
     overwrite: bool = False,
 ) -> ExportProof:
-    """Write a model with a mask in it, and return the proof that it loads as the masked model.
+    """Write a model with a mask or scales in it, and return the proof that it loads as the changed model.
 
     Args:
         model: the model the mask was made for.
-        mask: the mask file.
+        mask: the mask file or scales file.
         out: `NAME.safetensors` for a checkpoint file, which `open_clip.create_model(ARCHITECTURE, pretrained=FILE)`
             loads; any other name for a folder in the layout of Hugging Face, with a model card, which
             `open_clip.create_model("local-dir:FOLDER")` loads.
-        prune: remove the heads instead of folding them; always a folder, which `headmask.load_pruned` loads.
+        prune: remove the ablated heads instead of folding them; always a folder, which `headmask.load_pruned` loads.
         format: `open_clip`, or `transformers` for a model that came from there: a folder with its processor, which
             `from_pretrained` loads; or `onnx` for a folder with `image.onnx` and `text.onnx`, for any number of inputs.
             By default, what the model came as.
@@ -88,8 +87,8 @@ def export(
     mask.check_model(model.reference)
     format = chosen_format(model, format, prune=prune, is_file=_is_file(Path(out)))
     check_target(out, prune=prune, format=format, overwrite=overwrite, inputs=model.reference.paths)
-    if prune and not mask.heads:
-        raise AblationError("this mask ablates nothing, so there is nothing to prune")
+    if prune and mask.mask.is_empty:
+        raise AblationError("nothing is ablated, so there is nothing to prune")
     changed = pruning.prune(model.clip, mask) if prune else fold(model.clip, mask)
     target = Path(out)
     if _is_file(target):
@@ -136,7 +135,7 @@ def _is_file(target: Path) -> bool:
 
 def _write_folder(
     model: LoadedModel,
-    mask: MaskFile,
+    mask: HeadFile,
     changed: nn.Module,
     folder: Path,
     target: Path,
@@ -155,7 +154,7 @@ def _write_folder(
 
 def _write_and_prove(
     model: LoadedModel,
-    mask: MaskFile,
+    mask: HeadFile,
     changed: nn.Module,
     checkpoint: Path,
     target: Path,
@@ -176,7 +175,7 @@ def _write_and_prove(
     return ExportProof(max_difference, tolerance, NUM_PROBES, how_to_load, footprints)
 
 
-def _write(model: LoadedModel, mask: MaskFile, changed: nn.Module, checkpoint: Path, metadata: dict[str, str]) -> None:
+def _write(model: LoadedModel, mask: HeadFile, changed: nn.Module, checkpoint: Path, metadata: dict[str, str]) -> None:
     """Write the weights, with the other files that a folder needs to be loaded."""
     folder = checkpoint.parent
     if isinstance(model.tokenizer, HFTokenizer):
@@ -195,10 +194,10 @@ def _write(model: LoadedModel, mask: MaskFile, changed: nn.Module, checkpoint: P
     _write_config(model, mask, folder)
     # Safetensors lets nobody but the user read what it writes; other files are as the umask says.
     shutil.copymode(folder / CONFIG, checkpoint)
-    mask.write(folder / MASK)
+    mask.write(folder / mask.NAME)
 
 
-def _write_config(model: LoadedModel, mask: MaskFile, folder: Path) -> None:
+def _write_config(model: LoadedModel, mask: HeadFile, folder: Path) -> None:
     """Write open_clip's configuration of a model, which its tokenizer is found by, too."""
     config: dict[str, Any] = {
         "model_cfg": open_clip_config(model_config(model.reference.name)),
@@ -217,7 +216,7 @@ def _check_tokenizer(model: LoadedModel, folder: Path) -> None:
 
 
 def _write_transformers(
-    model: LoadedModel, mask: MaskFile, changed: nn.Module, folder: Path, target: Path, *, latency_s: float
+    model: LoadedModel, mask: HeadFile, changed: nn.Module, folder: Path, target: Path, *, latency_s: float
 ) -> ExportProof:
     """Return the proof that a folder of transformers is right, having written everything except the card."""
     assert model.source is not None
@@ -237,14 +236,14 @@ def _write_transformers(
     largest = difference(model, mask, lambda images: image_features(loaded, written, images), encode_text, TOLERANCE)
     beside = " ".join(sorted(each.name for each in folder.iterdir() if each.name != TRANSFORMERS_WEIGHTS))
     writing.mark(folder, FOLDED | {PIXELS_KEY: mask.pixels, BESIDE: beside})
-    mask.write(folder / MASK)
+    mask.write(folder / mask.NAME)
     footprints = footprints_of(model, mask, changed, latency_s)
     how_to_load = f'transformers.{type(loaded).__name__}.from_pretrained("{target}")'
     return ExportProof(largest, TOLERANCE, NUM_PROBES, how_to_load, footprints, TRANSFORMERS)
 
 
 def _write_onnx(
-    model: LoadedModel, mask: MaskFile, changed: nn.Module, folder: Path, target: Path, *, latency_s: float
+    model: LoadedModel, mask: HeadFile, changed: nn.Module, folder: Path, target: Path, *, latency_s: float
 ) -> ExportProof:
     """Return the proof that ONNX models are right, having written everything except the card."""
     names, inputs = [IMAGE_ONNX], {IMAGE_ONNX: probe_images(model.clip, 2)}
@@ -256,7 +255,7 @@ def _write_onnx(
     files = sorted(each.name for each in folder.iterdir() if each.name != CONFIG)
     content = deployment.config_of(model, mask.pixels, files)
     (folder / ONNX_CONFIG).write_text(json.dumps(content, indent=2) + "\n")
-    mask.write(folder / MASK)
+    mask.write(folder / mask.NAME)
     found = onnx.OnnxModel(folder)
     encode_text = (lambda texts: found.encode_text(deployment.tokens_of(model, texts))) if names[1:] else None
     largest = difference(model, mask, found.encode_image, encode_text, onnx.TOLERANCE)
@@ -266,7 +265,7 @@ def _write_onnx(
     )
 
 
-def _write_tokenizer(model: LoadedModel, mask: MaskFile, folder: Path) -> None:
+def _write_tokenizer(model: LoadedModel, mask: HeadFile, folder: Path) -> None:
     """Write what the tokenizer of a model is loaded from, by transformers or by open_clip."""
     if model.source is not None:
         with quiet():
@@ -278,7 +277,7 @@ def _write_tokenizer(model: LoadedModel, mask: MaskFile, folder: Path) -> None:
     _check_tokenizer(model, folder)
 
 
-def _prove(model: LoadedModel, mask: MaskFile, loaded: Any) -> tuple[float, float]:
+def _prove(model: LoadedModel, mask: HeadFile, loaded: Any) -> tuple[float, float]:
     """Return the largest difference between embeddings of the masked and the exported model, and the tolerance."""
     tolerance = 1e-6 if sum(p.numel() for p in model.clip.parameters()) < SMALL_MODEL else 1e-5
     encode_text = lambda texts: loaded.encode_text(model.tokenizer(texts))  # noqa: E731

@@ -1,4 +1,4 @@
-"""Folding a mask into the weights, so that a stock loader needs no headmask code."""
+"""Folding a mask or scales into the weights, so that a stock loader needs no headmask code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from headmask.ablation.rules import Ablation, find_ablation
 from headmask.attention.heads import HeadAttention
 from headmask.errors import AblationError
 from headmask.mask import HeadMask
-from headmask.maskfile import MaskFile
+from headmask.maskfile import HeadFile
+from headmask.scales import HeadScales, scales_of
 from headmask.tower.towers import TowerName, check_grid, view_of
 
 # B batch, L layers, H heads, d width of one head
@@ -20,40 +21,41 @@ from headmask.tower.towers import TowerName, check_grid, view_of
 
 def fold(
     model: nn.Module,
-    mask: HeadMask | MaskFile,
+    mask: HeadMask | HeadScales | HeadFile,
     *,
     ablation: str = "zero",
     tower: TowerName = "image",
     means_LHd: Tensor | None = None,
 ) -> nn.Module:
-    """Return a copy of the model with the mask written into its weights.
+    """Return a copy of the model with a mask or scales written into its weights.
 
     See `fold` of the ablations in `headmask.ablation.rules`.
 
     Raises:
-        GridError: the mask is of another grid.
+        GridError: they are of another grid.
         AblationError: the ablation cannot be written into these weights; the message says why.
     """
-    if isinstance(mask, MaskFile):
-        ablation, tower, means_LHd, mask = mask.ablation, mask.tower, mask.means_tensor(), mask.mask
+    if isinstance(mask, HeadFile):
+        ablation, tower, means_LHd, mask = mask.ablation, mask.tower, mask.means_tensor(), mask.head_scales
     folded: nn.Module = deepcopy(model)
     view = view_of(folded, tower)
     check_grid(mask, view.grid, f"this model's {tower} tower")
     rule = find_ablation(ablation)
     rule.check(has_class_token=view.has_class_token, means=means_LHd)
     with torch.no_grad():
-        for layer, head in mask.heads:
-            if reason := why_not_folded(rule, view.attentions[layer], tower):
+        for (layer, head), scale in scales_of(mask).heads.items():
+            if reason := why_not_folded(rule, view.attentions[layer], tower, scale):
                 raise AblationError(reason)
-            rule.fold(view.attentions[layer], head, None if means_LHd is None else means_LHd[layer, head])
+            rule.fold(view.attentions[layer], head, None if means_LHd is None else means_LHd[layer, head], scale)
     return folded
 
 
-def why_not_folded(ablation: Ablation, attention: HeadAttention, tower: TowerName) -> str | None:
-    """Return why no weights of an attention module equal it with an ablated head; None where some do."""
+def why_not_folded(ablation: Ablation, attention: HeadAttention, tower: TowerName, scale: float = 0.0) -> str | None:
+    """Return why no weights of an attention module equal it with a scaled head; None where some do."""
     if attention.normalises_heads:
-        return "this tower normalises the heads' outputs before W_O: no weights equal an ablated head there"
-    return ablation.why_not_folded(attention, tower)
+        what = "an ablated" if scale == 0 else "a scaled"
+        return f"this tower normalises the heads' outputs before W_O: no weights equal {what} head there"
+    return ablation.why_not_folded(attention, tower, scale)
 
 
 def probe_images(model: Any, count: int, *, seed: int = 0) -> Tensor:

@@ -1,9 +1,9 @@
-"""A mask on a live open_clip model, inside a `with`, always undone.
+"""A mask or scales on a live open_clip model, inside a `with`, always undone.
 
     with headmask.ablate(model, mask):
         embeddings = model.encode_image(images)
 
-Only the attention modules of layers with ablated heads are touched: with the empty mask the model is bit-equal.
+Only the attention modules of layers with changed heads are touched: with the empty mask the model is bit-equal.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from headmask.ablation.replacing import replace_heads
+from headmask.ablation.replacing import replace_heads, scale_heads
 from headmask.ablation.rules import Ablation, find_ablation
 from headmask.attention.heads import Attended, HeadAttention, SeeZ
 from headmask.attention.values import OfValues, keep_none
 from headmask.errors import AblationError
 from headmask.mask import HeadMask
-from headmask.maskfile import MaskFile
+from headmask.maskfile import HeadFile
+from headmask.scales import HeadScales, scales_of
 from headmask.tower.towers import TowerName, attentions, check_grid, view_of
 
 # B batch, T tokens, D width, L layers, H heads, d width of one head
@@ -31,17 +32,18 @@ from headmask.tower.towers import TowerName, attentions, check_grid, view_of
 @contextmanager
 def ablate(
     model: nn.Module,
-    mask: HeadMask | MaskFile,
+    mask: HeadMask | HeadScales | HeadFile,
     *,
     ablation: str = "zero",
     tower: TowerName = "image",
     means_LHd: Tensor | None = None,
 ) -> Iterator[nn.Module]:
-    """Apply a mask to a live model and yield the model; leaving the `with` undoes it, exceptions included.
+    """Apply a mask or scales to a live model and yield the model; leaving the `with` undoes it, exceptions included.
 
     Args:
         model: an open_clip model, or its image tower alone.
-        mask: the heads to ablate; a `MaskFile` brings its own ablation, tower and means.
+        mask: the heads to ablate, or a factor on each; a `MaskFile` or `ScalesFile` brings its own ablation, tower and
+            means.
         ablation: what replaces an ablated head, by its name in `headmask.ABLATIONS`.
         tower: `image` or `text`.
         means_LHd: (layers, heads, head width) mean outputs, where the ablation needs them; see `calibrate_means`.
@@ -57,8 +59,8 @@ def ablate(
         yield model
 
 
-def ablate_for_good(model: nn.Module, mask: MaskFile) -> nn.Module:
-    """Return a copy of a model that ablates a mask's heads whenever it runs; its weights do not show it.
+def ablate_for_good(model: nn.Module, mask: HeadFile) -> nn.Module:
+    """Return a copy of a model that applies a mask or scales whenever it runs; its weights do not show it.
 
     Raises:
         GridError, AblationError, ModelError: as `ablate`.
@@ -71,28 +73,30 @@ def ablate_for_good(model: nn.Module, mask: MaskFile) -> nn.Module:
 
 def _replacements(
     model: nn.Module,
-    mask: HeadMask | MaskFile,
+    mask: HeadMask | HeadScales | HeadFile,
     ablation: str = "zero",
     tower: TowerName = "image",
     means_LHd: Tensor | None = None,
 ) -> Iterator[tuple[HeadAttention, SeeZ, Ablation]]:
-    """Yield the attention modules that lose heads, each with the function that replaces their z."""
-    if isinstance(mask, MaskFile):
-        ablation, tower = mask.ablation, mask.tower
-        means_LHd = mask.means_tensor()
-        mask = mask.mask
+    """Yield the attention modules whose heads are changed, each with the function that replaces their z."""
+    if isinstance(mask, HeadFile):
+        ablation, tower, means_LHd, mask = mask.ablation, mask.tower, mask.means_tensor(), mask.head_scales
     view = view_of(model, tower)
     check_grid(mask, view.grid, f"this model's {tower} tower")
     rule = find_ablation(ablation)
     rule.check(has_class_token=view.has_class_token, means=means_LHd)
-    for layer, attention in enumerate(view.attentions):
-        if word := mask.words[layer]:
-            means_Hd = None if means_LHd is None else means_LHd[layer]
-            yield attention, _replacing(word, rule, means_Hd), rule
+    scales = scales_of(mask)
+    for layer in sorted({head.layer for head in scales.heads}):
+        means_Hd = None if means_LHd is None else means_LHd[layer]
+        yield view.attentions[layer], _replacing(scales, layer, rule, means_Hd), rule
 
 
-def _replacing(word: int, ablation: Ablation, means_Hd: Tensor | None) -> SeeZ:
-    return lambda attended: replace_heads(attended, word, ablation, means_Hd)
+def _replacing(scales: HeadScales, layer: int, ablation: Ablation, means_Hd: Tensor | None) -> SeeZ:
+    if scales.is_mask:
+        word = scales.ablated.words[layer]
+        return lambda attended: replace_heads(attended, word, ablation, means_Hd)
+    scales_H = torch.tensor(scales.values[layer])
+    return lambda attended: scale_heads(attended, scales_H, ablation, means_Hd)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Models with a mask in them: loaded by name and mask file, or from a pruned export."""
+"""Models with a mask or scales in them: loaded by name and file, or from a pruned export."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from headmask.apply.folding import fold
 from headmask.apply.live import ablate_for_good
 from headmask.apply.pruning import take_out
 from headmask.border.foreign import reason_of
-from headmask.border.kinds import MASK, WEIGHTS
+from headmask.border.kinds import MASK, SCALES, WEIGHTS
 from headmask.border.reading import is_there
 from headmask.border.schemes import FOLDER, folder_of, named
 from headmask.border.shown import shown
 from headmask.errors import AblationError, ModelError
-from headmask.maskfile import MaskFile, ModelReference
+from headmask.maskfile import HeadFile, ModelReference
 from headmask.models.checkpoints import check_utf8
 from headmask.models.loading import (
     LoadedModel,
@@ -32,6 +32,7 @@ from headmask.models.loading import (
 )
 from headmask.models.origin import find_config, full_name, is_config_file
 from headmask.pixels.preprocessing import Preprocessing
+from headmask.scalesfile import read_head_file
 
 FOLDED = {"format": "pt", "headmask": "folded"}
 """Metadata that marks the weights of a folded model."""
@@ -41,12 +42,12 @@ PRUNED = {"format": "pt", "headmask": "pruned"}
 
 def load(
     model: str | LoadedModel,
-    mask: MaskFile | str | os.PathLike[str],
+    mask: HeadFile | str | os.PathLike[str],
     pretrained: str | None = None,
     *,
     preprocess: PreprocessLike | None = None,
 ) -> LoadedModel:
-    """Return a model with a mask applied permanently, with its preprocessing and tokenizer.
+    """Return a model with a mask or scales applied permanently, with its preprocessing and tokenizer.
 
         masked = headmask.load("ViT-B-32", "runs/first/mask.json", "openai")
         embeddings = masked.clip.encode_image(masked.preprocess(Image.open("photo.jpg"))[None])
@@ -57,16 +58,16 @@ def load(
 
     Args:
         model: open_clip name, as for `load_model`, or a model that it returned.
-        mask: a mask file, or its path.
+        mask: a mask file or scales file, or its path.
         pretrained: open_clip tag or checkpoint file; None uses the mask's, if the name is the mask's too.
         preprocess: how images are prepared, as for `load_model`; by default what belongs to the weights, or the mask's.
 
     Raises:
-        MaskFileError: the mask file is malformed, or made for other weights or another preprocessing.
+        MaskFileError: the file is malformed, or made for other weights or another preprocessing.
         ModelError: the model cannot be loaded.
         AblationError: the ablation is undefined for this tower.
     """
-    content = mask if isinstance(mask, MaskFile) else MaskFile.read(mask)
+    content = mask if isinstance(mask, HeadFile) else read_head_file(mask)
     if isinstance(model, str):
         model = load_for(content, model, pretrained, preprocess)
     content.check_model(model.reference)
@@ -79,15 +80,15 @@ def load(
 
 
 def load_for(
-    content: MaskFile,
+    content: HeadFile,
     model: str | None = None,
     pretrained: str | None = None,
     preprocess: PreprocessLike | None = None,
 ) -> LoadedModel:
-    """Return the model that a mask was made for, without the mask.
+    """Return the model that a mask or scales were made for, without them.
 
     Args:
-        content: content of the mask file.
+        content: content of the mask file or scales file.
         model: where the model is now, if it is not where the mask file says.
         pretrained: its tag or checkpoint.
         preprocess: how images are prepared, as for `load_model`; by default what belongs to the weights, or the mask's.
@@ -101,7 +102,7 @@ def load_for(
     is_same = model is None or full_name(model) == made_for.name
     if model is None and pretrained is None and (gone := _gone(made_for)) is not None:
         raise ModelError(
-            f"the mask was made for {shown(made_for)}, and there is nothing at {shown(gone)} now: say where it lies "
+            f"{content.THIS} made for {shown(made_for)}, and there is nothing at {shown(gone)} now: say where it lies "
             "with --model, and --pretrained for a checkpoint file"
         )
     loaded = load_model(
@@ -135,7 +136,8 @@ def load_pruned(folder: str | os.PathLike[str]) -> LoadedModel:
     path = Path(folder)
     if _form(path) != PRUNED["headmask"]:
         raise ModelError(f'{path} is not a pruned model; load it with open_clip.create_model("local-dir:{path}")')
-    mask, name = MaskFile.read(path / MASK), full_name(f"{FOLDER}{path}")
+    mask = read_head_file(path / (SCALES if is_there(path / SCALES) else MASK))
+    name = full_name(f"{FOLDER}{path}")
     find_config(name)
     try:
         with quiet_open_clip():

@@ -15,7 +15,7 @@ from headmask.apply.footprint import Footprints, compare
 from headmask.apply.formats import OPEN_CLIP, Format
 from headmask.apply.live import ablate
 from headmask.errors import AblationError
-from headmask.maskfile import MaskFile
+from headmask.maskfile import HeadFile
 from headmask.models.loading import LoadedModel
 
 NUM_PROBES = 4
@@ -40,7 +40,7 @@ class ExportProof:
     format: Format = OPEN_CLIP
 
 
-def footprints_of(model: LoadedModel, mask: MaskFile, exported: Any, latency_s: float) -> Footprints:
+def footprints_of(model: LoadedModel, mask: HeadFile, exported: Any, latency_s: float) -> Footprints:
     """Return the footprint of a mask's tower in the model and in the exported one."""
     inputs = probe_images(model.clip, 1) if mask.tower == "image" else model.tokenizer(list(TEXTS[:1]))
     return compare(model.clip, exported, inputs, mask.tower, seconds=latency_s)
@@ -49,7 +49,7 @@ def footprints_of(model: LoadedModel, mask: MaskFile, exported: Any, latency_s: 
 @torch.no_grad()
 def difference(
     model: LoadedModel,
-    mask: MaskFile,
+    mask: HeadFile,
     encode_image: Callable[[Tensor], Tensor],
     encode_text: Callable[[list[str]], Tensor] | None,
     tolerance: float,
@@ -58,7 +58,7 @@ def difference(
 
     Args:
         model: the model without the mask.
-        mask: the mask file.
+        mask: the mask file or scales file.
         encode_image: normalised images to embeddings by the export.
         encode_text: texts to embeddings by the export; None if there is no text tower.
         tolerance: the largest difference that is allowed.

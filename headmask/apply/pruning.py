@@ -19,7 +19,8 @@ from headmask.attention.heads import HeadAttention, Linear, SeeZ
 from headmask.attention.values import OfValues, keep_none
 from headmask.errors import AblationError
 from headmask.mask import HeadMask
-from headmask.maskfile import MaskFile
+from headmask.maskfile import HeadFile
+from headmask.scales import HeadScales, scales_of
 from headmask.tower.towers import TowerName, check_grid, view_of
 
 # B batch, H heads, T tokens, D width, d width of one head
@@ -107,27 +108,27 @@ class _PrunedHeads(HeadAttention):
 
 def prune(
     model: nn.Module,
-    mask: HeadMask | MaskFile,
+    mask: HeadMask | HeadScales | HeadFile,
     *,
     ablation: str = "zero",
     tower: TowerName = "image",
     means_LHd: Tensor | None = None,
 ) -> nn.Module:
-    """Return a copy of the model without a mask's heads; layers that lose none are unchanged.
+    """Return a copy of the model without a mask's heads, or without those whose scale is 0; the others are folded.
 
-    What `mean` puts in place of a head is added to the output bias.
+    Layers that lose none are as `fold` leaves them. What `mean` puts in place of a head is added to the output bias.
 
     Raises:
         GridError: the mask is of another grid.
         AblationError: the ablation needs something of an ablated head, or the heads are normalised together; the
             message says why.
     """
-    if isinstance(mask, MaskFile):
-        ablation, tower, means_LHd, mask = mask.ablation, mask.tower, mask.means_tensor(), mask.mask
+    if isinstance(mask, HeadFile):
+        ablation, tower, means_LHd, mask = mask.ablation, mask.tower, mask.means_tensor(), mask.head_scales
     if reason := find_ablation(ablation).why_not_pruned():
         raise AblationError(reason)
     pruned = fold(model, mask, ablation=ablation, tower=tower, means_LHd=means_LHd)
-    take_out(pruned, mask, tower)
+    take_out(pruned, scales_of(mask).ablated, tower)
     return pruned
 
 

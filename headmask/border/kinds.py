@@ -23,8 +23,9 @@ PARQUET_KEY = "headmask.kind"
 """The key of a Parquet file's metadata that holds its kind."""
 BESIDE = "headmask.files"
 """The key of a checkpoint's metadata that lists the other files of its folder, separated by spaces."""
-CONFIG, WEIGHTS, MASK, CARD = "open_clip_config.json", "open_clip_model.safetensors", "mask.json", "README.md"
-"""The files of an exported folder."""
+CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "README.md"
+MASK, SCALES = "mask.json", "scales.json"
+"""The files of an exported folder, which has a mask or scales."""
 TRANSFORMERS_WEIGHTS = "model.safetensors"
 """The checkpoint of an exported folder of transformers; its other files are listed in it."""
 IMAGE_ONNX, TEXT_ONNX, ONNX_CONFIG = "image.onnx", "text.onnx", "onnx_config.json"
@@ -55,6 +56,11 @@ class Kind:
     """Name with its article, such as `a mask file`."""
     is_ours: Callable[[Path], bool]
     """Returns, by content, whether headmask wrote a file of this kind; may raise anything on damaged content."""
+
+    @property
+    def noun(self) -> str:
+        """Name without its article."""
+        return self.name.partition(" ")[2]
 
     def made(self, path: Path) -> bool:
         """Return whether headmask wrote a file of this kind; False if the file cannot be read."""
@@ -222,6 +228,7 @@ def _foreign_to_model(folder: Path) -> list[str]:
     own = _listed(folder)
     if own:
         own |= {MASK} if MASK_FILE.made(folder / MASK) else set()
+        own |= {SCALES} if SCALES_FILE.made(folder / SCALES) else set()
         own |= {CONFIG} if Kind(CONFIG, has_keys("model_cfg", "preprocess_cfg")).made(folder / CONFIG) else set()
         own |= {CARD} if Kind(CARD, _is_card).made(folder / CARD) else set()
     names = sorted(each.name for each in folder.iterdir())
@@ -274,7 +281,9 @@ def _is_card(path: Path) -> bool:
 PAGE = Kind("a page", _is_own_page)
 PICTURE = Kind("a picture", _is_own_png)
 MASK_FILE = Kind("a mask file", has_format("headmask"))
+SCALES_FILE = Kind("a scales file", has_format("headmask-scales"))
 RESULT = Kind("a search's result", has_format("headmask-result"))
+REFINEMENT = Kind("a refinement's result", has_format("headmask-refine"))
 EXPLANATION = Kind("an explanation", has_format("headmask-explain"))
 RUN_CONFIG = Kind("a search's configuration", has_keys("model", "data", "output", "search", "budget", "pool"))
 CHECKPOINT = Kind("a checkpoint", _is_own_checkpoint)

@@ -19,6 +19,7 @@ from headmask.ablation.oracle import stock_ablation
 from headmask.attention.heads import HeadAttention
 from headmask.errors import GridError, ModelError
 from headmask.mask import HeadGrid, HeadMask
+from headmask.scales import HeadScales
 from headmask.tower.views import IMAGE_VIEWS, OpenClipImageView, TextView, TowerView
 
 TowerName = Literal["image", "text"]
@@ -88,16 +89,17 @@ def grid_of(model: nn.Module, tower: TowerName = "image") -> HeadGrid:
     return view_of(model, tower).grid
 
 
-def check_grid(mask: HeadMask, grid: HeadGrid, what: str) -> None:
-    """Check that a mask belongs on a tower's grid.
+def check_grid(mask: HeadMask | HeadScales, grid: HeadGrid, what: str) -> None:
+    """Check that a mask, or scales, belong on a tower's grid.
 
     Raises:
         GridError: it does not; the message shows both grids.
     """
     if mask.grid != grid:
+        what_grid = "mask grid" if isinstance(mask, HeadMask) else "grid of the scales"
         raise GridError(
-            f"mask grid is {mask.grid} but {what} has {grid.layers} layers x {grid.heads} heads; "
-            "use the mask with the model it was made for"
+            f"{what_grid} is {mask.grid} but {what} has {grid.layers} layers x {grid.heads} heads; "
+            "use it with the model it was made for"
         )
 
 

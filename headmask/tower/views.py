@@ -166,7 +166,7 @@ class TowerView(ABC):
     def encode_scaled(
         self, inputs: Tensor, scales_LH: Tensor, ablation: Ablation = ZERO, means_LHd: Tensor | None = None
     ) -> Tensor:
-        """Return the embeddings (B, E) with scales on all heads, differentiable by the scales.
+        """Return the embeddings (B, E) with scales on all heads, differentiable by the scales where gradients are on.
 
         A scale of 1 leaves a head as it is, 0 ablates it. Only the residual streams between layers are kept for the way
         back, on which a layer is computed again.

@@ -9,7 +9,7 @@ import typer
 
 from orchestrator.commands.data import Overwrite
 from orchestrator.commands.flags import SCORING, Settings, for_model, for_reading, takes
-from orchestrator.commands.masks import Objective, Split, Threads
+from orchestrator.commands.masks import SCALES_HELP, Objective, Split, Threads, named_files
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json
 from orchestrator.screen.terminal import Terminal
@@ -21,8 +21,12 @@ def explain(
     out: Annotated[Path, typer.Option(parser=path_of, help="Folder for explain.json and a picture per head.")],
     settings: Settings,
     mask: Annotated[Path | None, typer.Option(parser=path_of, help="Mask file, as a search writes it.")] = None,
+    scales: Annotated[Path | None, typer.Option(parser=path_of, help=f"{SCALES_HELP}.")] = None,
     heads: Annotated[
-        str | None, typer.Option(help="Heads to explain, such as L3H7,L5H0; those of the mask by default.")
+        str | None,
+        typer.Option(
+            help="Heads to explain, such as L3H7,L5H0; those of the mask by default, or the 12 that scales change most."
+        ),
     ] = None,
     descriptions: Annotated[
         Path | None,
@@ -43,10 +47,12 @@ def explain(
     reading = {**for_reading(settings), **({} if objective is None else {"objective": objective})}
     console = Terminal(stderr=as_json)
     (section,) = parse_data([{"path": data, **reading}])
+    if mask is not None and scales is not None:
+        named_files([mask, scales], most=1)
     found = explain_heads(
         section,
         out,
-        mask=mask,
+        mask=mask if scales is None else scales,
         heads=heads,
         split=split,
         descriptions=descriptions,

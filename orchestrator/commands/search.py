@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from orchestrator.outcome.schema import SearchResult
     from orchestrator.settings.config import SearchConfig
 
+Plan = Annotated[bool, typer.Option("--plan", help="Say what would be done and what it costs, and stop.")]
+Speed = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-3,
+        max=1e9,
+        callback=finite,
+        help="Images per second of one replica, for --plan; by default, it is measured here.",
+    ),
+]
+
 
 @takes({name: SEARCH[name] for name in ("pool", "replicas")})
 def demo(
@@ -57,16 +68,8 @@ def search(
         Path | None,
         typer.Argument(parser=path_of, help="TOML file of settings; flags override it.", show_default=False),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done and what it costs, and stop.")] = False,
-    speed: Annotated[
-        float | None,
-        typer.Option(
-            min=1e-3,
-            max=1e9,
-            callback=finite,
-            help="Images per second of one replica, for --plan; by default, it is measured here.",
-        ),
-    ] = None,
+    plan: Plan = False,
+    speed: Speed = None,
     as_json: Json = False,
 ) -> None:
     """Search for a mask that helps, and report it on data that selection never saw."""
@@ -76,7 +79,7 @@ def search(
     if plan:
         from orchestrator.run.plan import make_plan
 
-        _show(make_plan(read, speed), as_json=as_json)
+        show_plan(make_plan(read, speed), as_json=as_json)
         return
     _run_search(read, as_json=as_json)
 
@@ -136,7 +139,8 @@ def _how_to_go_on(config: SearchConfig) -> str:
     return ". No mask was scored yet; start it again by the same command"
 
 
-def _show(content: dict[str, Any], *, as_json: bool) -> None:
+def show_plan(content: dict[str, Any], *, as_json: bool) -> None:
+    """Print a plan, a line per entry."""
     if as_json:
         print_json(content)
         return

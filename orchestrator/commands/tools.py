@@ -110,14 +110,17 @@ def studies(
 
 def schema(
     what: Annotated[
-        Literal["result", "compare"], typer.Argument(help="result.json, or what `headmask compare --json` prints.")
+        Literal["result", "compare", "refine"],
+        typer.Argument(help="result.json, what `headmask compare --json` prints, or refine.json."),
     ] = "result",
 ) -> None:
-    """Print the JSON schema of result.json, or of a comparison."""
+    """Print the JSON schema of result.json, of a comparison, or of refine.json."""
     from orchestrator.compare.content import Comparison
     from orchestrator.outcome.schema import SearchResult
+    from orchestrator.refine.content import RefineResult
 
-    print_json((SearchResult if what == "result" else Comparison).model_json_schema())
+    models: dict[str, Any] = {"result": SearchResult, "compare": Comparison, "refine": RefineResult}
+    print_json(models[what].model_json_schema())
 
 
 @bench_app.command()

@@ -165,6 +165,7 @@ class _Compared:
             ablation=run.about.get("ablation"),
             objective=run.objective,
             heads=None if run.mask is None else list(map(str, run.mask.heads)),
+            scales=None if run.scales is None else dict(run.scales),
             layer_counts=None if run.mask is None else list(run.mask.layer_counts),
             is_reliable=run.is_reliable,
             interval=run.interval,

@@ -44,14 +44,17 @@ class RunFigures(_Part):
 
     letter: str = Field(description="what it is called in this comparison")
     name: str = Field(description="as it was named")
-    kind: Literal["run folder", "study", "tracked run", "mask file"]
+    kind: Literal["run folder", "study", "tracked run", "mask file", "scales file"]
     rank: int | None = Field(description="by the objective on confirm; null where it may not be compared there")
     model: str
     tower: str | None
     grid: str
     ablation: str | None
     objective: str | None
-    heads: list[str] | None = Field(description="of its mask; null for a study that has selected none yet")
+    heads: list[str] | None = Field(
+        description="of its mask; of scales, those below one half; null for a study that has selected none yet"
+    )
+    scales: dict[str, float] | None = Field(default=None, description="head to scale, of a scales file; others are 1")
     layer_counts: list[int] | None = Field(description="heads of its mask by layer")
     is_reliable: bool | None = Field(description="whether it improves reliably on test, as its search said")
     interval: Interval | None = Field(description="of the objective's change on test against nothing ablated")

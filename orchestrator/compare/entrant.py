@@ -1,4 +1,4 @@
-"""An entrant of a comparison: a run folder, a study, a tracked run or a mask file, as far as it is known."""
+"""An entrant of a comparison: a run folder, a study, a tracked run, a mask or scales file, as far as it is known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from headmask.mask import Head, HeadGrid, HeadMask
-from headmask.maskfile import MaskFile
+from headmask.maskfile import HeadFile, MaskFile
+from headmask.scalesfile import ScalesFile, read_head_file
 from orchestrator.outcome.schema import RELIABLE, SearchResult, read_result
 from orchestrator.settings.commandline import resume_command
 from orchestrator.settings.config import flat_settings
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.study.store import StoredStudy
 
 _SPLITS = ("search", "confirm", "test")
-Kind = Literal["run folder", "study", "tracked run", "mask file"]
+Kind = Literal["run folder", "study", "tracked run", "mask file", "scales file"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class Entrant:
     """Known parts of its fingerprint."""
     grid: HeadGrid
     mask: HeadMask | None
-    """The mask selected on confirm; None for a study that has not come so far."""
+    """The mask selected on confirm; of scales, the heads below one half; None for a study that has not come so far."""
+    scales: Mapping[str, float] | None = None
+    """Scales by head, of a scales file."""
     model: str = ""
     objective: str | None = None
     scores: Mapping[str, Scores] = field(default_factory=dict)
@@ -111,28 +114,30 @@ def read_folder(folder: Path, name: str, kind: Kind = "run folder") -> Entrant:
 
 
 def read_mask_file(path: Path, name: str) -> Entrant:
-    """Return the entrant of a mask file.
+    """Return the entrant of a mask file or a scales file.
 
     Raises:
         MaskFileError: it cannot be read.
     """
-    mask = MaskFile.read(path)
+    mask = read_head_file(path)
+    scales = mask.heads if isinstance(mask, ScalesFile) else None
     test = mask.scores.get("test")
-    lacks = "is a mask file, which does not keep what every query earns: no paired intervals; "
+    lacks = f"is {mask.KIND.name}, which does not keep what every query earns: no paired intervals; "
     beside = path.parent / "queries.parquet"
     return Entrant(
         name=name,
-        kind="mask file",
+        kind="mask file" if scales is None else "scales file",
         about=_about(mask),
         grid=mask.head_grid,
-        mask=mask.mask,
+        mask=mask.head_scales.suppressed,
+        scales=scales,
         model=str(mask.model),
         objective=mask.objective,
         scores={split: Scores(each.baseline, each.selected) for split, each in mask.scores.items()},
         interval=None if test is None else test.interval,
         p_value=None if test is None else test.p_value,
         is_reliable=None if mask.verdict is None else mask.verdict == RELIABLE,
-        lacks=lacks + (f"name {path.parent} for them" if beside.is_file() else _EVAL),
+        lacks=lacks + (f"name {path.parent} for them" if scales is None and beside.is_file() else _EVAL),
     )
 
 
@@ -166,7 +171,7 @@ def objective_of(about: Mapping[str, Any]) -> str:
     return str(Objective(tuple(goal for goal in goals if goal.data not in task["max_loss"]), task["combine"]))
 
 
-def _about(mask: MaskFile) -> dict[str, Any]:
+def _about(mask: HeadFile) -> dict[str, Any]:
     prefixes = {data.name: f"{data.name}/" if len(mask.data) > 1 else "" for data in mask.data}
     known = {
         "model": mask.model.weights_sha256,

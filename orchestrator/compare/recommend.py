@@ -65,8 +65,10 @@ def _gain(run: RunFigures) -> str:
         return ""
     delta = 100 * (run.test.selected[run.objective] - run.test.baseline[run.objective])
     low, high = (100 * end for end in run.interval)
+    heads = ", ".join(run.heads or ()) or "nothing"
+    done = f"Ablating {heads}" if run.scales is None else f"Scaling {counted(len(run.scales), 'head')}"
     return (
-        f" Ablating {', '.join(run.heads or ()) or 'nothing'} changes {run.objective} by {delta:+.2f} points on test "
+        f" {done} changes {run.objective} by {delta:+.2f} points on test "
         f"against the model as it is, 95 % interval {low:+.2f} to {high:+.2f}."
     )
 

@@ -1,4 +1,4 @@
-"""Finding what a command line names: run folders, mask files, studies in a storage, runs of a tracking server."""
+"""Finding what a command line names: run folders, mask and scales files, studies in a storage, runs of a server."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 
 import optuna
 
+from headmask.border.kinds import SCALES
 from headmask.border.reading import is_file, is_folder, is_there
 from headmask.border.shown import shown
 from headmask.errors import HeadmaskError, did_you_mean
 from orchestrator.compare.entrant import Entrant, read_folder, read_mask_file, read_trials_alone
 from orchestrator.compare.server import Server
+from orchestrator.outcome.tables import CANDIDATE_SCALES
 from orchestrator.settings.commandline import command_line, resume_command
 from orchestrator.settings.location import redacted
 from orchestrator.study.store import open_storage, read_stored
@@ -66,6 +68,10 @@ class Sources:
 
     def _folder(self, folder: Path, name: str) -> Entrant:
         journal = folder / "study.journal"
+        if is_file(folder / "refine.json") and not is_file(folder / "result.json"):
+            # A refinement without a search. What it selected is compared, as it is for searches.
+            selected = folder / CANDIDATE_SCALES
+            return read_mask_file(selected if is_file(selected) else folder / SCALES, name)
         if is_file(folder / "result.json") or not is_file(journal):
             return read_folder(folder, name)
         with open_storage(str(journal), must_exist=True) as storage:

@@ -63,7 +63,7 @@ def _main_table(comparison: Comparison) -> Table:
     for run in comparison.runs[:MAX_ROWS]:
         cells = [
             {True: "yes", False: "no", None: "?"}[run.is_reliable],
-            "?" if run.heads is None else str(len(run.heads)),
+            _heads(run),
             *_split_cells(comparison, run, "confirm"),
             *_split_cells(comparison, run, "test"),
             _gain(run, comparison.objective),
@@ -71,6 +71,12 @@ def _main_table(comparison: Comparison) -> Table:
         name = f"{run.letter} {names[run.letter]}"
         table.add_row(name, *cells, style="bold" if run.letter == shipped else None)
     return table
+
+
+def _heads(run: RunFigures) -> str:
+    if run.scales is not None:
+        return f"{len(run.scales)} scaled"
+    return "?" if run.heads is None else str(len(run.heads))
 
 
 def _split_cells(comparison: Comparison, run: RunFigures, split: str) -> tuple[str, str]:

@@ -13,13 +13,17 @@ from headmask.ablation.rules import find_ablation
 from headmask.apply.masked import load_for
 from headmask.errors import AblationError, ConfigError
 from headmask.mask import Head, HeadMask
-from headmask.maskfile import MaskFile
+from headmask.maskfile import HeadFile, MaskFile
 from headmask.models.loading import LoadedModel, load_model
 from headmask.pixels.images import STOCK
+from headmask.scalesfile import read_head_file
 from headmask.tower.towers import grid_of
 from workers.data.prompts import read_lines
 
 # L layers, H heads, d head width
+
+MAX_SCALED = 12
+"""Maximum number of heads of a scales file that are explained where none are named."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class Subject:
     model: LoadedModel
     heads: tuple[Head, ...]
     mask: HeadMask
-    content: MaskFile | None
-    """The mask file, if there is one."""
+    content: HeadFile | None
+    """The mask file or scales file, if there is one."""
 
     @property
     def ablation(self) -> str:
@@ -59,7 +63,7 @@ def find_subject(
         AblationError: the ablation needs means, and the mask file has no mean of one of the heads.
         HeadmaskError: a file, the model or a head is not as it must be.
     """
-    content = None if mask is None else MaskFile.read(mask)
+    content = None if mask is None else read_head_file(mask)
     if content is not None and content.tower == "text":
         raise ConfigError(f"explain shows what heads of image towers do to images; {mask} is for the text tower")
     if content is None and (heads is None or (model is None and pretrained is None)):
@@ -70,8 +74,8 @@ def find_subject(
         loaded = load_model(model, pretrained, preprocess=preprocess)
     grid = content.head_grid if content else grid_of(loaded.clip)
     named = None if heads is None else HeadMask.from_text(grid, heads)
-    whole = content.mask if content else named or HeadMask.empty(grid)
-    chosen = (whole if named is None else named).heads
+    whole = content.head_scales.suppressed if content else named or HeadMask.empty(grid)
+    chosen = named.heads if named is not None else _departing(content) if content else whole.heads
     if named is not None and named.is_empty:
         raise ConfigError(f"--heads must name heads, such as L3H7,L5H0; got {heads!r}")
     if content is not None and find_ablation(content.ablation).needs_means:
@@ -84,6 +88,14 @@ def find_subject(
     own = content.pixels if content else STOCK
     loaded = loaded.with_pixels(own if pixels is None else pixels)
     return Subject(loaded, chosen, whole, content)
+
+
+def _departing(content: HeadFile) -> tuple[Head, ...]:
+    """Return the heads of a mask file; of a scales file, those whose scales are farthest from 1."""
+    if isinstance(content, MaskFile):
+        return content.mask.heads
+    scales = content.head_scales.heads
+    return tuple(sorted(sorted(scales, key=lambda head: -abs(scales[head] - 1))[:MAX_SCALED]))
 
 
 def read_descriptions(path: Path | None) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ def write_heat_map(
         f"change of {objective} when one head is ablated\nsearch split; dots: selected mask", fontsize="medium"
     )
     draw_deltas(axes, deltas_LH, selected.heads)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_deltas(axes: Any, deltas_LH: np.ndarray, selected: Sequence[Head]) -> None:
@@ -110,7 +110,7 @@ def write_scales(
     axes.set_title("1 - scale: blue to ablate\ndots: selected mask", fontsize="medium")
     _dots(axes, selected.heads)
     right.colorbar(image, ax=axes)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _dots(axes: Any, marked: Sequence[Head]) -> None:
@@ -161,7 +161,7 @@ def write_pareto(
         top = axes.secondary_xaxis("top", functions=(lambda heads_X: heads_X * scale, lambda saved_X: saved_X / scale))
         top.set_xlabel("multiply-adds of the tower that pruning them spares, in %")
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_search(axes: Any, changes: Mapping[HeadMask, float]) -> None:
@@ -237,10 +237,10 @@ def write_curves(
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.legend(fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Any, path: Path | IO[bytes]) -> None:
+def save_figure(figure: Any, path: Path | IO[bytes]) -> None:
     """Write a figure as a PNG that names headmask as its maker."""
     if isinstance(path, Path):
         with written(path, PICTURE) as scratch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from headmask.maskfile import MaskFile
 from orchestrator.outcome.schema import SearchResult, read_result
@@ -25,6 +25,7 @@ class SearchRun(SearchResult):
     run.plot()              # what each head does alone; quality against size
     run.mask                # the recommended mask, a MaskFile
     run.trials              # every scored mask, a pandas DataFrame
+    run.refine()            # a factor per head instead of the mask
     """
 
     @classmethod
@@ -56,6 +57,12 @@ class SearchRun(SearchResult):
         """
         frame: pd.DataFrame = read_parquet(self.folder / "trials.parquet").to_pandas()
         return frame
+
+    def refine(self, **options: Any) -> Any:
+        """Return the refinement of the mask that the search selected; see `headmask.refine`."""
+        import headmask
+
+        return headmask.refine(self.folder, **options)
 
     def plot(self) -> Figure:
         """Return a figure: what each head does alone, selected heads marked; and quality against size."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from headmask.border.kinds import RESULT
+from headmask.border.kinds import RESULT, Kind
 from headmask.border.libraries import versions
 from headmask.border.reading import is_folder, is_there, read_model
 from headmask.border.shown import shown
@@ -18,9 +18,10 @@ from headmask.mask import Head, HeadMask
 from headmask.maskfile import DataReference, Grid, MaskFile, SplitReference, SplitScores, write_json
 from orchestrator.settings.budget import StopReason
 from orchestrator.settings.commandline import resume_command
-from orchestrator.settings.objective import Objective
+from orchestrator.settings.objective import Goal, Objective
 from orchestrator.statistics import pareto
 from orchestrator.statistics.clusters import Clusters
+from orchestrator.statistics.paired import Evidence
 from orchestrator.statistics.pareto import Point
 from orchestrator.study.integrity import checksum
 from orchestrator.study.runfolder import CONFIG
@@ -188,8 +189,35 @@ class PixelsResult(_Part):
         return [text for name, each in self.data.items() for text in each.sentences(self.rule, name)]
 
 
-class SearchResult(_Part):
+class Sealed(_Part):
+    """A result with a checksum of all the rest."""
+
+    KIND: ClassVar[Kind]
+
+    checksum: str = Field(default="", description="of all the rest; empty in files of older versions")
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether the result is unchanged since it was written; results of older versions have no checksum."""
+        return self.checksum in ("", self._checksum())
+
+    def _checksum(self) -> str:
+        return checksum(self.model_dump(mode="json", exclude={"checksum"}))
+
+    def sealed(self) -> Self:
+        """Return the result with its checksum."""
+        return self.model_copy(update={"checksum": self._checksum()})
+
+    def write(self, path: Path) -> None:
+        """Write the result as JSON with its checksum, atomically."""
+        content = self.sealed().model_dump(mode="json")
+        write_json(path, {**content, "checksum": content.pop("checksum")}, self.KIND)
+
+
+class SearchResult(Sealed):
     """The result of a search."""
+
+    KIND = RESULT
 
     @model_validator(mode="before")
     @classmethod
@@ -235,7 +263,6 @@ class SearchResult(_Part):
     mlflow_run_id: str | None
     mask_file: str
     versions: dict[str, str] = Field(description="that the study was made with, in order where there was more than one")
-    checksum: str = Field(default="", description="of all the rest; empty in files of older versions")
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -248,30 +275,15 @@ class SearchResult(_Part):
         Objective.parse(self.objective)
         return self
 
-    @property
-    def is_as_written(self) -> bool:
-        """Whether the result is unchanged since it was written; results of older versions have no checksum."""
-        return self.checksum in ("", self._checksum())
-
-    def _checksum(self) -> str:
-        return checksum(self.model_dump(mode="json", exclude={"checksum"}))
-
-    def sealed(self) -> Self:
-        """Return the result with its checksum."""
-        return self.model_copy(update={"checksum": self._checksum()})
-
-    def write(self, path: Path) -> None:
-        """Write the result as JSON with its checksum, atomically."""
-        write_json(path, self.sealed().model_dump(mode="json"), RESULT)
-
 
 def split_results(session: Session, verdict: Verdict) -> Splits:
     """Return the three splits' metrics of the baseline and the selected mask."""
     before, after = verdict.finalist(verdict.baseline), verdict.finalist(verdict.selected)
-    test = _split(session, "test", verdict.test[verdict.baseline].metrics, verdict.test[verdict.selected].metrics)
+    both = (verdict.test[mask].metrics for mask in (verdict.baseline, verdict.selected))
+    test = split_figures(session, "test", *both)
     return Splits(
-        search=SplitResult(**_split(session, "search", before.search.metrics, after.search.metrics)),
-        confirm=SplitResult(**_split(session, "confirm", before.confirm.metrics, after.confirm.metrics)),
+        search=SplitResult(**split_figures(session, "search", before.search.metrics, after.search.metrics)),
+        confirm=SplitResult(**split_figures(session, "confirm", before.confirm.metrics, after.confirm.metrics)),
         test=TestResult(
             **test,
             interval=verdict.evidence.interval,
@@ -281,7 +293,10 @@ def split_results(session: Session, verdict: Verdict) -> Splits:
     )
 
 
-def _split(session: Session, name: str, baseline: dict[str, float], selected: dict[str, float]) -> dict[str, Any]:
+def split_figures(
+    session: Session, name: str, baseline: dict[str, float], selected: dict[str, float]
+) -> dict[str, Any]:
+    """Return the fields of a split's result, from the metrics of the baseline and of what was selected."""
     parts = session.splits[name]
     baseline, selected = map(session.objective.named, (baseline, selected))
     return {
@@ -308,9 +323,10 @@ def best_single(session: Session, verdict: Verdict) -> SingleHead | None:
     )
 
 
-def guarded(session: Session, verdict: Verdict) -> list[Guarded]:
-    """Return the results of the data sets with a limit of loss."""
-    before, after = (verdict.test[mask].metrics for mask in (verdict.baseline, verdict.selected))
+def guarded(
+    goals: Iterable[tuple[Goal, Evidence]], before: Mapping[str, float], after: Mapping[str, float]
+) -> list[Guarded]:
+    """Return the results of the data sets with a limit of loss, from the test metrics of both sides."""
     return [
         Guarded(
             data=goal.data,
@@ -321,7 +337,7 @@ def guarded(session: Session, verdict: Verdict) -> list[Guarded]:
             holds=goal.holds(evidence),
             num_differing=evidence.num_differing,
         )
-        for goal, evidence in verdict.guarded
+        for goal, evidence in goals
     ]
 
 
@@ -425,7 +441,7 @@ def mask_file(
             for name, (before, after) in pairs.items()
         },
         verdict=RELIABLE if verdict.is_reliable else UNRELIABLE,
-        data=tuple(_data_reference(session, index) for index in range(len(session.objective.goals))),
+        data=tuple(data_reference(session, index) for index in range(len(session.objective.goals))),
         study=study,
         run=run_id,
         scales=None if scales is None else {str(head): scales.scales[str(head)] for head in mask.heads},
@@ -433,7 +449,7 @@ def mask_file(
     )
 
 
-def _data_reference(session: Session, index: int) -> DataReference:
+def data_reference(session: Session, index: int) -> DataReference:
     """Return the mask file's reference to one data set."""
     splits = {name: parts[index] for name, parts in session.splits.items()}
     return DataReference(

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from headmask.border.foreign import reason_of
-from headmask.border.kinds import TRIALS, parquet_metadata
+from headmask.border.kinds import MASK, TRIALS, parquet_metadata
 from headmask.border.shown import counted, shown
 from headmask.border.writing import written
 from headmask.errors import DataError, HeadmaskError
 from headmask.mask import HeadGrid, HeadMask
+from headmask.maskfile import HeadFile
 from orchestrator.outcome.schema import RELIABLE, Guarded, SearchResult
 from orchestrator.screen.terminal import Terminal
 from orchestrator.settings.budget import STOPS
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from orchestrator.verdict.evaluate import Evaluation
 
 
-CANDIDATE = "candidate.json"
-"""File with the selected mask of a search without a reliable improvement, beside the empty `mask.json`."""
+CANDIDATE, CANDIDATE_SCALES = "candidate.json", "candidate-scales.json"
+"""Files with what a search or a refinement without a reliable improvement has selected, beside the empty file."""
 
 
 def write_trials(records: Sequence[TrialRecord], path: Path) -> None:
@@ -80,10 +81,10 @@ def _record(row: dict[str, Any], grid: HeadGrid) -> TrialRecord:
     )
 
 
-def metrics_table(title: str, baseline: dict[str, float], masked: dict[str, float]) -> Table:
-    """Return metrics of the baseline and of a mask side by side, in points."""
+def metrics_table(title: str, baseline: dict[str, float], masked: dict[str, float], what: str = "masked") -> Table:
+    """Return metrics of the baseline and of a mask or scales side by side, in points."""
     table = Table(title=title, title_justify="left")
-    for column in ("metric", "baseline", "masked", "change"):
+    for column in ("metric", "baseline", what, "change"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for metric, before in baseline.items():
         after = masked[metric]
@@ -105,7 +106,7 @@ def transfer_table(rows: Sequence[Sequence[Evaluation]]) -> Table:
             sure = "too few groups" if found is None else "{:+.2f} to {:+.2f}".format(*(100 * end for end in found))
             cells.append(f"{100 * each.delta:+.2f}\n({sure})")
         path = row[0].mask_path
-        table.add_row(f"{path.parent.name}/{path.name}\n{counted(len(row[0].mask.heads), 'head')}", *cells)
+        table.add_row(f"{path.parent.name}/{path.name}\n{row[0].mask.summary}", *cells)
     return table
 
 
@@ -168,14 +169,7 @@ def sentences(result: SearchResult) -> list[str]:
         )
         if result.selected:
             lines.append(empty_mask_sentence(Path(result.mask_file)))
-    for guarded in result.guarded:
-        shown = "shown" if guarded.holds else "not shown"
-        own = [each for each in test.clusters if each.data == guarded.data]
-        lines.append(
-            f"{guarded.data}: {guarded.objective} changes by {100 * guarded.delta:+.2f} points, "
-            f"{in_words(guarded.interval, None, too_few(own, 'test'))}; that it loses no more than "
-            f"{100 * guarded.max_loss:g} is {shown}{_too_few_differing(guarded)}."
-        )
+    lines += guarded_sentences(result.guarded, test.clusters)
     if result.random_masks.percentile is not None:
         share, count = result.random_masks.percentile, result.random_masks.num_masks
         lines.append(
@@ -195,6 +189,25 @@ def sentences(result: SearchResult) -> list[str]:
         lines.append(f"{counted(result.num_failed, 'mask')} could not be scored; trials.parquet says why.")
     lines.append(f"Stopped {STOPS[result.stopped_by]}.{_prospects_sentence(result)}")
     lines.append(f"{counted(result.num_masks, 'mask')} in {result.seconds:.0f} s. Mask: {result.mask_file}")
+    return lines
+
+
+def guarded_sentences(found: Sequence[Guarded], clusters: Sequence[Clusters]) -> list[str]:
+    """Return a sentence per data set on which little may be lost.
+
+    Args:
+        found: their results on test.
+        clusters: of the test splits of all data sets.
+    """
+    lines = []
+    for guarded in found:
+        shown = "shown" if guarded.holds else "not shown"
+        own = [each for each in clusters if each.data == guarded.data]
+        lines.append(
+            f"{guarded.data}: {guarded.objective} changes by {100 * guarded.delta:+.2f} points, "
+            f"{in_words(guarded.interval, None, too_few(own, 'test'))}; that it loses no more than "
+            f"{100 * guarded.max_loss:g} is {shown}{_too_few_differing(guarded)}."
+        )
     return lines
 
 
@@ -222,13 +235,15 @@ def _too_few_differing(guarded: Guarded) -> str:
     return f": too few independent groups of images change ({guarded.num_differing}) to know what others would do"
 
 
-def empty_mask_sentence(path: Path) -> str:
-    """Return a sentence on a mask file without heads: it has no effect, and where another mask is."""
-    sentence = f"{path} ablates nothing: with it, the model is as it was"
-    candidate = path.with_name(CANDIDATE)
+def empty_mask_sentence(path: Path, content: HeadFile | None = None) -> str:
+    """Return a sentence on a mask file or scales file without heads: it has no effect, and where another one is."""
+    scales = content is not None and content.NAME != MASK
+    sentence = f"{path} {'changes' if scales else 'ablates'} nothing: with it, the model is as it was"
+    candidate = path.with_name(CANDIDATE_SCALES if scales else CANDIDATE)
     if not candidate.is_file():
         return f"{sentence}."
-    return f"{sentence}. The best mask of its search, which was not shown to help, is in {candidate}."
+    best = "The scales that its refinement selected, which were" if scales else "The best mask of its search, which was"
+    return f"{sentence}. {best} not shown to help, {'are' if scales else 'is'} in {candidate}."
 
 
 def _size_sentences(result: SearchResult) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from headmask.border.shown import counted
 from headmask.mask import Head, HeadGrid, HeadMask
+from headmask.scales import LOW
 from orchestrator.outcome import pictures as plots
 from orchestrator.outcome.schema import ScalesResult, SearchResult
 from orchestrator.pages import Figure, figure
@@ -46,9 +47,9 @@ def heat_map(study: Study) -> Figure:
         [_tell(Head(layer, head), delta, selected) for head, delta in enumerate(row)]
         for layer, row in enumerate(deltas_LH.tolist())
     ]
-    chart = PlotlyFigure(_cells(deltas_LH, texts, DIVERGING, plots.scale_of(deltas_LH), "points"))
+    chart = PlotlyFigure(cells(deltas_LH, texts, DIVERGING, plots.scale_of(deltas_LH), "points"))
     _mark(chart, selected)
-    _head_axes(chart, study.grid)
+    head_axes(chart, study.grid)
 
     def draw(file: io.BytesIO) -> None:
         plots.write_heat_map(
@@ -62,7 +63,7 @@ def heat_map(study: Study) -> Figure:
         f"points when one head is ablated. The most helpful to ablate are {best or 'not known yet'}. "
         f"Marked: {selected or 'no head'}."
     )
-    height, width = _size(study.grid)
+    height, width = size_of(study.grid)
     return figure(chart, _drawn(study, "heatmap.png", draw), alt=alt, height=height, width=width)
 
 
@@ -117,7 +118,7 @@ def curves(study: Study, *, by_time: bool) -> Figure:
         f"Line chart: the best {study.guide} on the search split rises from {baseline:.2f} to {best:.2f} points over "
         f"{places[-1]:,.0f} {'seconds of scoring' if by_time else 'masks'}."
     )
-    return figure(chart, _png(draw), alt=alt, height=380)
+    return figure(chart, png_of(draw), alt=alt, height=380)
 
 
 def pareto(study: Study) -> Figure:
@@ -185,9 +186,9 @@ def scales(study: Study, result: SearchResult, found: ScalesResult) -> list[Figu
         ]
         for layer, row in enumerate(scales_LH.tolist())
     ]
-    heads = PlotlyFigure(_cells(1 - scales_LH, texts, DIVERGING, 1.0, "1 - scale"))
+    heads = PlotlyFigure(cells(1 - scales_LH, texts, DIVERGING, 1.0, "1 - scale"))
     _mark(heads, selected)
-    _head_axes(heads, study.grid)
+    head_axes(heads, study.grid)
     loss = PlotlyFigure(
         Scatter(
             x=list(range(1, len(found.losses) + 1)),
@@ -200,9 +201,9 @@ def scales(study: Study, result: SearchResult, found: ScalesResult) -> list[Figu
     loss.update_xaxes(title="step")
     loss.update_yaxes(title="loss, in nats")
     picture = _drawn(study, "scales.png", lambda file: plots.write_scales(found.scales, found.losses, selected, file))
-    num_low = sum(scale < 0.5 for scale in found.scales.values())
+    num_low = sum(scale < LOW for scale in found.scales.values())
     alt = f"Heat map of the trained scale of each head: {num_low} of {len(found.scales)} are below one half."
-    height, width = _size(study.grid)
+    height, width = size_of(study.grid)
     alt_loss = f"Line chart: the loss over {counted(found.steps, 'step')} of training."
     return [
         figure(heads, picture, alt=alt, height=height, width=width),
@@ -210,14 +211,23 @@ def scales(study: Study, result: SearchResult, found: ScalesResult) -> list[Figu
     ]
 
 
-def _size(grid: HeadGrid) -> tuple[int, int]:
+def size_of(grid: HeadGrid) -> tuple[int, int]:
     """Return height and maximum width of a grid's heat map in pixels."""
     return max(300, 130 + 24 * grid.layers), max(480, 140 + 64 * grid.heads)
 
 
-def _cells(
+def cells(
     values_LH: np.ndarray, texts: list[list[str]], scale: list[tuple[float, str]], limit: float | None, unit: str
 ) -> Any:
+    """Return the trace of a heat map of heads.
+
+    Args:
+        values_LH: by head; NaN stays empty.
+        texts: what a cell shows when it is pointed at.
+        scale: of colours.
+        limit: both ends of the scale, if it is around zero; otherwise it goes from 0 to 1.
+        unit: of the values.
+    """
     from plotly.graph_objects import Heatmap
 
     return Heatmap(
@@ -246,7 +256,8 @@ def _mark(chart: PlotlyFigure, mask: HeadMask) -> None:
     chart.add_trace(Scatter(x=heads, y=layers, mode="markers", marker=marker, hoverinfo="skip", showlegend=False))
 
 
-def _head_axes(chart: PlotlyFigure, grid: HeadGrid) -> None:
+def head_axes(chart: PlotlyFigure, grid: HeadGrid) -> None:
+    """Label the axes of a heat map of heads."""
     chart.update_xaxes(title="head", dtick=1 if grid.heads <= 16 else 2, range=[-0.5, grid.heads - 0.5], showgrid=False)
     chart.update_yaxes(
         title="layer", dtick=1 if grid.layers <= 24 else 2, range=[-0.5, grid.layers - 0.5], showgrid=False
@@ -328,10 +339,11 @@ def _mask(grid: HeadGrid, heads: Sequence[str]) -> HeadMask:
 def _drawn(study: Study, name: str, draw: Callable[[io.BytesIO], None]) -> bytes:
     """Return the picture that the search drew, or draw it if there is none."""
     path = study.config.folder / name
-    return path.read_bytes() if study.result is not None and path.is_file() else _png(draw)
+    return path.read_bytes() if study.result is not None and path.is_file() else png_of(draw)
 
 
-def _png(draw: Callable[[io.BytesIO], None]) -> bytes:
+def png_of(draw: Callable[[io.BytesIO], None]) -> bytes:
+    """Return the picture that a function draws into a file."""
     file = io.BytesIO()
     draw(file)
     return file.getvalue()

@@ -164,7 +164,9 @@ def _result(
         storage=redacted(config.storage),
         fingerprint=session.digest,
         searched=session.fingerprint,
-        guarded=results.guarded(session, verdict),
+        guarded=results.guarded(
+            verdict.guarded, verdict.test[verdict.baseline].metrics, verdict.test[verdict.selected].metrics
+        ),
         surrogate=results.surrogate_result(surrogate),
         scales=scales,
         test_looks=count_looks(config.storage, store, session.test_digests, config.folder),

@@ -61,7 +61,7 @@ def check_run(config: SearchConfig) -> None:
         outputs[folder / "registered"] = PACKAGE
     for name in _older(folder):
         outputs.pop(folder / name, None)
-    check_outputs(outputs, inputs=_inputs(config))
+    check_outputs(outputs, inputs=inputs_of(config))
 
 
 def set_aside_older(folder: Path) -> list[str]:
@@ -89,7 +89,8 @@ def is_run(folder: Path) -> bool:
     return RUN_CONFIG.made(folder / "config.json") or JOURNAL.made(folder / "study.journal")
 
 
-def _inputs(config: SearchConfig) -> Iterator[str]:
+def inputs_of(config: SearchConfig) -> Iterator[str]:
+    """Yield the paths of the files that a search reads, which nothing that it writes may replace."""
     reference = ModelReference(name=config.model.name, pretrained=config.model.pretrained, weights_sha256="0" * 64)
     yield from reference.paths
     for section in config.data:

@@ -72,7 +72,7 @@ def start(config: SearchConfig, display: Display) -> Outcome:
     _check_unbegun(config)
     uri, tracked = tracked_at(config.folder, config.output.tracking_uri, config.storage)
     config = _tracked(config, uri)
-    _check_pool(config)
+    check_replicas(config)
     display.say(_loading_sentence(config))
     session = load(config, display.say)
     if config.output.fold or config.output.register_as:
@@ -126,7 +126,7 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
             f"address in {VARIABLE}"
         )
     check_run(config)
-    _check_pool(config)
+    check_replicas(config)
     with StudyStore.open(config.storage, config.study_name) as store:
         if store.attr(CHANGED):
             raise StudyError(
@@ -495,7 +495,7 @@ def _end(config: SearchConfig, reason: str) -> None:
     os._exit(EXIT_TRY_AGAIN)
 
 
-def _check_pool(config: SearchConfig) -> None:
+def check_replicas(config: SearchConfig) -> None:
     """Refuse replicas that are not possible, before anything is loaded."""
     pool = config.pool
     if pool.kind == "inline":

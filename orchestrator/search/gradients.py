@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import zip_longest
 
 import numpy as np
 
-from headmask.border.home import cache_folder
-from orchestrator.search.scoring import POLL_S, Interrupted
 from orchestrator.search.session import Session
+from orchestrator.search.tasks import KeptTasks
 from strategies.history import FloatArray
 from workers.pool.queue import Pool
-from workers.scoring.embedding import cache_key
 from workers.scoring.messages import ScaleTask
-from workers.scoring.rows import RowFiles
-from workers.scoring.scales import REVISION
 from workers.tasks.losses import Indices, micro_batches
 
 # B micro-batches, F free heads, L layers, H heads
@@ -28,8 +24,6 @@ BACKWARD = 2
 class ScaleGradients:
     """Losses and gradients on the micro-batches of a search: a function of a micro-batch and scales.
 
-    Micro-batches come from the search split of every data set whose objective is improved, in turn.
-
     Args:
         session: the session of the search, settled.
         pool: computes gradients; None if only their cost is needed.
@@ -39,31 +33,15 @@ class ScaleGradients:
     def __init__(
         self, session: Session, pool: Pool | None = None, *, is_stopping: Callable[[], bool] = lambda: False
     ) -> None:
-        self._session, self._pool, self._is_stopping = session, pool, is_stopping
-        self._grid, free_heads = session.grid, session.limits.free_heads(session.grid)
-        self._places = tuple(np.array(free_heads).T)
+        self._session = session
+        self._tasks = None if pool is None else KeptTasks(session, pool, is_stopping)
+        self._places = tuple(np.array(session.limits.free_heads(session.grid)).T)
         """Layers and heads that have a scale."""
 
     @cached_property
     def _batches(self) -> list[tuple[int, Indices]]:
         """Index of the data set and units of its search split, for every micro-batch."""
-        session, seed = self._session, self._session.config.search.seed
-        goals = zip(session.payload.splits["search"].values(), session.objective.goals, strict=True)
-        each = [
-            [(place, units_u) for units_u in micro_batches(arrays.targets, len(arrays.inputs), seed)]
-            for place, (arrays, goal) in enumerate(goals)
-            if goal.max_loss is None
-        ]
-        return [batch for turn in zip_longest(*each) for batch in turn if batch is not None]
-
-    @cached_property
-    def _files(self) -> RowFiles | None:
-        if self._pool is None:
-            return None
-        key = cache_key((*self._session.decides_embeddings, REVISION, self._pool.device))
-        return RowFiles(
-            cache_folder() / f"gradients-{key}", what="gradients", loss="a resumed search trains its scales again"
-        )
+        return batches_of(self._session)
 
     @cached_property
     def forwards_per_step(self) -> float:
@@ -91,27 +69,28 @@ class ScaleGradients:
         Raises:
             Interrupted: the search was asked to stop before they had arrived.
         """
-        place, units_u = self._batches[batch]
-        name = cache_key((place, units_u, scales_F, *self._places))
-        kept = self._files.read(name, ((), scales_F.shape)) if self._files else None
-        if kept is None:
-            kept = self._computed(ScaleTask(place, units_u, self._spread(scales_F)))
-            if self._files:
-                self._files.keep(name, kept)
-        loss, gradient_F = kept
-        return float(loss), gradient_F
-
-    def _computed(self, task: ScaleTask) -> tuple[FloatArray, FloatArray]:
-        if self._pool is None:
+        if self._tasks is None:
             raise RuntimeError("gradients are computed by a pool, and there is none")
-        self._pool.submit_gradients([task])
-        while not (found := self._pool.collect_gradients(POLL_S)):
-            if self._is_stopping():
-                raise Interrupted
-        return np.array(found[0].loss), found[0].gradient_LH[self._places]
-
-    def _spread(self, scales_F: FloatArray) -> FloatArray:
-        """Return the scales of all heads (L, H); heads that may not be ablated keep a scale of 1."""
-        scales_LH = np.ones((self._grid.layers, self._grid.heads))
+        scales_LH = np.ones((self._session.grid.layers, self._session.grid.heads))
         scales_LH[self._places] = scales_F
-        return scales_LH
+        (found,) = self._tasks.gradients([ScaleTask(*self._batches[batch], scales_LH)])
+        return found.loss, found.gradient_LH[self._places]
+
+
+def batches_of(session: Session, units: Sequence[Indices | None] | None = None) -> list[tuple[int, Indices]]:
+    """Return the micro-batches of a search, each by the index of its data set and the units of its search split.
+
+    They come from every data set whose objective is improved, in turn.
+
+    Args:
+        session: the session of the search.
+        units: for every data set, the units of its search split; all by default.
+    """
+    seed, goals = session.config.search.seed, session.objective.goals
+    parts = list(session.payload.splits["search"].values())
+    each = [
+        [(place, units_u) for units_u in micro_batches(arrays.targets, len(arrays.inputs), seed, chosen)]
+        for place, (arrays, goal, chosen) in enumerate(zip(parts, goals, units or [None] * len(parts), strict=True))
+        if goal.max_loss is None
+    ]
+    return [batch for turn in zip_longest(*each) for batch in turn if batch is not None]

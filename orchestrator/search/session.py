@@ -22,6 +22,7 @@ from headmask.mask import HeadGrid, HeadMask
 from headmask.models.loading import OPENAI, LoadedModel, load_model
 from headmask.models.origin import is_tag
 from headmask.pixels.images import STOCK
+from headmask.scales import HeadScales
 from headmask.tower.towers import view_of
 from headmask.tower.views import TowerView
 from orchestrator.screen.waiting import said_when_slow
@@ -106,11 +107,20 @@ class Session:
         """Digests of the test splits of all data sets."""
         return tuple(split.digest for split in self.splits["test"])
 
-    def looks(self, mask: HeadMask) -> list[Look]:
-        """Return the looks that a mask takes at the test splits."""
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digests of all splits, by their names with the prefix of the data set's metrics."""
+        return {
+            f"{goal.prefix}{name}": part.digest
+            for name, parts in self.splits.items()
+            for goal, part in zip(self.objective.goals, parts, strict=True)
+        }
+
+    def looks(self, change: HeadMask | HeadScales) -> list[Look]:
+        """Return the looks that a mask or scales take at the test splits."""
         search = self.config.search
         weights = self.model.reference.weights_sha256
-        return looks_at(self.test_digests, mask, model=weights, tower=search.tower, ablation=search.ablation)
+        return looks_at(self.test_digests, change, model=weights, tower=search.tower, ablation=search.ablation)
 
     @property
     def wanted(self) -> Wanted:
@@ -296,11 +306,7 @@ class Session:
         return {
             "model": self.model.reference.weights_sha256,
             "grid": str(self.grid),
-            "data": {
-                f"{goal.prefix}{name}": part.digest
-                for name, parts in self.splits.items()
-                for goal, part in zip(goals, parts, strict=True)
-            },
+            "data": self.digests,
             "preprocess": self.preprocessing,
             # If the rules agree on all images, the study is the same under both. Earlier studies have no such key.
             **({"pixels": search.pixels} if search.pixels == STOCK and self._rules_differ else {}),

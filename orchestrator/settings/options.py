@@ -104,6 +104,14 @@ RESUME = chosen(lambda option: option.setting.resume)
 """The options that may change when a study is resumed."""
 SCAN = chosen(lambda option: option.setting.scan)
 """The options of a scan."""
+REFINE = chosen(
+    lambda option: (
+        option.setting.scan or option.setting.refine or (option.setting.resume and option.section != "budget")
+    )
+)
+"""The options of a refinement."""
+REFINE_RUN = chosen(lambda option: option.setting.resume and option.section != "budget")
+"""The options of a refinement of a finished search, which brings the others."""
 READING = chosen(lambda option: option.setting.reading)
 """The options that say how a data set is read."""
 MODEL = chosen(lambda option: option.section == "model")

@@ -24,7 +24,9 @@ class Setting:
     resume: bool = False
     """Whether it may change when a study is resumed."""
     scan: bool = False
-    """Whether `headmask.scan` has it, too."""
+    """Whether `headmask.scan` has it, too; then a refinement without a search has it as well."""
+    refine: bool = False
+    """Whether a refinement without a search has it, although a scan has not."""
     reading: bool = False
     """Whether it says how a data set is read, for every command that reads one."""
     name: str | None = None

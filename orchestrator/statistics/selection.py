@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +65,32 @@ def select(
     Raises:
         ValueError: no mask has a value.
     """
+    return smallest_as_good([len(mask) for mask in masks], [mask.words for mask in masks], values, standard_error)
+
+
+def smallest_as_good(
+    sizes: Sequence[float],
+    order: Sequence[Any],
+    values: NDArray[np.float64],
+    standard_error: Callable[[int, int], float | None] = lambda index, best: None,
+) -> int:
+    """Return the index that `select` describes, for anything that has a size.
+
+    Args:
+        sizes: of what is compared.
+        order: decides between what is equal in value and size.
+        values: as for `select`.
+        standard_error: likewise.
+
+    Raises:
+        ValueError: nothing has a value.
+    """
     scored = np.flatnonzero(np.isfinite(values)).tolist()
     if not scored:
         raise ValueError("no finalist has a value")
-    best = min(scored, key=lambda i: (-values[i], len(masks[i]), masks[i].words))
-    smaller = [i for i in scored if len(masks[i]) < len(masks[best])]
-    for i in sorted(smaller, key=lambda i: (len(masks[i]), -values[i], masks[i].words)):
+    best = min(scored, key=lambda i: (-values[i], sizes[i], order[i]))
+    smaller = [i for i in scored if sizes[i] < sizes[best]]
+    for i in sorted(smaller, key=lambda i: (sizes[i], -values[i], order[i])):
         if as_good(values[i], values[best], standard_error(i, best)):
             return i
     return best

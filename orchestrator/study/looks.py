@@ -1,9 +1,9 @@
 """How often a test split has been looked at: every look weakens the next claim on it.
 
-A look is a mask of a model on a test split; the same again is the same look. Looks are kept by the split's digest, in a
-file beside the run folders, in another one in the user's cache, and in the storage of a study, so that searches with
-run folders of their own count each other's. The files are lines of JSON and only grow; a line that is damaged is left
-out.
+A look is a mask, or scales, of a model on a test split; the same again is the same look. Looks are kept by the split's
+digest, in a file beside the run folders, in another one in the user's cache, and in the storage of a study, so that
+searches with run folders of their own count each other's. The files are lines of JSON and only grow; a line that is
+damaged is left out.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from headmask.border.home import cache_folder
 from headmask.border.reading import parse_json, read_bytes
 from headmask.errors import HeadmaskError, StudyError
 from headmask.mask import HeadMask
+from headmask.scales import HeadScales, scales_of
 from orchestrator.study.store import StudyStore, open_storage
 
 ATTR = "test_looks"
@@ -37,13 +38,15 @@ _log = logging.getLogger(__name__)
 
 
 class Look(BaseModel):
-    """One mask of one model on one test split."""
+    """One mask, or scales, of one model on one test split."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     split: str
     """Digest of the split."""
     words: tuple[int, ...]
-    """Words of the mask."""
+    """Words of the mask; of scales, those of the heads that they ablate."""
+    scales: str = ""
+    """Scales that are not those of a mask, as text."""
     model: str = ""
     """Digest of the model's weights."""
     tower: str = "image"
@@ -64,11 +67,20 @@ def run_folder_of(mask: Path | None) -> Path | None:
 
 
 def looks_at(
-    split_digests: Sequence[str], mask: HeadMask, *, model: str, tower: str = "image", ablation: str = "zero"
+    split_digests: Sequence[str],
+    change: HeadMask | HeadScales,
+    *,
+    model: str,
+    tower: str = "image",
+    ablation: str = "zero",
 ) -> list[Look]:
-    """Return the looks at test splits that scoring a mask takes."""
-    words = tuple(mask.words)
-    return [Look(split=digest, words=words, model=model, tower=tower, ablation=ablation) for digest in split_digests]
+    """Return the looks at test splits that scoring a mask or scales takes."""
+    scales = scales_of(change)
+    words, text = scales.ablated.words, "" if scales.is_mask else str(scales)
+    return [
+        Look(split=digest, words=words, scales=text, model=model, tower=tower, ablation=ablation)
+        for digest in split_digests
+    ]
 
 
 def keep_looks(looks: Iterable[Look], folder: Path | None) -> None:
@@ -154,17 +166,28 @@ def count_looks(location: str, store: StudyStore, split_digests: Sequence[str], 
         split_digests: of the test splits.
         folder: of the run.
     """
+    others = _looks_of_others(location, store.name)
+    own = looks_of_study({ATTR: store.attr(ATTR), "fingerprint": store.attr("fingerprint")})
+    return most_looks(set().union(own, others, kept_looks(folder)), split_digests)
+
+
+def count_looks_without_study(location: str | None, split_digests: Sequence[str], folder: Path) -> int:
+    """Return what `count_looks` does for what is no study; a storage is looked at if there is one."""
+    others = set() if location is None else _looks_of_others(location)
+    return most_looks(others | kept_looks(folder), split_digests)
+
+
+def _looks_of_others(location: str, name: str | None = None) -> set[Look]:
+    """Return the looks of all studies of a storage but one."""
     try:
         with open_storage(location, must_exist=True) as storage:
             summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
-        others = [summary.user_attrs for summary in summaries if summary.study_name != store.name]
+        others = [summary.user_attrs for summary in summaries if summary.study_name != name]
     # Every storage has its own exceptions for being away.
     except Exception as error:
         _log.warning("looks of other studies at the test split are not counted: %s", reason_of(error))
         others = []
-    own = {ATTR: store.attr(ATTR), "fingerprint": store.attr("fingerprint")}
-    looks = set().union(*map(looks_of_study, [own, *others]), kept_looks(folder))
-    return most_looks(looks, split_digests)
+    return set().union(*map(looks_of_study, others))
 
 
 def most_looks(looks: Iterable[Look], split_digests: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from headmask.border.shown import counted
 from headmask.mask import HeadMask
+from headmask.scales import LOW
 from orchestrator.outcome.schema import SearchResult
 from orchestrator.outcome.tables import sentences
 from orchestrator.search.progress import Listener, Progress
@@ -31,8 +32,6 @@ from orchestrator.track.operations import (
 from orchestrator.track.tracker import Tracker
 from orchestrator.verdict.decide import Finalist, Verdict
 
-LOW = 0.5
-"""The scale below which a head counts as one to ablate."""
 ARTIFACTS = (
     "report.html",
     "result.json",

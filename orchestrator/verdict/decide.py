@@ -8,8 +8,9 @@ recommended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from orchestrator.verdict.outcomes import outcomes_of
 from workers.pool.queue import Pool
 from workers.scoring.messages import MaskScore, Stage
 
+K = TypeVar("K", bound=Hashable)
 DRAWS = 10_000
 ERROR_DRAWS = 200
 """Draws for standard errors on confirm, which decide among masks that are nearly equal: 5 % off in two of three."""
@@ -106,7 +108,7 @@ def decide(
 
     on_stage(f"re-scoring {counted(len(chosen), 'finalist')} on the confirm split")
     confirm = {mask: each.score for mask, each in score_all(pool, CONFIRM, chosen, is_stopping=is_stopping).items()}
-    value_of = {mask: _value(session, confirm[mask], confirm[baseline]) for mask in chosen}
+    value_of = {mask: value_on(session, confirm[mask], confirm[baseline]) for mask in chosen}
     selected = _select(session, confirm, value_of)
     ranked = sorted(chosen, key=lambda mask: (-np.nan_to_num(value_of[mask], nan=-np.inf), len(mask), mask.words))
 
@@ -115,7 +117,7 @@ def decide(
     before_test(selected)
     both = score_all(pool, TEST, sorted({baseline, selected}), is_stopping=is_stopping)
     test = {mask: each.score for mask, each in both.items()}
-    improved, guarded = _test_evidence(session, test, baseline, selected)
+    improved, guarded = test_evidence(session, test, baseline, selected)
     return Verdict(
         selected=selected,
         baseline=baseline,
@@ -137,12 +139,21 @@ def _check_baseline(record: TrialRecord | None) -> None:
 def _select(session: Session, confirm: Mapping[HeadMask, MaskScore], value_of: Mapping[HeadMask, float]) -> HeadMask:
     """Return the smallest finalist that is as good as the best one on confirm."""
     chosen = list(value_of)
+    standard_error = standard_error_between(session, [confirm[mask] for mask in chosen])
+    return chosen[select(chosen, np.array(list(value_of.values())), standard_error)]
+
+
+def standard_error_between(session: Session, confirm: Sequence[MaskScore]) -> Callable[[int, int], float | None]:
+    """Return a function that returns the standard error of the objective's difference on confirm between two scores.
+
+    The two are given by their indices; None stands for too few clusters.
+    """
 
     def standard_error(index: int, best: int) -> float | None:
-        sides = [improved_outcomes(session, "confirm", confirm[chosen[place]]) for place in (best, index)]
+        sides = [improved_outcomes(session, "confirm", confirm[place]) for place in (best, index)]
         return paired_standard_error(*sides, combine=session.objective.over_draws, draws=ERROR_DRAWS)
 
-    return chosen[select(chosen, np.array(list(value_of.values())), standard_error)]
+    return standard_error
 
 
 def _random_values(
@@ -159,12 +170,12 @@ def _random_values(
     if masks:
         on_stage(f"scoring {counted(len(masks), 'random mask')} of the same size on the confirm split, for context")
     results = score_all(pool, CONFIRM, masks, is_stopping=is_stopping)
-    values = (_value(session, results[mask].score, baseline) for mask in masks)
+    values = (value_on(session, results[mask].score, baseline) for mask in masks)
     return tuple(float(np.nan_to_num(value, nan=-np.inf)) for value in values)
 
 
-def _test_evidence(
-    session: Session, test: Mapping[HeadMask, MaskScore], baseline: HeadMask, selected: HeadMask
+def test_evidence(
+    session: Session, test: Mapping[K, MaskScore], baseline: K, selected: K
 ) -> tuple[Evidence, tuple[tuple[Goal, Evidence], ...]]:
     """Return how sure the test deltas are: of the objective, and of every guarded goal."""
     objective = session.objective
@@ -180,7 +191,8 @@ def _test_evidence(
     return found, guarded
 
 
-def _value(session: Session, score: MaskScore, baseline: MaskScore) -> float:
+def value_on(session: Session, score: MaskScore, baseline: MaskScore) -> float:
+    """Return the objective of a score, with the limits of loss against the baseline's; NaN for a failure."""
     return np.nan if score.failure else session.objective.value(score.metrics, baseline.metrics)
 
 

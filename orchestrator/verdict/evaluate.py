@@ -11,9 +11,10 @@ from headmask.apply.masked import load_for
 from headmask.border.shown import counted
 from headmask.errors import ConfigError, ModelError
 from headmask.mask import HeadMask
-from headmask.maskfile import MaskFile
+from headmask.maskfile import HeadFile
 from headmask.models.loading import LoadedModel
 from headmask.pixels.images import PixelRule
+from headmask.scalesfile import ScalesFile, read_head_file
 from orchestrator.screen.waiting import said_when_slow
 from orchestrator.search.otherside import make_payload
 from orchestrator.search.session import load_section
@@ -36,10 +37,10 @@ from workers.tasks.metrics import Mix
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A mask and the baseline on one split of a data set."""
+    """A mask or scales, and the baseline, on one split of a data set."""
 
     mask_path: Path
-    mask: MaskFile
+    mask: HeadFile
     data: Path
     split: str
     num_images: int
@@ -64,11 +65,11 @@ class Evaluation:
         """A title: what was scored on what."""
         captions = [counted(self.num_captions, "caption")] if self.num_captions else []
         size = ", ".join([counted(self.num_images, "image"), *captions])
-        return f"{counted(len(self.mask.heads), 'head')} ablated; {self.data.name}, {size}"
+        return f"{self.mask.summary}; {self.data.name}, {size}"
 
     @property
     def delta(self) -> float:
-        """Change by the mask, in [-1, 1]."""
+        """Change of the objective, in [-1, 1]."""
         return self.masked[self.objective] - self.baseline[self.objective]
 
     @property
@@ -92,6 +93,7 @@ class Evaluation:
             "data": str(self.data),
             "split": self.split,
             "heads": list(self.mask.heads),
+            **({"scales": self.mask.heads} if isinstance(self.mask, ScalesFile) else {}),
             "ablation": self.mask.ablation,
             "num_images": self.num_images,
             "num_captions": self.num_captions,
@@ -124,7 +126,7 @@ def evaluate_masks(
     """Return metrics next to the baseline's, float32: a row per mask, a column per data set.
 
     Args:
-        masks: the mask files, all made for one model.
+        masks: the mask files and scales files, all made for one model.
         data: the data sets; the objective of each is its own, or the mask's, or that of its task.
         split: search, confirm or test; None for the whole files.
         model: where the model is now, if it is not where the mask file says.
@@ -135,9 +137,9 @@ def evaluate_masks(
         say: called with what is loaded, and with the progress of long work.
 
     Raises:
-        HeadmaskError: a mask file, the model or the data is not valid.
+        HeadmaskError: a file, the model or the data is not valid.
     """
-    contents = [MaskFile.read(path) for path in masks]
+    contents: list[HeadFile] = [read_head_file(path) for path in masks]
     for section in data:
         check_data(Path(section.path), section.reading())
     loaded = load_for(contents[0], model, pretrained, preprocess)
@@ -162,7 +164,7 @@ def evaluate_masks(
     return found
 
 
-def _rule(paths: Sequence[Path], contents: Sequence[MaskFile]) -> PixelRule:
+def _rule(paths: Sequence[Path], contents: Sequence[HeadFile]) -> PixelRule:
     """Return the pixel rule that all masks were searched under."""
     rules = {content.pixels: path for path, content in zip(paths, contents, strict=True)}
     if len(rules) > 1:
@@ -173,12 +175,12 @@ def _rule(paths: Sequence[Path], contents: Sequence[MaskFile]) -> PixelRule:
     return contents[0].pixels
 
 
-def _looked(path: Path, content: MaskFile, splits: Sequence[Split]) -> set[Look]:
+def _looked(path: Path, content: HeadFile, splits: Sequence[Split]) -> set[Look]:
     """Return the known looks at test splits, including the ones recorded now for a mask."""
     folder = run_folder_of(path)
     looks = looks_at(
         [split.digest for split in splits],
-        content.mask,
+        content.head_scales,
         model=content.model.weights_sha256,
         tower=content.tower,
         ablation=content.ablation,
@@ -208,12 +210,12 @@ Scores = list[MaskScore]
 def _scores(
     loaded: LoadedModel,
     preprocess: UInt8Preprocess,
-    contents: Sequence[MaskFile],
+    contents: Sequence[HeadFile],
     columns: Sequence[Split],
     threads: int,
     say: Callable[[str], None],
 ) -> list[tuple[Scores, Scores]]:
-    """Return the scores of the empty mask and of every mask file's, with ranks.
+    """Return the scores of the empty mask and of every file's mask or scales, with ranks.
 
     Masks that differ in nothing but their heads are scored together, with the empty mask once.
     """
@@ -228,21 +230,23 @@ def _scores(
         constants = Constants("float32", USUAL_CHUNK, None if means_LHd is None else means_LHd.numpy())
         payload = make_payload(loaded, preprocess, splits, settings, content.tower, say)
         replica = Replica(payload, default_device(), constants)
-        masks = [HeadMask.empty(content.head_grid), *(contents[number].mask for number in numbers)]
-        words = [mask.words for mask in masks]
-        what = f"Scoring {counted(len(masks), 'mask')}"
-        scored = [
-            replica.score(Stage(place, ranks=True), content.head_grid, words, said_when_slow(say, what))
-            for place in splits
-        ]
+        changes = {number: contents[number].head_scales for number in numbers}
+        masks = {number: change.ablated for number, change in changes.items() if change.is_mask}
+        words = [HeadMask.empty(content.head_grid).words, *(mask.words for mask in masks.values())]
+        what = f"Scoring {counted(len(words), 'mask')}"
+        stages = [Stage(place, ranks=True) for place in splits]
+        scored = [replica.score(stage, content.head_grid, words, said_when_slow(say, what)) for stage in stages]
         before, *after = (list(each) for each in zip(*scored, strict=True))
-        found |= {number: (before, own) for number, own in zip(numbers, after, strict=True)}
+        found |= {number: (before, own) for number, own in zip(masks, after, strict=True)}
+        for number in changes.keys() - masks:
+            scales_LH = changes[number].to_array()
+            found[number] = before, [replica.score_scaled(stage, scales_LH) for stage in stages]
     return [found[number] for number in range(len(contents))]
 
 
 def _evaluation(
     path: Path,
-    content: MaskFile,
+    content: HeadFile,
     data: Path,
     split: Split,
     mix: Mix,

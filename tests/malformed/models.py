@@ -141,6 +141,22 @@ SEARCH = ["search", "--data", "{data}", "--out", "r", "--pool", "inline", "--mas
 JSON = ["--model", "my.json", "--pretrained", "w.pt"]
 NESTED = "[" * 100_000
 
+
+def scales(value: float) -> Callable[[Path], object]:
+    """Write a scales file with a scale, of weights that are not here."""
+
+    def write(folder: Path) -> None:
+        content = {
+            "format": "headmask-scales/1",
+            "model": {"name": "ViT-B-32", "weights_sha256": "0" * 64},
+            "grid": {"layers": 3, "heads": 4},
+            "heads": {"L0H1": value},
+        }
+        (folder / "scales.json").write_text(json.dumps(content))
+
+    return write
+
+
 CASES = [
     # Names.
     Case(
@@ -538,8 +554,18 @@ CASES = [
     Case("a folder for a mask file", OWN, r"mask file mask.json is a folder", make=lambda f: (f / "mask.json").mkdir()),
     Case("a mask file that is no JSON", OWN, r"mask file mask.json is not JSON", make=config("nonsense", "mask.json")),
     Case("a mask file nested deep", OWN, r"nested too deep", make=config(NESTED, "mask.json")),
-    Case("another format", OWN, r"format 'headmask/1'; got 'headmask/7'", make=mask(format="headmask/7")),
-    Case("a mask's format that is a list", OWN, r"format 'headmask/1'; got \[", make=mask(format=[1])),
+    Case(
+        "another format",
+        OWN,
+        r"or 'headmask-scales/1'; got 'headmask/7'",
+        make=mask(format="headmask/7"),
+    ),
+    Case(
+        "a mask's format that is a list",
+        OWN,
+        r"'headmask/1' or 'headmask-scales/1'; got \[",
+        make=mask(format=[1]),
+    ),
     Case("a head beyond the grid", OWN, r"L9H9 is not on grid 3x4", make=mask(heads=["L9H9"])),
     Case("a head of 5,000 digits", OWN, r"heads", make=mask(heads=["L" + "9" * 5000 + "H0"])),
     Case("heads that are a number", OWN, r"heads: must be", make=mask(heads=7)),
@@ -571,6 +597,38 @@ CASES = [
         [*OWN, "--model", "local-dir:{model}"],
         r"made for ViT-B-32 \(openai\) with weights aaaa",
         make=mask(),
+    ),
+    Case(
+        "scales of nothing",
+        ["eval", "--scales", "scales.json", "--data", "{data}"],
+        r"there is no scales file at scales.json",
+    ),
+    Case(
+        "neither a mask nor scales to evaluate",
+        ["eval", "--data", "{data}"],
+        r"name a mask file with --mask, or a scales file with --scales",
+    ),
+    Case(
+        "neither a mask nor scales to export",
+        ["export", "--out", "o"],
+        r"name a mask file with --mask, or a scales file with --scales",
+    ),
+    Case(
+        "a mask and scales to export",
+        ["export", "--mask", "{mask}", "--scales", "{mask}", "--out", "o"],
+        r"either a mask file with --mask, or a scales file with --scales; got both",
+    ),
+    Case(
+        "scales beyond their range",
+        ["export", "--scales", "scales.json", "--out", "o"],
+        r"heads.L0H1: must be less than or equal to 3, got 4",
+        make=scales(4),
+    ),
+    Case(
+        "scales of other weights",
+        ["eval", "--scales", "scales.json", "--model", "local-dir:{model}", "--data", "{data}"],
+        r"these scales were made for ViT-B-32 with weights 0000",
+        make=scales(0.5),
     ),
     Case(
         "explain without a mask file",

@@ -180,6 +180,18 @@ DEEP = "[" * 100_000
 VALUE = b'"value":0.25'
 
 CASES = [
+    # refine
+    Case("refining nothing", ["refine"], r"name the run folder of a finished search, or what to refine"),
+    Case("refining a folder that is not there", ["refine", "none"], r"there is no run folder at none"),
+    Case("refining with a model of its own", ["refine", "{run}", "--model", "V"], r"leave out --model"),
+    Case("keeping a mask without a search", ["refine", "--prune"], r"name the run folder of a search"),
+    Case("no steps", ["refine", "{run}", "--steps", "0"], r"Invalid value for '--steps'"),
+    Case(
+        "refine: result.json is garbage",
+        ["refine", NAME],
+        r"result.json is not JSON",
+        make=with_file("result.json", "{"),
+    ),
     # config.json
     Case(
         "config.json is garbage, resume",

@@ -83,7 +83,7 @@ class UnbornReplica(FakeReplica):
 class TrainingReplica(FakeReplica):
     """Returns the place of the first unit, and does as told by the others."""
 
-    def differentiate(self, tasks):
+    def do(self, tasks):
         (task,) = tasks
         first, *others = task.units_u.tolist()
         if others == [1]:

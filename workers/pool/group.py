@@ -27,7 +27,7 @@ from workers.pool.queue import MAX_SHARED
 from workers.pool.shard import Found, Shard, joined
 from workers.scoring.constants import Constants
 from workers.scoring.displacement import MEMORY_SHARE, displacement_bytes
-from workers.scoring.messages import MaskScore, Probe, ScaleGradient, ScaleTask, Stage, Survey
+from workers.scoring.messages import MaskScore, Probe, ScaleGradient, Stage, Survey, Task
 from workers.scoring.replica import Payload, Wanted, merged, settled
 from workers.scoring.scorer import NOT_FINITE, score_of
 from workers.scoring.stock import Chunk
@@ -140,9 +140,9 @@ class ShardGroup:
         """Check on every shard that its pixels are unchanged."""
         self._each("check_pixels")
 
-    def differentiate(self, tasks: Sequence[ScaleTask]) -> list[ScaleGradient]:
-        """Return the gradients of micro-batches; each one is computed as a whole by one shard."""
-        return self._shared_out("differentiate", (), tasks)
+    def do(self, tasks: Sequence[Task]) -> list[ScaleGradient | MaskScore]:
+        """Return the gradients or scores of tasks; each one is computed as a whole by one shard."""
+        return self._shared_out("do", (), tasks)
 
     def encode(self, key: str, held: Sequence[Any], chunks: Sequence[Chunk]) -> list[NDArray[np.float32]]:
         """Return the embeddings of chunks of the other side; each one is computed by one shard."""

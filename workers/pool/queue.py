@@ -20,7 +20,7 @@ from headmask.mask import HeadMask
 from workers.scoring.constants import Constants
 from workers.scoring.devices import default_device, naming_operators
 from workers.scoring.displacement import Displacements
-from workers.scoring.messages import MaskScore, Probe, ScaleGradient, ScaleTask, Stage, Survey
+from workers.scoring.messages import MaskScore, Probe, ScaleGradient, Stage, Survey, Task
 from workers.scoring.replica import Payload, Replica, Wanted
 from workers.scoring.stock import Chunk, Encoder, EncodingHere
 
@@ -125,12 +125,12 @@ class Pool(Protocol):
         """Make all replicas compare with a split's embeddings of the other side, given by the prefix of its metrics."""
         ...
 
-    def submit_gradients(self, tasks: Sequence[ScaleTask]) -> None:
-        """Queue micro-batches for differentiation; no others until all of these have been collected."""
+    def submit_tasks(self, tasks: Sequence[Task]) -> None:
+        """Queue tasks under scales; no others until all of these have been collected."""
         ...
 
-    def collect_gradients(self, timeout_s: float) -> dict[int, ScaleGradient]:
-        """Return gradients as soon as there are any, by the index of their task; empty after `timeout_s` seconds."""
+    def collect_tasks(self, timeout_s: float) -> dict[int, ScaleGradient | MaskScore]:
+        """Return their results as soon as there are any, by the index of the task; empty after `timeout_s` seconds."""
         ...
 
     def adopt_displacements(self, displacements: Sequence[Displacements]) -> None:
@@ -347,7 +347,7 @@ class InlinePool:
         self._replica = Replica(payload, self._device)
         self._queue = BatchQueue(steps)
         self._held: list[Result] = []
-        self._scale_tasks: dict[int, ScaleTask] = {}
+        self._tasks: dict[int, Task] = {}
         self._encoding = EncodingHere(self._replica.device)
 
     @property
@@ -397,16 +397,16 @@ class InlinePool:
         """Check on the replica that its pixels are unchanged."""
         self._replica.check_pixels()
 
-    def submit_gradients(self, tasks: Sequence[ScaleTask]) -> None:
-        """Queue micro-batches for differentiation."""
-        self._scale_tasks = dict(enumerate(tasks))
+    def submit_tasks(self, tasks: Sequence[Task]) -> None:
+        """Queue tasks under scales."""
+        self._tasks = dict(enumerate(tasks))
 
-    def collect_gradients(self, timeout_s: float) -> dict[int, ScaleGradient]:
-        """Return the gradient of the next micro-batch, by the index of its task."""
-        place = min(self._scale_tasks)
+    def collect_tasks(self, timeout_s: float) -> dict[int, ScaleGradient | MaskScore]:
+        """Return the result of the next task, by its index."""
+        place = min(self._tasks)
         with naming_operators(self._device):
-            (gradient,) = self._replica.differentiate([self._scale_tasks.pop(place)])
-        return {place: gradient}
+            (found,) = self._replica.do([self._tasks.pop(place)])
+        return {place: found}
 
     def submit(self, stage: Stage, masks: Iterable[HeadMask]) -> None:
         """Queue masks for scoring."""

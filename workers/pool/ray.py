@@ -25,10 +25,10 @@ from workers.pool.fleet import START_S, Fleet, Member
 from workers.pool.group import REPLACED_S, starter
 from workers.pool.meters import Meters
 from workers.pool.queue import BatchQueue, Result, Steps, hand_out, may_wait
-from workers.pool.work import Check, Chunks, MaskBatch, MicroBatches, Running, Work
+from workers.pool.work import Check, Chunks, MaskBatch, Running, Tasks, Work
 from workers.scoring.constants import Constants
 from workers.scoring.displacement import Displacements
-from workers.scoring.messages import MaskScore, Probe, ScaleGradient, ScaleTask, Stage, Survey
+from workers.scoring.messages import MaskScore, Probe, ScaleGradient, Stage, Survey, Task
 from workers.scoring.replica import Payload, Replica, Wanted
 from workers.scoring.stock import Chunk, Encoder
 
@@ -89,9 +89,9 @@ class RayPool:
         self._others: dict[str, list[Any]] = {}
         """References to the embeddings of the other side, by split."""
         self._running: dict[Any, Running] = {}
-        self._urgent: deque[MicroBatches | Check | Chunks] = deque()
+        self._urgent: deque[Tasks | Check | Chunks] = deque()
         """Work that goes before the waiting masks."""
-        self._gradients: dict[int, ScaleGradient] = {}
+        self._done: dict[int, ScaleGradient | MaskScore] = {}
         self._encoded: dict[int, NDArray[np.float32]] = {}
         """Embeddings of chunks for the next call of `collect_chunks`, by place."""
         self._blame = Blame()
@@ -257,10 +257,10 @@ class RayPool:
         with self._answering():
             self._dispatch(seconds)
 
-    def submit_gradients(self, tasks: Sequence[ScaleTask]) -> None:
-        """Queue micro-batches for differentiation; no others until all of these have been collected."""
+    def submit_tasks(self, tasks: Sequence[Task]) -> None:
+        """Queue tasks under scales; no others until all of these have been collected."""
         together = min(self.shards, -(-len(tasks) // self.fleet.wanted))
-        self._urgent.extend(MicroBatches.cut(tasks, together))
+        self._urgent.extend(Tasks.cut(tasks, together))
 
     def submit_chunks(self, encoder: Encoder, take: Callable[[int], Chunk], places: Sequence[int]) -> None:
         """Queue chunks of the other side to embed; no others until all of these have been collected.
@@ -316,16 +316,16 @@ class RayPool:
         results, self._held = self._held, []
         return results
 
-    def collect_gradients(self, timeout_s: float) -> dict[int, ScaleGradient]:
-        """Return gradients as soon as there are any, by the index of their task; empty after `timeout_s` seconds.
+    def collect_tasks(self, timeout_s: float) -> dict[int, ScaleGradient | MaskScore]:
+        """Return results of tasks as soon as there are any, by the index of the task; empty after `timeout_s` seconds.
 
         Raises:
             HeadmaskError: see `collect`.
-            PoolError: gradients cannot be computed.
+            PoolError: they cannot be computed.
         """
-        if not self._gradients:
+        if not self._done:
             self._step(timeout_s)
-        found, self._gradients = self._gradients, {}
+        found, self._done = self._done, {}
         return found
 
     def check_pixels(self) -> None:
@@ -453,8 +453,8 @@ class RayPool:
         self.fleet.did_well(running.member)
         self._blame.done(running.work.pieces)
         match running.work:
-            case MicroBatches(places):
-                self._gradients |= dict(zip(places, found, strict=True))
+            case Tasks(places):
+                self._done |= dict(zip(places, found, strict=True))
             case Chunks(places):
                 self._encoded |= dict(zip(places, found, strict=True))
             case MaskBatch() as batch if not isinstance(batch, Check):
@@ -504,7 +504,7 @@ class RayPool:
                 del works[0]
                 self._held.append(Result(oldest.stage, oldest.masks[0], MaskScore({}, 0.0, failure), member.device))
         for work in works:
-            if isinstance(work, MicroBatches | Check | Chunks):
+            if isinstance(work, Tasks | Check | Chunks):
                 self._urgent.append(work)
             else:
                 self._queue.put_alone(work.stage, work.masks)
@@ -517,8 +517,8 @@ class RayPool:
         """
         if isinstance(cause, DeviceMemoryError):
             raise cause from None
-        if isinstance(work, MicroBatches):
-            raise PoolError(f"scales cannot be trained: a micro-batch {failure}")
+        if isinstance(work, Tasks):
+            raise PoolError(f"scales can neither be trained nor scored: a task {failure}")
         if isinstance(work, Chunks):
             raise PoolError(f"the side that no mask changes cannot be embedded: a chunk of it {failure}")
         if work.stage.predicted:

@@ -33,7 +33,7 @@ class Found:
 
 @dataclass
 class Shard(Replica):
-    """One replica of a group: embeds and ranks its part of the images; predicts and differentiates like any replica."""
+    """One replica of a group: embeds and ranks its part of the images; predicts and does tasks like any replica."""
 
     _part: tuple[int, int] = field(init=False, default=(0, 1), repr=False)
     _embedded: tuple[int, list[Tensor]] | None = field(init=False, default=None, repr=False)

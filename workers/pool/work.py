@@ -1,4 +1,4 @@
-"""The work that a pool gives to a replica at a time: masks to score, a mask to score again, micro-batches, chunks."""
+"""The work that a pool gives to a replica at a time: masks to score, a mask to score again, tasks, chunks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from headmask.mask import HeadMask
 from workers.pool.fleet import Member
-from workers.scoring.messages import ScaleTask, Stage
+from workers.scoring.messages import Stage, Task
 
 if TYPE_CHECKING:
     from workers.scoring.stock import Chunk
@@ -39,15 +39,15 @@ class Check(MaskBatch):
 
 
 @dataclass(frozen=True, eq=False)
-class MicroBatches:
-    """Micro-batches to differentiate: one, or as many as a group of shards computes at a time."""
+class Tasks:
+    """Tasks under scales: one, or as many as a group of shards does at a time."""
 
     places: tuple[int, ...]
     """Indices among those that were submitted together."""
-    tasks: Sequence[ScaleTask]
+    tasks: Sequence[Task]
 
     @classmethod
-    def cut(cls, tasks: Sequence[ScaleTask], size: int) -> list[Self]:
+    def cut(cls, tasks: Sequence[Task], size: int) -> list[Self]:
         """Return tasks as pieces of work with a given number of tasks each."""
         starts = range(0, len(tasks), size)
         return [cls(tuple(range(len(tasks))[at : at + size]), tasks[at : at + size]) for at in starts]
@@ -55,7 +55,7 @@ class MicroBatches:
     @property
     def request(self) -> tuple[Any, ...]:
         """The method of a replica that does the work, and its arguments."""
-        return "differentiate", list(self.tasks)
+        return "do", list(self.tasks)
 
     @property
     def pieces(self) -> list[Hashable]:
@@ -94,7 +94,7 @@ class Chunks:
         return [(type(self), self.key, self.places)]
 
 
-Work = MaskBatch | MicroBatches | Chunks
+Work = MaskBatch | Tasks | Chunks
 
 
 @dataclass(eq=False)

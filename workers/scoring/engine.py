@@ -70,14 +70,44 @@ class Engine:
             DeviceMemoryError: not even one node fits; the message says which chunk would.
         """
         order = sorted(range(len(masks)), key=lambda index: masks[index])
+        ordered = [masks[index] for index in order]
+        return self._embed(order, lambda taken: self._walk(taken, ordered), on_progress)
+
+    @torch.inference_mode()
+    def embed_scaled(self, scales_LH: Tensor) -> Tensor:
+        """Return the embeddings (N, E) in float32, not normalised, with a scale on every head.
+
+        Raises:
+            DeviceMemoryError: a chunk does not fit.
+        """
+
+        def encode(taken: Tensor) -> Iterator[Tensor]:
+            try:
+                yield self.view.encode_scaled(taken, scales_LH, self.ablation, self.means_LHd)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise DeviceMemoryError(
+                    f"{self.chunk} inputs with scaled heads do not fit in the memory of {self.view.device}: lower "
+                    "--image-chunk"
+                ) from None
+
+        return self._embed([0], encode, lambda done, total: None)[0]
+
+    def _embed(
+        self,
+        order: Sequence[int],
+        encode: Callable[[Tensor], Iterator[Tensor]],
+        on_progress: Callable[[int, int], None],
+    ) -> Tensor:
+        """Return the embeddings (M, N, E) in float32 of what `encode` yields for a chunk, in the given order."""
         embeddings_MNE: Tensor | None = None
         parts = self._parts()
         for part, taken in zip(parts, self.inputs.stream(parts), strict=True):
             rows_B = torch.from_numpy(self.inputs.order_N[part]).to(self.view.device)
-            walked = self._walk(taken, [masks[index] for index in order])
-            for index, embedding_BE in zip(order, walked, strict=True):
+            for index, embedding_BE in zip(order, encode(taken), strict=True):
                 if embeddings_MNE is None:
-                    shape = len(masks), len(self.inputs), embedding_BE.shape[1]
+                    shape = len(order), len(self.inputs), embedding_BE.shape[1]
                     embeddings_MNE = torch.empty(shape, device=embedding_BE.device)
                 embeddings_MNE[index, rows_B] = embedding_BE.float()
             on_progress(min(part.stop, len(self.inputs)), len(self.inputs))

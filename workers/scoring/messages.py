@@ -48,6 +48,14 @@ class MaskScore:
 
 
 @dataclass(frozen=True, eq=False)
+class ScaledStage:
+    """Scales that are scored at a stage."""
+
+    stage: Stage
+    scales_LH: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
 class ScaleTask:
     """A micro-batch, and the scales by which its loss is differentiated."""
 
@@ -64,6 +72,10 @@ class ScaleGradient:
 
     loss: float
     gradient_LH: NDArray[np.float64]
+
+
+Task = ScaleTask | ScaledStage
+"""What a replica does under scales: a gradient, or a score."""
 
 
 @dataclass(frozen=True)

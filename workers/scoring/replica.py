@@ -35,7 +35,7 @@ from workers.scoring.displacement import Displacements, Predictor
 from workers.scoring.engine import Engine
 from workers.scoring.gelu import other_gelu
 from workers.scoring.inputs import Normalisation, make_inputs
-from workers.scoring.messages import MaskScore, Probe, ScaleGradient, ScaleTask, Stage, Survey
+from workers.scoring.messages import MaskScore, Probe, ScaledStage, ScaleGradient, ScaleTask, Stage, Survey, Task
 from workers.scoring.packing import PackedTower
 from workers.scoring.room import free_device_bytes, free_host_bytes
 from workers.scoring.scales import ScaleLoss
@@ -264,13 +264,29 @@ class Replica:
         parts = self._predicted(stage, masks) if stage.predicted else self._exact(stage, bools_of(masks), on_progress)
         return [merged(dict(zip(prefixes, scores, strict=True))) for scores in zip(*parts, strict=True)]
 
-    def differentiate(self, tasks: Sequence[ScaleTask]) -> list[ScaleGradient]:
-        """Return the gradients of micro-batches of the search split by scales, in the order given."""
+    def do(self, tasks: Sequence[Task]) -> list[ScaleGradient | MaskScore]:
+        """Return the gradients, or the scores, that tasks ask for under scales, in the order given."""
+        return [
+            self.score_scaled(task.stage, task.scales_LH) if isinstance(task, ScaledStage) else self._gradient(task)
+            for task in tasks
+        ]
+
+    def _gradient(self, task: ScaleTask) -> ScaleGradient:
+        """Return the gradient of a micro-batch of the search split."""
         if self.constants is None:
             raise RuntimeError("a replica settles or adopts the constants of the study before it differentiates")
-        stage = Stage("search", self.constants.precision)
-        prefixes = list(self.payload.splits["search"])
-        return [self._scale_loss(stage, prefixes[task.data]).gradient(task.units_u, task.scales_LH) for task in tasks]
+        prefix = list(self.payload.splits["search"])[task.data]
+        loss = self._scale_loss(Stage("search", self.constants.precision), prefix)
+        return loss.gradient(task.units_u, task.scales_LH)
+
+    def score_scaled(self, stage: Stage, scales_LH: NDArray[np.float64]) -> MaskScore:
+        """Return the score of scales (L, H) over all data sets."""
+        return merged(
+            {
+                prefix: self.scorer(stage, prefix).score_scaled(scales_LH, ranks=stage.ranks)
+                for prefix in self.payload.splits[stage.split]
+            }
+        )
 
     def _scale_loss(self, stage: Stage, prefix: str) -> ScaleLoss:
         if prefix not in self._scale_losses:

@@ -159,6 +159,13 @@ class Scorer:
         kept = [(embedding_NE.cpu().numpy(),) if embeddings else None for embedding_NE in embedding_MNE]
         return [replace(score, seconds=seconds, embeddings=each) for score, each in zip(scores, kept, strict=True)]
 
+    def score_scaled(self, scales_LH: NDArray[np.float64], *, ranks: bool = False) -> MaskScore:
+        """Return the metrics with a scale on every head (L, H); see `score`."""
+        started = time.perf_counter()
+        scales = torch.tensor(scales_LH, dtype=torch.float32, device=self._engine.view.device)
+        embedding_NE = self._engine.embed_scaled(scales).to(self._ranks_on)
+        return replace(self._measure(embedding_NE, ranks=ranks), seconds=time.perf_counter() - started)
+
     def embed(self, masks_MLH: BoolArray, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Tensor:
         """Return the embeddings (M, N, E) in float32, not normalised, of all inputs, or of a shard's.
 

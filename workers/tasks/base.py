@@ -163,6 +163,11 @@ class Targets(ABC):
     def num_units(self) -> int:
         """How many units of training a split has: what a micro-batch takes whole."""
 
+    @property
+    def image_of_units(self) -> NDArray[np.int64]:
+        """The image, or the first of the images, of every unit of training."""
+        return np.arange(self.num_units)
+
     @abstractmethod
     def micro_batch(self, units_u: Indices, tower: TowerName, num_inputs: int) -> MicroBatch:
         """Return the inputs of some units, and the loss on them.

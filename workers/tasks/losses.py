@@ -37,16 +37,17 @@ class MicroBatch:
     loss: Loss
 
 
-def micro_batches(targets: Targets, num_inputs: int, seed: int) -> list[Indices]:
+def micro_batches(targets: Targets, num_inputs: int, seed: int, units: Indices | None = None) -> list[Indices]:
     """Return the units (u) of every micro-batch of a split: in random order, all of them, sizes equal or one apart.
 
     Args:
         targets: targets of the split. A unit is an image with its captions, a labelled image, or a pair.
         num_inputs: number of inputs of the searched tower.
         seed: seed of the order.
+        units: some units; all by default.
     """
-    units = np.random.default_rng(seed).permutation(targets.num_units)
-    size = max(MIN_UNITS, INPUTS * len(units) // num_inputs)
+    units = np.random.default_rng(seed).permutation(targets.num_units if units is None else units)
+    size = max(MIN_UNITS, INPUTS * targets.num_units // num_inputs)
     return np.array_split(units, -(-len(units) // size))
 
 

@@ -79,6 +79,11 @@ class MatchingTargets(Targets):
         """All pairs."""
         return self.num_pairs
 
+    @property
+    def image_of_units(self) -> NDArray[np.int64]:
+        """The first image of every pair."""
+        return 2 * np.arange(self.num_pairs)
+
     def micro_batch(self, units_u: Indices, tower: TowerName, num_inputs: int) -> MicroBatch:
         """Contrast within every pair, images with captions and captions with images."""
         import torch

@@ -168,6 +168,11 @@ class SimilarityTargets(Targets):
         """All twos and threes of images of one label."""
         return len(self._units)
 
+    @property
+    def image_of_units(self) -> NDArray[np.int64]:
+        """The first image of every unit."""
+        return np.array([images[0] for images in self._units])
+
     def micro_batch(self, units_u: Indices, tower: TowerName, num_inputs: int) -> MicroBatch:
         """Contrast every image with the others of the micro-batch, of which all of its label are right."""
         import torch

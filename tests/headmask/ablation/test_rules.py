@@ -40,11 +40,11 @@ class Half(Ablation):
     def replacement(self, attended, heads, means_Hd):
         return attended.z_of(heads) / 2
 
-    def why_not_folded(self, attention, tower):
+    def why_not_folded(self, attention, tower, scale=0.0):
         return None
 
-    def fold(self, attention, head, mean_d):
-        attention.out_proj.weight[:, attention.columns(head)] *= 0.5
+    def fold(self, attention, head, mean_d, scale=0.0):
+        attention.out_proj.weight[:, attention.columns(head)] *= (1 + scale) / 2
 
 
 class Second(Ablation):

@@ -211,7 +211,7 @@ def test_what_is_no_pruned_folder_is_refused_by_its_loader(loaded, tmp_path):
     ("changes", "out", "error", "message"),
     [
         ({"ablation": "uniform"}, "pruned", AblationError, "ablation uniform cannot be pruned"),
-        ({"heads": ()}, "pruned", AblationError, "ablates nothing, so there is nothing to prune"),
+        ({"heads": ()}, "pruned", AblationError, "nothing is ablated, so there is nothing to prune"),
         ({}, "pruned.safetensors", MaskFileError, r"a pruned model is a folder; .* end in \.safetensors"),
     ],
 )

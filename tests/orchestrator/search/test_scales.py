@@ -43,13 +43,13 @@ def scales_config(tiny_config):
 @pytest.fixture
 def differentiated(monkeypatch):
     """The micro-batches that inline pools are given."""
-    seen, submit = [], InlinePool.submit_gradients
+    seen, submit = [], InlinePool.submit_tasks
 
     def watching(pool, tasks):
         seen.extend(tasks)
         submit(pool, tasks)
 
-    monkeypatch.setattr(InlinePool, "submit_gradients", watching)
+    monkeypatch.setattr(InlinePool, "submit_tasks", watching)
     return seen
 
 

@@ -138,8 +138,8 @@ def test_shards_that_predict_for_their_own_images_predict_what_one_does(group, p
 
 def test_micro_batches_are_shared_out(group, payload):
     tasks = [ScaleTask(0, np.arange(start, start + 8), np.full((3, 4), 0.5)) for start in (0, 8, 16)]
-    alone = Replica(payload, "cpu", CONSTANTS).differentiate(tasks)
-    for ours, theirs in zip(group.differentiate(tasks), alone, strict=True):
+    alone = Replica(payload, "cpu", CONSTANTS).do(tasks)
+    for ours, theirs in zip(group.do(tasks), alone, strict=True):
         assert ours.loss == theirs.loss
         np.testing.assert_array_equal(ours.gradient_LH, theirs.gradient_LH)
 

@@ -111,10 +111,10 @@ def test_what_is_not_finite_has_no_gradient():
 
 
 def gradients_of(pool, units):
-    pool.submit_gradients([ScaleTask(0, np.array(each), np.ones((3, 4))) for each in units])
+    pool.submit_tasks([ScaleTask(0, np.array(each), np.ones((3, 4))) for each in units])
     found, deadline = {}, time.monotonic() + 120
     while len(found) < len(units) and time.monotonic() < deadline:
-        found |= pool.collect_gradients(0.5)
+        found |= pool.collect_tasks(0.5)
     return found
 
 

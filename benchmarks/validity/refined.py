@@ -1,0 +1,155 @@
+"""Refinements through the product: against the mask of a search, on captions that teach nothing, on doubled heads."""
+
+from __future__ import annotations
+
+import shutil
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.validity.planted import random_heads, write_model
+from benchmarks.validity.searches import Workload, searched, write_scenes
+from headmask.mask import HeadMask
+from headmask.models.loading import LoadedModel, load_model
+from headmask.tower.towers import view_of
+from orchestrator.demo import DEMO_CHUNK
+from orchestrator.demo.scenes import CUE
+from orchestrator.outcome.schema import RELIABLE
+from orchestrator.refine.content import RefineResult
+from orchestrator.refine.refining import order_of, refine
+from orchestrator.run.display import Quiet
+from orchestrator.settings.options import flags_of
+
+DOUBLED = 2.0
+"""Factor on the planted heads: a scale of one half undoes it exactly."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What a refinement of a search's mask gains on test; scores are mean recall."""
+
+    seed: int
+    selected: str
+    """Which of the candidates was selected."""
+    gain_of_mask: float
+    gain_of_scales: float
+    interval: tuple[float, float] | None
+    """Two-sided 95 % interval of what the scales score more than the mask."""
+    is_reliable: bool
+    image_forwards: int
+
+
+@dataclass(frozen=True)
+class NullRefinement:
+    """What a refinement has found where there is nothing."""
+
+    seed: int
+    num_changed: int
+    gain_on_search: float
+    gain_on_test: float
+    is_reliable: bool
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What a refinement makes of a model in which some heads put out twice as much; scores are mean recall on test."""
+
+    seed: int
+    doubled: tuple[str, ...]
+    original: float
+    """With a scale of one half on exactly these heads."""
+    baseline: float
+    refined: float
+    scales: dict[str, float]
+    """Selected scales of these heads."""
+    is_reliable: bool
+
+    @property
+    def undone(self) -> float:
+        """The share of the harm that is undone."""
+        return (self.refined - self.baseline) / (self.original - self.baseline)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {**asdict(self), "undone": self.undone}
+
+
+def refine_mask(folder: Path, workload: Workload, seed: int) -> Refined:
+    """Return what refining the mask of a full search gains."""
+    data = write_scenes(folder / f"refined{seed}.parquet", seed, workload.sizes)
+    run = folder / f"refined{seed}"
+    searched(workload, data, run)
+    found = refine(order_of(run, {}), Quiet())
+    test, over, name = found.splits.test, found.over_mask, found.objective
+    baseline = test.baseline[name]
+    return Refined(
+        seed=seed,
+        selected=found.selected_name,
+        gain_of_mask=0.0 if over is None else over.metrics[name] - baseline,
+        gain_of_scales=test.delta[name],
+        interval=None if over is None else over.interval,
+        is_reliable=found.verdict == RELIABLE,
+        image_forwards=found.image_forwards,
+    )
+
+
+def refine_nothing(folder: Path, workload: Workload, seed: int) -> NullRefinement:
+    """Return what a refinement finds on shuffled captions; without the precheck, which refuses them."""
+    data = write_scenes(folder / f"refined{seed}.parquet", seed, workload.sizes, shuffled=True)
+    found = _refined(workload.model, data, folder / f"refined{seed}")
+    splits = found.splits
+    return NullRefinement(
+        seed=seed,
+        num_changed=len(found.selected),
+        gain_on_search=splits.search.delta[found.objective],
+        gain_on_test=splits.test.delta[found.objective],
+        is_reliable=found.verdict == RELIABLE,
+    )
+
+
+def undo(folder: Path, workload: Workload, seed: int) -> Undone:
+    """Return what a refinement makes of a model with 1 to 6 doubled heads, by the seed."""
+    data = write_scenes(folder / f"doubled{seed}.parquet", seed, workload.sizes, cue=CUE)
+    original = load_model(f"local-dir:{workload.model}")
+    heads = random_heads(view_of(original.clip, "image").grid, seed)
+    doubled = write_model(_doubled(original, heads), workload.model, folder / f"doubled{seed}-model")
+    found = _refined(doubled, data, folder / f"doubled{seed}")
+    exact = _refined(workload.model, data, folder / f"original{seed}", steps=1)
+    shutil.rmtree(doubled)
+    test, name = found.splits.test, found.objective
+    return Undone(
+        seed=seed,
+        doubled=tuple(map(str, heads.heads)),
+        original=exact.splits.test.baseline[name],
+        baseline=test.baseline[name],
+        refined=test.selected[name],
+        scales={str(head): found.selected.get(str(head), 1.0) for head in heads.heads},
+        is_reliable=found.verdict == RELIABLE,
+    )
+
+
+def _refined(model: Path, data: Path, out: Path, steps: int | None = None) -> RefineResult:
+    """Return a refinement of a model without a search, in this process."""
+    options = {
+        "model": f"local-dir:{model}",
+        "data": data,
+        "out": out,
+        "pool": "inline",
+        "image_chunk": DEMO_CHUNK,
+        "precheck": False,
+    }
+    return refine(order_of(None, flags_of(options), steps), Quiet())
+
+
+@torch.no_grad()
+def _doubled(model: LoadedModel, heads: HeadMask) -> LoadedModel:
+    """Return a copy with the heads' columns of W_O doubled."""
+    clip = deepcopy(model.clip)
+    view = view_of(clip, "image")
+    for layer, head in heads.heads:
+        attention = view.attentions[layer]
+        attention.out_proj.weight[:, attention.columns(head)] *= DOUBLED
+    return replace(model, clip=clip)
