@@ -25,6 +25,7 @@ from benchmarks.validity.measures import (
     measure_planted,
     measure_random,
     measure_refined,
+    measure_refined_null,
     measure_refined_shuffled,
     measure_shuffled,
 )
@@ -39,6 +40,7 @@ PARTS = {
     "random": (measure_random, 8),
     "refined": (measure_refined, 20),
     "refined-shuffled": (measure_refined_shuffled, 40),
+    "refined-null": (measure_refined_null, 1000),
     "doubled": (measure_doubled, 10),
 }
 """Every part, with the number of trials that its committed figures have."""

@@ -44,6 +44,7 @@ SEEDS = {
     "refined": 5000,
     "refined-shuffled": 6000,
     "doubled": 7000,
+    "refined-null": 8000,
 }
 """First data seed of each part."""
 
@@ -218,6 +219,34 @@ def measure_refined_shuffled(bench: Bench, refinements: int) -> dict[str, Any]:
         "passed": claims <= allowed,
         "rows": [asdict(each) for each in found],
     }
+
+
+def measure_refined_null(bench: Bench, draws: int) -> dict[str, Any]:
+    """Return how often improvements are claimed on null draws of the differences of two refinements' candidates."""
+    workload = Workload(bench.model, REFINED_MASKS, {**SIZES, "test": POOL})
+    jobs = [(workload, SEEDS["refined-null"] + index) for index in range(2)]
+    stored = bench.each("refinements for null draws", refined.candidate_differences, jobs)
+    rows = []
+    for sizes in NULL_SIZES:
+        parts = [
+            (*stored[index % len(stored)], sizes, range(start, min(start + DRAWS_IN_JOB, draws)))
+            for index, start in enumerate(range(0, draws, DRAWS_IN_JOB))
+        ]
+        counts = bench.each(f"null draws, {sizes.test} test scenes", _count_refined, parts)
+        rows.append({**asdict(sizes), "claims": share(sum(counts), draws), "allowed": most_by_chance(draws)})
+    return {
+        "num_candidates": [len(scales) for scales, _ in stored],
+        "num_scenes": POOL,
+        "bootstrap_draws": null.BOOTSTRAP_DRAWS,
+        "claims": [row["claims"] for row in rows],
+        "passed": all(row["claims"]["count"] <= row["allowed"] for row in rows),
+        "rows": rows,
+    }
+
+
+def _count_refined(_: Path, *arguments: Any) -> int:
+    """Return what `refined.count_claims` returns, which needs no folder."""
+    return refined.count_claims(*arguments)
 
 
 def measure_doubled(bench: Bench, plantings: int) -> dict[str, Any]:

@@ -1,27 +1,41 @@
-"""Refinements through the product: against the mask of a search, on captions that teach nothing, on doubled heads."""
+"""Refinements through the product: against the mask of a search, where there is nothing to find, on doubled heads."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
+from contextlib import closing
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from benchmarks.validity.differences import Differences
+from benchmarks.validity.null import BOOTSTRAP_DRAWS, Sizes, three_splits
 from benchmarks.validity.planted import random_heads, write_model
 from benchmarks.validity.searches import Workload, searched, write_scenes
 from headmask.mask import HeadMask
 from headmask.models.loading import LoadedModel, load_model
+from headmask.scales import HeadScales
 from headmask.tower.towers import view_of
 from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import CUE
 from orchestrator.outcome.schema import RELIABLE
+from orchestrator.refine.choosing import candidates
 from orchestrator.refine.content import RefineResult
 from orchestrator.refine.refining import order_of, refine
+from orchestrator.refine.training import MASK, MODEL, Trainer
 from orchestrator.run.display import Quiet
+from orchestrator.search.session import SPLITS
+from orchestrator.search.tasks import KeptTasks
 from orchestrator.settings.options import flags_of
+from orchestrator.statistics.paired import evidence, paired_standard_error
+from orchestrator.statistics.selection import smallest_as_good
+from orchestrator.verdict.decide import ERROR_DRAWS, TEST, improved_outcomes
+from workers.pool.queue import InlinePool
 
 DOUBLED = 2.0
 """Factor on the planted heads: a scale of one half undoes it exactly."""
@@ -108,6 +122,46 @@ def refine_nothing(folder: Path, workload: Workload, seed: int) -> NullRefinemen
         gain_on_test=splits.test.delta[found.objective],
         is_reliable=found.verdict == RELIABLE,
     )
+
+
+def candidate_differences(folder: Path, workload: Workload, seed: int) -> tuple[tuple[HeadScales, ...], Differences]:
+    """Return the candidates of a refinement, the model as it is first, and the differences that they make on test."""
+    data = write_scenes(folder / f"candidates{seed}.parquet", seed, workload.sizes)
+    outcome = searched(workload, data, folder / f"candidates{seed}")
+    session, mask = outcome.session, HeadScales.of(outcome.verdict.selected)
+    with closing(InlinePool(session.payload)) as pool:
+        session = session.settled(pool.settle(session.wanted)).embedded(pool, SPLITS)
+        tasks, baseline = KeptTasks(session, pool), HeadScales.ones(session.grid)
+        trainer = Trainer(session, tasks, {MODEL: baseline, MASK: mask})
+        listed = candidates(trainer.trained(trainer.held_out()), baseline, mask, keeps_mask=False)
+        scores = tasks.scores(TEST, [each.scales.to_array() for each in listed])
+    before, *after = (improved_outcomes(session, TEST.split, score)[0] for score in scores)
+    deltas = [np.zeros_like(before.hits_CK), *(each.hits_CK - before.hits_CK for each in after)]
+    return tuple(each.scales for each in listed), Differences((), before, np.stack(deltas))
+
+
+def count_claims(scales: tuple[HeadScales, ...], stored: Differences, sizes: Sizes, seeds: Iterable[int]) -> int:
+    """Return on how many null draws a reliable improvement by some candidate is claimed."""
+    return sum(_claims(scales, stored, sizes, seed) for seed in seeds)
+
+
+def _claims(scales: tuple[HeadScales, ...], stored: Differences, sizes: Sizes, seed: int) -> bool:
+    rng = np.random.default_rng((seed, sizes.test))
+    signs_C = rng.choice((-1.0, 1.0), size=stored.num_clusters)
+    parts = three_splits(sizes, stored.num_clusters, rng)
+
+    def standard_error(index: int, best: int) -> float | None:
+        sides = [stored.outcomes(each, signs_C, parts.confirm) for each in (best, index)]
+        return paired_standard_error(*sides, draws=ERROR_DRAWS)
+
+    selected = smallest_as_good(
+        [each.departure for each in scales],
+        [each.values for each in scales],
+        stored.values(signs_C, parts.confirm),
+        standard_error,
+    )
+    before, after = (stored.outcomes(index, signs_C, parts.test) for index in (0, selected))
+    return selected != 0 and evidence(before, after, draws=BOOTSTRAP_DRAWS).improves
 
 
 def undo(folder: Path, workload: Workload, seed: int) -> Undone:

@@ -224,7 +224,9 @@ class _Refinement:
         with made_folder(folder):
             pass
         scales_file(session, choice.recommended, result, mask).write(folder / SCALES)
-        if not choice.is_reliable and choice.selected.scales != choice.baseline:
+        # Of an earlier refinement there.
+        (folder / CANDIDATE_SCALES).unlink(missing_ok=True)
+        if choice.selected.scales != choice.recommended:
             scales_file(session, choice.selected.scales, result, mask).write(folder / CANDIDATE_SCALES)
         picture.write_panels(picture.panels_of(result), folder / PICTURE_FILE)
         result.write(folder / FILE)

@@ -137,7 +137,7 @@ def bench_engine(
     speedups = [plain_s / engine_s for plain_s, engine_s in timed]
     bound = len(masks) / cost(masks)
     engine_s = median(seconds for _, seconds in timed)
-    peak = _peak_flops(engine.view, engine.chunk)
+    peak = peak_flops(engine.view, engine.chunk)
     flops_per_mask = 2 * cost.plain_macs * cost(masks) / len(masks) * images
     return EngineBench(
         model=model,
@@ -253,7 +253,7 @@ def _engine(tower: torch.nn.Module, images: int, precision: Precision) -> Engine
 
 
 @torch.inference_mode()
-def _peak_flops(view: TowerView, chunk: int) -> float:
+def peak_flops(view: TowerView, chunk: int) -> float:
     """Return the FLOP/s of the fastest of a few matrix products: a square one, and those of the tower's own MLP."""
     width = view.attentions[0].out_proj.out_features
     tokens = view.embed(torch.zeros(1, 3, *view.module.image_size, dtype=view.dtype, device=view.device)).x_BTD.shape[1]

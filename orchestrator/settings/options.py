@@ -110,7 +110,7 @@ REFINE = chosen(
     )
 )
 """The options of a refinement."""
-REFINE_RUN = chosen(lambda option: option.setting.resume and option.section != "budget")
+REFINE_RUN = chosen(lambda option: option.setting.resume and (option.section == "pool" or option.name == "out"))
 """The options of a refinement of a finished search, which brings the others."""
 READING = chosen(lambda option: option.setting.reading)
 """The options that say how a data set is read."""

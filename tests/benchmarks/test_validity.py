@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from benchmarks.validity import clusters, control, differences, null, planted, shuffled
+from benchmarks.validity import clusters, control, differences, null, planted, refined, shuffled
 from benchmarks.validity.control import random_masks
 from benchmarks.validity.differences import Differences
 from benchmarks.validity.null import Sizes
@@ -15,6 +15,7 @@ from benchmarks.validity.searches import Workload, write_scenes
 from benchmarks.validity.shares import most_by_chance, share
 from headmask.mask import HeadGrid, HeadMask
 from headmask.models.loading import load_model
+from headmask.scales import HeadScales
 from orchestrator.demo import unpack_demo
 from orchestrator.statistics.paired import Outcomes
 from tests.tiny import random_masks as any_masks
@@ -54,6 +55,11 @@ def test_no_more_is_claimed_on_null_draws_than_chance_allows(stored):
 @pytest.mark.parametrize("way", [null.reported_on_confirm, null.reported_on_search])
 def test_reporting_where_was_selected_is_noticed(stored, way):
     assert null.count_claims(stored, SIZES, range(NUM_DRAWS), way) > 2 * most_by_chance(NUM_DRAWS)
+
+
+def test_refinements_claim_no_more_on_null_draws_than_chance_allows(stored):
+    scales = tuple(HeadScales.of(mask) for mask in stored.masks)
+    assert refined.count_claims(scales, stored, SIZES, range(NUM_DRAWS)) <= most_by_chance(NUM_DRAWS)
 
 
 def test_splits_share_no_scene():
@@ -129,6 +135,14 @@ def test_planted_noise_goes_with_its_heads(workload, tmp_path):
     assert planting.cost >= 2 * planting.standard_error > 0
     again = planted.plant(model, data, seed=2)
     assert (again.mask, again.scale, again.cost) == (planting.mask, planting.scale, planting.cost)
+
+
+@pytest.mark.slow
+def test_a_refinement_halves_doubled_heads(workload, runs):
+    found = refined.undo(runs, workload, seed=7)
+    assert found.refined > found.baseline
+    assert max(found.scales.values()) < 1
+    json.dumps(found.to_json())
 
 
 def test_a_search_undoes_planted_harm(workload, runs):
