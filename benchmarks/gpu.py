@@ -78,7 +78,6 @@ def search_for_a_while(given: argparse.Namespace, scratch: Path) -> dict[str, An
         seconds=given.seconds,
         masks=100_000,
         precheck=False,
-        device=given.device,
     )
     trials = pq.read_table(scratch / "run" / "trials.parquet", columns=["seconds"])
     in_engine = float(np.sum(trials["seconds"].to_numpy()))
