@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.data import Overwrite
-from orchestrator.commands.flags import SCORING, Settings, for_model, for_reading, takes
+from orchestrator.commands.flags import GIVEN, SCORING, Settings, for_model, for_reading, takes
 from orchestrator.commands.masks import SCALES_HELP, Objective, Split, Threads, named_files
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json
@@ -19,9 +19,9 @@ from orchestrator.screen.terminal import Terminal
 def explain(
     data: Annotated[str, typer.Option(help="Parquet file of `headmask data build`.")],
     out: Annotated[Path, typer.Option(parser=path_of, help="Folder for explain.json and a picture per head.")],
-    settings: Settings,
     mask: Annotated[Path | None, typer.Option(parser=path_of, help="Mask file, as a search writes it.")] = None,
     scales: Annotated[Path | None, typer.Option(parser=path_of, help=f"{SCALES_HELP}.")] = None,
+    settings: Settings = GIVEN,
     heads: Annotated[
         str | None,
         typer.Option(

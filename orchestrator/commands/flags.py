@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from inspect import Parameter
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,8 @@ from orchestrator.settings.options import MODEL, READING, SEARCH, Option, Option
 Settings = Mapping[str, Any]
 """Settings that a command was given, by short name; those that it was not given are left out."""
 Command = Callable[..., None]
+GIVEN: Settings = MappingProxyType({})
+"""The default of `settings`, so that a command may have flags of its own before those that are in its place."""
 PLACE = "settings"
 """The parameter of a command in whose place its flags are."""
 SCORING = {**MODEL, **READING, "pixels": SEARCH["pixels"]}

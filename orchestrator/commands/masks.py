@@ -11,7 +11,7 @@ from headmask.border.kinds import MASK
 from headmask.border.shown import counted
 from headmask.errors import ConfigError
 from orchestrator.commands.data import Overwrite
-from orchestrator.commands.flags import SCORING, Settings, for_model, for_reading, takes
+from orchestrator.commands.flags import GIVEN, SCORING, Settings, for_model, for_reading, takes
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, print_json
 from orchestrator.screen.terminal import Terminal
@@ -32,7 +32,6 @@ LATENCY_S = 4.0
 @takes(SCORING)
 def evaluate(
     data: Annotated[list[str], typer.Option(help="Parquet file of `headmask data build`; several make a table.")],
-    settings: Settings,
     mask: Annotated[
         list[Path] | None,
         typer.Option(parser=path_of, help="Mask file, as a search writes it; several make a table."),
@@ -40,6 +39,7 @@ def evaluate(
     scales: Annotated[
         list[Path] | None, typer.Option(parser=path_of, help=f"{SCALES_HELP}; several make a table.")
     ] = None,
+    settings: Settings = GIVEN,
     split: Split = None,
     objective: Objective = None,
     threads: Threads = 1,
@@ -96,9 +96,9 @@ def export(
             help="NAME.safetensors for a checkpoint file, another name for a model folder.",
         ),
     ],
-    settings: Settings,
     mask: Annotated[Path | None, typer.Option(parser=path_of, help="Mask file, as a search writes it.")] = None,
     scales: Annotated[Path | None, typer.Option(parser=path_of, help=f"{SCALES_HELP}.")] = None,
+    settings: Settings = GIVEN,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove the ablated heads; headmask.load_pruned loads the folder.")
     ] = False,

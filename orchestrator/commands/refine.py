@@ -10,7 +10,7 @@ import typer
 
 from headmask.border.foreign import reason_of
 from headmask.errors import HeadmaskError, ReplicasLostError
-from orchestrator.commands.flags import Settings, takes
+from orchestrator.commands.flags import GIVEN, Settings, takes
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.search import Plan, Speed, show_plan
 from orchestrator.commands.tools import Json
@@ -27,7 +27,6 @@ _SAME = "What was computed is kept: the same command goes on"
 
 @takes(REFINE)
 def refine(
-    settings: Settings,
     run: Annotated[
         Path | None,
         typer.Argument(
@@ -45,6 +44,7 @@ def refine(
     ] = False,
     plan: Plan = False,
     speed: Speed = None,
+    settings: Settings = GIVEN,
     as_json: Json = False,
 ) -> None:
     """Train a factor per head, beginning from the mask of a search or from the model, and report it on unseen data."""
