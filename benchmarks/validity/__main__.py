@@ -20,7 +20,7 @@ from benchmarks.record import save
 from benchmarks.validity.bench import Bench, processes
 from benchmarks.validity.measures import (
     measure_clusters,
-    measure_doubled,
+    measure_halved,
     measure_null,
     measure_planted,
     measure_random,
@@ -41,7 +41,7 @@ PARTS = {
     "refined": (measure_refined, 20),
     "refined-shuffled": (measure_refined_shuffled, 40),
     "refined-null": (measure_refined_null, 1000),
-    "doubled": (measure_doubled, 10),
+    "halved": (measure_halved, 10),
 }
 """Every part, with the number of trials that its committed figures have."""
 
@@ -74,7 +74,7 @@ def measure(bench: Bench, name: str, trials: int | None) -> dict[str, Any]:
         "not_below",
         "mean_difference_points",
         "interval_points",
-        "median_undone",
+        "median_gain_points",
         "passed",
     ):
         if key in found:

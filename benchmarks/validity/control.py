@@ -49,8 +49,8 @@ def compare(folder: Path, workload: Workload, seed: int) -> Comparison:
         random=tuple(map(str, theirs.selected.heads)),
         gain_searched=found.objective() - baseline,
         gain_random=control.objective() - baseline,
-        interval_searched=ours.interval,
-        interval_random=theirs.interval,
+        interval_searched=ours.evidence.interval,
+        interval_random=theirs.evidence.interval,
         difference=found.objective() - control.objective(),
         interval=paired_interval(control, found),
     )

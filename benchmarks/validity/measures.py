@@ -43,7 +43,6 @@ SEEDS = {
     "null": 4000,
     "refined": 5000,
     "refined-shuffled": 6000,
-    "doubled": 7000,
     "refined-null": 8000,
 }
 """First data seed of each part."""
@@ -249,14 +248,16 @@ def _count_refined(_: Path, *arguments: Any) -> int:
     return refined.count_claims(*arguments)
 
 
-def measure_doubled(bench: Bench, plantings: int) -> dict[str, Any]:
-    """Return how much of the harm of doubled heads is undone."""
+def measure_halved(bench: Bench, plantings: int) -> dict[str, Any]:
+    """Return what refinements make of half of the noise that searches are measured by."""
     workload = Workload(bench.model, 0, SIZES)
-    jobs = [(workload, SEEDS["doubled"] + index) for index in range(plantings)]
-    found = bench.each("doubled heads", refined.undo, jobs)
+    jobs = [(workload, SEEDS["planted"] + index) for index in range(plantings)]
+    found = bench.each("half of the noise", refined.undo, jobs)
+    points = [100 * (each.refined - max(each.baseline, each.halved, each.ablated)) for each in found]
     return {
         **_about(workload),
-        "median_undone": float(np.median([each.undone for each in found])),
+        "median_gain_points": 100 * float(np.median([each.refined - each.baseline for each in found])),
+        "median_below_best_points": float(np.median(points)),
         "median_scale": float(np.median([scale for each in found for scale in each.scales.values()])),
         "reliable": share(sum(each.is_reliable for each in found), plantings),
         "rows": [each.to_json() for each in found],

@@ -120,10 +120,10 @@ def plant(model: LoadedModel, data: Path, seed: int) -> Planting:
     Raises:
         RuntimeError: no noise costs enough.
     """
-    heads = random_heads(view_of(model.clip, "image").grid, seed)
+    heads = _heads(view_of(model.clip, "image").grid, seed)
     search = load_data(data, UInt8Preprocess(model.preprocess))["search"]
     for scale in SCALES:
-        noisy = _with_noise(model, heads.heads, scale, seed)
+        noisy = with_noise(model, heads.heads, scale, seed)
         before, after = _outcomes(noisy, search, [HeadMask.empty(heads.grid), heads])
         planting = Planting(noisy, heads, scale, after.objective() - before.objective(), _standard_error(before))
         if planting.cost >= STANDARD_ERRORS * planting.standard_error:
@@ -131,14 +131,14 @@ def plant(model: LoadedModel, data: Path, seed: int) -> Planting:
     raise RuntimeError(f"noise of {SCALES[-1]:.0f} times the weights in {heads} does not cost two standard errors")
 
 
-def random_heads(grid: HeadGrid, seed: int) -> HeadMask:
+def _heads(grid: HeadGrid, seed: int) -> HeadMask:
     """Return 1 to 6 random heads: as many by turns."""
     every = list(grid)
     chosen = np.random.default_rng(seed).choice(len(every), size=1 + seed % MAX_HEADS, replace=False)
     return HeadMask.from_heads(grid, [every[index] for index in chosen])
 
 
-def _with_noise(model: LoadedModel, heads: tuple[Head, ...], scale: float, seed: int) -> LoadedModel:
+def with_noise(model: LoadedModel, heads: tuple[Head, ...], scale: float, seed: int) -> LoadedModel:
     """Return a copy with Gaussian noise on the heads' rows of W_V and columns of W_O: ablation removes all of it."""
     clip, generator = deepcopy(model.clip), torch.Generator().manual_seed(seed)
     view = view_of(clip, "image")

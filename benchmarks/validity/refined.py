@@ -1,26 +1,22 @@
-"""Refinements through the product: against the mask of a search, where there is nothing to find, on doubled heads."""
+"""Refinements through the product: against the mask of a search, where there is nothing to find, on a little noise."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
 from contextlib import closing
-from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.validity.differences import Differences
 from benchmarks.validity.null import BOOTSTRAP_DRAWS, Sizes, three_splits
-from benchmarks.validity.planted import random_heads, write_model
+from benchmarks.validity.planted import plant, with_noise, write_model
 from benchmarks.validity.searches import Workload, searched, write_scenes
-from headmask.mask import HeadMask
-from headmask.models.loading import LoadedModel, load_model
+from headmask.models.loading import load_model
 from headmask.scales import HeadScales
-from headmask.tower.towers import view_of
 from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import CUE
 from orchestrator.outcome.schema import RELIABLE
@@ -29,16 +25,14 @@ from orchestrator.refine.content import RefineResult
 from orchestrator.refine.refining import order_of, refine
 from orchestrator.refine.training import MASK, MODEL, Trainer
 from orchestrator.run.display import Quiet
-from orchestrator.search.session import SPLITS
+from orchestrator.search.session import SPLITS, prepare
 from orchestrator.search.tasks import KeptTasks
+from orchestrator.settings.config import read_config
 from orchestrator.settings.options import flags_of
 from orchestrator.statistics.paired import evidence, paired_standard_error
 from orchestrator.statistics.selection import smallest_as_good
 from orchestrator.verdict.decide import ERROR_DRAWS, TEST, improved_outcomes
 from workers.pool.queue import InlinePool
-
-DOUBLED = 2.0
-"""Factor on the planted heads: a scale of one half undoes it exactly."""
 
 
 @dataclass(frozen=True)
@@ -69,26 +63,23 @@ class NullRefinement:
 
 @dataclass(frozen=True)
 class Undone:
-    """What a refinement makes of a model in which some heads put out twice as much; scores are mean recall on test."""
+    """What a refinement makes of a model with a little noise in some heads; scores are mean recall on test."""
 
     seed: int
-    doubled: tuple[str, ...]
-    original: float
-    """With a scale of one half on exactly these heads."""
+    planted: tuple[str, ...]
     baseline: float
+    halved: float
+    """With a scale of one half on exactly these heads."""
+    ablated: float
+    """With exactly these heads ablated."""
     refined: float
     scales: dict[str, float]
     """Selected scales of these heads."""
     is_reliable: bool
 
-    @property
-    def undone(self) -> float:
-        """The share of the harm that is undone."""
-        return (self.refined - self.baseline) / (self.original - self.baseline)
-
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        return {**asdict(self), "undone": self.undone}
+        return asdict(self)
 
 
 def refine_mask(folder: Path, workload: Workload, seed: int) -> Refined:
@@ -165,45 +156,43 @@ def _claims(scales: tuple[HeadScales, ...], stored: Differences, sizes: Sizes, s
 
 
 def undo(folder: Path, workload: Workload, seed: int) -> Undone:
-    """Return what a refinement makes of a model with 1 to 6 doubled heads, by the seed."""
-    data = write_scenes(folder / f"doubled{seed}.parquet", seed, workload.sizes, cue=CUE)
+    """Return what a refinement makes of half of the noise that a search is measured by, in 1 to 6 heads by the seed."""
+    data = write_scenes(folder / f"halved{seed}.parquet", seed, workload.sizes, cue=CUE)
     original = load_model(f"local-dir:{workload.model}")
-    heads = random_heads(view_of(original.clip, "image").grid, seed)
-    doubled = write_model(_doubled(original, heads), workload.model, folder / f"doubled{seed}-model")
-    found = _refined(doubled, data, folder / f"doubled{seed}")
-    exact = _refined(workload.model, data, folder / f"original{seed}", steps=1)
-    shutil.rmtree(doubled)
+    planting = plant(original, data, seed)
+    noisy = with_noise(original, planting.mask.heads, planting.scale / 2, seed)
+    model = write_model(noisy, workload.model, folder / f"halved{seed}-model")
+    found = _refined(model, data, folder / f"halved{seed}")
+    half = HeadScales.from_heads(planting.mask.grid, dict.fromkeys(planting.mask.heads, 0.5))
+    halved, ablated = _on_test(model, data, folder / f"halved{seed}", [half, HeadScales.of(planting.mask)])
+    shutil.rmtree(model)
     test, name = found.splits.test, found.objective
     return Undone(
         seed=seed,
-        doubled=tuple(map(str, heads.heads)),
-        original=exact.splits.test.baseline[name],
+        planted=tuple(map(str, planting.mask.heads)),
         baseline=test.baseline[name],
+        halved=halved,
+        ablated=ablated,
         refined=test.selected[name],
-        scales={str(head): found.selected.get(str(head), 1.0) for head in heads.heads},
+        scales={str(head): found.selected.get(str(head), 1.0) for head in planting.mask.heads},
         is_reliable=found.verdict == RELIABLE,
     )
 
 
-def _refined(model: Path, data: Path, out: Path, steps: int | None = None) -> RefineResult:
+def _flags(model: Path, data: Path, out: Path) -> dict[str, Any]:
+    options = {"model": f"local-dir:{model}", "data": data, "out": out}
+    return flags_of({**options, "pool": "inline", "image_chunk": DEMO_CHUNK, "precheck": False})
+
+
+def _refined(model: Path, data: Path, out: Path) -> RefineResult:
     """Return a refinement of a model without a search, in this process."""
-    options = {
-        "model": f"local-dir:{model}",
-        "data": data,
-        "out": out,
-        "pool": "inline",
-        "image_chunk": DEMO_CHUNK,
-        "precheck": False,
-    }
-    return refine(order_of(None, flags_of(options), steps), Quiet())
+    return refine(order_of(None, _flags(model, data, out)), Quiet())
 
 
-@torch.no_grad()
-def _doubled(model: LoadedModel, heads: HeadMask) -> LoadedModel:
-    """Return a copy with the heads' columns of W_O doubled."""
-    clip = deepcopy(model.clip)
-    view = view_of(clip, "image")
-    for layer, head in heads.heads:
-        attention = view.attentions[layer]
-        attention.out_proj.weight[:, attention.columns(head)] *= DOUBLED
-    return replace(model, clip=clip)
+def _on_test(model: Path, data: Path, out: Path, scales: list[HeadScales]) -> list[float]:
+    """Return the mean recall on test with scales."""
+    session = prepare(read_config(None, _flags(model, data, out)))
+    with closing(InlinePool(session.payload)) as pool:
+        session = session.settled(pool.settle(session.wanted)).embedded(pool, SPLITS)
+        scores = KeptTasks(session, pool).scores(TEST, [each.to_array() for each in scales])
+    return [score.metrics["mean_recall"] for score in scores]

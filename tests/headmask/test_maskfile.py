@@ -61,7 +61,7 @@ def test_another_model_is_refused_with_both_sides():
         ({"heads": ["nonsense"]}, "a head is written"),
         ({"heads": ["L0H0", "L0H0"]}, "listed twice"),
         ({"ablation": "half"}, "ablation: must be 'zero', 'mean', 'uniform' or 'cls'"),
-        ({"ablation": "mean"}, "needs the means of every ablated head; missing L0H3, L2H1"),
+        ({"ablation": "mean"}, "needs the means of every listed head; missing L0H3, L2H1"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"grid": {"layers": 0, "heads": 4}}, "grid.layers: must be greater than or equal to 1"),
         ({"model": {"name": "x", "weights_sha256": "short"}}, "model.weights_sha256"),

@@ -80,7 +80,7 @@ def test_the_card_of_a_mask_that_was_searched_on_composited_pixels_loads_them():
 
 
 def test_the_card_claims_nothing_that_was_not_measured():
-    assert "whether this mask helps is not known" in card(scores={}, verdict=None, data=())
+    assert "whether it helps is not known" in card(scores={}, verdict=None, data=())
     assert "found no reliable improvement, so nothing is ablated" in card(heads=(), verdict="no reliable improvement")
     assert "**No reliable improvement**: ablating these" in card(verdict="no reliable improvement")
     few = SplitScores(baseline={"mean_recall": 0.5}, selected={"mean_recall": 0.52})

@@ -135,8 +135,8 @@ def test_a_lost_replicas_micro_batch_is_differentiated_again(training_pool):
 @pytest.mark.parametrize(
     ("code", "kind", "message"),
     [
-        (1, PoolError, "scales cannot be trained: a micro-batch failed on 3 replicas"),
-        (2, PoolError, "scales cannot be trained: .*CUDA out of memory"),
+        (1, PoolError, "scales can neither be trained nor scored: a task failed on 3 replicas"),
+        (2, PoolError, "scales can neither be trained nor scored: .*CUDA out of memory"),
         (3, DataError, "the data are not as they must be"),
     ],
 )
