@@ -74,6 +74,16 @@ class HeadScales:
         return cls.from_array(array_LH)
 
     @classmethod
+    def from_texts(cls, grid: HeadGrid, scales: Mapping[str, float]) -> HeadScales:
+        """Return the scales given for some heads by `L3H7`; all others are 1.
+
+        Raises:
+            HeadmaskError: a text is not a head, or a value does not lie in [0, 3].
+            GridError: a head lies outside the grid.
+        """
+        return cls.from_heads(grid, {Head.parse(text): scale for text, scale in scales.items()})
+
+    @classmethod
     def from_array(cls, scales_LH: NDArray[np.generic] | Sequence[Sequence[float]]) -> HeadScales:
         """Return the scales of a (layers, heads) array.
 
@@ -94,6 +104,11 @@ class HeadScales:
     def heads(self) -> dict[Head, float]:
         """The scales that are not 1, layer by layer."""
         return {head: scale for head in self.grid if (scale := self.values[head.layer][head.head]) != 1}
+
+    @property
+    def texts(self) -> dict[str, float]:
+        """The scales that are not 1, by `L3H7`."""
+        return {str(head): scale for head, scale in self.heads.items()}
 
     @property
     def ablated(self) -> HeadMask:

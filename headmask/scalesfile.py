@@ -45,7 +45,7 @@ class ScalesFile(HeadFile):
     @property
     def head_scales(self) -> HeadScales:
         """The factor on every head."""
-        return HeadScales.from_heads(self.head_grid, {Head.parse(text): scale for text, scale in self.heads.items()})
+        return HeadScales.from_texts(self.head_grid, self.heads)
 
     @property
     def summary(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,14 +125,32 @@ def footprint_table(proof: ExportProof) -> Table:
 
 def show_result(console: Terminal, result: SearchResult) -> None:
     """Print the result of a search: a table of the splits, then the verdict as text."""
-    table = Table(title=f"{result.objective} in points", title_justify="left")
-    for column in ("split", "images", "baseline", "selected", "change", ""):
-        table.add_column(column, justify="left" if column in ("split", "") else "right")
-    for row in split_rows(result):
-        table.add_row(*row)
-    console.print(table)
+    console.print(splits_table(result.objective, split_rows(result)))
     for line in sentences(result):
         console.say(line)
+
+
+SPLIT_COLUMNS = ("split", "images", "baseline", "selected", "change", "")
+
+
+def splits_table(objective: str, rows: Sequence[Sequence[str]]) -> Table:
+    """Return the table of the three splits for a terminal."""
+    table = Table(title=f"{objective} in points", title_justify="left")
+    for column in SPLIT_COLUMNS:
+        table.add_column(column, justify="left" if column in ("split", "") else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def as_html(objective: str, lines: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a result for a notebook: the verdict, the table of the three splits, the other sentences."""
+    verdict, *others = map(html.escape, lines)
+    header = "".join(f"<th>{name}</th>" for name in SPLIT_COLUMNS)
+    body = "".join(f"<tr><td>{'</td><td>'.join(map(html.escape, row))}</td></tr>" for row in rows)
+    caption = f"<caption>{html.escape(objective)} in points</caption>"
+    rest = "".join(f"<p>{line}</p>" for line in others)
+    return f"<p><strong>{verdict}</strong></p><table>{caption}<tr>{header}</tr>{body}</table>{rest}"
 
 
 def split_rows(result: SearchResult) -> list[tuple[str, ...]]:

@@ -29,7 +29,7 @@ from orchestrator.outcome.schema import (
     split_figures,
 )
 from orchestrator.refine.choosing import Choice
-from orchestrator.refine.training import HeldOut, Trained, heads_of
+from orchestrator.refine.training import HeldOut, Trained
 from orchestrator.search.session import Session
 from workers.scoring.messages import MaskScore
 
@@ -133,9 +133,9 @@ def refine_result(
         guide=str(session.guide),
         grid=str(session.grid),
         mask=None if choice.mask is None else list(map(str, choice.mask.ablated.heads)),
-        selected=heads_of(choice.selected.scales),
+        selected=choice.selected.scales.texts,
         selected_name=choice.selected.name,
-        recommended=heads_of(choice.recommended),
+        recommended=choice.recommended.texts,
         over_mask=_over_mask(session, choice),
         guarded=guarded(choice.guarded, before, after),
         held_out=[
@@ -211,7 +211,7 @@ def _objective(session: Session, score: MaskScore) -> float | None:
 
 def scales_file(session: Session, scales: HeadScales, result: RefineResult, mask: MaskFile | None) -> ScalesFile:
     """Return the scales file of the selected scales, or of those that change nothing, with its scores."""
-    is_selected = heads_of(scales) == result.selected
+    is_selected = scales.texts == result.selected
     means_LHd = session.constants.means_LHd if session.constants else None
     test = result.splits.test
     return ScalesFile(
@@ -219,7 +219,7 @@ def scales_file(session: Session, scales: HeadScales, result: RefineResult, mask
         tower=session.config.search.tower,
         grid=Grid(layers=session.grid.layers, heads=session.grid.heads),
         ablation=session.config.search.ablation,
-        heads=heads_of(scales),
+        heads=scales.texts,
         means=None if means_LHd is None else {str(head): means_LHd[head].tolist() for head in scales.heads},
         refined=None if mask is None else mask.heads,
         pixels=session.config.search.pixels,

@@ -16,11 +16,6 @@ from orchestrator.refine.content import RefineResult
 # L layers, H heads
 
 
-def scales_of_heads(grid: HeadGrid, heads: Mapping[str, float]) -> HeadScales:
-    """Return scales given by `L3H7`."""
-    return HeadScales.from_heads(grid, {Head.parse(text): scale for text, scale in heads.items()})
-
-
 def grid_of_result(result: RefineResult) -> HeadGrid:
     """Return the grid of a refinement."""
     layers, heads = map(int, result.grid.split("x"))
@@ -30,7 +25,7 @@ def grid_of_result(result: RefineResult) -> HeadGrid:
 def panels_of(result: RefineResult) -> dict[str, HeadScales]:
     """Return the selected scales, and the mask that was refined, by title."""
     grid = grid_of_result(result)
-    panels = {"selected scales": scales_of_heads(grid, result.selected)}
+    panels = {"selected scales": HeadScales.from_texts(grid, result.selected)}
     if result.mask is not None:
         panels["the mask"] = HeadScales.of(HeadMask.from_heads(grid, map(Head.parse, result.mask)))
     return panels

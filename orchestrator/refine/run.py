@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from headmask.scalesfile import ScalesFile
+from orchestrator.outcome.tables import as_html
 from orchestrator.refine.content import RefineResult, read_refinement
 from orchestrator.refine.terminal import sentences, split_rows
 
@@ -48,10 +48,4 @@ class RefineRun(RefineResult):
         return "\n".join(sentences(self))
 
     def _repr_html_(self) -> str:
-        verdict, *others = map(html.escape, sentences(self))
-        names = ("split", "images", "baseline", "selected", "change", "")
-        header = "".join(f"<th>{name}</th>" for name in names)
-        rows = "".join(f"<tr><td>{'</td><td>'.join(map(html.escape, row))}</td></tr>" for row in split_rows(self))
-        caption = f"<caption>{html.escape(self.objective)} in points</caption>"
-        rest = "".join(f"<p>{line}</p>" for line in others)
-        return f"<p><strong>{verdict}</strong></p><table>{caption}<tr>{header}</tr>{rows}</table>{rest}"
+        return as_html(self.objective, sentences(self), split_rows(self))

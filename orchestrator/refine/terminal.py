@@ -8,7 +8,7 @@ from rich.table import Table
 
 from headmask.border.shown import counted
 from orchestrator.outcome.schema import RELIABLE
-from orchestrator.outcome.tables import CANDIDATE_SCALES, guarded_sentences
+from orchestrator.outcome.tables import CANDIDATE_SCALES, guarded_sentences, splits_table
 from orchestrator.refine.content import RefineResult
 from orchestrator.screen.terminal import Terminal
 from orchestrator.screen.waiting import duration
@@ -21,12 +21,7 @@ _TELLS = {"search": "optimistic: scales were trained here", "confirm": "chosen h
 
 def show_refinement(console: Terminal, result: RefineResult) -> None:
     """Print a refinement: a table of the splits, one of what was compared on confirm, the verdict as text."""
-    table = Table(title=f"{result.objective} in points", title_justify="left")
-    for column in ("split", "images", "baseline", "selected", "change", ""):
-        table.add_column(column, justify="left" if column in ("split", "") else "right")
-    for row in split_rows(result):
-        table.add_row(*row)
-    console.print(table)
+    console.print(splits_table(result.objective, split_rows(result)))
     compared = Table(title="compared on confirm", title_justify="left")
     for column in ("scales", "heads changed", "departure", result.objective):
         compared.add_column(column, justify="left" if column == "scales" else "right")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from headmask.border.shown import counted
 from headmask.errors import DataError
-from headmask.mask import Head, HeadMask
+from headmask.mask import HeadMask
 from headmask.scales import DECIMALS, HIGHEST, HeadScales
 from orchestrator.search.gradients import batches_of
 from orchestrator.search.session import Session
@@ -252,8 +252,3 @@ def folds_of(split: Split, seed: int) -> NDArray[np.int64]:
         )
     fold_of_clusters = np.random.default_rng((seed, FOLDS)).permutation(num_clusters) % FOLDS
     return np.where(clusters_N >= 0, fold_of_clusters[clusters_N], -1)
-
-
-def heads_of(scales: HeadScales) -> dict[str, float]:
-    """Return the scales that are not 1, by `L3H7`."""
-    return {str(Head(*head)): scale for head, scale in scales.heads.items()}
