@@ -12,7 +12,6 @@ the same draws.
 from __future__ import annotations
 
 import argparse
-import lzma
 import sys
 import tempfile
 from collections import defaultdict
@@ -27,10 +26,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from benchmarks.pools import COLUMNS, Pool, make_pool
+from benchmarks.pools import COLUMNS, Pool, make_pool, unpacked
 from benchmarks.record import save
 from headmask.mask import HeadMask
-from orchestrator.demo import unpack_demo
 from orchestrator.run.bench import hardware
 from orchestrator.statistics.selection import finalists, select
 from strategies import distributions, make_sampler, mask_of
@@ -182,7 +180,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Return all rows of one model on one domain."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = model_folder(given.model, Path(scratch))
+        folder = unpacked(given.model, Path(scratch))
         pool = make_pool(
             folder, given.images, seed=given.seed, cue=given.cue, shift=given.shift, num_candidates=given.candidates
         )
@@ -201,18 +199,6 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         for how, found in (("best of many, exact", fixed), ("genetic, displacements", evolved)):
             rows += [{"how": how, "search_images": size, **row} for row in summary(found)]
     return {"num_masks": len(masks), "rows": rows}
-
-
-def model_folder(name: str, scratch: Path) -> Path:
-    """Return a folder that open_clip loads: the demo's, or the unpacked one of the training script."""
-    if name == "demo":
-        return unpack_demo(scratch).model
-    for path in Path(name).iterdir():
-        content = path.read_bytes()
-        (scratch / path.name.removesuffix(".xz")).write_bytes(
-            lzma.decompress(content) if path.suffix == ".xz" else content
-        )
-    return scratch
 
 
 if __name__ == "__main__":

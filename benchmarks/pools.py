@@ -7,6 +7,7 @@ are measured on the same one.
 
 from __future__ import annotations
 
+import lzma
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from torch import Tensor
 from headmask.mask import HeadGrid, HeadMask
 from headmask.models.loading import LoadedModel, load_model
 from headmask.tower.towers import view_of
+from orchestrator.demo import unpack_demo
 from orchestrator.demo.scenes import render, unique_scenes
 from workers.data.pixels import Pixels
 from workers.data.preprocess import UInt8Preprocess
@@ -144,3 +146,16 @@ def shifted(image: Image.Image, shift: Shift, rng: np.random.Generator) -> Image
         grain = rng.normal(0, 30, size=(*image.size[::-1], 3))
         return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
     return image.filter(ImageFilter.GaussianBlur(1.2)) if shift == "blur" else image
+
+
+def unpacked(name: str, scratch: Path) -> Path:
+    """Return a folder that open_clip loads, made in another: the demo's, or one of the training script by its path."""
+    if name == "demo":
+        return unpack_demo(scratch).model
+    scratch.mkdir(parents=True, exist_ok=True)
+    for path in Path(name).iterdir():
+        content = path.read_bytes()
+        (scratch / path.name.removesuffix(".xz")).write_bytes(
+            lzma.decompress(content) if path.suffix == ".xz" else content
+        )
+    return scratch

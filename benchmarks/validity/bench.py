@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from benchmarks.pools import Shift
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,9 @@ class Bench:
     scratch: Path
     """Folder that is thrown away in the end."""
     model: Path
-    """Folder of the demo's model."""
+    """Folder of the model, which is the demo's or one like it."""
+    shift: Shift = "none"
+    """What happens to every image that refinements of masks are measured on."""
 
     def each(self, what: str, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> list[T]:
         """Return a function's results in the order of its arguments, saying how far it is.

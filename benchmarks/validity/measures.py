@@ -185,7 +185,7 @@ def measure_random(bench: Bench, data_sets: int) -> dict[str, Any]:
 
 def measure_refined(bench: Bench, data_sets: int) -> dict[str, Any]:
     """Return what scales gain on test over the mask that they were refined from."""
-    workload = Workload(bench.model, REFINED_MASKS, SIZES)
+    workload = Workload(bench.model, REFINED_MASKS, SIZES, bench.shift)
     jobs = [(workload, SEEDS["refined"] + index) for index in range(data_sets)]
     found = bench.each("refinements of masks", refined.refine_mask, jobs)
     points = [100 * (each.gain_of_scales - each.gain_of_mask) for each in found]
@@ -265,4 +265,4 @@ def _claimed(workload: Workload, found: Sequence[NullSearch | NullRefinement]) -
 
 
 def _about(workload: Workload) -> dict[str, Any]:
-    return {"num_masks": workload.masks, "sizes": dict(workload.sizes)}
+    return {"num_masks": workload.masks, "sizes": dict(workload.sizes), "shift": workload.shift}

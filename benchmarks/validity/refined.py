@@ -84,7 +84,7 @@ class Undone:
 
 def refine_mask(folder: Path, workload: Workload, seed: int) -> Refined:
     """Return what refining the mask of a full search gains."""
-    data = write_scenes(folder / f"refined{seed}.parquet", seed, workload.sizes)
+    data = write_scenes(folder / f"refined{seed}.parquet", seed, workload.sizes, shift=workload.shift)
     run = folder / f"refined{seed}"
     searched(workload, data, run)
     found = refine(order_of(run, {}), Quiet())

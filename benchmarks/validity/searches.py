@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from benchmarks.pools import Shift, shifted
 from headmask.mask import HeadMask
 from orchestrator.demo import DEMO_CONSTANTS
 from orchestrator.demo.scenes import downstream_rows
@@ -37,9 +40,19 @@ class Workload:
     """Budget of every search."""
     sizes: Mapping[str, int]
     """Scenes of each split."""
+    shift: Shift = "none"
+    """What happens to every image of the data."""
 
 
-def write_scenes(path: Path, seed: int, sizes: Mapping[str, int], *, cue: float = 0.0, shuffled: bool = False) -> Path:
+def write_scenes(
+    path: Path,
+    seed: int,
+    sizes: Mapping[str, int],
+    *,
+    cue: float = 0.0,
+    shift: Shift = "none",
+    shuffled: bool = False,
+) -> Path:
     """Return the path, where a data set of scenes has been written.
 
     Args:
@@ -47,15 +60,25 @@ def write_scenes(path: Path, seed: int, sizes: Mapping[str, int], *, cue: float 
         seed: of the draw.
         sizes: scenes of each split.
         cue: how often the background gives the first shape away, as it does in the model's training domain.
+        shift: what happens to every image.
         shuffled: deal all captions of a split to its images at random, each alone: nothing can be learnt from them.
     """
     rows: Iterable[SceneRow] = downstream_rows(seed, cue=cue, sizes=sizes)
+    if shift != "none":
+        rows = _shifted(rows, shift, np.random.default_rng((seed, 7)))
     if shuffled:
         rows = _dealt(list(rows), np.random.default_rng(seed))
     write_dataset(
         path, (Row(f"{i:05d}.webp", image, captions, split) for i, (image, captions, split) in enumerate(rows))
     )
     return path
+
+
+def _shifted(rows: Iterable[SceneRow], shift: Shift, rng: np.random.Generator) -> Iterator[SceneRow]:
+    for image, captions, name in rows:
+        encoded = io.BytesIO()
+        shifted(Image.open(io.BytesIO(image)), shift, rng).save(encoded, "WEBP", lossless=True)
+        yield encoded.getvalue(), captions, name
 
 
 def _dealt(rows: list[SceneRow], rng: np.random.Generator) -> Iterator[SceneRow]:
