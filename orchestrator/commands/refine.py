@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headmask.border.foreign import reason_of
-from headmask.errors import HeadmaskError, ReplicasLostError
+from orchestrator.commands.ending import told_how_to_go_on
 from orchestrator.commands.flags import GIVEN, Settings, takes
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.search import Plan, Speed, show_plan
 from orchestrator.commands.tools import Json
-from orchestrator.screen.border import EXIT_INTERRUPTED
 from orchestrator.screen.terminal import Terminal
 from orchestrator.settings.options import REFINE, flags_of
 
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     from orchestrator.refine.refining import Order
 
 MAX_STEPS = 100_000
-_SAME = "What was computed is kept: the same command goes on"
 
 
 @takes(REFINE)
@@ -63,22 +59,11 @@ def _run(order: Order, *, as_json: bool) -> None:
     from orchestrator.refine.refining import refine as run_refinement
     from orchestrator.refine.terminal import show_refinement
     from orchestrator.run.display import make_display
-    from orchestrator.search.scoring import Interrupted
 
     console = Terminal(stderr=as_json)
     display = make_display(console)
-    try:
+    with told_how_to_go_on(console, display, lambda: "What was computed is kept: the same command goes on"):
         result = run_refinement(order, display)
-    except (Interrupted, KeyboardInterrupt):
-        display.stop()
-        console.say(f"Interrupted. {_SAME}")
-        sys.exit(EXIT_INTERRUPTED)
-    except ReplicasLostError as error:
-        raise ReplicasLostError(f"{error}. {_SAME}") from None
-    except OSError as error:
-        raise HeadmaskError(f"{reason_of(error)}. {_SAME}") from None
-    finally:
-        display.stop()
     if as_json:
         print(result.model_dump_json(indent=2))
     else:

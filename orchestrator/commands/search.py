@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headmask.border.foreign import reason_of
 from headmask.border.writing import check_run_folder
-from headmask.errors import HeadmaskError, PoolError, ReplicasLostError
+from headmask.errors import PoolError, ReplicasLostError
+from orchestrator.commands.ending import told_how_to_go_on
 from orchestrator.commands.flags import Settings, takes
 from orchestrator.commands.paths import path_of
 from orchestrator.commands.tools import Json, finite, print_json
-from orchestrator.screen.border import EXIT_INTERRUPTED
 from orchestrator.screen.terminal import Terminal
 from orchestrator.settings.commandline import way_on
 from orchestrator.settings.options import RESUME, SEARCH, flags_of
@@ -100,27 +99,18 @@ def resume(
 def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) -> SearchResult:
     from orchestrator.run import runner
     from orchestrator.run.display import make_display
-    from orchestrator.search.scoring import Interrupted
 
     console = Terminal(stderr=as_json)
     display = make_display(console)
-    try:
-        outcome = runner.resume(config, display) if resuming else runner.start(config, display)
-    except (Interrupted, KeyboardInterrupt):
-        display.stop()
-        console.say(f"Interrupted{_how_to_go_on(config)}")
-        sys.exit(EXIT_INTERRUPTED)
-    except ReplicasLostError as error:
-        raise ReplicasLostError(f"{error}{_how_to_go_on(config)}") from None
-    except PoolError as error:
-        # Before the first mask, it is the input that has to be changed.
-        is_begun = not resuming and (config.folder / "config.json").exists()
-        raise PoolError(f"{error}{_how_to_go_on(config) if is_begun else ''}") from None
-    except OSError as error:
-        # A full disk, a folder that may not be written.
-        raise HeadmaskError(f"{reason_of(error)}{_how_to_go_on(config)}") from None
-    finally:
-        display.stop()
+    with told_how_to_go_on(console, display, lambda: _how_to_go_on(config)):
+        try:
+            outcome = runner.resume(config, display) if resuming else runner.start(config, display)
+        except ReplicasLostError:
+            raise
+        except PoolError as error:
+            # Before the first mask, it is the input that has to be changed.
+            is_begun = not resuming and (config.folder / "config.json").exists()
+            raise PoolError(f"{error}. {_how_to_go_on(config)}" if is_begun else str(error)) from None
     if as_json:
         print(outcome.result.model_dump_json(indent=2))
     else:
@@ -133,10 +123,10 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
 
 
 def _how_to_go_on(config: SearchConfig) -> str:
-    """Return the end of a sentence about a search that ended early."""
+    """Return what is kept of a search that ended early, and how it goes on."""
     if (config.folder / "config.json").exists():
-        return f". What was scored is saved; continue with: {way_on(config)}"
-    return ". No mask was scored yet; start it again by the same command"
+        return f"What was scored is saved; continue with: {way_on(config)}"
+    return "No mask was scored yet; start it again by the same command"
 
 
 def show_plan(content: dict[str, Any], *, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from headmask.border.writing import written
 from headmask.errors import DataError, HeadmaskError
 from headmask.mask import HeadGrid, HeadMask
 from headmask.maskfile import HeadFile
-from orchestrator.outcome.schema import RELIABLE, Guarded, SearchResult
+from orchestrator.outcome.schema import RELIABLE, Guarded, SearchResult, SplitResult, TestResult
 from orchestrator.screen.terminal import Terminal
 from orchestrator.settings.budget import STOPS
 from orchestrator.statistics.clusters import Clusters, doubt, in_words, too_few
@@ -175,7 +175,7 @@ def sentences(result: SearchResult) -> list[str]:
     """Return the verdict as sentences."""
     test = result.splits.test
     delta = 100 * test.delta[result.objective]
-    sure = in_words(test.interval, test.p_value, too_few(_improved(result, "test"), "test"))
+    sure = in_words(test.interval, test.p_value, too_few(improved_clusters(result.splits.test, result.guarded), "test"))
     figures = f"{delta:+.2f} points on test, {sure}"
     heads = ", ".join(result.selected) or "none"
     lines = []
@@ -184,7 +184,7 @@ def sentences(result: SearchResult) -> list[str]:
     else:
         lines.append(
             f"No reliable improvement: the best mask on confirm ({heads}) changes {result.objective} by {figures}. "
-            f"{_doubt(result)}Recommended: the empty mask, the model as it is."
+            f"{doubt_sentence(test, result.guarded)}Recommended: the empty mask, the model as it is."
         )
         if result.selected:
             lines.append(empty_mask_sentence(Path(result.mask_file)))
@@ -195,7 +195,7 @@ def sentences(result: SearchResult) -> list[str]:
             f"For context: on confirm it beats {share:.0f} % of {counted(count, 'random mask')} with as many heads per "
             "layer."
         )
-    if few := too_few(_improved(result, "confirm"), "confirm"):
+    if few := too_few(improved_clusters(result.splits.confirm, result.guarded), "confirm"):
         lines.append(
             f"{few[0].upper()}{few[1:]}: too few to say which smaller masks are as good as the best one there, so the "
             "best one is selected."
@@ -230,19 +230,17 @@ def guarded_sentences(found: Sequence[Guarded], clusters: Sequence[Clusters]) ->
     return lines
 
 
-def _improved(result: SearchResult, split: str) -> list[Clusters]:
-    """Return the clusters of the data sets whose objective is improved."""
-    guarded = {each.data for each in result.guarded}
-    clusters: list[Clusters] = getattr(result.splits, split).clusters
-    return [each for each in clusters if each.data not in guarded]
+def improved_clusters(split: SplitResult, guarded: Sequence[Guarded]) -> list[Clusters]:
+    """Return the clusters of the data sets whose objective is improved: all but the guarded ones."""
+    names = {each.data for each in guarded}
+    return [each for each in split.clusters if each.data not in names]
 
 
-def _doubt(result: SearchResult) -> str:
+def doubt_sentence(test: TestResult, guarded: Sequence[Guarded]) -> str:
     """Return why nothing is claimed although the interval lies above zero, to precede the recommendation."""
-    test = result.splits.test
     if test.num_differing is None:
         return ""
-    fewest = min((each.effective for each in _improved(result, "test")), default=0.0)
+    fewest = min((each.effective for each in improved_clusters(test, guarded)), default=0.0)
     found = doubt(Evidence(test.interval, test.p_value, fewest, test.num_differing))
     return f"{found[0].upper()}{found[1:]}. " if found else ""
 
@@ -289,7 +287,10 @@ def _prospects_sentence(result: SearchResult) -> str:
     if found is None:
         return ""
     if found.noise is None:
-        few = too_few(_improved(result, "search"), "search") or "too few independent groups of images on search"
+        few = (
+            too_few(improved_clusters(result.splits.search, result.guarded), "search")
+            or "too few independent groups of images on search"
+        )
         noise = f"which differences are noise there is not known: {few}"
     else:
         noise = f"differences below {100 * found.noise:.2f} points there are noise"

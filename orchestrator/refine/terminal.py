@@ -8,12 +8,17 @@ from rich.table import Table
 
 from headmask.border.shown import counted
 from orchestrator.outcome.schema import RELIABLE
-from orchestrator.outcome.tables import CANDIDATE_SCALES, guarded_sentences, splits_table
+from orchestrator.outcome.tables import (
+    CANDIDATE_SCALES,
+    doubt_sentence,
+    guarded_sentences,
+    improved_clusters,
+    splits_table,
+)
 from orchestrator.refine.content import RefineResult
 from orchestrator.screen.terminal import Terminal
 from orchestrator.screen.waiting import duration
-from orchestrator.statistics.clusters import doubt, in_words, too_few
-from orchestrator.statistics.paired import Evidence
+from orchestrator.statistics.clusters import in_words, too_few
 from orchestrator.study.looks import looked
 
 _TELLS = {"search": "optimistic: scales were trained here", "confirm": "chosen here", "test": "never chosen on"}
@@ -59,7 +64,8 @@ def candidate_rows(result: RefineResult) -> list[tuple[str, str, str, str]]:
 
 def sentences(result: RefineResult) -> list[str]:
     """Return the verdict as sentences."""
-    test, few = result.splits.test, too_few(result.splits.test.clusters, "test")
+    test = result.splits.test
+    few = too_few(improved_clusters(test, result.guarded), "test")
     delta = 100 * test.delta[result.objective]
     figures = f"{delta:+.2f} points on test, {in_words(test.interval, test.p_value, few)}"
     what = _what(result)
@@ -68,8 +74,8 @@ def sentences(result: RefineResult) -> list[str]:
         lines.append(f"Reliable improvement: {what} changes {result.objective} by {figures}.")
     else:
         lines.append(
-            f"No reliable improvement: {what} changes {result.objective} by {figures}. {_doubt(result)}Recommended: "
-            "the model as it is."
+            f"No reliable improvement: {what} changes {result.objective} by {figures}. "
+            f"{doubt_sentence(test, result.guarded)}Recommended: the model as it is."
         )
         if result.selected:
             lines.append(f"The selected scales are in {Path(result.scales_file).with_name(CANDIDATE_SCALES)}.")
@@ -97,10 +103,3 @@ def _what(result: RefineResult) -> str:
     parts = [(ablated, "ablated"), (weaker, "weakened"), (stronger, "strengthened")]
     listed = ", ".join(f"{count} {done}" for count, done in parts if count)
     return f"scaling {counted(len(result.selected), 'head')} ({listed})"
-
-
-def _doubt(result: RefineResult) -> str:
-    test = result.splits.test
-    fewest = min((each.effective for each in test.clusters), default=0.0)
-    found = doubt(Evidence(test.interval, test.p_value, fewest, test.num_differing or 0))
-    return f"{found[0].upper()}{found[1:]}. " if found else ""

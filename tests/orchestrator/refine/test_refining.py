@@ -15,9 +15,10 @@ from headmask.errors import ConfigError, HeadmaskError, StudyError
 from headmask.mask import Head
 from headmask.scalesfile import ScalesFile
 from orchestrator.cli import app
-from orchestrator.outcome.schema import SearchResult, read_result
+from orchestrator.outcome.schema import Guarded, SearchResult, read_result
 from orchestrator.refine import refining
 from orchestrator.refine.content import read_refinement
+from orchestrator.refine.terminal import sentences
 from orchestrator.run.display import Quiet
 from orchestrator.search.scoring import Interrupted
 from orchestrator.search.tasks import KeptTasks
@@ -191,6 +192,18 @@ def test_scales_that_improve_nothing_are_not_recommended(searched, refined, monk
     assert (result.recommended, ScalesFile.read(searched / "scales.json").heads) == ({}, {})
     if result.selected:
         assert ScalesFile.read(searched / "candidate-scales.json").heads == result.selected
+
+
+def test_clusters_of_guarded_data_sets_are_not_counted_among_few(searched, refined):
+    result = refined(searched)
+    (own,) = result.splits.test.clusters
+    guarded = Guarded(data="other", objective="mean_recall", max_loss=0.01, delta=0.0, interval=None, holds=True)
+    few = own.model_copy(update={"data": "other", "number": 7, "effective": 7.0})
+    test = result.splits.test.model_copy(update={"clusters": [own, few]})
+    both = result.model_copy(update={"splits": result.splits.model_copy(update={"test": test}), "guarded": [guarded]})
+    first, *others = sentences(both)
+    assert first == sentences(result)[0]
+    assert any(line.startswith("other: ") and "only 7 independent groups" in line for line in others)
 
 
 def test_data_that_have_changed_since_the_search_are_refused(searched, refined, tmp_path):
