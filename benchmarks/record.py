@@ -1,11 +1,13 @@
-"""Run `headmask bench engine` or `strategies` and keep what it prints, with date and commit, in `benchmarks/results/`.
+"""Run `headmask bench engine` or the contest of strategies, and keep what it prints in `benchmarks/results/`.
 
 python -m benchmarks.record --workload scan --model ViT-B-32 --precision float32
 python -m benchmarks.record strategies --full
+python -m benchmarks.record strategies --label widths --landscape pairwise-384 --width 64 --width 256
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -32,7 +34,8 @@ def save(name: str, content: dict[str, Any], arguments: list[str]) -> Path:
 
 def engine(arguments: list[str]) -> Path:
     """Time the engine, and write one dated file."""
-    content = measured(["engine", *arguments])
+    program = "from orchestrator.cli import main; main()"
+    content = measured(["-c", program, "bench", "engine", *arguments])
     precisions = content["precision"]
     if content["plain_precision"] != content["precision"]:
         precisions += f"-over-{content['plain_precision']}"
@@ -41,21 +44,24 @@ def engine(arguments: list[str]) -> Path:
 
 
 def strategies(arguments: list[str]) -> Path:
-    """Hold a contest of strategies, and write one dated file and a picture beside it."""
+    """Hold a contest of strategies, and write one dated file and a picture beside it; `--label` goes into the names."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--label", default="full" if "--full" in arguments else None)
+    given, passed = parser.parse_known_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "plot.png"
-        content = measured(["strategies", *arguments, "--plot", str(picture)])
-        name = "strategies-full" if "--full" in arguments else "strategies"
+        content = measured(["-m", "benchmarks.strategies", *passed, "--plot", str(picture)])
+        name = "-".join(filter(None, ("strategies", given.label)))
         path = save(name, {"versions": versions(), **content}, arguments)
         shutil.move(picture, path.with_suffix(".png"))
     return path
 
 
 def measured(arguments: list[str]) -> dict[str, Any]:
-    """Return what `headmask bench` prints."""
-    program = "from orchestrator.cli import main; main()"
-    command = [sys.executable, "-c", program, "bench", *arguments, "--json"]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    """Return what a command of this interpreter prints."""
+    command = [sys.executable, *arguments, "--json"]
+    found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ import typer
 
 from benchmarks.command import run_command
 from benchmarks.strategies.contest import hold
+from benchmarks.strategies.meter import Unit
 from benchmarks.strategies.plan import plan
 from benchmarks.strategies.plot import write_plot
 from benchmarks.strategies.summary import standing
@@ -29,7 +30,20 @@ def strategies(
     first_seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="The seeds are this one and those after it.")
     ] = 0,
-    evaluations: Annotated[int | None, typer.Option(min=1, max=10_000_000, help="Distinct masks of every run.")] = None,
+    evaluations: Annotated[int | None, typer.Option(min=1, max=10_000_000, help="Budget of every run.")] = None,
+    unit: Annotated[
+        Unit,
+        typer.Option(
+            help="What a budget counts: distinct masks, or image forwards as masks take them that share nothing. "
+            "Training counts in both."
+        ),
+    ] = "masks",
+    width: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, max=1_000_000, help="Count rounds of so many masks, none of which knows a result of its round."
+        ),
+    ] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, max=10_000, help="Runs at a time; one per core by default.")
     ] = None,
@@ -38,8 +52,17 @@ def strategies(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare our strategies with others, at equal numbers of distinct masks."""
-    cells = plan(landscape, contestant, full=full, num_seeds=seeds, first_seed=first_seed, budget=evaluations)
+    """Compare our strategies with others, at equal numbers of distinct masks, image forwards or rounds."""
+    cells = plan(
+        landscape,
+        contestant,
+        full=full,
+        num_seeds=seeds,
+        first_seed=first_seed,
+        budget=evaluations,
+        unit=unit,
+        widths=width,
+    )
     with counting(Terminal(stderr=True), "contest") as on_progress:
         runs = hold(cells, processes=processes, on_progress=lambda what, done, total: on_progress(done, total))
     found = standing(runs)

@@ -15,7 +15,7 @@ import optuna
 
 from benchmarks.strategies.contestants import SURROGATE, contestants
 from benchmarks.strategies.landscapes import MEASURED, TABLE, fill_table, landscape_of, optimum_of, table_parts
-from benchmarks.strategies.meter import BudgetSpent, Meter
+from benchmarks.strategies.meter import Budget, BudgetSpent, Meter
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
@@ -30,8 +30,7 @@ class Cell:
     landscape: str
     contestant: str
     seed: int
-    budget: int
-    """Distinct masks."""
+    budget: Budget
 
     @property
     def plain(self) -> Cell:
@@ -47,7 +46,7 @@ class Run:
 
     cell: Cell
     best_so_far: tuple[float, ...]
-    """The best value after each distinct mask."""
+    """The best value after each unit of the budget, or after each round where there are rounds."""
     optimum: float
     seconds: float
 
@@ -83,12 +82,13 @@ def hold(
 
 
 def run_cell(cell: Cell) -> tuple[tuple[float, ...], float]:
-    """Return the best value after each distinct mask of a cell, and the seconds that the cell took."""
+    """Return the best value after each unit or round of a cell, and the seconds that the cell took."""
     meter = Meter(landscape_of(cell.landscape, cell.seed), cell.budget)
     started = time.perf_counter()
     with contextlib.suppress(BudgetSpent):
         contestants()[cell.contestant](meter, cell.seed)
-    return tuple(meter.best_so_far), time.perf_counter() - started
+    best = meter.best_so_far if cell.budget.width is None else meter.best_by_round
+    return tuple(best), time.perf_counter() - started
 
 
 def _optimum(landscape: tuple[str, int]) -> float:

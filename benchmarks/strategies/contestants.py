@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -10,7 +11,7 @@ import numpy as np
 from benchmarks.strategies import rivals
 from benchmarks.strategies.meter import Meter
 from headmask.mask import Head, HeadMask
-from strategies import STRATEGIES, make_sampler
+from strategies import MIN_WIDTH, STRATEGIES, Books, make_sampler
 
 MAX_RANDOM_HEADS = 8
 SURROGATE = "+surrogate"
@@ -49,7 +50,10 @@ def default_names() -> list[str]:
 
 
 def ours(name: str, meter: Meter, seed: int, *, screened: bool = False) -> None:
-    """Run one of our strategies in blocks of the shipped size, results told as late as the block rule allows."""
+    """Run one of our strategies as shipped: a block knows the results that the block rule allows, and no others.
+
+    A round takes masks from the blocks that may be proposed before it. If these are too few, it is not full.
+    """
     sampler = make_sampler(
         name,
         meter.grid,
@@ -57,24 +61,37 @@ def ours(name: str, meter: Meter, seed: int, *, screened: bool = False) -> None:
         limits=meter.limits,
         screen=meter.screen if screened else None,
         gradients=meter.gradients,
+        width=max(MIN_WIDTH, meter.width or 1),
     )
     books = sampler.new_books()
-    while not books.is_exhausted:
-        start, masks = len(books), sampler.block_masks(books.next_block, books)
-        books.add(masks)
-        for number, value in enumerate(meter.values(masks), start):
+    waiting: deque[tuple[int, HeadMask]] = deque()
+    while waiting or not books.is_exhausted:
+        while len(waiting) < (meter.width or 1) and _may_propose(books):
+            start, masks = len(books), sampler.block_masks(books.next_block, books)
+            books.add(masks)
+            waiting.extend(enumerate(masks, start))
+        asked = [waiting.popleft() for _ in range(min(meter.width or len(waiting), len(waiting)))]
+        values = meter.values([mask for _, mask in asked])
+        for (number, _), value in zip(asked, values, strict=True):
             books.tell(number, value)
+
+
+def _may_propose(books: Books) -> bool:
+    return not books.is_exhausted and books.is_known_for(books.next_block)
 
 
 def random_masks(meter: Meter, seed: int) -> None:
     """Evaluate the empty mask, then random ones of 1 to 8 heads."""
     rng = np.random.default_rng(seed)
     heads = meter.limits.free_heads(meter.grid)
-    meter(HeadMask.empty(meter.grid))
+    masks = [HeadMask.empty(meter.grid)]
     while True:
-        size = rng.integers(1, min(MAX_RANDOM_HEADS, len(heads)) + 1)
-        chosen = rng.choice(len(heads), size=size, replace=False)
-        meter(HeadMask.from_heads(meter.grid, [heads[index] for index in chosen]))
+        while len(masks) < (meter.width or 1):
+            size = rng.integers(1, min(MAX_RANDOM_HEADS, len(heads)) + 1)
+            chosen = rng.choice(len(heads), size=size, replace=False)
+            masks.append(HeadMask.from_heads(meter.grid, [heads[index] for index in chosen]))
+        meter.values(masks)
+        masks = []
 
 
 def greedy_top_k(meter: Meter, seed: int) -> None:
@@ -114,8 +131,8 @@ def importance(meter: Meter, seed: int) -> None:
 def hill_climb(meter: Meter, seed: int) -> None:
     """Scan, then walk through the heads, best first, and flip whatever improves, until nothing does.
 
-    Then it starts again from nothing, through the heads in a random order. It waits for every single value, so it
-    cannot use a second replica.
+    Then it starts again from nothing, through the heads in a random order. In a round, it flips the best one of as many
+    heads as the round holds; without rounds it waits for every single value.
     """
     rng = np.random.default_rng(seed)
     heads = scanned(meter)
@@ -136,7 +153,8 @@ def _climb(meter: Meter, heads: list[Head]) -> None:
     best, improved = meter(mask), True
     while improved:
         improved = False
-        for head in heads:
-            value = meter(mask.flipped(head))
-            if value > best:
-                mask, best, improved = mask.flipped(head), value, True
+        for start in range(0, len(heads), meter.width or 1):
+            flipped = [mask.flipped(head) for head in heads[start : start + (meter.width or 1)]]
+            values = meter.values(flipped)
+            if max(values) > best:
+                mask, best, improved = flipped[int(np.argmax(values))], max(values), True

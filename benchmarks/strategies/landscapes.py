@@ -54,6 +54,10 @@ class Landscape(Protocol):
         """Return the values of masks in [0, 1], in their order."""
         ...
 
+    def cost(self, masks: Sequence[HeadMask]) -> float:
+        """Return the predicted cost of masks scored together, in plain forward passes of every image."""
+        ...
+
 
 def landscape_of(name: str, seed: int) -> Landscape:
     """Return the landscape of a name and a seed."""

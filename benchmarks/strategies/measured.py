@@ -42,7 +42,8 @@ class Measured:
     def __init__(self, session: Session, limits: Limits) -> None:
         self.limits = limits
         self._pool = InlinePool(session.payload, "cpu")
-        self._session = replace(session, limits=limits).settled(self._pool.settle(session.wanted))
+        settled = replace(session, limits=limits).settled(self._pool.settle(session.wanted))
+        self._session = settled.surveyed(self._pool.survey())
         decides = *self._session.decides_embeddings, self._pool.device, str(session.guide)
         self._key = cache_key(decides)
         self._exact = Memo(cache_folder() / f"values-{self._key}.sqlite")
@@ -60,6 +61,10 @@ class Measured:
     def values(self, masks: Sequence[HeadMask]) -> list[float]:
         """Return the exact values of masks, in their order; one that cannot be scored is worth nothing."""
         return self._exact.values(masks, self._score)
+
+    def cost(self, masks: Sequence[HeadMask]) -> float:
+        """Return the predicted cost of masks scored together, in plain forward passes of every image."""
+        return self._session.cost(masks)
 
     def screen(self, masks: Sequence[HeadMask]) -> NDArray[np.float64]:
         """Return the values (M) of masks as the displacement surrogate predicts them, NaN where there is none."""

@@ -1,8 +1,11 @@
-"""Counting what a contestant evaluates: distinct masks only, a budget of them, and the best value after each."""
+"""Counting what a contestant spends: distinct masks or image forwards, a budget of them, and the best value so far."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,28 +19,45 @@ from strategies.history import FloatArray
 
 MAX_ASKED = 5
 """Masks asked for, new or not, for each one of the budget: a contestant that needs more has converged."""
+ROUNDING = 1e-9
+"""Less than this is left of a budget only because sums are rounded."""
+Unit = Literal["masks", "forwards"]
+"""A distinct mask, or as many image forwards as a mask takes that shares nothing: one of every image."""
 
 
 class BudgetSpent(Exception):
     """A contestant asked for a new mask after its last one, or for hardly anything new."""
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a contestant may spend."""
+
+    amount: int
+    unit: Unit = "masks"
+    width: int | None = None
+    """Number of masks in a round, none of which is chosen by a result of the same round; None for no rounds."""
+
+
 class Meter:
-    """A landscape as a contestant sees it: masks evaluated before are free, new ones count, and so does training.
+    """A landscape as a contestant sees it: masks evaluated before are free, new ones cost, and so does training.
 
     Args:
         landscape: what masks are evaluated on.
-        budget: distinct masks that may be; a step of training is as many as cost what it does.
+        budget: what may be spent; a step of training costs what its forward and backward passes do.
     """
 
-    def __init__(self, landscape: Landscape, budget: int) -> None:
+    def __init__(self, landscape: Landscape, budget: Budget) -> None:
         self._landscape, self._budget = landscape, budget
         self._known: dict[HeadMask, float] = {}
         self._num_asked = 0
+        self._best = -np.inf
         self.best_so_far: list[float] = []
-        """The best value after each distinct mask, or what cost as much."""
-        self._trained = 0.0
-        """Training that is not yet as much as a mask."""
+        """The best value after each unit of the budget."""
+        self.best_by_round: list[float] = []
+        """The best value after each round, if there are rounds; training takes none."""
+        self._owed = 0.0
+        """What was spent and is not yet a whole unit."""
 
     @property
     def grid(self) -> HeadGrid:
@@ -55,6 +75,11 @@ class Meter:
         return self._landscape.screen
 
     @property
+    def width(self) -> int | None:
+        """Number of masks in a round; None for no rounds."""
+        return self._budget.width
+
+    @property
     def gradients(self) -> Gradients | None:
         """What scales are trained by, counted; None where there is nothing."""
         return None if self._landscape.gradients is None else _Counted(self._landscape.gradients, self._charge)
@@ -70,21 +95,38 @@ class Meter:
     def values(self, masks: Sequence[HeadMask]) -> list[float]:
         """Return the values of masks, in their order; new ones are evaluated together.
 
+        Their cost is shared equally among them. A mask is begun as long as something is left.
+
         Raises:
-            BudgetSpent: there are more new masks than the budget has left, which are evaluated; or hardly
-                any is new.
+            BudgetSpent: the budget has too little left for the new masks; those that it has enough for are evaluated.
+                Or hardly any is new.
         """
         new = [mask for mask in dict.fromkeys(masks) if mask not in self._known]
-        left = self._budget - len(self.best_so_far)
-        for mask, value in zip(new[:left], self._landscape.values(new[:left]), strict=True):
-            self._known[mask] = value
-            self.best_so_far.append(max(value, self.best_so_far[-1]) if self.best_so_far else value)
+        each = self._landscape.cost(new) / len(new) if new and self._budget.unit == "forwards" else 1.0
+        affordable = new[: max(0, ceil((self._left - self._owed) / each - ROUNDING))]
+        for place, value in enumerate(self._landscape.values(affordable), 1):
+            self._known[affordable[place - 1]] = value
+            self._best = max(self._best, value)
+            self._owed += each
+            self._settle()
+            if self.width is not None and (place % self.width == 0 or place == len(affordable)):
+                self.best_by_round.append(self._best)
         self._num_asked += len(masks)
-        if len(new) > left:
-            raise BudgetSpent(f"all {self._budget:,} masks of the budget are evaluated")
-        if self._num_asked > MAX_ASKED * self._budget:
+        if len(new) > len(affordable):
+            raise BudgetSpent(f"all {self._budget.amount:,} {self._budget.unit} of the budget are evaluated")
+        if self._num_asked > MAX_ASKED * max(self._budget.amount, len(self._known)):
             raise BudgetSpent(f"{self._num_asked:,} masks were asked for, of which {len(self._known):,} were new")
         return [self._known[mask] for mask in masks]
+
+    @property
+    def _left(self) -> int:
+        return self._budget.amount - len(self.best_so_far)
+
+    def _settle(self) -> None:
+        """Record the best value for every whole unit that is owed and within the budget."""
+        while self._owed >= 1 - ROUNDING and self._left:
+            self._owed -= 1
+            self.best_so_far.append(self._best)
 
     def _charge(self, masks: float) -> None:
         """Count training that costs as much as so many masks.
@@ -92,12 +134,10 @@ class Meter:
         Raises:
             BudgetSpent: the budget has less left.
         """
-        self._trained += masks
-        while self._trained >= 1:
-            if len(self.best_so_far) == self._budget:
-                raise BudgetSpent(f"all {self._budget:,} masks of the budget are evaluated, or trained for")
-            self._trained -= 1
-            self.best_so_far.append(self.best_so_far[-1] if self.best_so_far else -np.inf)
+        self._owed += masks
+        self._settle()
+        if self._owed >= 1 - ROUNDING:
+            raise BudgetSpent(f"all {self._budget.amount:,} {self._budget.unit} are evaluated, or trained for")
 
     def bit_values(self, bits_MF: BoolArray) -> NDArray[np.float64]:
         """Return the values (M) of masks that are rows of bits over the heads that may be ablated; see `values`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from benchmarks.strategies.contest import Cell
 from benchmarks.strategies.contestants import TRAINED, contestants, default_names
 from benchmarks.strategies.landscapes import DEFAULT_LANDSCAPES, LANDSCAPES, MEASURED
+from benchmarks.strategies.meter import Budget, Unit
 from headmask.errors import ConfigError, did_you_mean
 
 
@@ -16,7 +17,7 @@ class Size:
     """How much is done on a landscape."""
 
     budget: int
-    """Distinct masks of a run."""
+    """Distinct masks of a run, or masks' worth of image forwards."""
     num_seeds: int
 
 
@@ -42,7 +43,7 @@ FULL = {
 }
 QUICK_CAPS = {"optuna-tpe": 300, "tpe": 300}
 FULL_CAPS = {**QUICK_CAPS, "optuna-nsga2": 1_000, "nsga2": 1_000}
-"""Distinct masks that slow contestants end at: TPE takes 0.04 to 0.5 s for a mask, NSGA-II a tenth of a second."""
+"""Masks that slow contestants end at: TPE takes 0.04 to 0.5 s for a mask, NSGA-II a tenth of a second."""
 
 
 def plan(
@@ -53,6 +54,8 @@ def plan(
     num_seeds: int | None = None,
     first_seed: int = 0,
     budget: int | None = None,
+    unit: Unit = "masks",
+    widths: Sequence[int] | None = None,
 ) -> list[Cell]:
     """Return the cells of a contest.
 
@@ -62,7 +65,9 @@ def plan(
         full: take the full sizes.
         num_seeds: for every landscape, instead of its own number.
         first_seed: the seeds are this one and those after it.
-        budget: distinct masks of every run, instead of the landscape's own number; slow contestants stay capped.
+        budget: of every run, instead of the landscape's own number; slow contestants stay capped.
+        unit: what the budget counts.
+        widths: numbers of masks in a round; no rounds by default.
 
     Raises:
         ConfigError: there is no landscape or contestant of a name, or no tower that has gradients.
@@ -80,8 +85,9 @@ def plan(
             f"name {', '.join(MEASURED)}"
         )
     return [
-        Cell(landscape, name, seed, _capped(budget or sizes[landscape].budget, caps.get(name)))
+        Cell(landscape, name, seed, Budget(_capped(budget or sizes[landscape].budget, caps.get(name)), unit, width))
         for landscape in landscapes
+        for width in widths or (None,)
         for seed in range(first_seed, first_seed + (num_seeds or sizes[landscape].num_seeds))
         for name in names
     ]

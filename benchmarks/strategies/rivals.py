@@ -39,7 +39,7 @@ def optuna_tpe(meter: Meter, seed: int) -> None:
 def optuna_nsga2(meter: Meter, seed: int) -> None:
     """Run Optuna's NSGA-II; the best masks known are its first generation."""
     bits_MF, values_M = started(meter)
-    best = np.argsort(-values_M, kind="stable")[:POPULATION]
+    best = np.argsort(-values_M, kind="stable")[: max(POPULATION, meter.width or 1)]
     sampler = NSGAIISampler(population_size=len(best), seed=seed)
     # Trials without a generation are invisible to it.
     attrs = {NSGAIISampler._get_generation_key(): 0}
@@ -48,11 +48,12 @@ def optuna_nsga2(meter: Meter, seed: int) -> None:
 
 def pymoo_ga(meter: Meter, seed: int) -> None:
     """Run pymoo's GA with bit-flip mutation; the best masks known are its first generation."""
+    size = max(POPULATION, meter.width or 1)
     module = {name: _extra("pymoo", f"pymoo.{path}") for name, path in _PYMOO.items()}
     bits_MF, values_M = started(meter)
     algorithm = module["ga"].GA(
-        pop_size=POPULATION,
-        sampling=bits_MF[np.argsort(-values_M, kind="stable")[:POPULATION]],
+        pop_size=size,
+        sampling=bits_MF[np.argsort(-values_M, kind="stable")[:size]],
         crossover=module["crossover"].UniformCrossover(),
         mutation=module["mutation"].BitflipMutation(),
         eliminate_duplicates=True,
@@ -75,7 +76,7 @@ def cma_es(meter: Meter, seed: int) -> None:
     bits_MF, values_M = started(meter)
     mean_F = np.where(bits_MF[values_M.argmax()], ABLATED_MEAN, KEPT_MEAN)
     for doubling in count():
-        size = (4 + int(3 * np.log(len(mean_F)))) * 2**doubling
+        size = max(4 + int(3 * np.log(len(mean_F))), meter.width or 1) * 2**doubling
         strategy = module.CMA(mean=mean_F, sigma=SPREAD, population_size=size, seed=seed + doubling)
         num_before = -1
         # Once a generation holds nothing new it has converged, and starts again with twice as many (IPOP).
@@ -109,8 +110,10 @@ def _ask_and_tell(
         params = dict(zip(space, bits_F, strict=True))
         study.add_trial(optuna.create_trial(params=params, distributions=dict(space), value=value, system_attrs=attrs))
     while True:
-        trial = study.ask(dict(space))
-        study.tell(trial, float(meter.bit_values(np.array([[trial.params[name] for name in space]], dtype=bool))[0]))
+        trials = [study.ask(dict(space)) for _ in range(meter.width or 1)]
+        asked_MF = np.array([[trial.params[name] for name in space] for trial in trials], dtype=np.bool_)
+        for trial, value in zip(trials, meter.bit_values(asked_MF).tolist(), strict=True):
+            study.tell(trial, value)
 
 
 _PYMOO = {

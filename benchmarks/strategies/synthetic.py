@@ -56,6 +56,14 @@ class Synthetic:
         """Return the values of masks, in their order."""
         return [self(mask) for mask in masks]
 
+    def cost(self, masks: Sequence[HeadMask]) -> float:
+        """Return the cost of masks scored together if there were a tower whose layers all cost the same.
+
+        Masks that agree on the first layers share these, as in the engine.
+        """
+        prefixes = {mask.words[:layer] for mask in masks for layer in range(1, self.grid.layers + 1)}
+        return len(prefixes) / self.grid.layers
+
     def change(self, mask: HeadMask) -> float:
         """Return the change against the baseline in points, before it is rounded."""
         ablated_B = mask.to_bools().ravel()

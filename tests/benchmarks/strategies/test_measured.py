@@ -51,6 +51,11 @@ def test_the_surrogate_is_exact_for_what_was_scanned(tiny):
     assert tiny.screen(singles) == pytest.approx(tiny.values(singles), abs=0.02)
 
 
+def test_masks_that_share_layers_cost_less_together(tiny):
+    first, second, far = [HeadMask.from_text(tiny.grid, text) for text in ("L0H1", "L0H1,L2H3", "L0H2")]
+    assert tiny.cost([first]) < tiny.cost([first, second]) < tiny.cost([first, far]) < 2 * tiny.cost([far])
+
+
 def test_gradients_are_of_the_heads_that_may_be_ablated(tiny):
     scales_F = np.ones(len(tiny.limits.free_heads(tiny.grid)))
     loss, gradient_F = tiny.gradients(0, scales_F)
