@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -65,6 +66,12 @@ def options(
     """Find the attention heads that hurt a CLIP model, prove it on unseen data, and fold them away."""
 
 
+@cache
+def command() -> Any:
+    """Return the command line. Building it takes a while, and programs and tests may run it more than once."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command line; every way in which a command ends is an exit code and at most one message."""
     handler = logging.StreamHandler()
@@ -77,7 +84,7 @@ def main() -> None:
             setattr(sys, name, patient(stream))
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    sys.exit(ended(lambda: app(arguments, prog_name="headmask", standalone_mode=False), debug=debug))
+    sys.exit(ended(lambda: command()(arguments, prog_name="headmask", standalone_mode=False), debug=debug))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import io
 import os
 import shutil
 import sys
+from collections import Counter
+from contextlib import nullcontext
 
 # Two processes of tests share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,6 +23,13 @@ from filelock import FileLock
 from PIL import Image
 
 from tests.tiny import make_tiny_config, tiny_clip, write_task_datasets, write_tiny_dataset, write_tiny_model
+
+
+def pytest_collection_modifyitems(items):
+    """Run files that use Ray first, which take longest, then those of many tests: the last ones should be short."""
+    with_ray = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
+    sizes = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in with_ray, -sizes[item.path]))
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +146,15 @@ def runs(empty_mlflow, tmp_path):
     folder.mkdir()
     shutil.copyfile(empty_mlflow, folder / "mlflow.db")
     return folder
+
+
+@pytest.fixture
+def undrawn(request):
+    """Searches without pictures and reports, which take most of a tiny one's time, except in tests marked `drawn`."""
+    from tests.orchestrator.studies import undrawn
+
+    with nullcontext() if request.node.get_closest_marker("drawn") else undrawn():
+        yield
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import random
 import signal
 
 import psutil
+import pytest
 
 from tests.chaos.arena import is_replica
 from tests.orchestrator.studies import outcome, start, trials
@@ -13,6 +14,7 @@ from workers.pool.ray import RayPool
 KILLS = 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_search_whose_replicas_are_killed_equals_an_undisturbed_one(tiny_config, wide_files, local_ray, monkeypatch):
     changes = {"search__image_chunk": 8, "search__finalists": 3, "budget__masks": 60}
     whole = tiny_config("whole", wide_files, **changes)

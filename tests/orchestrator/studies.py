@@ -1,5 +1,6 @@
 """Running searches in tests, and comparing what they leave behind."""
 
+import contextlib
 import io
 import json
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import optuna
 import pyarrow.parquet as pq
+import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from PIL import Image
@@ -29,6 +31,15 @@ def start(config):
 
 def resume(config):
     return runner.resume(config, Quiet())
+
+
+@contextlib.contextmanager
+def undrawn():
+    """Let searches write no pictures and no report, which take most of a tiny one's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for part in ("_draw", "_report"):
+            patch.setattr(f"orchestrator.run.conclude.{part}", lambda *_: None)
+        yield
 
 
 def trials(folder):

@@ -12,6 +12,8 @@ from orchestrator.settings.options import RESUME, SCAN, SEARCH
 from orchestrator.settings.typed import ResumeOptions, ScanOptions, SearchOptions
 from tests.orchestrator.studies import start, trials
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def options(tiny_files):

@@ -33,6 +33,8 @@ from tests.workers.data.test_sources import (
 )
 from workers.pool.queue import InlinePool
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HEAVY = (
     "torch",
     "open_clip",
@@ -75,6 +77,7 @@ def test_importing_headmask_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.drawn
 def test_the_main_job_from_photos_to_a_checkpoint(headmask, tiny_files, runs, tmp_path, search_flags):
     data = tiny_files[1]
     code, out, err = headmask(*search_flags)

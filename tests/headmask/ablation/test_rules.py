@@ -4,6 +4,7 @@ Two are registered here alone. `half` folds: z becomes z / 2, which scaling colu
 exactly. `second` does not: z becomes the head's value at the second token.
 """
 
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from headmask.maskfile import MaskFile
 from headmask.models.loading import load_model
 from headmask.tower.towers import attentions, view_of
 from tests.families import family, text_family, tokens
-from tests.orchestrator.studies import recall_of, start
+from tests.orchestrator.studies import recall_of, start, undrawn
+from tests.tiny import make_tiny_config
 from workers.scoring.engine import Engine
 
 GRID = HeadGrid(3, 4)
@@ -56,10 +58,12 @@ class Second(Ablation):
         return values.at(1)
 
 
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    for added in (Half(), Second()):
-        monkeypatch.setitem(ABLATIONS, added.name, added)
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    with pytest.MonkeyPatch.context() as patch:
+        for added in (Half(), Second()):
+            patch.setitem(ABLATIONS, added.name, added)
+        yield
 
 
 @pytest.fixture(params=[*ABLATIONS, Half.name, Second.name])
@@ -156,11 +160,14 @@ def test_half_cannot_be_pruned():
         prune(family("multihead attention"), MASK, ablation="half")
 
 
-@pytest.fixture(params=[Half.name, Second.name])
-def searched(request, tiny_config):
-    """The name of a new ablation, the result of a search by it, and the folder of that run."""
-    config = tiny_config(request.param, search__ablation=request.param, budget__masks=14)
-    return request.param, start(config).result, config
+@pytest.fixture(scope="module", params=[Half.name, Second.name])
+def searched(request, tmp_path_factory, tiny_files, empty_mlflow, pixel_cache):
+    """The name of a new ablation, the result of a search by it, and the configuration of that run."""
+    folder = tmp_path_factory.mktemp(request.param)
+    shutil.copyfile(empty_mlflow, folder / "mlflow.db")
+    config = make_tiny_config(tiny_files, folder / "tiny", search__ablation=request.param, budget__masks=14)
+    with undrawn():
+        return request.param, start(config).result, config
 
 
 def test_a_search_by_a_new_ablation_reports_the_recall_of_the_live_model(searched):

@@ -12,6 +12,8 @@ from orchestrator.search.session import prepare
 from orchestrator.study.store import StudyStore
 from tests.orchestrator.studies import resume, start, trials
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.mark.parametrize(
     ("objective", "guide", "expected"),

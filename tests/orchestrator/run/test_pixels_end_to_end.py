@@ -28,6 +28,8 @@ from tests.orchestrator.studies import start
 from workers.data.dataset import Dataset, Row, write_dataset
 from workers.tasks.retrieval import RetrievalTargets
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SPLITS = {"search": 20, "confirm": 20, "test": 24}
 
 
@@ -119,6 +121,7 @@ def test_the_reported_test_recall_is_that_of_every_deployed_form(tiny_config, od
     assert (stock == pytest.approx(expected, abs=1e-9)) == (rule == "stock")
 
 
+@pytest.mark.drawn
 def test_a_study_says_how_many_images_depend_on_the_rule_and_is_another_under_the_other(tiny_config, odd_files):
     said = []
 

@@ -33,6 +33,8 @@ from workers.scoring.constants import Constants
 from workers.scoring.messages import MaskScore
 from workers.scoring.scorer import Scorer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def reliable(monkeypatch):
@@ -40,6 +42,7 @@ def reliable(monkeypatch):
     monkeypatch.setattr(Verdict, "is_reliable", True)
 
 
+@pytest.mark.drawn
 def test_the_run_folder_holds_everything(tiny_config):
     config = tiny_config()
     start(config)
@@ -230,6 +233,7 @@ def client(runs):
     return MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}")
 
 
+@pytest.mark.drawn
 def test_one_parent_run_per_search_and_one_child_per_finalist(tiny_config, runs):
     config = tiny_config(budget__masks=48)
     outcome = start(config)

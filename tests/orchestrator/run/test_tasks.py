@@ -30,6 +30,8 @@ from workers.pool.queue import InlinePool
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.similarity import SimilarityTargets
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def files(task_files):
@@ -89,6 +91,7 @@ def test_matching_is_searched(tiny_config, files):
     assert set(result.splits.test.baseline) == {"text_score", "image_score", "group_score"}
 
 
+@pytest.mark.drawn
 def test_similarity_is_searched_and_every_report_reads_it(tiny_config, files, headmask):
     data = str(files / "labels.parquet")
     config = tiny_config(data__path=data, data__task="similarity", budget__masks=20)

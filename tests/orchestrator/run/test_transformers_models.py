@@ -19,6 +19,8 @@ from tests.transformers_models import pooled, write_transformers_model
 from workers.data.dataset import Dataset
 from workers.tasks.retrieval import RetrievalTargets
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @torch.no_grad()
 def recall_of(model, folder, data):

@@ -9,6 +9,8 @@ from orchestrator.study.store import read_stored
 from tests.orchestrator.studies import resume, start, trials
 from workers.pool.queue import InlinePool
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class Said(Quiet):
     """Keeps what is said."""

@@ -27,6 +27,8 @@ from tests.orchestrator.studies import killed, outcome, resume, start, trials
 from workers.data.dataset import Row, write_dataset
 from workers.pool.queue import InlinePool
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NUM_SCAN = 13
 
 
@@ -53,6 +55,7 @@ def differentiated(monkeypatch):
     return seen
 
 
+@pytest.mark.drawn
 def test_scales_are_in_the_result_the_mask_file_the_pictures_and_the_tracking_run(scales_config, runs, monkeypatch):
     monkeypatch.setattr(Verdict, "is_reliable", True)
     config = scales_config(search__strategy="mixture")
@@ -93,6 +96,7 @@ def test_where_nothing_was_scanned_agreement_is_undefined(scales_config):
     assert start(scales_config(budget__masks=6)).result.scales.agreement is None
 
 
+@pytest.mark.drawn
 def test_a_search_that_trains_nothing_has_no_scales(tiny_config):
     config = tiny_config(search__strategy="pairwise", budget__masks=20)
     assert start(config).result.scales is None

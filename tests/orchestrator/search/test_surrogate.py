@@ -23,6 +23,8 @@ from workers.pool.queue import InlinePool
 from workers.scoring.messages import MaskScore
 from workers.scoring.scorer import Scorer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SCAN = 13
 
 

@@ -11,6 +11,8 @@ from orchestrator.study.catalogue import StudyInfo, begun_studies, list_studies
 from orchestrator.study.store import StudyStore, open_storage
 from tests.orchestrator.studies import resume, start, trials
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(params=["journal", "postgresql"])
 def location(request, tmp_path):

@@ -11,6 +11,8 @@ from orchestrator.study import looks as ledger
 from orchestrator.study.looks import FILE, Look, keep_looks, kept_looks, looks_at, looks_of_study, most_looks
 from tests.orchestrator.studies import start
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 GRID = HeadGrid(3, 4)
 
 

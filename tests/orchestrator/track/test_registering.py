@@ -27,6 +27,8 @@ from orchestrator.verdict.decide import Verdict
 from tests.orchestrator.studies import start
 from tests.tiny import write_tiny_model
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CHAMPION = ModelName("clip", "champion")
 
 

@@ -16,6 +16,8 @@ from tests.orchestrator.studies import start
 from workers.data.dataset import Dataset
 from workers.tasks.metrics import Mix
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.mark.parametrize(
     ("name", "objective", "kinds"),

@@ -23,6 +23,8 @@ from workers.scoring.embedding import embedded
 from workers.scoring.inputs import Normalisation
 from workers.scoring.stock import Encoder, EncodingHere
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NORMALISATION = Normalisation(np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
 FAKE_ENCODER = SimpleNamespace(key="fake", size=lambda device: 4)
 

@@ -98,7 +98,7 @@ def test_calibrated_means_of_texts_are_the_live_models(name):
 @pytest.mark.parametrize("tower", ["image", "text"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_embeddings_are_bit_equal_alone_in_any_batch_and_short_of_memory(dtype, tower, ablation):
-    engine = engine_of(tiny_clip(text=WIDE_TEXT, **WIDE), 10, tower=tower, dtype=dtype, chunk=8, ablation=ablation)
+    engine = engine_of(tiny_clip(text=WIDE_TEXT, **WIDE), 6, tower=tower, dtype=dtype, chunk=4, ablation=ablation)
     chosen = random_masks(engine.view.grid, 16)
     alone = {mask: engine.embed([mask])[0] for mask in chosen[::2]}
     rng = np.random.default_rng(1)
