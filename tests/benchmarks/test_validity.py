@@ -21,6 +21,8 @@ from orchestrator.statistics.paired import Outcomes
 from tests.tiny import random_masks as any_masks
 from workers.data.dataset import Dataset
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # M masks, C clusters, K ratio metrics
 
 GRID = HeadGrid(3, 4)

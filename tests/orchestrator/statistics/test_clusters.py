@@ -1,6 +1,7 @@
 """What is said where too few images are independent of each other, from the search to the page that compares."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from orchestrator.track.searchrun import _metrics
 from orchestrator.verdict.decide import decide
 from tests.orchestrator.studies import start
 from tests.orchestrator.verdict.test_decide import EMPTY, GOOD, ScriptedPool, records
-from tests.tiny import tiny_rows
+from tests.tiny import make_tiny_config, tiny_rows
 from workers.data.dataset import Row, write_dataset
 from workers.scoring.messages import MaskScore
 from workers.tasks.metrics import Mix
@@ -39,11 +40,13 @@ def write_captioned(path, captions_of):
     return path
 
 
-@pytest.fixture
-def few_left(tiny_config, tmp_path):
-    """A run folder of a search on images that have one of five captions, and nothing else."""
-    data = write_captioned(tmp_path / "few.parquet", lambda own, n: (f"class {n % 5}",))
-    config = tiny_config(data__path=str(data), budget__masks=20)
+@pytest.fixture(scope="module")
+def few_left(tmp_path_factory, tiny_files, empty_mlflow, pixel_cache):
+    """A run folder of a search on images that have one of five captions, and nothing else. Tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("few")
+    shutil.copyfile(empty_mlflow, folder / "mlflow.db")
+    data = write_captioned(folder / "few.parquet", lambda own, n: (f"class {n % 5}",))
+    config = make_tiny_config((tiny_files[0], data), folder / "tiny", budget__masks=20)
     return start(config), config
 
 
@@ -133,23 +136,22 @@ def test_the_sentence_says_why_there_is_no_interval(few_left):
     assert not {"test/interval_low", "test/interval_high", "test/p_value"} & dict(_metrics(result)).keys()
 
 
-def test_every_consumer_of_a_result_copes_without_an_interval(few_left, headmask):
-    _, config = few_left
-    path = config.folder / "result.json"
-    result = without_interval(SearchResult.model_validate_json(path.read_text()))
-    result.write(path)
-    run = SearchRun.read(config.folder)
+def test_every_consumer_of_a_result_copes_without_an_interval(few_left, tmp_path, headmask):
+    folder = shutil.copytree(few_left[1].folder, tmp_path / "tiny")
+    result = without_interval(SearchResult.model_validate_json((folder / "result.json").read_text()))
+    result.write(folder / "result.json")
+    run = SearchRun.read(folder)
     assert "without a 95 % interval" in str(run)
     assert "without a 95 % interval" in run._repr_html_()
     assert "too few independent groups" in run.plot().axes[1].get_title()
-    code, _, err = headmask("report", config.folder, "--out", config.folder / "again.html")
+    code, _, err = headmask("report", folder, "--out", folder / "again.html")
     assert code == 0, err
-    assert "No interval: too few independent groups of images." in (config.folder / "again.html").read_text()
-    found = compare(Sources().find([str(config.folder), str(config.folder / "mask.json")]))
+    assert "No interval: too few independent groups of images." in (folder / "again.html").read_text()
+    found = compare(Sources().find([str(folder), str(folder / "mask.json")]))
     assert next(each for each in found.runs if each.kind == "run folder").interval is None
 
 
-def test_two_runs_on_few_groups_are_compared_without_intervals(few_left, tiny_config, tmp_path, headmask):
+def test_two_runs_on_few_groups_are_compared_without_intervals(few_left, tiny_config, tmp_path, headmask, undrawn):
     _, config = few_left
     other = tiny_config(
         data__path=config.data[0].path, budget__masks=20, output__folder=str(tmp_path / "other"), search__seed=1
@@ -168,11 +170,11 @@ def test_two_runs_on_few_groups_are_compared_without_intervals(few_left, tiny_co
             assert (run[split]["difference"] or {"interval": None})["interval"] is None
 
 
-def test_eval_on_few_groups_gives_no_interval_and_says_why(few_left, headmask):
+def test_eval_on_few_groups_gives_no_interval_and_says_why(few_left, tmp_path, headmask):
     _, config = few_left
     mask = MaskFile.read(config.folder / "mask.json")
     one = HeadMask.from_text(mask.head_grid, "L0H0")
-    path = config.folder / "one.json"
+    path = tmp_path / "one.json"
     path.write_text(mask.model_copy(update={"heads": tuple(map(str, one.heads))}).model_dump_json())
     data = config.data[0].path
     code, out, _ = headmask("eval", "--mask", path, "--data", data, "--split", "test", "--json")
