@@ -28,8 +28,9 @@ from headmask.mask import HeadMask
 from orchestrator.demo import DEMO_CONSTANTS, unpack_demo
 from orchestrator.run.bench import hardware
 from orchestrator.search.loop import Search
+from orchestrator.search.preparing import prepare
 from orchestrator.search.scoring import score_all
-from orchestrator.search.session import Session, prepare
+from orchestrator.search.session import Session
 from orchestrator.settings.budget import Budget
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import flags_of

@@ -24,8 +24,9 @@ from headmask.mask import HeadMask
 from orchestrator.demo import DEMO_CONSTANTS, unpack_demo
 from orchestrator.demo.scenes import write_downstream
 from orchestrator.run.bench import hardware, make_workload
+from orchestrator.search.preparing import prepare
 from orchestrator.search.scoring import score_all
-from orchestrator.search.session import Session, prepare
+from orchestrator.search.session import Session
 from orchestrator.search.sharding import exchanged_bytes
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import flags_of

@@ -294,7 +294,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def of_session(model: str, data: str) -> Landscape:
     """Return the landscape of a model on the search split of a data set."""
-    from orchestrator.search.session import prepare
+    from orchestrator.search.preparing import prepare
     from orchestrator.settings.config import read_config
     from orchestrator.settings.options import flags_of
     from workers.scoring.replica import Replica

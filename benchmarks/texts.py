@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from benchmarks.record import save
 from orchestrator.demo import unpack_demo
 from orchestrator.run.bench import hardware
-from orchestrator.search.session import Session, load
+from orchestrator.search.preparing import load
+from orchestrator.search.session import Session
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import flags_of
 from workers.pool.fleet import START_S

@@ -20,8 +20,9 @@ from orchestrator.run.display import Display, Quiet, make_display
 from orchestrator.run.precheck import check_baseline
 from orchestrator.screen.terminal import Terminal
 from orchestrator.screen.waiting import said_when_slow
+from orchestrator.search.preparing import load, ready
 from orchestrator.search.scoring import score_all
-from orchestrator.search.session import Session, load, ready
+from orchestrator.search.session import Session
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import REFINE, RESUME, SCAN, SEARCH, flags_of
 from orchestrator.settings.typed import RefineOptions, ResumeOptions, ScanOptions, SearchOptions

@@ -201,7 +201,7 @@ def postgres(tmp_path_factory):
 @pytest.fixture
 def tiny_session(tiny_config):
     """Tiny model and data, ready for a pool."""
-    from orchestrator.search.session import prepare
+    from orchestrator.search.preparing import prepare
 
     return prepare(tiny_config())
 

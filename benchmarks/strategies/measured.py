@@ -16,7 +16,8 @@ from headmask.border.home import cache_folder
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.demo import DEMO_CONSTANTS, unpack_demo
 from orchestrator.search.gradients import ScaleGradients
-from orchestrator.search.session import Session, prepare
+from orchestrator.search.preparing import prepare
+from orchestrator.search.session import Session
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import flags_of
 from strategies import Limits

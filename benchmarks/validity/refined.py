@@ -25,7 +25,8 @@ from orchestrator.refine.content import RefineResult
 from orchestrator.refine.refining import order_of, refine
 from orchestrator.refine.training import MASK, MODEL, Trainer
 from orchestrator.run.display import Quiet
-from orchestrator.search.session import SPLITS, prepare
+from orchestrator.search.preparing import prepare
+from orchestrator.search.session import SPLITS
 from orchestrator.search.tasks import KeptTasks
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import flags_of

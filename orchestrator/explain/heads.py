@@ -22,7 +22,7 @@ from orchestrator.explain.explanation import FILE, DescribingText, ExplainedHead
 from orchestrator.explain.harm import Case, explained_head, measure_harm
 from orchestrator.explain.subject import Subject, find_subject, read_descriptions
 from orchestrator.search.otherside import embedded_texts, make_payload
-from orchestrator.search.session import load_section
+from orchestrator.search.preparing import load_section
 from orchestrator.settings.sections import DataSection
 from orchestrator.study.looks import keep_looks, looks_at, run_folder_of
 from orchestrator.verdict.evaluate import objective_on

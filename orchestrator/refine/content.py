@@ -16,18 +16,8 @@ from headmask.errors import StudyError
 from headmask.maskfile import Grid, MaskFile, SplitScores
 from headmask.scales import HeadScales
 from headmask.scalesfile import ScalesFile
-from orchestrator.outcome.schema import (
-    RELIABLE,
-    UNRELIABLE,
-    Guarded,
-    Sealed,
-    SplitResult,
-    Splits,
-    TestResult,
-    data_reference,
-    guarded,
-    split_figures,
-)
+from orchestrator.outcome.results import data_reference, guarded, split_figures
+from orchestrator.outcome.schema import RELIABLE, UNRELIABLE, Guarded, Sealed, SplitResult, Splits, TestResult
 from orchestrator.refine.choosing import Choice
 from orchestrator.refine.training import HeldOut, Trained
 from orchestrator.search.session import Session

@@ -9,7 +9,7 @@ from orchestrator.refine.refining import Order
 from orchestrator.refine.training import FOLDS, PULLS, checkpoints
 from orchestrator.run.plan import measured_speed
 from orchestrator.search.gradients import ScaleGradients
-from orchestrator.search.session import prepare
+from orchestrator.search.preparing import prepare
 from workers.scoring.devices import chosen_device
 from workers.scoring.replica import Replica
 

@@ -28,7 +28,8 @@ from orchestrator.run.precheck import check_baseline
 from orchestrator.run.runner import check_replicas, check_stopping, make_pool
 from orchestrator.run.signals import StopFlag, stop_signals
 from orchestrator.search.gradients import ScaleGradients
-from orchestrator.search.session import SPLITS, Session, load, ready
+from orchestrator.search.preparing import load, ready
+from orchestrator.search.session import SPLITS, Session
 from orchestrator.search.tasks import KeptTasks
 from orchestrator.settings.config import SearchConfig, read_config
 from orchestrator.settings.options import REFINE, REFINE_RUN

@@ -9,8 +9,9 @@ from headmask.apply.exporting import export
 from headmask.border.libraries import versions
 from headmask.mask import HeadMask
 from headmask.maskfile import MaskFile
-from orchestrator.outcome import schema as results
+from orchestrator.outcome import results
 from orchestrator.outcome.pictures import write_heat_map, write_pareto, write_scales
+from orchestrator.outcome.schema import RELIABLE, UNRELIABLE, PixelsResult, Prospects, ScalesResult, SearchResult
 from orchestrator.outcome.tables import CANDIDATE, write_trials
 from orchestrator.report.page import FILE, write_report
 from orchestrator.run.display import Display
@@ -35,7 +36,7 @@ class Outcome:
 
     session: Session
     verdict: Verdict
-    result: results.SearchResult
+    result: SearchResult
     is_tracked: bool = True
     """Whether MLflow has taken everything, except what waits for a server that is away."""
     is_registered: bool = True
@@ -53,7 +54,7 @@ def conclude(
     tracker: Tracker,
     searched: Progress,
     verdict: Verdict,
-    prospects: results.Prospects | None,
+    prospects: Prospects | None,
     surrogate: Surrogate | None,
     display: Display,
     seconds: float,
@@ -102,9 +103,7 @@ def _write_tables(session: Session, records: Sequence[TrialRecord], verdict: Ver
     write_queries(session, verdict, folder / "queries.parquet")
 
 
-def _draw(
-    session: Session, records: Sequence[TrialRecord], verdict: Verdict, scales: results.ScalesResult | None
-) -> None:
+def _draw(session: Session, records: Sequence[TrialRecord], verdict: Verdict, scales: ScalesResult | None) -> None:
     """Write the pictures: single heads, gains by size, and scales where any were trained."""
     folder, objective, gain = session.config.folder, str(session.objective), session.objective.gain
     gains = {record.mask: gain(record.metrics) for record in records if record.metrics}
@@ -117,7 +116,7 @@ def _draw(
 
 
 def _write_masks(
-    session: Session, verdict: Verdict, scales: results.ScalesResult | None, study: str, run_id: str | None
+    session: Session, verdict: Verdict, scales: ScalesResult | None, study: str, run_id: str | None
 ) -> MaskFile:
     """Write the recommended mask, and the selected one where it is another; return the recommended one."""
 
@@ -137,15 +136,15 @@ def _result(
     store: StudyStore,
     searched: Progress,
     verdict: Verdict,
-    prospects: results.Prospects | None,
+    prospects: Prospects | None,
     surrogate: Surrogate | None,
-    scales: results.ScalesResult | None,
+    scales: ScalesResult | None,
     run_id: str | None,
     seconds: float,
-) -> results.SearchResult:
+) -> SearchResult:
     config, records = session.config, searched.records
-    return results.SearchResult(
-        verdict=results.RELIABLE if verdict.is_reliable else results.UNRELIABLE,
+    return SearchResult(
+        verdict=RELIABLE if verdict.is_reliable else UNRELIABLE,
         objective=str(session.objective),
         guide=str(session.guide),
         selected=list(map(str, verdict.selected.heads)),
@@ -170,7 +169,7 @@ def _result(
         surrogate=results.surrogate_result(surrogate),
         scales=scales,
         test_looks=count_looks(config.storage, store, session.test_digests, config.folder),
-        pixels=results.PixelsResult(rule=config.search.pixels, data=session.remarks),
+        pixels=PixelsResult(rule=config.search.pixels, data=session.remarks),
         mlflow_run_id=run_id,
         mask_file=str(config.folder / "mask.json"),
         versions=store.attr("versions") or versions(),

@@ -12,7 +12,8 @@ import torch
 from headmask.mask import HeadMask
 from orchestrator.search.gradients import ScaleGradients
 from orchestrator.search.pace import pace_of
-from orchestrator.search.session import Session, prepare
+from orchestrator.search.preparing import prepare
+from orchestrator.search.session import Session
 from orchestrator.search.sharding import best_shards, embeddings_gib, exchanged_bytes, scan_of, typical_block
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.location import redacted

@@ -28,9 +28,10 @@ from orchestrator.run.signals import StopFlag, stop_signals
 from orchestrator.screen.border import EXIT_TRY_AGAIN
 from orchestrator.search.gradients import ScaleGradients
 from orchestrator.search.loop import Search
+from orchestrator.search.preparing import load, ready
 from orchestrator.search.progress import Listener, Progress
 from orchestrator.search.scoring import Interrupted
-from orchestrator.search.session import Session, load, ready
+from orchestrator.search.session import Session
 from orchestrator.search.sharding import best_shards
 from orchestrator.search.surrogate import Surrogate, make_surrogate
 from orchestrator.settings.commandline import command_line, resume_command, way_on

@@ -17,7 +17,7 @@ from headmask.pixels.images import PixelRule
 from headmask.scalesfile import ScalesFile, read_head_file
 from orchestrator.screen.waiting import said_when_slow
 from orchestrator.search.otherside import make_payload
-from orchestrator.search.session import load_section
+from orchestrator.search.preparing import load_section
 from orchestrator.settings.sections import DataSection
 from orchestrator.statistics.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.statistics.paired import Evidence, evidence

@@ -10,7 +10,8 @@ from headmask.mask import HeadMask
 from headmask.scales import HeadScales
 from orchestrator.refine import training
 from orchestrator.refine.training import FOLDS, MASK, MODEL, HeldOut, Recipe, Trainer, checkpoints, folds_of
-from orchestrator.search.session import SPLITS, prepare
+from orchestrator.search.preparing import prepare
+from orchestrator.search.session import SPLITS
 from orchestrator.search.tasks import KeptTasks
 from workers.pool.queue import InlinePool
 from workers.scoring.messages import ScaledStage, ScaleTask

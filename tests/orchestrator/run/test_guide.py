@@ -8,7 +8,7 @@ from orchestrator.run.display import PlainDisplay
 from orchestrator.run.plan import make_plan
 from orchestrator.run.runner import start as start_with
 from orchestrator.screen.terminal import Terminal
-from orchestrator.search.session import prepare
+from orchestrator.search.preparing import prepare
 from orchestrator.study.store import StudyStore
 from tests.orchestrator.studies import resume, start, trials
 

@@ -10,7 +10,7 @@ from torch import nn
 from headmask.errors import ModelError
 from orchestrator.demo import unpack_demo
 from orchestrator.run.precheck import check_baseline
-from orchestrator.search.session import load, prepare, ready
+from orchestrator.search.preparing import load, prepare, ready
 from orchestrator.settings.config import read_config
 from tests.tiny import write_tiny_model
 from workers.pool.queue import InlinePool

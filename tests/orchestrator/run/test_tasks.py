@@ -17,7 +17,7 @@ from headmask.maskfile import MaskFile
 from headmask.models.loading import load_model
 from orchestrator.run.plan import make_plan
 from orchestrator.run.precheck import check_baseline
-from orchestrator.search.session import prepare
+from orchestrator.search.preparing import prepare
 from orchestrator.settings.config import read_config
 from tests.orchestrator.studies import resume, start, trials
 from tests.tiny import TEMPLATES, write_chinese_model

@@ -12,7 +12,7 @@ from PIL import Image
 from headmask.apply.exporting import export
 from headmask.errors import ConfigError, ModelError
 from headmask.maskfile import MaskFile
-from orchestrator.search.session import prepare
+from orchestrator.search.preparing import prepare
 from orchestrator.settings.config import read_config
 from tests.orchestrator.studies import start
 from tests.transformers_models import pooled, write_transformers_model

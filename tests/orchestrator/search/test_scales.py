@@ -14,7 +14,7 @@ from orchestrator.demo.scenes import downstream_rows
 from orchestrator.outcome.schema import SearchResult, read_result
 from orchestrator.run.plan import make_plan
 from orchestrator.search.gradients import ScaleGradients
-from orchestrator.search.session import prepare
+from orchestrator.search.preparing import prepare
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import flags_of
 from orchestrator.study.integrity import checksum

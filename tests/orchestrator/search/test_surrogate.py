@@ -12,8 +12,8 @@ import strategies
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadMask
 from orchestrator.run.plan import make_plan
+from orchestrator.search.preparing import prepare
 from orchestrator.search.scoring import Interrupted, score_all
-from orchestrator.search.session import prepare
 from orchestrator.search.surrogate import make_surrogate
 from orchestrator.study.reopening import stored_config
 from strategies import MaskSampler

@@ -13,7 +13,7 @@ from orchestrator.compare.sources import Sources
 from orchestrator.outcome.run import SearchRun
 from orchestrator.outcome.schema import Prospects, SearchResult
 from orchestrator.outcome.tables import sentences, split_rows
-from orchestrator.search.session import prepare
+from orchestrator.search.preparing import prepare
 from orchestrator.settings.objective import Goal
 from orchestrator.statistics.clusters import Clusters, doubt, in_words, too_few
 from orchestrator.statistics.paired import Evidence

@@ -11,7 +11,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from headmask.errors import PoolError
-from orchestrator.search.session import load, ready
+from orchestrator.search.preparing import load, ready
 from tests.orchestrator.studies import start, trials
 from tests.tiny import TEXT, tiny_clip
 from tests.workers.fakes import FATAL, FakePayload, FakeReplica

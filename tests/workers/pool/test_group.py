@@ -53,7 +53,7 @@ def test_a_sharded_study_is_the_unsharded_one(tiny_config, large_files, local_ra
 @pytest.fixture(scope="module")
 def payload(tmp_path_factory, large_files, task_files, empty_mlflow):
     """What shards are given: a large data set, and a small one of labels."""
-    from orchestrator.search.session import prepare
+    from orchestrator.search.preparing import prepare
     from orchestrator.settings.config import read_config
     from orchestrator.settings.options import flags_of
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from headmask.mask import Head, HeadMask, bools_of
-from orchestrator.search.session import prepare
+from orchestrator.search.preparing import prepare
 from tests.tiny import random_masks, tiny_clip
 from tests.workers.scoring.test_scorer import random_split, scorer_of
 from workers.scoring.displacement import Displacements, Predictor, displacement, displacement_bytes
