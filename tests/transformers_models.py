@@ -101,8 +101,10 @@ def _processor(kind: str) -> Any:
         return hf.SiglipImageProcessor(size={"height": 28, "width": 28}, **colours)
     if kind == "siglip2":
         return hf.Siglip2ImageProcessor(patch_size=7, max_num_patches=16, **colours)
-    made = hf.ChineseCLIPImageProcessor if kind == "chinese_clip" else hf.CLIPImageProcessor
-    return made(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, **colours)
+    sides = {"height": 28, "width": 28}
+    if kind == "chinese_clip":  # The only kind of size that transformers 4.55 resizes to.
+        return hf.ChineseCLIPImageProcessor(size=sides, do_center_crop=False, **colours)
+    return hf.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=sides, **colours)
 
 
 def _write_tokenizer(folder: Path, kind: str) -> int:

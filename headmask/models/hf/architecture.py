@@ -192,7 +192,9 @@ def _text_tower(text: Any) -> dict[str, Any]:
 
 def _sizes(tower: Any) -> dict[str, Any]:
     """Return width, layers and the ratio of MLPs, of which open_clip, which rounds down, makes their exact width."""
-    width, inner = tower.hidden_size, tower.intermediate_size
+    width, inner, heads = tower.hidden_size, tower.intermediate_size, tower.num_attention_heads
+    if width % heads:  # Refused by transformers itself, but not by its older versions.
+        raise ModelError(f"hidden_size {width} is not a multiple of num_attention_heads, which is {heads}")
     exact = inner / width
     ratio = exact if int(width * exact) == inner else (inner + 0.5) / width
     return {"width": width, "layers": tower.num_hidden_layers, "mlp_ratio": ratio}
