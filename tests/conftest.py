@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from contextlib import nullcontext
+from importlib.metadata import version
 
 # Two processes of tests share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,6 +24,20 @@ from filelock import FileLock
 from PIL import Image
 
 from tests.tiny import make_tiny_config, tiny_clip, write_task_datasets, write_tiny_dataset, write_tiny_model
+
+WARNINGS = {
+    "ray": ((2, 60), ["unclosed file <_io.TextIOWrapper name='/dev/null'", "subprocess .* is still running"]),
+    "mlflow": ((3, 17), [r"The Query\.get\(\) method is considered legacy"]),
+}
+"""By library: the version that is known to warn no longer, and what older ones warn of."""
+
+
+def pytest_configure(config):
+    """Let older versions of libraries warn of what only newer ones of them can mend."""
+    for library, (mended, messages) in WARNINGS.items():
+        if tuple(map(int, version(library).split(".")[:2])) < mended:
+            for message in messages:
+                config.addinivalue_line("filterwarnings", f"ignore:{message}")
 
 
 def pytest_collection_modifyitems(items):
