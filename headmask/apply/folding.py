@@ -54,7 +54,10 @@ def why_not_folded(ablation: Ablation, attention: HeadAttention, tower: TowerNam
     """Return why no weights of an attention module equal it with a scaled head; None where some do."""
     if attention.normalises_heads:
         what = "an ablated" if scale == 0 else "a scaled"
-        return f"this tower normalises the heads' outputs before W_O: no weights equal {what} head there"
+        return (
+            f"this tower normalises the heads' outputs before W_O: no weights equal {what} head there. "
+            "headmask.load(MODEL, FILE) gives the model with the heads changed while it runs"
+        )
     return ablation.why_not_folded(attention, tower, scale)
 
 

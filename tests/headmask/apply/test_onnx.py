@@ -16,13 +16,11 @@ from headmask.apply import deployment, onnx
 from headmask.apply.exporting import check_target, export
 from headmask.apply.folding import fold, probe_images
 from headmask.apply.live import ablate
-from headmask.apply.pruning import prune
 from headmask.errors import AblationError, MaskFileError, ModelError, OutputError
 from headmask.mask import HeadMask
 from headmask.maskfile import Grid, MaskFile
 from headmask.models.loading import load_model
 from headmask.tower.towers import grid_of
-from tests.families import family
 from tests.tiny import write_chinese_model
 from tests.transformers_models import write_transformers_model
 
@@ -160,16 +158,6 @@ def test_a_pruned_model_is_smaller_and_replaces_a_folded_one(loaded, exported, t
     assert "pruned" in card
     export(loaded, mask, out, overwrite=True)
     assert not (out / "image.onnx").exists()
-
-
-@pytest.mark.parametrize("name", ["custom attention", "SigLIP", "CoCa"])
-def test_towers_of_other_kinds_are_the_same_in_onnx(name, tmp_path):
-    clip = family(name).eval().requires_grad_(False)
-    mask = HeadMask.from_text(grid_of(clip), "L0H0,L0H1,L1H1")
-    pruned, images = prune(clip, mask), probe_images(clip, 4)
-    onnx.write(pruned, tmp_path, {"image.onnx": images})
-    with torch.no_grad(), ablate(clip, mask):
-        assert_close(onnx.OnnxModel(tmp_path).encode_image(images), clip.encode_image(images))
 
 
 @pytest.mark.parametrize(
