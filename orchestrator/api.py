@@ -17,6 +17,7 @@ from orchestrator.refine.run import RefineRun
 from orchestrator.run import runner
 from orchestrator.run.conclude import Outcome
 from orchestrator.run.display import Display, Quiet, make_display
+from orchestrator.run.pools import make_pool
 from orchestrator.run.precheck import check_baseline
 from orchestrator.screen.terminal import Terminal
 from orchestrator.screen.waiting import said_when_slow
@@ -143,7 +144,7 @@ def scan(
         raise ConfigError(f"split must be search or confirm; got {split!r}")
     say = Terminal().say if progress else lambda text: None
     session = load(settings, say)
-    with contextlib.closing(runner.make_pool(session, Quiet())) as pool:
+    with contextlib.closing(make_pool(session, Quiet())) as pool:
         session = ready(session, pool, say)
         if settings.search.precheck:
             check_baseline(session, pool)

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.validity.searches import Workload, outcomes, searched, write_scenes
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.run.display import Quiet
-from orchestrator.run.runner import make_pool
+from orchestrator.run.pools import make_pool
 from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session
 from orchestrator.statistics.paired import paired_interval

@@ -16,8 +16,9 @@ from headmask.mask import HeadMask
 from orchestrator.demo import DEMO_CONSTANTS
 from orchestrator.demo.scenes import downstream_rows
 from orchestrator.run import runner
+from orchestrator.run.conclude import Outcome
 from orchestrator.run.display import Quiet
-from orchestrator.run.runner import Outcome, make_pool
+from orchestrator.run.pools import make_pool
 from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session
 from orchestrator.settings.config import read_config

@@ -24,8 +24,8 @@ from orchestrator.refine.tracking import track_refinement
 from orchestrator.refine.training import MASK, MAX_STEPS, MODEL, SEARCH, HeldOut, Start, Trained, Trainer
 from orchestrator.run.display import Display
 from orchestrator.run.outputs import inputs_of, is_run
+from orchestrator.run.pools import check_replicas, make_pool
 from orchestrator.run.precheck import check_baseline
-from orchestrator.run.runner import check_replicas, check_stopping, make_pool
 from orchestrator.run.signals import StopFlag, stop_signals
 from orchestrator.search.gradients import ScaleGradients
 from orchestrator.search.preparing import load, ready
@@ -133,7 +133,7 @@ def refine(order: Order, display: Display) -> RefineResult:
         if order.searched is None and config.search.precheck:
             check_baseline(session, pool)
         session = session.settled(pool.settle(session.wanted))
-        session = session.embedded(pool, SPLITS, display.say, lambda: check_stopping(stopping))
+        session = session.embedded(pool, SPLITS, display.say, stopping.check)
         return _Refinement(order, session, pool, display, stopping).run(started)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,25 +14,25 @@ from headmask.border.libraries import joined, same_transform, versions
 from headmask.border.passwords import HIDDEN, redacted
 from headmask.border.shown import counted, shown
 from headmask.border.writing import made_folder
-from headmask.errors import ConfigError, HeadmaskError, PixelsChangedError, StudyError
+from headmask.errors import HeadmaskError, PixelsChangedError, StudyError
 from headmask.mask import HeadMask
 from headmask.maskfile import write_json
 from orchestrator.outcome.schema import RELIABLE, Prospects, SearchResult
+from orchestrator.run.clock import Clock
 from orchestrator.run.conclude import Outcome, conclude
 from orchestrator.run.display import Display
 from orchestrator.run.outputs import OLDER, check_run, set_aside_older
+from orchestrator.run.pools import check_device, check_replicas, make_pool
 from orchestrator.run.precheck import check_baseline
 from orchestrator.run.signals import StopFlag, stop_signals
-from orchestrator.screen.border import EXIT_TRY_AGAIN
 from orchestrator.search.gradients import ScaleGradients
 from orchestrator.search.loop import Search
 from orchestrator.search.preparing import load, ready
 from orchestrator.search.progress import Listener, Progress
 from orchestrator.search.scoring import Interrupted
 from orchestrator.search.session import Session
-from orchestrator.search.sharding import best_shards
 from orchestrator.search.surrogate import Surrogate, make_surrogate
-from orchestrator.settings.commandline import command_line, resume_command, way_on
+from orchestrator.settings.commandline import command_line, resume_command
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.modelname import ModelName
 from orchestrator.settings.trackinguri import VARIABLE, beside, tracked_at, with_password
@@ -50,9 +48,7 @@ from orchestrator.track.tracker import Tracker
 from orchestrator.verdict.decide import Verdict, decide
 from orchestrator.verdict.prospects import look_ahead
 from strategies import MIN_WIDTH, make_sampler
-from workers.pool.queue import InlinePool, Pool
-from workers.scoring.devices import chosen_device
-from workers.scoring.messages import Survey
+from workers.pool.queue import Pool
 
 EMBEDDED_ON = "embedded_on"
 """Study attribute: kind of device that embeds the side that no mask changes. Studies without it did so on the CPU."""
@@ -260,10 +256,10 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display, trac
         curve = BestCurve(tracker)
         with _ending(store, tracker, clock):
             if not config.pool.mixed_devices:
-                _check_device(store, pool)
+                check_device(store, pool)
             surrogate = make_surrogate(session, pool, display.say, stopping.is_set)
             searched = _search(session, store, pool, surrogate, curve, display, stopping, clock, place)
-            session = session.embedded(pool, ("confirm", "test"), display.say, lambda: check_stopping(stopping))
+            session = session.embedded(pool, ("confirm", "test"), display.say, stopping.check)
             verdict = _decide(session, store, pool, searched, display, stopping, place)
             prospects = _look_ahead(session, pool, searched, display, stopping)
         place.check()
@@ -275,16 +271,6 @@ def _run(session: Session, store: StudyStore, pool: Pool, display: Display, trac
         outcome = replace(outcome, is_registered=registered)
     display.say(f"Results are in {config.folder}; report.html there shows them")
     return outcome
-
-
-def check_stopping(stopping: StopFlag) -> None:
-    """Check that a search goes on.
-
-    Raises:
-        Interrupted: it was asked to stop.
-    """
-    if stopping.is_set():
-        raise Interrupted
 
 
 @contextlib.contextmanager
@@ -436,90 +422,3 @@ class _Watch(Listener):
         self._display.update(progress, self._pool.status)
         self._clock.keep_now_and_then()
         self._place.check()
-
-
-class Clock:
-    """Total time of a study over all runs of the driver; stored in the study, so that a kill loses little of it."""
-
-    ATTR, EVERY_S = "seconds", 30.0
-
-    def __init__(self, store: StudyStore) -> None:
-        self._store, self._before_s = store, float(store.attr(self.ATTR) or 0.0)
-        self._started_s = self._kept_s = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of all runs so far."""
-        return self._before_s + time.monotonic() - self._started_s
-
-    def keep(self) -> None:
-        """Write the time to the study."""
-        self._kept_s = time.monotonic()
-        self._store.set_attr(self.ATTR, round(self.seconds, 3))
-
-    def keep_now_and_then(self) -> None:
-        """Write the time to the study if the last write was half a minute ago."""
-        if time.monotonic() - self._kept_s >= self.EVERY_S:
-            self.keep()
-
-
-def make_pool(session: Session, display: Display) -> Pool:
-    """Return the pool that a configuration asks for."""
-    pool = session.config.pool
-    if pool.kind == "inline":
-        return InlinePool(session.payload, chosen_device(pool.device), steps=session.steps)
-    from workers.pool.ray import RayPool
-
-    def shards(survey: Survey, num_replicas: int, device: str) -> int:
-        return best_shards(session.surveyed(survey), num_replicas, device)
-
-    display.say("Starting replicas" + (f" on {pool.address}" if pool.address else " with Ray on this machine"))
-    return RayPool(
-        session.payload,
-        replicas=None if pool.replicas == "auto" else pool.replicas,
-        threads=session.config.search.threads,
-        gpus_per_replica=pool.gpus_per_replica,
-        mixed_devices=pool.mixed_devices,
-        shards=shards if pool.shards == "auto" else pool.shards,
-        steps=session.steps,
-        address=pool.address,
-        say=display.say,
-        on_stuck=lambda reason: _end(session.config, reason),
-    )
-
-
-def _end(config: SearchConfig, reason: str) -> None:
-    """End the process in the middle of a call of Ray: all scores have been written by now."""
-    is_begun = (config.folder / CONFIG).exists()
-    way = f"What was scored is saved; continue with: {way_on(config)}" if is_begun else "Start it again later"
-    os.write(2, f"headmask: {reason}. {way}\n".encode(errors="backslashreplace"))
-    os._exit(EXIT_TRY_AGAIN)
-
-
-def check_replicas(config: SearchConfig) -> None:
-    """Refuse replicas that are not possible, before anything is loaded."""
-    pool = config.pool
-    if pool.kind == "inline":
-        chosen_device(pool.device)
-    else:
-        from workers.pool.cluster import check_pool
-
-        check_pool(
-            pool.address,
-            None if pool.replicas == "auto" else pool.replicas,
-            config.search.threads,
-            pool.gpus_per_replica,
-            None if pool.shards == "auto" else pool.shards,
-        )
-
-
-def _check_device(store: StudyStore, pool: Pool) -> None:
-    """Refuse to mix devices in one study: their scores differ in the last bits."""
-    known = store.attr("device")
-    if known is None:
-        store.set_attr("device", pool.device)
-    elif known != pool.device:
-        raise ConfigError(
-            f"study {store.name!r} was scored on {known}, this machine is {pool.device}: scores would differ "
-            "in their last bits. Resume it where it began, start another study, or accept that with --mixed-devices"
-        )

@@ -6,6 +6,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+from orchestrator.search.scoring import Interrupted
+
 
 class StopFlag:
     """Set by SIGINT or SIGTERM."""
@@ -22,6 +24,15 @@ class StopFlag:
     def is_set(self) -> bool:
         """Return whether the search has been asked to stop."""
         return self._set
+
+    def check(self) -> None:
+        """Check that work goes on.
+
+        Raises:
+            Interrupted: it was asked to stop.
+        """
+        if self._set:
+            raise Interrupted
 
 
 @contextlib.contextmanager

@@ -1,0 +1,80 @@
+"""Pools of replicas for a search: what is possible, what is begun, what a study keeps to."""
+
+from __future__ import annotations
+
+import os
+
+from headmask.errors import ConfigError
+from orchestrator.run.display import Display
+from orchestrator.screen.border import EXIT_TRY_AGAIN
+from orchestrator.search.session import Session
+from orchestrator.search.sharding import best_shards
+from orchestrator.settings.commandline import way_on
+from orchestrator.settings.config import SearchConfig
+from orchestrator.study.runfolder import CONFIG
+from orchestrator.study.store import StudyStore
+from workers.pool.queue import InlinePool, Pool
+from workers.scoring.devices import chosen_device
+from workers.scoring.messages import Survey
+
+
+def make_pool(session: Session, display: Display) -> Pool:
+    """Return the pool that a configuration asks for."""
+    pool = session.config.pool
+    if pool.kind == "inline":
+        return InlinePool(session.payload, chosen_device(pool.device), steps=session.steps)
+    from workers.pool.ray import RayPool
+
+    def shards(survey: Survey, num_replicas: int, device: str) -> int:
+        return best_shards(session.surveyed(survey), num_replicas, device)
+
+    display.say("Starting replicas" + (f" on {pool.address}" if pool.address else " with Ray on this machine"))
+    return RayPool(
+        session.payload,
+        replicas=None if pool.replicas == "auto" else pool.replicas,
+        threads=session.config.search.threads,
+        gpus_per_replica=pool.gpus_per_replica,
+        mixed_devices=pool.mixed_devices,
+        shards=shards if pool.shards == "auto" else pool.shards,
+        steps=session.steps,
+        address=pool.address,
+        say=display.say,
+        on_stuck=lambda reason: _end(session.config, reason),
+    )
+
+
+def _end(config: SearchConfig, reason: str) -> None:
+    """End the process in the middle of a call of Ray: all scores have been written by now."""
+    is_begun = (config.folder / CONFIG).exists()
+    way = f"What was scored is saved; continue with: {way_on(config)}" if is_begun else "Start it again later"
+    os.write(2, f"headmask: {reason}. {way}\n".encode(errors="backslashreplace"))
+    os._exit(EXIT_TRY_AGAIN)
+
+
+def check_replicas(config: SearchConfig) -> None:
+    """Refuse replicas that are not possible, before anything is loaded."""
+    pool = config.pool
+    if pool.kind == "inline":
+        chosen_device(pool.device)
+    else:
+        from workers.pool.cluster import check_pool
+
+        check_pool(
+            pool.address,
+            None if pool.replicas == "auto" else pool.replicas,
+            config.search.threads,
+            pool.gpus_per_replica,
+            None if pool.shards == "auto" else pool.shards,
+        )
+
+
+def check_device(store: StudyStore, pool: Pool) -> None:
+    """Refuse to mix devices in one study: their scores differ in the last bits."""
+    known = store.attr("device")
+    if known is None:
+        store.set_attr("device", pool.device)
+    elif known != pool.device:
+        raise ConfigError(
+            f"study {store.name!r} was scored on {known}, this machine is {pool.device}: scores would differ "
+            "in their last bits. Resume it where it began, start another study, or accept that with --mixed-devices"
+        )
