@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headmask.mask import HeadGrid, HeadMask
+from strategies.additions import Additions
 from strategies.books import MIN_WIDTH, Blocks, Books, opening_size
 from strategies.history import History, smallest
 from strategies.optunaside import BlockSampler
@@ -94,6 +95,7 @@ class MaskSampler(BlockSampler):
     ) -> None:
         self.grid, self.seed, self.screen, self.gradients = grid, seed, screen, gradients
         self.limits = limits or Limits()
+        self._additions = Additions()
         self.limits.check(grid)
         self._scan = HeadMask.singles(grid, self.limits.free_heads(grid))
         self.scales: Scales | None = None
@@ -157,7 +159,7 @@ class MaskSampler(BlockSampler):
         if self.scales is not None:
             self.scales.advance(num_steps := self.num_steps_at(block))
             scales_SF = np.array([self.scales.averaged(round(part * num_steps)) for part in CHECKPOINTS])
-        return History(self.grid, self.limits, *books.results_for(block), taken, scales_SF)
+        return History(self.grid, self.limits, *books.results_for(block), taken, scales_SF, self._additions)
 
     def strategy_of(self, number: int, mask: HeadMask) -> str:
         """Return the name of the strategy that proposed a mask as a trial."""

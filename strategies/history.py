@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 
@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from headmask.mask import BoolArray, Head, HeadGrid, HeadMask
+from strategies.additions import Additions
 from strategies.space import Limits
 
-# T trials, R candidates, F free heads, S shortlisted heads, L layers, K known masks, A heads of them, P additions
+# T trials, R candidates, F free heads, S shortlisted heads, L layers, K known masks, P additions
 
 FloatArray = NDArray[np.float64]
-MAX_ADDED = 12
-"""Maximum number of heads by which a mask may exceed another for the difference to count as an addition."""
 
 
 @dataclass
@@ -39,6 +38,8 @@ class History:
     """Trained scales of the free heads, 0 for one to ablate and 1 for one to keep: the last ones first, then those of
     earlier steps; None if there are none.
     """
+    known_additions: Additions = field(default_factory=Additions)
+    """What was found out about additions before."""
 
     @property
     def scales_F(self) -> FloatArray | None:
@@ -113,21 +114,16 @@ class History:
     def additions(self) -> tuple[BoolArray, FloatArray, NDArray[np.int64]]:
         """Heads added to a known mask of at least two (P, F), the change in value (P), and the size of the known mask.
 
-        For every mask with a value, the largest such mask that it contains, if it adds at most `MAX_ADDED` heads.
+        For every mask with a value, the largest such mask that it contains, if it adds few heads.
         """
-        rows_K = np.flatnonzero(np.isfinite(self.values_T) & (self.sizes_T > 1))
-        bits_KF, sizes_K = self.bits_TF[rows_K], self.sizes_T[rows_K]
-        if not len(rows_K):
-            return bits_KF, self.values_T[rows_K], sizes_K
-        floats_KF = bits_KF.astype(np.float32)
-        contained_KK = floats_KF @ floats_KF.T >= sizes_K - 0.5
-        added_KK = sizes_K[:, None] - sizes_K
-        added_KK[~contained_KK | (added_KK < 1)] = 10**6
-        base_K = added_KK.argmin(1)
-        found_P = np.flatnonzero(added_KK[np.arange(len(rows_K)), base_K] <= MAX_ADDED)
-        base_P = base_K[found_P]
-        values_K = self.values_T[rows_K]
-        return bits_KF[found_P] & ~bits_KF[base_P], values_K[found_P] - values_K[base_P], sizes_K[base_P]
+        return self.known_additions.of(self.bits_TF, self.values_T)
+
+    def first(self, count: int) -> History:
+        """Return what was known when there were fewer results."""
+        if count == len(self.values_T):
+            return self
+        bits_TF, values_T = self.bits_TF[:count], self.values_T[:count]
+        return History(self.grid, self.limits, bits_TF, values_T, set(), self.scales_SF, self.known_additions)
 
     def words(self, bits_RF: BoolArray) -> list[tuple[int, ...]]:
         """Return masks as words."""
@@ -191,12 +187,22 @@ def apart(bits_RF: BoolArray, least: int, known_KF: BoolArray | None = None, mos
         known_KF: masks to differ from; none by default.
         most: maximum number of rows to return; all by default.
     """
-    others = [] if known_KF is None else list(known_KF)
+    floats_RF = bits_RF.astype(np.float32)
+    distances_RR = _distances(floats_RF, floats_RF)
+    is_free_R = np.ones(len(bits_RF), dtype=np.bool_)
+    if known_KF is not None and len(known_KF):
+        is_free_R = _distances(floats_RF, known_KF.astype(np.float32)).min(1) >= least
     found: list[int] = []
-    for row, bits_F in enumerate(bits_RF):
+    for row in range(len(bits_RF)):
         if len(found) == most:
             break
-        if not others or np.logical_xor(bits_F, others).sum(1).min() >= least:
+        if is_free_R[row]:
             found.append(row)
-            others.append(bits_F)
+            is_free_R &= distances_RR[row] >= least
     return found
+
+
+def _distances(bits_RF: NDArray[np.float32], others_KF: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return in how many heads masks differ from others (R, K)."""
+    distances_RK: NDArray[np.float32] = bits_RF.sum(1)[:, None] + others_KF.sum(1) - 2 * (bits_RF @ others_KF.T)
+    return distances_RK

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cholesky
+from scipy.linalg.blas import dsyrk
+from scipy.linalg.lapack import dtrtri
 from threadpoolctl import threadpool_limits
 
 from headmask.mask import BoolArray
 from strategies.history import FloatArray, History
-from strategies.model import ITERATIONS, SHAPE, PairwiseModel
+from strategies.model import ITERATIONS, SHAPE, PairwiseModel, best_and_others
 
 # T trials, F free heads, S shortlisted heads, P changes by added heads
 
@@ -19,6 +23,8 @@ Indices = NDArray[np.int64]
 
 MAX_TRIALS = 1000
 """Trials that a model is fitted to: half of them the best ones, half spread over the rest."""
+GROWTH = 1.1
+"""Growth of the number of results after which a model is fitted again; meanwhile it is given what comes in."""
 HEADS_PER_SIZE, TRIALS_PER_HEAD = 2.8, 40
 """Heads on the shortlist per head of a good mask, and trials per additional head."""
 MIN_SHORTLIST, MAX_SHORTLIST = 24, 96
@@ -38,10 +44,16 @@ HOPE = 2.0
 
 def fitted_trials(history: History) -> Indices:
     """Return the trials that a model is fitted to, best first."""
-    if len(history.ranked) <= MAX_TRIALS:
-        return history.ranked
-    half = MAX_TRIALS // 2
-    return history.ranked[np.r_[:half, np.linspace(half, len(history.ranked) - 1, half).astype(int)]]
+    return history.ranked[best_and_others(len(history.ranked), MAX_TRIALS)]
+
+
+def num_fitted(history: History) -> int:
+    """Return how many of the results a model is fitted to, the first ones: a tenth more of several heads each time."""
+    several = np.flatnonzero(history.sizes_T > 1)
+    if not len(several):
+        return len(history.values_T)
+    power = math.floor(math.log(len(several)) / math.log(GROWTH))
+    return int(several[min(len(several), math.ceil(GROWTH**power)) - 1]) + 1
 
 
 @dataclass(frozen=True)
@@ -155,16 +167,20 @@ def sparse_effects(bits_PF: BoolArray, sums_P: FloatArray, scale: float) -> tupl
     floats_PF = bits_PF.astype(np.float64)
     variance_F = np.full(bits_PF.shape[1], scale**2)
     mean_F, left_F = np.zeros(bits_PF.shape[1]), variance_F
-    for _ in range(ITERATIONS if len(sums_P) else 0):
-        scaled_FP = variance_F[:, None] * floats_PF.T
-        covariance_PP = floats_PF @ scaled_FP
-        # The second term keeps equal rows from making it singular where effects are far larger than the scale.
-        noise = (NOISE * scale) ** 2 + JITTER * float(covariance_PP.max())
-        covariance_PP[np.diag_indices_from(covariance_PP)] += noise
-        factor = cho_factor(covariance_PP, lower=True, check_finite=False)
-        solved = cho_solve(factor, np.column_stack([sums_P, scaled_FP.T]), check_finite=False)
-        mean_F = scaled_FP @ solved[:, 0]
-        left_F = np.maximum(0, variance_F - np.einsum("fp,pf->f", scaled_FP, solved[:, 1:]))
+    used = np.flatnonzero(bits_PF.any(0))
+    if not len(used):
+        return mean_F, np.sqrt(left_F)
+    products_UU, sum_U = dsyrk(1.0, floats_PF[:, used], trans=1, lower=1), floats_PF[:, used].T @ sums_P
+    for _ in range(ITERATIONS):
+        # The second term keeps it well conditioned where effects are far larger than the scale.
+        noise = (NOISE * scale) ** 2 + JITTER * float((floats_PF @ variance_F).max())
+        spread_U = np.sqrt(variance_F[used] / noise)
+        precision_UU = spread_U[:, None] * products_UU * spread_U
+        precision_UU[np.diag_indices_from(precision_UU)] += 1
+        half_UU = np.tril(dtrtri(cholesky(precision_UU, lower=True, check_finite=False), lower=1)[0])
+        mean_F[used] = spread_U * (half_UU.T @ (half_UU @ (spread_U * sum_U)))
+        left_F = variance_F.copy()
+        left_F[used] *= np.einsum("uv,uv->v", half_UU, half_UU)
         second_F = mean_F**2 + left_F
         variance_F = (second_F + 2 * SHAPE * second_F.mean()) / (1 + 2 * SHAPE)
     return mean_F, np.sqrt(left_F)
@@ -197,10 +213,32 @@ def scale_hopes(history: History, company: Company) -> FloatArray:
     return HOPE * company.scale * (0.5 - history.scales_F)
 
 
-def learned(history: History, heads_S: Indices, trials: Indices, expected_T: FloatArray) -> PairwiseModel:
-    """Return the model of how far the values of trials, best first, exceed their expected values."""
-    values_T = history.values_T[trials]
-    # Values far below the best matter less, and a sum of pairs explains them less well.
-    deficit_T = values_T[0] - values_T
-    noise_T = 1 + deficit_T / max(1e-12, float(np.median(deficit_T)))
-    return PairwiseModel(history.bits_TF[trials][:, heads_S], values_T - expected_T, noise_T, history.sizes_T[trials])
+class Lesson:
+    """What a study's first results teach about values, beyond what is expected of them: later results are added.
+
+    Args:
+        history: the first results.
+        heads_S: the shortlist that the model is over.
+        expected: returns expected values (R) of masks (R, F); results without one teach nothing.
+    """
+
+    def __init__(self, history: History, heads_S: Indices, expected: Callable[[BoolArray], FloatArray]) -> None:
+        self.heads_S, self._expected = heads_S, expected
+        self.num_results = len(history.values_T)
+        self._best = float(history.values_T[history.ranked[0]])
+        deficits_T = self._best - history.values_T[fitted_trials(history)]
+        # Where most values are equal, worse ones that come later still teach something.
+        self._typical = float(np.median(deficits_T[deficits_T > 0])) if deficits_T.any() else 1.0
+        self._model = PairwiseModel(*self._taught(history, fitted_trials(history)))
+
+    def model(self, history: History) -> PairwiseModel:
+        """Return the model given all results."""
+        return self._model.updated(*self._taught(history, np.sort(history.ranked[history.ranked >= self.num_results])))
+
+    def _taught(self, history: History, trials: Indices) -> tuple[BoolArray, FloatArray, FloatArray, NDArray[np.int64]]:
+        """Return what a model is told of trials."""
+        rest_T = history.values_T[trials] - self._expected(history.bits_TF[trials])
+        trials, rest_T = trials[np.isfinite(rest_T)], rest_T[np.isfinite(rest_T)]
+        # Values far below the best matter less, and a sum of pairs explains them less well.
+        noise_T = 1 + np.maximum(0, self._best - history.values_T[trials]) / self._typical
+        return history.bits_TF[trials][:, self.heads_S], rest_T, noise_T, history.sizes_T[trials]

@@ -10,7 +10,7 @@ from headmask.mask import BoolArray, HeadMask
 from strategies.base import MaskSampler
 from strategies.breeding import seeds
 from strategies.history import History, apart, smallest
-from strategies.learning import Company, Indices, company_of, fitted_trials, learned, scale_hopes, shortlist
+from strategies.learning import Company, Indices, Lesson, company_of, num_fitted, scale_hopes, shortlist
 from strategies.model import Functions, PairwiseModel
 from strategies.tabu import tabu_search
 
@@ -45,9 +45,11 @@ class PairwiseSampler(MaskSampler):
     """
 
     label = "pairwise"
-    revision = 4
+    revision = 5
     _learned: _Learned | None = None
     """What the results of the last block taught: a cache, which decides nothing."""
+    _lessons: tuple[Lesson, ...] = ()
+    """What first results taught; likewise."""
 
     def propose(self, count: int, history: History, rng: np.random.Generator) -> list[HeadMask]:
         """Return the most promising heads together first, then what the model proposes.
@@ -65,8 +67,26 @@ class PairwiseSampler(MaskSampler):
     def _learned_from(self, history: History) -> _Learned:
         """Return what the results of a block teach; a mixture may ask for masks of one block twice."""
         if self._learned is None or self._learned.history is not history:
-            self._learned = _Learned.of(history)
+            lesson = self._lesson(history)
+            self._learned = _Learned(history, company_of(history), lesson.heads_S, lesson.model(history))
         return self._learned
+
+    def _lesson(self, history: History) -> Lesson:
+        """Return what the first results teach: up to the best one at least, if that has a head which is not listed."""
+        lessons = [self._lesson_of(history, num_fitted(history))]
+        best = int(history.ranked[0])
+        if not np.isin(np.flatnonzero(history.bits_TF[best]), lessons[0].heads_S).all():
+            lessons.append(self._lesson_of(history, max(best + 1, lessons[0].num_results)))
+        self._lessons = tuple(lessons)
+        return lessons[-1]
+
+    def _lesson_of(self, history: History, count: int) -> Lesson:
+        """Return what so many results teach, or all if these are too few."""
+        first = history.first(count)
+        if len(first.ranked) < 2:
+            first = history
+        known = (lesson for lesson in self._lessons if lesson.num_results == len(first.values_T))
+        return next(known, None) or _lesson(first)
 
 
 @dataclass(frozen=True)
@@ -77,19 +97,18 @@ class _Learned:
     company: Company
     heads_S: Indices
     """The shortlist."""
-    trials: Indices
     model: PairwiseModel
 
-    @classmethod
-    def of(cls, history: History) -> _Learned:
-        """Return what results teach."""
-        company, trials = company_of(history), fitted_trials(history)
-        heads_S = shortlist(history, company)
-        gains_F = np.nan_to_num(history.scan_gains_F)
-        expected_F = gains_F + company.gains_F
-        expected_F[heads_S] = gains_F[heads_S]
-        expected_T = history.baseline + np.where(history.bits_TF[trials], expected_F, 0).sum(1)
-        return cls(history, company, heads_S, trials, learned(history, heads_S, trials, expected_T))
+
+def _lesson(history: History) -> Lesson:
+    """Return what results teach about a shortlist of heads, beyond the gains of single heads."""
+    company = company_of(history)
+    heads_S = shortlist(history, company)
+    gains_F = np.nan_to_num(history.scan_gains_F)
+    expected_F = gains_F + company.gains_F
+    expected_F[heads_S] = gains_F[heads_S]
+    baseline = np.nan_to_num(history.baseline)
+    return Lesson(history, heads_S, lambda bits_TF: baseline + np.where(bits_TF, expected_F, 0).sum(1))
 
 
 def _probes(history: History, company: Company) -> BoolArray:
@@ -103,7 +122,8 @@ def _probes(history: History, company: Company) -> BoolArray:
     may_gain_F = gains_F + company.gains_F + OPTIMISM * company.doubts_F > 0
     open_F = may_gain_F & ~best_F & ~history.failed_F & ~company.is_single_F & ~company.is_silent_F
     doubtful_F, groups = open_F & company.is_added_F, []
-    for members_F in sorted(history.additions[0], key=np.sum):
+    members_PF = history.additions[0][(history.additions[0] & doubtful_F).any(1)]
+    for members_F in members_PF[np.argsort(members_PF.sum(1), kind="stable")]:
         if doubtful := np.flatnonzero(members_F & doubtful_F).tolist():
             groups.append(doubtful[: (len(doubtful) + 1) // 2])
             doubtful_F &= ~members_F
@@ -116,15 +136,15 @@ def _probes(history: History, company: Company) -> BoolArray:
 
 def _modelled(count: int, known: _Learned, rng: np.random.Generator) -> list[HeadMask]:
     """Return masks over the shortlist that a model of trials proposes, or that improve it."""
-    history, heads_S, trials = known.history, known.heads_S, known.trials
+    history, heads_S = known.history, known.heads_S
     near = NEAR if history.scales_F is None else NEAR_SCALED
     num_greedy, num_near, num_explored = int(GREEDY * count), int(near * count), int(EXPLORED * count)
     num_sampled = count - num_greedy - num_near - num_explored
-    starts_BS = history.bits_TF[trials[:STARTS]][:, heads_S]
+    starts_BS = history.bits_TF[history.ranked[:STARTS]][:, heads_S]
     functions = known.model.functions(num_sampled, rng, np.nan_to_num(history.scan_gains_F)[heads_S])
     visited_RVS, values_RV = tabu_search(functions, starts_BS, STEPS, history.max_heads, rng)
     best_RVS = np.take_along_axis(visited_RVS, np.argsort(-values_RV, kind="stable")[:, :CANDIDATES, None], 1)
-    good_VS = history.bits_TF[trials[:200]][:, heads_S]
+    good_VS = history.bits_TF[history.ranked[:200]][:, heads_S]
     greedy_VS = best_RVS[0, apart(best_RVS[0], APART, good_VS, num_greedy)]
     masks = history.take(history.widened(greedy_VS, heads_S), num_greedy)
     masks += history.take(_near(history, known.company, functions, heads_S), num_near)

@@ -12,7 +12,7 @@ from headmask.mask import BoolArray, HeadMask
 from strategies.base import Screen
 from strategies.breeding import NUM_PARENTS, bred, seeds
 from strategies.history import FloatArray, History, apart
-from strategies.learning import company_of, fitted_trials, learned, shortlist
+from strategies.learning import Lesson, company_of, fitted_trials, num_fitted, shortlist
 from strategies.model import BEYOND
 
 # T trials, P population, R children, F free heads
@@ -34,6 +34,8 @@ class ScreenedSearch:
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._known: dict[tuple[int, ...], float] = {}
+        self._lesson: Lesson | None = None
+        """What the first results taught about errors of predictions: a cache, which decides nothing."""
 
     def propose(self, history: History, rng: np.random.Generator) -> BoolArray:
         """Return masks (P, F) by predicted value, best first; those too similar to a better one come last.
@@ -78,15 +80,10 @@ class ScreenedSearch:
 
         Masks much larger than the best ones get no value: sums of displacements cannot be trusted there.
         """
-        trials = fitted_trials(history)
-        predicted_T = self.predict(history.bits_TF[trials], history)
-        trials, predicted_T = trials[np.isfinite(predicted_T)], predicted_T[np.isfinite(predicted_T)]
         compared = _compared(history)
-        if min(len(compared), len(trials)) < NUM_TRUSTED:
+        if len(compared) < NUM_TRUSTED or (lesson := self._lesson_of(history)) is None:
             return lambda bits_RF: np.nan_to_num(self.predict(bits_RF, history), nan=-np.inf)
-        wrong = _mispredicted(history.bits_TF[trials], history.values_T[trials] - predicted_T)
-        heads_S = np.union1d(shortlist(history, company_of(history), for_pairs=False), wrong)
-        functions = learned(history, heads_S, trials, predicted_T).mean_function()
+        heads_S, functions = lesson.heads_S, lesson.model(history).mean_function()
         largest = history.sizes_T[compared].max() + BEYOND
 
         def corrected(bits_RF: BoolArray) -> FloatArray:
@@ -95,6 +92,21 @@ class ScreenedSearch:
             return np.where(np.isnan(values_R) | (sizes_R > largest), -np.inf, values_R)
 
         return corrected
+
+    def _lesson_of(self, history: History) -> Lesson | None:
+        """Return what the first results teach about errors of predictions; None if they are too few."""
+        count = num_fitted(history)
+        if self._lesson is None or self._lesson.num_results != count:
+            first = history.first(count)
+            trials = fitted_trials(first)
+            errors_T = first.values_T[trials] - self.predict(first.bits_TF[trials], first)
+            trials, errors_T = trials[np.isfinite(errors_T)], errors_T[np.isfinite(errors_T)]
+            if len(trials) < NUM_TRUSTED:
+                return None
+            wrong = _mispredicted(first.bits_TF[trials], errors_T)
+            heads_S = np.union1d(shortlist(first, company_of(first), for_pairs=False), wrong)
+            self._lesson = Lesson(first, heads_S, lambda bits_TF: self.predict(bits_TF, first))
+        return self._lesson
 
 
 def _mispredicted(bits_TF: BoolArray, errors_T: FloatArray) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ SPREAD = 0.3
 """Part by which masks take longer or shorter than the average one."""
 GOLDEN = 0.6180339887498949
 """Multiples of it are spread evenly between whole numbers, however many there are."""
-BLOCK_S, FULL_TRIALS, DRAWN_S = 0.6, 1000, 0.0005
+BLOCK_S, FULL_TRIALS, DRAWN_S = 0.1, 700, 0.0005
 """Seconds to plan a block from as many results as a model is fitted to, and for a mask of it, on a usual core."""
 MAX_TRIALS = 20_000
 """Trials that are gone through one by one; later ones take what the last quarter of these took."""

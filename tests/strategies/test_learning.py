@@ -7,8 +7,16 @@ import pytest
 
 from headmask.mask import HeadGrid, HeadMask
 from strategies import History, Limits, make_sampler
-from strategies.history import MAX_ADDED
-from strategies.learning import MAX_TRIALS, company_of, fitted_trials, shortlist, sparse_effects
+from strategies.additions import MAX_ADDED
+from strategies.learning import (
+    MAX_TRIALS,
+    Lesson,
+    company_of,
+    fitted_trials,
+    num_fitted,
+    shortlist,
+    sparse_effects,
+)
 from tests.strategies.landscapes import Failing, masks_of, run
 
 GRID = HeadGrid(5, 8)
@@ -153,7 +161,7 @@ def test_a_head_that_fails_alone_is_not_probed():
 
 
 def test_a_search_finds_the_head_that_pays_only_in_company():
-    study = run(make_sampler("pairwise", GRID), Hiding(), 41 + 120)
+    study = run(make_sampler("pairwise", GRID, seed=3), Hiding(), 41 + 120)
     best = max(masks_of(study, GRID), key=value_of)
     assert list(GRID)[HIDDEN] in best.heads
 
@@ -166,3 +174,44 @@ def test_a_model_of_many_trials_is_fitted_to_the_best_and_to_some_of_all_others(
     assert len(fitted) == len(set(fitted.tolist())) == MAX_TRIALS
     assert fitted[: MAX_TRIALS // 2].tolist() == known.ranked[: MAX_TRIALS // 2].tolist()
     assert fitted[-1] == known.ranked[-1]
+
+
+def test_a_model_is_fitted_to_a_tenth_more_masks_of_several_heads_each_time():
+    rng = np.random.default_rng(0)
+    bits_TF = np.vstack([np.eye(40, dtype=bool), rng.random((400, 40)) < 0.2])
+    known = History(GRID, LIMITS, bits_TF, rng.random(440), set())
+    counts = [num_fitted(known.first(count)) - 40 for count in range(41, 441)]
+    steps = sorted(set(counts))
+    assert all(count <= have < 1.11 * count + 1 for have, count in enumerate(counts, start=1))
+    assert 20 < len(steps) < 60
+    assert num_fitted(known.first(30)) == 30
+
+
+def test_what_later_results_teach_is_added_to_what_the_first_ones_did():
+    rng = np.random.default_rng(0)
+    sets = [rng.choice(10, size=4, replace=False).tolist() for _ in range(60)]
+    known = history(*sets, *([*each, HIDDEN] for each in sets[:20]))
+    heads_S = np.r_[:10, HIDDEN]
+    lesson = Lesson(known.first(len(known.values_T) - 20), heads_S, lambda bits_TF: np.full(len(bits_TF), 0.5))
+    later_BS, sizes_B, values_B = known.bits_TF[101:, heads_S], known.sizes_T[101:], known.values_T[101:] - 0.5
+    errors = [
+        np.abs(lesson.model(each).mean_function().values(later_BS, sizes_B)[0] - values_B).mean()
+        for each in (known.first(101), known)
+    ]
+    assert errors[1] < errors[0] / 2
+
+
+@pytest.mark.parametrize("name", ["pairwise", "mixture"])
+def test_what_a_sampler_remembers_changes_no_mask(name):
+    """A resumed study begins with a sampler that remembers nothing."""
+    used = make_sampler(name, GRID)
+    study = run(used, Hiding(), 41 + 200)
+    masks = masks_of(study, GRID)
+    for block in range(2, used.blocks.of(200), 2):
+        fresh = make_sampler(name, GRID)
+        books = fresh.new_books()
+        numbers = fresh.blocks.numbers(block)
+        books.add(masks[: numbers.start])
+        for number, mask in enumerate(masks[: fresh.blocks.num_known(block)]):
+            books.tell(number, Hiding()(mask))
+        assert fresh.block_masks(block, books) == masks[numbers.start : numbers.stop]

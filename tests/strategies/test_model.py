@@ -65,3 +65,35 @@ def test_tabu_search_finds_the_best_mask_of_every_function():
         assert (bits.sum(1) <= 7).all()
         np.testing.assert_allclose(each, values(bits.astype(float), heads, pairs) + sizes[bits.sum(1)], atol=1e-9)
         assert np.isclose(each.max(), (values(every, heads, pairs) + sizes[every.sum(1).astype(int)]).max())
+
+
+def test_a_model_given_trials_later_is_that_given_all_at_once():
+    """But for the variances, which are those that the first trials taught."""
+    heads, pairs = quadratic(12, seed=3)
+    bits = np.random.default_rng(1).random((120, 12)) < 0.4
+    told = bits, values(bits, heads, pairs) + 5.0, np.linspace(1, 3, 120), bits.sum(1)
+    first, middle, last = ([part[a:b] for part in told] for a, b in ((0, 60), (60, 100), (100, 120)))
+    model = PairwiseModel(*first)
+    at_once = model.updated(*(part[60:] for part in told)).mean_function()
+    in_turn = model.updated(*middle).updated(*last).mean_function()
+    np.testing.assert_allclose(in_turn.pair_RSS, at_once.pair_RSS, atol=1e-6)
+    np.testing.assert_allclose(in_turn.size_RN, at_once.size_RN, atol=1e-6)
+    before, after = (np.abs(each.pair_RSS[0] - pairs).mean() for each in (model.mean_function(), at_once))
+    assert after < before
+
+
+def test_what_a_model_expects_is_what_a_dense_posterior_says():
+    """With the variances that it learned, and all coefficients at once."""
+    heads, pairs = quadratic(8, seed=2)
+    rng = np.random.default_rng(4)
+    bits = rng.random((90, 8)) < 0.4
+    rest, noise, sizes = values(bits, heads, pairs) + rng.normal(0, 0.3, 90), np.linspace(1, 2, 90), bits.sum(1)
+    model = PairwiseModel(bits[:60], rest[:60], noise[:60], sizes[:60]).updated(
+        bits[60:], rest[60:], noise[60:], sizes[60:]
+    )
+    features, variance = model._features(bits, sizes), model._variance_C
+    covariance = features * variance @ features.T + model._noise * np.diag(noise**2)
+    mean = variance * (features.T @ np.linalg.solve(covariance, rest / model._scale)) * model._scale
+    found = model.mean_function()
+    np.testing.assert_allclose(found.head_RS[0], mean[:8], atol=1e-6)
+    np.testing.assert_allclose(found.values(bits, sizes)[0], features @ mean, atol=1e-6)
