@@ -237,10 +237,10 @@ def _count_refined(_: Path, *arguments: Any) -> int:
 
 
 def measure_halved(bench: Bench, plantings: int) -> dict[str, Any]:
-    """Return what refinements make of half of the noise that searches are measured by."""
+    """Return what refinements make of noise that a scale of one half undoes better than ablating does."""
     workload = Workload(bench.model, 0, SIZES)
     jobs = [(workload, SEEDS["planted"] + index) for index in range(plantings)]
-    found = bench.each("half of the noise", refined.undo, jobs)
+    found = bench.each("noise that half a head undoes", refined.undo, jobs)
     points = [100 * (each.refined - max(each.baseline, each.halved, each.ablated)) for each in found]
     return {
         **_about(workload),

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from benchmarks.validity.searches import Workload, outcomes_on_test, searched, write_scenes
 from headmask.mask import Head, HeadGrid, HeadMask
 from headmask.models.loading import LoadedModel, load_model
+from headmask.scales import HeadScales
 from headmask.tower.towers import view_of
 from orchestrator.demo import DEMO_CHUNK
 from orchestrator.demo.scenes import CUE
@@ -53,7 +54,7 @@ class Planting:
     """The heads with noise."""
     scale: float
     cost: float
-    """Mean recall on search that ablating these heads brings back."""
+    """Mean recall on search that the remedy brings back."""
     standard_error: float
     """Standard error of the mean recall of the model with noise, on search."""
 
@@ -114,27 +115,36 @@ def recover(folder: Path, workload: Workload, seed: int) -> Recovery:
     )
 
 
-def plant(model: LoadedModel, data: Path, seed: int) -> Planting:
+def plant(model: LoadedModel, data: Path, seed: int, *, count: int | None = None, remedy: float = 0.0) -> Planting:
     """Return a model with just enough noise in some heads.
+
+    Args:
+        model: the model as it is.
+        data: its search split decides what is enough.
+        seed: of heads and noise.
+        count: heads with noise; 1 to 6 by default, as many by turns.
+        remedy: scale of these heads that brings back what the noise costs; 0 ablates them.
 
     Raises:
         RuntimeError: no noise costs enough.
     """
-    heads = _heads(view_of(model.clip, "image").grid, seed)
+    grid = view_of(model.clip, "image").grid
+    heads = _heads(grid, seed, 1 + seed % MAX_HEADS if count is None else count)
+    tried = [HeadScales.ones(grid), HeadScales.from_heads(grid, dict.fromkeys(heads.heads, remedy))]
     search = load_data(data, UInt8Preprocess(model.preprocess))["search"]
     for scale in SCALES:
         noisy = with_noise(model, heads.heads, scale, seed)
-        before, after = _outcomes(noisy, search, [HeadMask.empty(heads.grid), heads])
+        before, after = _outcomes(noisy, search, tried)
         planting = Planting(noisy, heads, scale, after.objective() - before.objective(), _standard_error(before))
         if planting.cost >= STANDARD_ERRORS * planting.standard_error:
             return planting
     raise RuntimeError(f"noise of {SCALES[-1]:.0f} times the weights in {heads} does not cost two standard errors")
 
 
-def _heads(grid: HeadGrid, seed: int) -> HeadMask:
-    """Return 1 to 6 random heads: as many by turns."""
+def _heads(grid: HeadGrid, seed: int, count: int) -> HeadMask:
+    """Return random heads."""
     every = list(grid)
-    chosen = np.random.default_rng(seed).choice(len(every), size=1 + seed % MAX_HEADS, replace=False)
+    chosen = np.random.default_rng(seed).choice(len(every), size=count, replace=False)
     return HeadMask.from_heads(grid, [every[index] for index in chosen])
 
 
@@ -150,12 +160,12 @@ def with_noise(model: LoadedModel, heads: tuple[Head, ...], scale: float, seed: 
     return replace(model, clip=clip)
 
 
-def _outcomes(model: LoadedModel, split: Split, masks: list[HeadMask]) -> list[Outcomes]:
-    """Return outcomes of masks on the search split. Texts are as before the noise, so what is cached of them holds."""
+def _outcomes(model: LoadedModel, split: Split, tried: list[HeadScales]) -> list[Outcomes]:
+    """Return outcomes of scales on the search split. Texts are as before the noise, so what is cached of them holds."""
     splits = {"search": {"": split}}
     payload = make_payload(model, UInt8Preprocess(model.preprocess), splits, ScorerSettings(), "image")
     replica = Replica(payload, constants=Constants("float32", DEMO_CHUNK))
-    scores = replica.score(Stage("search", ranks=True), replica.grid, [mask.words for mask in masks])
+    scores = [replica.score_scaled(Stage("search", ranks=True), scales.to_array()) for scales in tried]
     return [outcomes_of(split, ranks, OBJECTIVE) for score in scores for ranks in score.ranks or ()]
 
 
