@@ -1,4 +1,4 @@
-"""Refinements through the product: against the mask of a search, where there is nothing to find, on noise in useful heads."""
+"""Refinements through the product: against a search's mask, with nothing to find, on noise in useful heads."""
 
 from __future__ import annotations
 
