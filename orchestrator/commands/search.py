@@ -125,7 +125,7 @@ def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) 
 def _how_to_go_on(config: SearchConfig) -> str:
     """Return what is kept of a search that ended early, and how it goes on."""
     if (config.folder / "config.json").exists():
-        return f"What was scored is saved; continue with: {way_on(config)}"
+        return way_on(config)
     return "No mask was scored yet; start it again by the same command"
 
 

@@ -46,7 +46,7 @@ def make_pool(session: Session, display: Display) -> Pool:
 def _end(config: SearchConfig, reason: str) -> None:
     """End the process in the middle of a call of Ray: all scores have been written by now."""
     is_begun = (config.folder / CONFIG).exists()
-    way = f"What was scored is saved; continue with: {way_on(config)}" if is_begun else "Start it again later"
+    way = way_on(config) if is_begun else "Start it again later"
     os.write(2, f"headmask: {reason}. {way}\n".encode(errors="backslashreplace"))
     os._exit(EXIT_TRY_AGAIN)
 

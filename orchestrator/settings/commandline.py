@@ -36,11 +36,14 @@ def resume_command(folder: str | os.PathLike[str]) -> str:
 
 
 def way_on(config: SearchConfig) -> str:
-    """Return the command that continues the study of a configuration, from its folder or from its database."""
-    storage = config.output.storage
+    """Return the sentence that says what is kept of a study and what continues it, without its full stop.
+
+    That is a command on its folder, or on its database where the URL holds a password.
+    """
+    storage, command = config.output.storage, resume_command(config.folder)
     if storage is not None and redacted(storage) != storage:
-        return command_line("headmask", "resume", config.study_name, "--storage", "URL", "--out", config.folder)
-    return resume_command(config.folder)
+        command = command_line("headmask", "resume", config.study_name, "--storage", "URL", "--out", config.folder)
+    return f"What was scored is saved; continue with: {command}"
 
 
 def report_command(folder: str | os.PathLike[str]) -> str:
