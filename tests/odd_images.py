@@ -70,6 +70,15 @@ def cut_out(seed):
     return encoded(image)
 
 
+def resizes_wide():
+    """Return whether this Pillow resizes images of 16 bits smoothly; older ones do not."""
+    try:
+        Image.new("I;16", (4, 4)).resize((2, 2), Image.Resampling.BICUBIC)
+    except ValueError:
+        return False
+    return True
+
+
 ODD = {
     each.__name__: each
     for each in (
@@ -84,6 +93,7 @@ ODD = {
         gray_alpha,
         cut_out,
     )
+    if each is not wide or resizes_wide()
 }
 PLAIN = {
     "RGB PNG": lambda seed: encoded(scene(seed)),

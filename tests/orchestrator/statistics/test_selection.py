@@ -116,7 +116,7 @@ def test_the_interval_is_that_of_scipys_paired_bootstrap():
 
     data = (*before.T, *after.T, *queries.T)
     theirs = bootstrap(
-        data, delta, paired=True, vectorized=True, n_resamples=10_000, method="percentile", batch=500, rng=rng
+        data, delta, paired=True, vectorized=True, n_resamples=10_000, method="percentile", batch=500, random_state=rng
     ).confidence_interval
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.004)
 

@@ -201,6 +201,14 @@ def test_a_built_file_keeps_what_folders_were_called(tmp_path):
     assert (again.kind.class_names, again.kind.labels) == (("tench", "goldfish"), ("n01", "n02"))
 
 
+def write(columns, path):
+    """Write a Parquet file, with types that older versions of Arrow read but do not write."""
+    try:
+        pq.write_table(pa.table(columns), path)
+    except pa.ArrowNotImplementedError as error:
+        pytest.skip(f"pyarrow {pa.__version__}: {error}")
+
+
 @pytest.mark.parametrize(
     "column",
     [
@@ -215,7 +223,7 @@ def test_a_built_file_keeps_what_folders_were_called(tmp_path):
     ids=lambda column: str(column.type),
 )
 def test_captions_of_any_text_type_are_read(tmp_path, column):
-    pq.write_table(pa.table({"image": image_cells(0), "caption": column}), tmp_path / "d.parquet")
+    write({"image": image_cells(0), "caption": column}, tmp_path / "d.parquet")
     assert Dataset(tmp_path / "d.parquet").captions() == [("a cat",)]
     assert built(ParquetSource([str(tmp_path / "d.parquet")]), tmp_path).captions() == [("a cat",)]
 
@@ -233,7 +241,7 @@ def test_captions_of_any_text_type_are_read(tmp_path, column):
 )
 def test_images_of_any_binary_type_are_read(tmp_path, kind):
     cell = {"bytes": picture(0), "path": None} if pa.types.is_struct(kind) else picture(0)
-    pq.write_table(pa.table({"image": pa.array([cell], kind), "caption": ["a"]}), tmp_path / "d.parquet")
+    write({"image": pa.array([cell], kind), "caption": ["a"]}, tmp_path / "d.parquet")
     assert list(Dataset(tmp_path / "d.parquet").images()) == [picture(0)]
     assert list(built(ParquetSource([str(tmp_path / "d.parquet")]), tmp_path).images()) == [picture(0)]
 
