@@ -14,10 +14,10 @@ from orchestrator.outcome.run import SearchRun
 from orchestrator.refine.refining import order_of
 from orchestrator.refine.refining import refine as run_refinement
 from orchestrator.refine.run import RefineRun
-from orchestrator.run import runner
+from orchestrator.run import begin
 from orchestrator.run.conclude import Outcome
 from orchestrator.run.display import Display, Quiet, make_display
-from orchestrator.run.pools import make_pool
+from orchestrator.run.pools import make_pool, ray_ahead
 from orchestrator.run.precheck import check_baseline
 from orchestrator.screen.terminal import Terminal
 from orchestrator.screen.waiting import said_when_slow
@@ -53,7 +53,7 @@ def search(config: Path | str | None = None, *, progress: bool = False, **option
         Interrupted: stopped by a signal; `headmask.resume` continues.
     """
     settings = read_config(None if config is None else Path(config), flags_of(options, SEARCH))
-    return _found(lambda display: runner.start(settings, display), progress)
+    return _found(lambda display: begin.start(settings, display), progress)
 
 
 def resume(
@@ -74,7 +74,7 @@ def resume(
         Interrupted: stopped by a signal; resume again.
     """
     settings = stored_config(str(study), storage, flags_of(options, RESUME))
-    return _found(lambda display: runner.resume(settings, display), progress)
+    return _found(lambda display: begin.resume(settings, display), progress)
 
 
 def refine(
@@ -143,8 +143,10 @@ def scan(
     if split not in ("search", "confirm"):
         raise ConfigError(f"split must be search or confirm; got {split!r}")
     say = Terminal().say if progress else lambda text: None
-    session = load(settings, say)
-    with contextlib.closing(make_pool(session, Quiet())) as pool:
+    with contextlib.ExitStack() as stack:
+        ahead = stack.enter_context(ray_ahead(settings))
+        session = load(settings, say)
+        pool = stack.enter_context(contextlib.closing(make_pool(session, Quiet(), ahead)))
         session = ready(session, pool, say)
         if settings.search.precheck:
             check_baseline(session, pool)

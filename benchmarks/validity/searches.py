@@ -15,7 +15,7 @@ from benchmarks.pools import Shift, shifted
 from headmask.mask import HeadMask
 from orchestrator.demo import DEMO_CONSTANTS
 from orchestrator.demo.scenes import downstream_rows
-from orchestrator.run import runner
+from orchestrator.run import begin
 from orchestrator.run.conclude import Outcome
 from orchestrator.run.display import Quiet
 from orchestrator.run.pools import make_pool
@@ -106,7 +106,7 @@ def searched(workload: Workload, data: Path, out: Path, *, precheck: bool = True
             "precheck": precheck,
         }
     )
-    return runner.start(read_config(None, {**flags, "search.random_masks": 0}), Quiet())
+    return begin.start(read_config(None, {**flags, "search.random_masks": 0}), Quiet())
 
 
 def outcomes_on_test(session: Session, masks: Sequence[HeadMask]) -> list[Outcomes]:

@@ -97,14 +97,14 @@ def resume(
 
 
 def _run_search(config: SearchConfig, *, as_json: bool, resuming: bool = False) -> SearchResult:
-    from orchestrator.run import runner
+    from orchestrator.run import begin
     from orchestrator.run.display import make_display
 
     console = Terminal(stderr=as_json)
     display = make_display(console)
     with told_how_to_go_on(console, display, lambda: _how_to_go_on(config)):
         try:
-            outcome = runner.resume(config, display) if resuming else runner.start(config, display)
+            outcome = begin.resume(config, display) if resuming else begin.start(config, display)
         except ReplicasLostError:
             raise
         except PoolError as error:

@@ -24,7 +24,7 @@ from orchestrator.refine.tracking import track_refinement
 from orchestrator.refine.training import MASK, MAX_STEPS, MODEL, SEARCH, HeldOut, Start, Trained, Trainer
 from orchestrator.run.display import Display
 from orchestrator.run.outputs import inputs_of, is_run
-from orchestrator.run.pools import check_replicas, make_pool
+from orchestrator.run.pools import check_replicas, make_pool, ray_ahead
 from orchestrator.run.precheck import check_baseline
 from orchestrator.run.signals import StopFlag, stop_signals
 from orchestrator.search.gradients import ScaleGradients
@@ -125,9 +125,12 @@ def refine(order: Order, display: Display) -> RefineResult:
     check_outputs({folder / name: kind for name, kind in files.items()}, inputs=inputs_of(config))
     check_replicas(config)
     display.say(f"Loading {config.model.name} and {', '.join(section.path for section in config.data)}")
-    session = load(config, display.say)
-    _check_same(order, session)
-    with contextlib.closing(make_pool(session, display)) as pool, stop_signals() as stopping:
+    with contextlib.ExitStack() as stack:
+        ahead = stack.enter_context(ray_ahead(config))
+        session = load(config, display.say)
+        _check_same(order, session)
+        pool = stack.enter_context(contextlib.closing(make_pool(session, display, ahead)))
+        stopping = stack.enter_context(stop_signals())
         started = time.monotonic()
         session = ready(session, pool, display.say)
         if order.searched is None and config.search.precheck:

@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from importlib import import_module
+from threading import Thread
+from typing import TYPE_CHECKING
 
 from headmask.errors import ConfigError
 from orchestrator.run.display import Display
 from orchestrator.screen.border import EXIT_TRY_AGAIN
-from orchestrator.search.session import Session
-from orchestrator.search.sharding import best_shards
 from orchestrator.settings.commandline import way_on
 from orchestrator.settings.config import SearchConfig
 from orchestrator.study.runfolder import CONFIG
 from orchestrator.study.store import StudyStore
-from workers.pool.queue import InlinePool, Pool
-from workers.scoring.devices import chosen_device
-from workers.scoring.messages import Survey
+
+if TYPE_CHECKING:
+    from orchestrator.search.session import Session
+    from workers.pool.ahead import Ahead
+    from workers.pool.queue import Pool
+    from workers.scoring.messages import Survey
 
 
-def make_pool(session: Session, display: Display) -> Pool:
-    """Return the pool that a configuration asks for."""
+@contextlib.contextmanager
+def ray_ahead(config: SearchConfig) -> Iterator[Ahead | None]:
+    """Start Ray for a block that loads what is searched, where replicas are to be on this machine.
+
+    Importing torch and open_clip takes seconds, here and for every replica: both begin at once, here on a thread.
+    """
+    pool = config.pool
+    if pool.kind == "inline" or pool.address is not None:
+        yield None
+        return
+    Thread(target=import_module, args=["open_clip"], daemon=True).start()
+    from workers.pool.ahead import start_ahead
+
+    replicas = None if pool.replicas == "auto" else pool.replicas
+    # Shards are started by their group.
+    hosts = replicas if pool.shards in (1, "auto") else 0
+    ahead = start_ahead(hosts, config.search.threads, pool.gpus_per_replica, lambda reason: _end(config, reason))
+    with contextlib.closing(ahead):
+        yield ahead
+
+
+def make_pool(session: Session, display: Display, ahead: Ahead | None = None) -> Pool:
+    """Return the pool that a configuration asks for.
+
+    Args:
+        session: what is searched.
+        display: told what is waited for.
+        ahead: Ray on this machine, where it has been started before.
+    """
     pool = session.config.pool
     if pool.kind == "inline":
+        from workers.pool.queue import InlinePool
+        from workers.scoring.devices import chosen_device
+
         return InlinePool(session.payload, chosen_device(pool.device), steps=session.steps)
+    from orchestrator.search.sharding import best_shards
     from workers.pool.ray import RayPool
 
     def shards(survey: Survey, num_replicas: int, device: str) -> int:
@@ -38,6 +75,7 @@ def make_pool(session: Session, display: Display) -> Pool:
         shards=shards if pool.shards == "auto" else pool.shards,
         steps=session.steps,
         address=pool.address,
+        ahead=ahead,
         say=display.say,
         on_stuck=lambda reason: _end(session.config, reason),
     )
@@ -55,6 +93,8 @@ def check_replicas(config: SearchConfig) -> None:
     """Refuse replicas that are not possible, before anything is loaded."""
     pool = config.pool
     if pool.kind == "inline":
+        from workers.scoring.devices import chosen_device
+
         chosen_device(pool.device)
     else:
         from workers.pool.cluster import check_pool

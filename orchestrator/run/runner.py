@@ -11,8 +11,8 @@ from typing import Any
 
 from headmask.border.kinds import RUN_CONFIG
 from headmask.border.libraries import joined, same_transform, versions
-from headmask.border.passwords import HIDDEN, redacted
-from headmask.border.shown import counted, shown
+from headmask.border.passwords import redacted
+from headmask.border.shown import counted
 from headmask.border.writing import made_folder
 from headmask.errors import HeadmaskError, PixelsChangedError, StudyError
 from headmask.mask import HeadMask
@@ -21,8 +21,8 @@ from orchestrator.outcome.schema import RELIABLE, Prospects, SearchResult
 from orchestrator.run.clock import Clock
 from orchestrator.run.conclude import Outcome, conclude
 from orchestrator.run.display import Display
-from orchestrator.run.outputs import OLDER, check_run, set_aside_older
-from orchestrator.run.pools import check_device, check_replicas, make_pool
+from orchestrator.run.outputs import OLDER, set_aside_older
+from orchestrator.run.pools import check_device, make_pool
 from orchestrator.run.precheck import check_baseline
 from orchestrator.run.signals import StopFlag, stop_signals
 from orchestrator.search.gradients import ScaleGradients
@@ -32,15 +32,14 @@ from orchestrator.search.progress import Listener, Progress
 from orchestrator.search.scoring import Interrupted
 from orchestrator.search.session import Session
 from orchestrator.search.surrogate import Surrogate, make_surrogate
-from orchestrator.settings.commandline import command_line, resume_command
+from orchestrator.settings.commandline import command_line
 from orchestrator.settings.config import SearchConfig
 from orchestrator.settings.modelname import ModelName
-from orchestrator.settings.trackinguri import VARIABLE, beside, tracked_at, with_password
-from orchestrator.study.catalogue import begun_studies
+from orchestrator.settings.trackinguri import beside, tracked_at
 from orchestrator.study.looks import look_at_test
 from orchestrator.study.place import RunPlace, held
 from orchestrator.study.runfolder import CONFIG
-from orchestrator.study.store import StudyStore, exists
+from orchestrator.study.store import StudyStore
 from orchestrator.track.operations import Begin, Status
 from orchestrator.track.registering import check_foldable, register
 from orchestrator.track.searchrun import BestCurve, track_session
@@ -48,6 +47,7 @@ from orchestrator.track.tracker import Tracker
 from orchestrator.verdict.decide import Verdict, decide
 from orchestrator.verdict.prospects import look_ahead
 from strategies import MIN_WIDTH, make_sampler
+from workers.pool.ahead import Ahead
 from workers.pool.queue import Pool
 
 EMBEDDED_ON = "embedded_on"
@@ -58,23 +58,20 @@ CHANGED = "pixels_changed"
 """Study attribute that says why its scores cannot be trusted."""
 
 
-def start(config: SearchConfig, display: Display) -> Outcome:
-    """Create the study of a configuration and run it.
+def start(config: SearchConfig, display: Display, ahead: Ahead | None = None) -> Outcome:
+    """Create the study of a configuration and run it; `orchestrator.run.begin` has checked the configuration.
 
     Raises:
         HeadmaskError: bad input, or the study exists.
         Interrupted: stopped by a signal; the study can be resumed.
     """
-    check_run(config)
-    _check_unbegun(config)
     uri, tracked = tracked_at(config.folder, config.output.tracking_uri, config.storage)
-    config = _tracked(config, uri)
-    check_replicas(config)
+    config = config.tracked_at(uri)
     display.say(_loading_sentence(config))
     session = load(config, display.say)
     if config.output.fold or config.output.register_as:
         check_foldable(session)
-    with contextlib.closing(make_pool(session, display)) as pool:
+    with contextlib.closing(make_pool(session, display, ahead)) as pool:
         session = ready(session, pool, display.say)
         if config.search.precheck:
             check_baseline(session, pool)
@@ -92,38 +89,13 @@ def start(config: SearchConfig, display: Display) -> Outcome:
             return _run(session, store, pool, display, tracked)
 
 
-def _check_unbegun(config: SearchConfig) -> None:
-    """Refuse a study that has begun, before anything is loaded."""
-    begun = begun_studies(config.storage)
-    if begun and config.output.storage is None:
-        raise StudyError(
-            f"{shown(config.folder)} already holds a study: resume it with `{resume_command(config.folder)}`, "
-            "or choose another --out"
-        )
-    if config.study_name in begun:
-        raise exists(config.storage, config.study_name)
-
-
-def resume(config: SearchConfig, display: Display) -> Outcome:
+def resume(config: SearchConfig, display: Display, ahead: Ahead | None = None) -> Outcome:
     """Continue a study exactly where it stopped, or further with a larger budget.
 
     Raises:
         StudyError: there is no such study, another driver runs it, or its fingerprint differs.
         Interrupted: stopped by a signal; the study can be resumed.
     """
-    if HIDDEN in config.storage:
-        raise StudyError(
-            f"the password of {config.storage} is not kept; resume with "
-            f"`{command_line('headmask', 'resume', config.study_name, '--storage', 'URL')}`"
-        )
-    config = _tracked(config, with_password(config.output.tracking_uri))
-    if HIDDEN in (config.output.tracking_uri or ""):
-        raise StudyError(
-            f"the password of {config.output.tracking_uri} is not kept: resume with --tracking-uri URL, or with the "
-            f"address in {VARIABLE}"
-        )
-    check_run(config)
-    check_replicas(config)
     with StudyStore.open(config.storage, config.study_name) as store:
         if store.attr(CHANGED):
             raise StudyError(
@@ -139,7 +111,7 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
         if older := set_aside_older(config.folder):
             display.say(f"Files of an older version are in {config.folder / OLDER} now: {', '.join(older)}")
         store.set_attr("config", session.config.public())
-        with contextlib.closing(make_pool(session, display)) as pool:
+        with contextlib.closing(make_pool(session, display, ahead)) as pool:
             session = _embedded_as_begun(session, store, pool, display)
             session = ready(session, pool, display.say)
             session = session.settled(pool.settle(session.wanted))
@@ -150,10 +122,6 @@ def resume(config: SearchConfig, display: Display) -> Outcome:
                 )
             uri = config.output.tracking_uri
             return _run(session, store, pool, display, beside(config.folder) if uri is None else redacted(uri))
-
-
-def _tracked(config: SearchConfig, uri: str | None) -> SearchConfig:
-    return config.model_copy(update={"output": config.output.model_copy(update={"tracking_uri": uri})})
 
 
 def _with_constants(config: SearchConfig, fingerprint: Mapping[str, Any]) -> SearchConfig:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from orchestrator.settings.budget import Budget, StopReason
 from orchestrator.study.records import TrialRecord
-from workers.pool.queue import Result
 
 if TYPE_CHECKING:
     from strategies import Scales
+    from workers.pool.queue import Result
 
 
 @dataclass

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from headmask.mask import HeadMask
-from workers.pool.queue import Pool, Result
-from workers.scoring.messages import Stage
+if TYPE_CHECKING:
+    from headmask.mask import HeadMask
+    from workers.pool.queue import Pool, Result
+    from workers.scoring.messages import Stage
 
 POLL_S = 0.5
 

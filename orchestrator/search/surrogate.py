@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from headmask.errors import HeadmaskError
 from headmask.mask import HeadMask
@@ -139,6 +138,8 @@ class Surrogate(Listener):
         pairs = zip(predicted, unwatched.values(), strict=True)
         self._pairs += [(before, after) for before, after in pairs if np.isfinite(before)]
         if all(len(set(side)) > 1 for side in zip(*self._pairs, strict=True)) and self._pairs:
+            from scipy.stats import spearmanr  # The import takes a second, which the first masks need not wait for.
+
             self.rank_correlation = float(spearmanr(*zip(*self._pairs, strict=True)).statistic)
 
 

@@ -106,6 +106,10 @@ class SearchConfig(Section):
         data = tuple(section.anywhere() for section in self.data)
         return self.model_copy(update={"data": data, "output": output})
 
+    def tracked_at(self, uri: str | None) -> SearchConfig:
+        """Return the configuration with another address for tracking."""
+        return self.model_copy(update={"output": self.output.model_copy(update={"tracking_uri": uri})})
+
     def public(self) -> dict[str, Any]:
         """Return everything as JSON values, without passwords, and with paths that are valid from any folder.
 

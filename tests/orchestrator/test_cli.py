@@ -77,6 +77,17 @@ def test_importing_headmask_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_a_search_begins_without_torch():
+    """Ray starts, and replicas import what they need, while the driver does."""
+    program = (
+        "import sys, orchestrator.commands.ending, orchestrator.run.begin, workers.pool.ahead\n"
+        "from orchestrator.search.scoring import Interrupted\n"
+        "print({'torch', 'open_clip', 'mlflow', 'matplotlib'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 @pytest.mark.drawn
 def test_the_main_job_from_photos_to_a_checkpoint(headmask, tiny_files, runs, tmp_path, search_flags):
     data = tiny_files[1]

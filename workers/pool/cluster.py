@@ -43,8 +43,26 @@ class Resources:
         return f"{self.cpus} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
 
 
-def connect(address: str | None, on_stuck: Callable[[str], None] | None = None) -> tuple[Any, bool, Watch]:
-    """Return the connected ray module, whether this process started the cluster, and a watch over it.
+@dataclass(frozen=True)
+class Connection:
+    """A cluster that this process has started or joined."""
+
+    ray: Any
+    """The module, connected."""
+    is_own: bool
+    """Whether this process started the cluster."""
+    watch: Watch
+
+    def close(self) -> None:
+        """Stop watching, and leave the cluster if it is this process's own, or has died."""
+        self.watch.close()
+        # Another search on a dead one would fail.
+        if self.is_own or self.watch.reason is not None:
+            self.ray.shutdown()
+
+
+def connect(address: str | None, on_stuck: Callable[[str], None] | None = None) -> Connection:
+    """Start Ray on this machine, or join a cluster.
 
     Args:
         address: address of a cluster to join; None starts Ray on this machine.
@@ -56,7 +74,7 @@ def connect(address: str | None, on_stuck: Callable[[str], None] | None = None) 
     """
     ray = _imported()
     if ray.is_initialized():
-        return ray, False, watch(ray, False, on_stuck)
+        return Connection(ray, False, watch(ray, False, on_stuck))
     if address is None and "RAY_AUTH_MODE" not in os.environ:
         # A token of this run's own: a saved one would silently turn authentication on for other clusters here.
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -86,7 +104,7 @@ def connect(address: str | None, on_stuck: Callable[[str], None] | None = None) 
     except Exception as error:
         what = "start Ray" if address is None else f"join Ray at {shown(address)}"
         raise ReplicasLostError(f"cannot {what}: {reason_of(error)}") from None
-    return ray, address is None, watch(ray, address is None, on_stuck)
+    return Connection(ray, address is None, watch(ray, address is None, on_stuck))
 
 
 class _Harmless(list[str]):

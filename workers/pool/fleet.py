@@ -74,7 +74,7 @@ class Fleet:
 
     Args:
         ray: the module, connected.
-        start: makes a host, given its placement options.
+        start: begins a replica, given its placement options, and returns its host and the reference to its `Birth`.
         need: resources of a node that a replica needs.
         count: number of replicas; None for as many as fit, which is checked regularly.
         size: how many times a replica of this fleet needs that: more than once if it is a group of them.
@@ -86,7 +86,7 @@ class Fleet:
     def __init__(
         self,
         ray: Any,
-        start: Callable[[dict[str, Any]], Any],
+        start: Callable[[dict[str, Any]], tuple[Any, Any]],
         need: Resources,
         count: int | None,
         *,
@@ -205,8 +205,7 @@ class Fleet:
     def _add(self, now: float) -> None:
         avoided = sorted({node for node, until in self._avoided.items() if until > now} | self._others)
         options = {"label_selector": {NODE_LABEL: f"!in({','.join(avoided)})"}} if avoided else {}
-        actor = self._start(options)
-        self.pending.append(Member(actor, actor.birth.remote(), now))
+        self.pending.append(Member(*self._start(options), now))
         self.num_replaced += self.num_replaced < self.num_lost
 
     def _look_for_room(self, now: float) -> None:

@@ -22,7 +22,7 @@ from headmask.mask import HeadGrid
 from headmask.tower.towers import grid_of
 from workers.pool.cluster import Resources, reason_of
 from workers.pool.fleet import LOOK_S, Fleet, Member
-from workers.pool.host import Host
+from workers.pool.host import host_for
 from workers.pool.queue import MAX_SHARED
 from workers.pool.shard import Found, Shard, joined
 from workers.scoring.constants import Constants
@@ -39,8 +39,8 @@ REPLACED_S = 600.0
 MAX_LOSSES = 1
 """Losses of one shard over one batch that are made good; whoever gave the batch decides about another one."""
 
-Start = Callable[[dict[str, Any]], Any]
-"""Makes a host, given its placement options."""
+Start = Callable[[dict[str, Any]], tuple[Any, Any]]
+"""Begins a replica, given its placement options, and returns its host and the reference to its `Birth`."""
 
 
 class ShardGroup:
@@ -83,10 +83,11 @@ class ShardGroup:
         self._batch = 0
         self._shards: list[Member | None] = [None] * count
         """The replica that has each part of the images."""
-        host = _host(ray, need)
+        host = host_for(ray, need)
 
-        def start(placement: dict[str, Any]) -> Any:
-            return host.options(**placement).remote(Shard, packed[0], device, self._constants)
+        def start(placement: dict[str, Any]) -> tuple[Any, Any]:
+            actor = host.options(**placement).remote()
+            return actor, actor.begin.remote(Shard, packed[0], device, self._constants)
 
         self._fleet = Fleet(ray, start, need, count, mixed=mixed, on_birth=self._brief)
         self._fleet.wait_for(count, REPLACED_S)
@@ -308,8 +309,9 @@ def starter(
     shards: int,
     mixed: bool,
     replica_class: type,
+    waiting: list[Any],
 ) -> Start:
-    """Return a function that starts a host of a replica, or of a group of shards, given its placement options.
+    """Return what begins replicas, or groups of shards.
 
     Args:
         ray: the module, connected.
@@ -320,18 +322,15 @@ def starter(
         shards: shards of a group; 1 for a replica that scores all images.
         mixed: whether shards of a group may be on devices of different kinds.
         replica_class: class of the replica.
+        waiting: hosts of single replicas that have been started ahead, and are used first.
     """
-    host = _host(ray, need if shards == 1 else Resources(0))
+    host = host_for(ray, need if shards == 1 else Resources(0))
 
-    def start(placement: dict[str, Any]) -> Any:
-        made = host.options(**placement)
+    def start(placement: dict[str, Any]) -> tuple[Any, Any]:
         if shards == 1:
-            return made.remote(replica_class, packed, device, constants())
-        return made.remote(ShardGroup, packed, device, constants(), [packed], shards, need, mixed)
+            actor = waiting.pop() if waiting and not placement else host.options(**placement).remote()
+            return actor, actor.begin.remote(replica_class, packed, device, constants())
+        actor = host.options(**placement).remote()
+        return actor, actor.begin.remote(ShardGroup, packed, device, constants(), [packed], shards, need, mixed)
 
     return start
-
-
-def _host(ray: Any, need: Resources) -> Any:
-    options = {"num_cpus": need.cpus, "num_gpus": need.gpus, "max_restarts": 0, "max_task_retries": 0}
-    return ray.remote(**options, concurrency_groups={"signs": 1})(Host)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headmask.errors import HeadmaskError, PixelsChangedError, PixelsGoneError
+from workers.pool.cluster import Resources
 
 
 @dataclass(frozen=True)
@@ -21,29 +22,30 @@ class Birth:
 
 
 class Host:
-    """The actor: holds a replica, and answers while the replica computes.
+    """The actor: holds a replica, and answers while the replica computes."""
 
-    Args:
-        replica_class: class of the replica; anything with the methods of `Replica`.
-        arguments: arguments of its constructor.
-    """
+    def import_ahead(self) -> None:
+        """Import what replicas need, which takes seconds."""
+        import workers.scoring.replica  # noqa: F401
 
-    def __init__(self, replica_class: type, *arguments: Any) -> None:
+    def begin(self, replica_class: type, *arguments: Any) -> Birth:
+        """Make the replica, and return where, or why it could not be made.
+
+        Args:
+            replica_class: its class; anything with the methods of `Replica`.
+            arguments: arguments of its constructor.
+        """
         import ray
 
         node = ray.get_runtime_context().get_node_id()
         try:
             self._replica = replica_class(*arguments)
-            self._birth = Birth(node, self._replica.device_kind())
+            return Birth(node, self._replica.device_kind())
         except (PixelsChangedError, PixelsGoneError) as error:
-            self._birth = Birth(node, failure=str(error), error=error)
+            return Birth(node, failure=str(error), error=error)
         # Whatever it is, the driver is to hear on which node.
         except Exception as error:
-            self._birth = Birth(node, failure=f"{type(error).__name__}: {error}")
-
-    def birth(self) -> Birth:
-        """Return where the replica started, or why it did not."""
-        return self._birth
+            return Birth(node, failure=f"{type(error).__name__}: {error}")
 
     def sign(self) -> None:
         """Return at once, to show that the process runs."""
@@ -51,3 +53,9 @@ class Host:
     def call(self, method: str, *arguments: Any) -> Any:
         """Return the result of a method of the replica."""
         return getattr(self._replica, method)(*arguments)
+
+
+def host_for(ray: Any, need: Resources) -> Any:
+    """Return the class of the actors that hold replicas with these resources."""
+    options = {"num_cpus": need.cpus, "num_gpus": need.gpus, "max_restarts": 0, "max_task_retries": 0}
+    return ray.remote(**options, concurrency_groups={"signs": 1})(Host)

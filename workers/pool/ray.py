@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from headmask.border.shown import counted
 from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError, ReplicasLostError
 from headmask.mask import HeadMask
+from workers.pool.ahead import Ahead
 from workers.pool.blame import STRIKES, Blame
 from workers.pool.cluster import check_room, connect, need_of, reason_of, room_for
 from workers.pool.fleet import START_S, Fleet, Member
@@ -55,6 +56,7 @@ class RayPool:
             score all images.
         steps: predicted cost of masks; see `BatchQueue`.
         address: address of a cluster to join, such as `auto` or `ray://host:10001`; None starts Ray on this machine.
+        ahead: Ray on this machine, where it has been started before; whoever did that closes it.
         say: called with what is waited for.
         on_stuck: called with the reason, on a thread, when a call of Ray's goes on although Ray has died; it ends the
             process, as Ray would a minute later without our message.
@@ -76,11 +78,14 @@ class RayPool:
         shards: int | Callable[[Survey, int, str], int] = 1,
         steps: Steps | None = None,
         address: str | None = None,
+        ahead: Ahead | None = None,
         say: Callable[[str], None] = lambda text: None,
         on_stuck: Callable[[str], None] | None = None,
         replica_class: type = Replica,
     ) -> None:
-        self._ray, self._owns_ray, self._watch = connect(address, on_stuck)
+        self._connection = ahead.connection if ahead else connect(address, on_stuck)
+        self._closes = ahead is None
+        self._ray, self._watch = self._connection.ray, self._connection.watch
         self._queue = BatchQueue(steps)
         self._constants: Constants | None = None
         self._survey: Survey | None = None
@@ -111,7 +116,15 @@ class RayPool:
 
             def make_fleet(size: int) -> Fleet:
                 start = starter(
-                    self._ray, need, packed, device, lambda: self._constants, size, mixed_devices, replica_class
+                    self._ray,
+                    need,
+                    packed,
+                    device,
+                    lambda: self._constants,
+                    size,
+                    mixed_devices,
+                    replica_class,
+                    ahead.hosts if ahead else [],
                 )
                 return Fleet(
                     self._ray,
@@ -353,10 +366,8 @@ class RayPool:
                 if self._fleet is not None:
                     self._fleet.stop()
         finally:
-            self._watch.close()
-            # A cluster that has died is left, too: another search on it would fail.
-            if self._owns_ray or self._watch.reason is not None:
-                self._ray.shutdown()
+            if self._closes:
+                self._connection.close()
 
     def _brief(self, member: Member) -> None:
         """Tell a replica what was settled while it started; telling it twice does no harm."""

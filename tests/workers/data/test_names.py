@@ -135,7 +135,11 @@ def test_all_that_pillow_reads_is_an_image_and_the_rest_is_counted(tmp_path):
 def test_archives_with_dots_in_names_and_files_of_macos(tmp_path):
     members = []
     for name in ("./s.0001", "./s.0002"):
-        members += [(f"{name}{MODERN}", modern(len(members))), (f"{name}.seg.png", b"x"), (f"{name}.txt", name.encode())]
+        members += [
+            (f"{name}{MODERN}", modern(len(members))),
+            (f"{name}.seg.png", b"x"),
+            (f"{name}.txt", name.encode()),
+        ]
         members += [(f"./._{name[2:]}.txt", b"\xff"), ("__MACOSX/x.png", b"x")]
     write_shard(tmp_path / "0.tar", members)
     report = build(ShardSource([str(tmp_path / "0.tar")]), tmp_path / "out.parquet")

@@ -10,10 +10,10 @@ import ray
 from workers.pool.cluster import check_pool, connect
 
 check_pool(None, 1, 1, 0, None)
-ray, owned, watch = connect(None)
-assert owned and os.environ["RAY_AUTH_MODE"] == "token" and len(os.environ["RAY_AUTH_TOKEN"]) == 64
-watch.close()
-ray.shutdown()
+connection = connect(None)
+assert connection.is_own and os.environ["RAY_AUTH_MODE"] == "token" and len(os.environ["RAY_AUTH_TOKEN"]) == 64
+connection.close()
+assert not ray.is_initialized()
 print("started")
 """
 

@@ -63,8 +63,7 @@ class FakeRay:
         room = [node for node, count in self.cpus.items() if node not in avoided and used.count(node) < count]
         if room:
             self.hosts[id(actor)] = min(room, key=used.count)
-        actor.birth = Remote(lambda: self.birth(actor))
-        return actor
+        return actor, self.birth(actor)
 
     def birth(self, actor):
         node = self.hosts.get(id(actor))

@@ -24,6 +24,7 @@ from tests.workers.fakes import (
 )
 from workers.pool import fleet
 from workers.pool import ray as ray_pool
+from workers.pool.ahead import start_ahead
 from workers.pool.cluster import check_address, check_answers
 from workers.pool.queue import InlinePool
 from workers.pool.ray import RayPool
@@ -200,6 +201,25 @@ def test_more_replicas_than_fit_are_refused(make_pool):
         PoolError, match=r"3 replicas cannot be placed: each needs 1 CPU, which fits 2 times. Ask for 2"
     ):
         make_pool(replicas=3)
+
+
+def test_replicas_begin_in_processes_that_were_started_ahead(make_pool, local_ray):
+    ahead = start_ahead(2, 1, 0, lambda reason: None)
+    actors = {host._actor_id for host in ahead.hosts}
+    pool = make_pool(ahead=ahead)
+    pids(pool)
+    assert {member.actor._actor_id for member in pool.fleet.members} == actors
+    assert ahead.hosts == []
+    pool.submit(SEARCH, MASKS)
+    assert_each_scored_once(collected(pool, len(MASKS)), MASKS)
+
+
+def test_processes_that_no_pool_has_taken_are_ended(local_ray):
+    ahead = start_ahead(2, 1, 0, lambda reason: None)
+    ahead.close()
+    with pytest.raises(local_ray.exceptions.ActorDiedError):
+        local_ray.get(ahead.hosts[0].sign.remote())
+    assert local_ray.is_initialized()
 
 
 def test_a_replica_that_fits_nowhere_is_refused(make_pool):
