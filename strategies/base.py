@@ -23,6 +23,7 @@ from strategies.history import History, smallest
 from strategies.optunaside import BlockSampler
 from strategies.scales import Gradients, Scales
 from strategies.space import Limits
+from strategies.threads import one_thread
 
 OPENING = 12.0
 """Cost of training scales, in masks; the number of steps follows from it."""
@@ -141,8 +142,9 @@ class MaskSampler(BlockSampler):
             return self._first(len(numbers))
         history = self._history(block, books)
         rng = np.random.default_rng((self.seed, numbers.start))
-        masks = self.propose(len(numbers), history, rng)
-        return masks + _filling(len(numbers) - len(masks), history, rng)
+        with one_thread():
+            masks = self.propose(len(numbers), history, rng)
+            return masks + _filling(len(numbers) - len(masks), history, rng)
 
     def _first(self, count: int) -> list[HeadMask]:
         """Return the scan, or of a strategy that trains scales its first masks, by the first gradient."""

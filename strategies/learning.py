@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky
 from scipy.linalg.blas import dsyrk
 from scipy.linalg.lapack import dtrtri
-from threadpoolctl import threadpool_limits
 
 from headmask.mask import BoolArray
 from strategies.history import FloatArray, History
@@ -99,21 +98,19 @@ def company_of(history: History) -> Company:
     masks of one size, if there are enough of them. Changes by several heads at once are shared out by sparse
     regression: most heads change little.
     """
-    # One thread: the last bits depend on the number of threads, and a resumed study must get the same bits.
-    with threadpool_limits(1):
-        changes = _changes(history)
-        scale = _scale(changes, np.nan_to_num(history.scan_gains_F))
-        num = changes.heads_PF.shape[1]
-        head_P = changes.heads_PF.argmax(1)
-        most_F, effects_F = np.full(num, -np.inf), np.zeros(num)
-        np.maximum.at(most_F, head_P[changes.is_alone_P], changes.excess_P[changes.is_alone_P])
-        measured = changes.is_alone_P & changes.is_sized_P
-        np.maximum.at(effects_F, head_P[measured], np.abs(changes.excess_P[measured]))
-        single_F = np.isfinite(most_F)
-        others_PF = changes.heads_PF & ~single_F
-        rest_P = changes.excess_P - changes.heads_PF @ np.where(single_F, most_F, 0)
-        shared = np.flatnonzero(others_PF.any(1))
-        mean_F, doubts_F = sparse_effects(others_PF[shared], rest_P[shared], scale)
+    changes = _changes(history)
+    scale = _scale(changes, np.nan_to_num(history.scan_gains_F))
+    num = changes.heads_PF.shape[1]
+    head_P = changes.heads_PF.argmax(1)
+    most_F, effects_F = np.full(num, -np.inf), np.zeros(num)
+    np.maximum.at(most_F, head_P[changes.is_alone_P], changes.excess_P[changes.is_alone_P])
+    measured = changes.is_alone_P & changes.is_sized_P
+    np.maximum.at(effects_F, head_P[measured], np.abs(changes.excess_P[measured]))
+    single_F = np.isfinite(most_F)
+    others_PF = changes.heads_PF & ~single_F
+    rest_P = changes.excess_P - changes.heads_PF @ np.where(single_F, most_F, 0)
+    shared = np.flatnonzero(others_PF.any(1))
+    mean_F, doubts_F = sparse_effects(others_PF[shared], rest_P[shared], scale)
     return Company(
         gains_F=np.where(single_F, most_F, mean_F),
         doubts_F=np.where(single_F, 0, doubts_F),

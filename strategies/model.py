@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.linalg.blas import dsyrk
-from threadpoolctl import threadpool_limits
 
 from headmask.mask import BoolArray
 from strategies.history import FloatArray
@@ -76,15 +75,13 @@ class PairwiseModel:
         self._group_C = np.repeat(np.arange(3), (self._num_heads, len(self._first), len(self._knots)))
         self._scale = float(np.sqrt(np.mean(rest_T**2))) or 1.0
         fitted = best_and_others(len(rest_T), MAX_FITTED)
-        # One thread: the last bits depend on the number of threads, and a resumed study must get the same bits.
-        with threadpool_limits(1):
-            fit = _Fit(self._features(bits_TS[fitted], sizes_T[fitted]), rest_T[fitted] / self._scale, noise_T[fitted])
-            kept = fit.run(self._group_C)
-            pairs = kept[self._group_C[kept] == 1] - self._num_heads
-            self._first, self._second = self._first[pairs], self._second[pairs]
-            self._group_C, self._variance_C, self._noise = self._group_C[kept], fit.variance_C, fit.noise
-            self._precision_CC, self._pull_C = np.eye(len(kept)), np.zeros(len(kept))
-            self._take_in(bits_TS, rest_T, noise_T, sizes_T)
+        fit = _Fit(self._features(bits_TS[fitted], sizes_T[fitted]), rest_T[fitted] / self._scale, noise_T[fitted])
+        kept = fit.run(self._group_C)
+        pairs = kept[self._group_C[kept] == 1] - self._num_heads
+        self._first, self._second = self._first[pairs], self._second[pairs]
+        self._group_C, self._variance_C, self._noise = self._group_C[kept], fit.variance_C, fit.noise
+        self._precision_CC, self._pull_C = np.eye(len(kept)), np.zeros(len(kept))
+        self._take_in(bits_TS, rest_T, noise_T, sizes_T)
 
     def updated(
         self, bits_TS: BoolArray, rest_T: FloatArray, noise_T: FloatArray, sizes_T: NDArray[np.int64]
@@ -94,8 +91,7 @@ class PairwiseModel:
             return self
         model = copy.copy(self)
         model._largest = max(self._largest, int(sizes_T.max()))
-        with threadpool_limits(1):
-            model._take_in(bits_TS, rest_T, noise_T, sizes_T)
+        model._take_in(bits_TS, rest_T, noise_T, sizes_T)
         return model
 
     def _take_in(self, bits_TS: BoolArray, rest_T: FloatArray, noise_T: FloatArray, sizes_T: NDArray[np.int64]) -> None:
@@ -128,8 +124,7 @@ class PairwiseModel:
         masks takes the same path on any machine.
         """
         normal_CR = rng.standard_normal((len(self._mean_C), samples))
-        with threadpool_limits(1):
-            around_CR = solve_triangular(self._factor_CC, normal_CR, trans="T", lower=True, check_finite=False)
+        around_CR = solve_triangular(self._factor_CC, normal_CR, trans="T", lower=True, check_finite=False)
         return self._as_functions(np.vstack([self._mean_C, self._mean_C + around_CR.T]), gains_S)
 
     def _as_functions(self, coefficients_RC: FloatArray, gains_S: FloatArray | float = 0.0) -> Functions:

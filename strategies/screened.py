@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from headmask.mask import BoolArray, HeadMask
 from strategies.base import Screen
@@ -111,8 +110,7 @@ class ScreenedSearch:
 
 def _mispredicted(bits_TF: BoolArray, errors_T: FloatArray) -> NDArray[np.int64]:
     """Return the heads with which predictions err most, in standard errors of their mean error."""
-    with threadpool_limits(1):  # The last bits depend on the number of threads.
-        total_F = bits_TF.T @ (errors_T - errors_T.mean())
+    total_F = bits_TF.T @ (errors_T - errors_T.mean())
     return np.argsort(-np.abs(total_F) / np.sqrt(np.maximum(1, bits_TF.sum(0))), kind="stable")[:NUM_WRONG]
 
 
