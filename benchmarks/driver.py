@@ -188,8 +188,8 @@ def bench_driver(
     free_pool = SimulatedPool(value, replicas, 0.0)
     paced_pool = SimulatedPool(value, replicas, evaluation_ms / 1000)
     with tempfile.TemporaryDirectory() as scratch:
-        # What is imported and made once belongs to no trial.
-        run_simulated(free_pool, Path(scratch, "warm"), 500)
+        # What is imported and made once, models of full size among it, belongs to no trial.
+        run_simulated(free_pool, Path(scratch, "warm"), min(trials, 1500), **blocks)
         say(f"{trials:,} masks of 0 ms")
         free = run_simulated(free_pool, Path(scratch, "free"), trials, **blocks)
         say(f"{trials:,} masks of {evaluation_ms:g} ms")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,11 @@ NOTEBOOK = Path(__file__).parent / "notebook.ipynb"
 
 
 def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
-    """Return the notebook as executed in an empty folder, without what differs from machine to machine."""
+    """Return the notebook as executed in an empty folder, without what differs from machine to machine.
+
+    The cache, which counts looks at a test split, is in that folder, too.
+    """
+    os.environ["HEADMASK_CACHE"] = str(folder / "cache")
     NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # When it ran.
