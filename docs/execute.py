@@ -18,8 +18,8 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
 
     The cache, which counts looks at a test split, is in that folder, too.
     """
-    os.environ["HEADMASK_CACHE"] = str(folder / "cache")
-    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client.execute(env={**os.environ, "HEADMASK_CACHE": str(folder / "cache")})
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # When it ran.
         if cell.cell_type == "code":
