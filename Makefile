@@ -15,7 +15,7 @@ test-all: .venv/.installed-test lint  ## the slow tests, too
 	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu"
 
 test-lowest: .lowest/.installed  ## the tests on the oldest versions that are supported, in an environment of its own
-	.lowest/bin/python -m pytest $(PARALLEL) -m "not slow and not gpu"
+	.lowest/bin/python -m pytest $(PARALLEL) -m "not slow and not gpu" --ignore tests/deploy --ignore tests/docs --ignore tests/benchmarks
 
 docs: .venv/.installed-docs  ## the site in build/site; every warning is an error
 	$(BIN)/python docs/generate.py

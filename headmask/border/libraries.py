@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import platform
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -126,6 +127,36 @@ def _reworded(description: str) -> str:
     for old, new in words.items():
         description = description.replace(old, new)
     return description
+
+
+def check_sizes(config: Any) -> None:
+    """Check that the whole numbers of a configuration of transformers are such; before 5.0, it does not do so itself.
+
+    Raises:
+        TypeError: one is not, with its name.
+    """
+    for part in (config, getattr(config, "text_config", None), getattr(config, "vision_config", None)):
+        for name, usual in vars(type(part)()).items() if part is not None else ():
+            if type(usual) is not int or name.endswith("_id"):  # Of tokens, which may have none.
+                continue
+            # Sizes of images may be two.
+            if not isinstance(value := getattr(part, name, usual), int | list | tuple):
+                raise TypeError(f"{name} must be a whole number; got {value!r}")
+
+
+@contextlib.contextmanager
+def importable(folder: str) -> Iterator[None]:
+    """Make a folder's modules importable in a block: older versions of MLflow do not, while they save a model."""
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def usage_message(message: str) -> str:
+    """Return what typer says about a command line; older versions name an environment variable that there is not."""
+    return message.replace(" (env var: 'None')", "")
 
 
 def has_attention_pooling(config: Any) -> bool:

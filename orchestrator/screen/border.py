@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from headmask.border.libraries import usage_message
 from headmask.border.shown import shown_lines
 from headmask.errors import HeadmaskError, ReplicasLostError
 
@@ -78,7 +79,8 @@ def _usage(error: Any) -> int:
     else:
         where = f". `{context.command_path} --help` lists the options" if context is not None else ""
         # What a parser of ours refuses is said in its own words.
-        _say(error.format_message().replace(": Value error, ", ": ").rstrip(".") + where)
+        message = usage_message(error.format_message())
+        _say(message.replace(": Value error, ", ": ").rstrip(".") + where)
     return EXIT_BAD_INPUT
 
 
@@ -99,5 +101,10 @@ def _kept() -> str:
 
 
 def _say(text: str) -> None:
-    lines = (line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}..." for line in text.split("\n"))
-    print(shown_lines("headmask: " + "\n".join(lines)), file=sys.stderr, flush=True)
+    print(shown_lines("headmask: " + "\n".join(map(_shortened, text.split("\n")))), file=sys.stderr, flush=True)
+
+
+def _shortened(line: str) -> str:
+    """Return a line without the middle of a long one: the rule is at its beginning, or the way out at its end."""
+    half = MAX_LINE // 2
+    return line if len(line) <= MAX_LINE else f"{line[:half]} ... {line[-half:]}"

@@ -87,6 +87,8 @@ def make_client(uri: str, *, is_own: bool = False) -> Any:
     for name in ("mlflow", "alembic"):
         # It logs a traceback for every try that fails; what fails is raised as well, and said once.
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Older versions of MLflow give it another level while they open a database.
+    logging.getLogger("alembic.runtime.migration").disabled = True
     if (path := sqlite_file(uri)) is not None:
         prepare_database(path, is_own=is_own)
     else:

@@ -22,6 +22,7 @@ from headmask.apply.folding import why_not_folded
 from headmask.apply.formats import why_not_open_clip
 from headmask.apply.masked import load_for
 from headmask.border.kinds import PACKAGE
+from headmask.border.libraries import importable
 from headmask.border.reading import read_json
 from headmask.border.writing import check_output, scratch_folder, written_folder
 from headmask.errors import AblationError, ConfigError, ModelError, StudyError
@@ -167,7 +168,7 @@ def package(model: LoadedModel, mask: MaskFile, result: SearchResult, target: Pa
     with scratch_folder(target) as scratch, written_folder(target, PACKAGE) as written:
         checkpoint = scratch / "model"
         proof = export(model, mask, checkpoint, format="open_clip")
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), importable(str(scratch)):
             # MLflow warns of type hints of its own.
             warnings.simplefilter("ignore")
             from mlflow import pyfunc

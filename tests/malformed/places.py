@@ -32,7 +32,7 @@ EMPTY = {
     "run to resume": (["resume", ""], r"name a run folder, or a study with --storage URL; got an empty text"),
     "run to report": (["report", ""], r"name a run folder, or a study with --storage URL; got an empty text"),
     "run to compare": (["compare", "{run}", ""], r"cannot be an empty text"),
-    "configuration": (["search", ""], r"Invalid value for 'config': a path cannot be empty; got ''"),
+    "configuration": (["search", ""], r"Invalid value for '(config|\[CONFIG\])': a path cannot be empty; got ''"),
     "mask": (["eval", "--mask", "", "--data", "{data}"], r"Invalid value for '--mask': a path cannot be empty"),
     "preprocessing of a search": ([*SEARCH, "--preprocess", ""], r"model\.preprocess: must not be empty, got ''"),
     "preprocessing of eval": ([*EVAL, "--preprocess", ""], r"--preprocess must be a pretrained tag .*; got ''"),

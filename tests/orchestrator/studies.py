@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 
-from orchestrator.run import runner
+from orchestrator.run import begin
 from orchestrator.run.display import Quiet
 from orchestrator.study.integrity import with_sums
 from orchestrator.study.store import open_storage
@@ -26,11 +26,11 @@ NAMES = ("checksum", "seconds", "study", "storage", "mlflow_run_id", "mask_file"
 
 
 def start(config):
-    return runner.start(config, Quiet())
+    return begin.start(config, Quiet())
 
 
 def resume(config):
-    return runner.resume(config, Quiet())
+    return begin.resume(config, Quiet())
 
 
 @contextlib.contextmanager

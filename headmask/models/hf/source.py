@@ -21,6 +21,7 @@ from torch import nn
 
 from headmask.border.foreign import reason_of
 from headmask.border.home import hub_cache
+from headmask.border.libraries import check_sizes
 from headmask.border.reading import is_file, is_folder, read_json
 from headmask.border.shown import shown
 from headmask.errors import ModelError
@@ -63,6 +64,10 @@ class Source:
             check_kind(content, self.place)
         config = self._read("AutoConfig", CONFIG)
         check_kind({"model_type": config.model_type}, self.place)
+        try:
+            check_sizes(config)
+        except TypeError as error:
+            raise ModelError(f"cannot load the {CONFIG} of {self}: {shown(str(error))}") from None
         return config
 
     @cached_property

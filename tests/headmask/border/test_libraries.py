@@ -9,11 +9,14 @@ from open_clip.transform import PreprocessCfg, ToTensor, image_transform_v2
 from sqlalchemy.engine import make_url
 
 from headmask.border.libraries import (
+    check_sizes,
     cpu_capabilities,
     described,
     has_attention_pooling,
+    importable,
     joined,
     same_transform,
+    usage_message,
     versions,
     with_driver,
 )
@@ -110,3 +113,38 @@ def test_a_siglip_pools_by_attention_where_its_configuration_does_not_say_otherw
     assert has_attention_pooling(SimpleNamespace())
     assert has_attention_pooling(SimpleNamespace(vision_use_head=True))
     assert not has_attention_pooling(SimpleNamespace(vision_use_head=False))
+
+
+class Config:
+    """What older versions of transformers read without checking it."""
+
+    def __init__(self):
+        self.hidden_size, self.is_deep, self.pad_token_id, self.text_config = 64, True, 1, None
+
+
+@pytest.mark.parametrize("part", ["whole", "text_config", "vision_config"])
+@pytest.mark.parametrize("size", ["wide", 64.5, None])
+def test_sizes_that_are_no_whole_numbers_are_named(part, size):
+    config = tower = Config()
+    config.pad_token_id = None
+    check_sizes(config)
+    if part != "whole":
+        tower = Config()
+        setattr(config, part, tower)
+        check_sizes(config)
+    tower.hidden_size = size
+    with pytest.raises(TypeError, match=f"hidden_size must be a whole number; got {size!r}"):
+        check_sizes(config)
+
+
+def test_modules_of_a_folder_are_importable_in_a_block_alone(tmp_path):
+    (tmp_path / "of_this_test.py").write_text("NUMBER = 7")
+    with importable(str(tmp_path)):
+        from of_this_test import NUMBER
+    assert NUMBER == 7
+    assert str(tmp_path) not in sys.path
+
+
+def test_typer_names_no_environment_variable_that_there_is_not():
+    said = "Invalid value for '--mask' (env var: 'None'): a path cannot be empty"
+    assert usage_message(said) == "Invalid value for '--mask': a path cannot be empty"

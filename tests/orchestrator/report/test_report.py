@@ -17,7 +17,7 @@ from orchestrator.outcome.tables import read_trials, sentences, write_trials
 from orchestrator.report.content import read_study
 from orchestrator.report.examples import changed
 from orchestrator.report.page import report_html, toml_of, write_report
-from orchestrator.run import runner
+from orchestrator.run import begin, runner
 from orchestrator.settings.config import parse_config
 from orchestrator.study.records import TrialRecord
 from orchestrator.study.reopening import stored_config
@@ -420,7 +420,7 @@ def test_a_report_that_fails_does_not_spoil_the_search(tiny_config, monkeypatch)
             pass
 
     config = tiny_config(budget__masks=20)
-    outcome = runner.start(config, Display())
+    outcome = begin.start(config, Display())
     assert outcome.exit_code == 0
     assert any(re.match(r"The report could not be written \(.*\); everything else is there", line) for line in said)
     assert (config.folder / "result.json").is_file()

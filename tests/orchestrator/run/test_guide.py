@@ -4,9 +4,9 @@ import pytest
 from mlflow import MlflowClient
 
 from headmask.errors import ConfigError, StudyError
+from orchestrator.run.begin import start as start_with
 from orchestrator.run.display import PlainDisplay
 from orchestrator.run.plan import make_plan
-from orchestrator.run.runner import start as start_with
 from orchestrator.screen.terminal import Terminal
 from orchestrator.search.preparing import prepare
 from orchestrator.study.store import StudyStore

@@ -15,7 +15,7 @@ from PIL import Image
 import headmask
 from headmask.errors import ConfigError, PixelsChangedError, StudyError
 from headmask.maskfile import MaskFile
-from orchestrator.run import runner
+from orchestrator.run import begin, runner
 from orchestrator.run.display import Quiet
 from orchestrator.study.looks import ATTR
 from orchestrator.study.reopening import stored_config
@@ -23,7 +23,7 @@ from orchestrator.study.store import StudyStore
 from orchestrator.track.registering import package
 from orchestrator.verdict.decide import Verdict
 from orchestrator.verdict.evaluate import evaluate_masks
-from tests.odd_images import ODD, PLAIN
+from tests.odd_images import ODD, PLAIN, resizes_wide
 from tests.orchestrator.studies import start
 from workers.data.dataset import Dataset, Row, write_dataset
 from workers.tasks.retrieval import RetrievalTargets
@@ -129,7 +129,7 @@ def test_a_study_says_how_many_images_depend_on_the_rule_and_is_another_under_th
         def say(self, text):
             said.append(text)
 
-    stock = runner.start(tiny_config("odd", odd_files, budget__masks=8, search__pixels="stock"), Display())
+    stock = begin.start(tiny_config("odd", odd_files, budget__masks=8, search__pixels="stock"), Display())
     composited = start(tiny_config("odd2", odd_files, budget__masks=8, search__pixels="composited"))
     total = sum(SPLITS.values())
     assert stock.result.pixels.rule == "stock"
@@ -141,9 +141,10 @@ def test_a_study_says_how_many_images_depend_on_the_rule_and_is_another_under_th
     assert "pixels" not in composited.result.searched
     assert stock.result.fingerprint != composited.result.fingerprint
     assert composited.result.pixels.data["odd"].num_clipped == 0
-    assert stock.result.pixels.data["odd"].num_clipped > 0
+    assert (stock.result.pixels.data["odd"].num_clipped > 0) == resizes_wide()
 
 
+@pytest.mark.skipif(not resizes_wide(), reason="this Pillow does not resize images of 16 bits")
 def test_values_that_stock_cuts_off_are_not_scored_unasked(tiny_config, odd_files):
     message = r"images of odd have values of more than 8 bits, .* --pixels composited .* --pixels stock"
     with pytest.raises(ConfigError, match=message):
@@ -170,7 +171,7 @@ def test_a_study_of_before_the_choice_goes_on_composited(tiny_config, odd_files)
     path.write_text(json.dumps(content))
     stored = stored_config(str(config.folder), None)
     assert stored.search.pixels == "composited"
-    assert runner.resume(stored, Quiet()).result.splits == before.splits
+    assert begin.resume(stored, Quiet()).result.splits == before.splits
 
 
 def test_a_mask_file_of_before_the_choice_is_composited(tiny_config, odd_files, tmp_path):
@@ -213,4 +214,4 @@ def test_pixels_that_change_while_a_search_runs_end_it_before_the_test_split(
         assert not study.attr(ATTR)
     monkeypatch.setattr(runner, "_search", settled)
     with pytest.raises(StudyError, match=r"scores of study 'changed' cannot be trusted .*start another one with --out"):
-        runner.resume(config, Quiet())
+        begin.resume(config, Quiet())

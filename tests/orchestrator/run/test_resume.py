@@ -122,8 +122,8 @@ def test_an_interrupted_search_can_be_resumed(wide_config, undisturbed, monkeypa
     config = wide_config("stopped", budget__masks=44)
     make_pool = runner.make_pool
 
-    def impatient(session, display):
-        pool = make_pool(session, display)
+    def impatient(session, display, ahead):
+        pool = make_pool(session, display, ahead)
         collect, count = pool.collect, iter(range(4))
 
         def collecting(timeout_s):

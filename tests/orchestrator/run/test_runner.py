@@ -20,7 +20,7 @@ from headmask.mask import HeadGrid, HeadMask
 from headmask.maskfile import MaskFile
 from orchestrator.outcome.schema import SearchResult
 from orchestrator.outcome.tables import sentences
-from orchestrator.run import runner
+from orchestrator.run import begin, runner
 from orchestrator.run.display import Quiet
 from orchestrator.study.looks import count_looks
 from orchestrator.study.reopening import stored_config
@@ -366,7 +366,7 @@ def test_the_display_is_told_what_goes_on(tiny_config):
             self.lines.append(text)
 
     config = tiny_config(budget__masks=16)
-    outcome = runner.start(config, Listening())
+    outcome = begin.start(config, Listening())
     assert Listening.lines[0].startswith("Loading local-dir:")
     num_finalists = len(outcome.verdict.finalists)
     assert f"re-scoring {num_finalists} finalists on the confirm split" in Listening.lines

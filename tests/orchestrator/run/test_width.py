@@ -3,7 +3,7 @@
 import pytest
 
 from headmask.errors import StudyError
-from orchestrator.run import runner
+from orchestrator.run import begin
 from orchestrator.run.display import Quiet
 from orchestrator.study.store import read_stored
 from tests.orchestrator.studies import resume, start, trials
@@ -35,13 +35,13 @@ def replicas(monkeypatch):
 def test_a_study_is_half_as_wide_again_as_its_replicas_and_keeps_that(tiny_config, replicas):
     replicas(20)
     said, config = Said(), tiny_config(budget__masks=36)
-    first = runner.start(config, said).session
+    first = begin.start(config, said).session
     assert (first.width, first.fingerprint["width"]) == (30, 30)
     assert "Keeping 30 masks in flight, for 20 replicas" in said.texts
     assert read_stored(config.storage, config.study_name).config.search.width == 30
     replicas(100)
     said = Said()
-    again = runner.resume(tiny_config(budget__masks=60), said).session
+    again = begin.resume(tiny_config(budget__masks=60), said).session
     assert (again.width, again.digest) == (30, first.digest)
     assert "This study keeps 30 masks in flight, as it began: some of 100 replicas find no work at times" in said.texts
     replicas(1)

@@ -64,9 +64,12 @@ def test_debug_prints_the_traceback_of_what_was_foreseen_too(capsys):
     assert err.endswith("headmask: there is no file\n")
 
 
-def test_a_message_as_long_as_a_file_is_cut(capsys):
-    ended(failing(DataError("x" * 10_000)))
-    assert len(capsys.readouterr().err) < 5_000
+def test_a_message_as_long_as_a_file_is_cut_between_what_it_says_and_the_way_out(capsys):
+    ended(failing(DataError(f"a number must be short; got {'9' * 10_000}; write fewer digits")))
+    said = capsys.readouterr().err
+    assert said.startswith("headmask: a number must be short; got 999")
+    assert said.endswith("999; write fewer digits\n")
+    assert len(said) < 5_000
 
 
 def test_what_typer_returns_of_an_early_end_is_the_code():

@@ -248,10 +248,10 @@ class Said:
 
 
 def test_displacements_that_need_too_much_memory_are_done_without(tiny_config):
-    from orchestrator.run import runner
+    from orchestrator.run import begin
 
     config, display = tiny_config(search__surrogate_gib=1e-6), Said()
-    outcome = runner.start(config, display)
+    outcome = begin.start(config, display)
     assert outcome.result.surrogate is None
     assert outcome.session.fingerprint["surrogate"] is False
     (line,) = [line for line in display.lines if "surrogate" in line]

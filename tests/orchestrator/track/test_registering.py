@@ -18,7 +18,7 @@ from PIL import Image
 import headmask as library
 from headmask.errors import ConfigError, StudyError
 from headmask.maskfile import MaskFile
-from orchestrator.run import runner
+from orchestrator.run import begin
 from orchestrator.run.display import Quiet
 from orchestrator.settings.modelname import ModelName
 from orchestrator.track import registering
@@ -141,7 +141,7 @@ class Listening(Quiet):
 
 def test_a_search_registers_what_it_found(tiny_config, reliable):
     display = Listening()
-    outcome = runner.start(tiny_config(budget__masks=20, output__register_as="clip@champion"), display)
+    outcome = begin.start(tiny_config(budget__masks=20, output__register_as="clip@champion"), display)
     assert outcome.exit_code == 0
     assert 'Load it with: mlflow.pyfunc.load_model("models:/clip@champion")' in " ".join(display.lines)
     version = MlflowClient(tracking_uri=store(outcome)).get_model_version_by_alias("clip", "champion")
@@ -150,7 +150,7 @@ def test_a_search_registers_what_it_found(tiny_config, reliable):
 
 def test_without_a_reliable_improvement_nothing_is_registered_unasked(tiny_config, headmask):
     display = Listening()
-    outcome = runner.start(tiny_config(budget__masks=20, output__register_as="clip"), display)
+    outcome = begin.start(tiny_config(budget__masks=20, output__register_as="clip"), display)
     folder = outcome.session.config.folder
     command = f"headmask track register {folder} --name clip@challenger"
     assert outcome.exit_code == 0
@@ -171,7 +171,7 @@ def test_a_search_whose_model_cannot_be_registered_ends_with_exit_code_1(tiny_co
 
     monkeypatch.setattr(registering, "sync", broken)
     display = Listening()
-    outcome = runner.start(tiny_config(budget__masks=20, output__register_as="clip@champion"), display)
+    outcome = begin.start(tiny_config(budget__masks=20, output__register_as="clip@champion"), display)
     assert outcome.exit_code == 1
     folder = outcome.session.config.folder
     assert f"Do it later with: headmask track register {folder} --name clip@champion" in " ".join(display.lines)

@@ -354,10 +354,12 @@ def deleted(path):
         (deleted, r"the experiment 'e' was deleted: restore it with `mlflow experiments restore --experiment-id"),
     ],
 )
-def test_what_no_waiting_mends_is_said_at_once_with_its_repair(folder, spoil, repair, caplog):
+def test_what_no_waiting_mends_is_said_at_once_with_its_repair(folder, spoil, repair, caplog, monkeypatch):
     path = folder.parent / "mlflow.db"
     spoil(path)
     os.utime(path, (1, 1))
+    # Older versions of MLflow take away the handlers of the root.
+    monkeypatch.setattr(logging.getLogger("orchestrator"), "handlers", [caplog.handler])
     said, started = [], time.monotonic()
     with caplog.at_level(logging.WARNING), Tracker(folder, BEGIN, None, str, said.append) as tracker:
         tracker.log(Status(status="FINISHED"))
