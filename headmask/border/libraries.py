@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import logging
 import platform
 import re
 import sys
@@ -130,7 +131,7 @@ def _reworded(description: str) -> str:
 
 
 def check_sizes(config: Any) -> None:
-    """Check that the whole numbers of a configuration of transformers are such; before 5.0, it does not do so itself.
+    """Check that the whole numbers of a configuration of transformers are such, as its newer versions do themselves.
 
     Raises:
         TypeError: one is not, with its name.
@@ -181,3 +182,8 @@ def calm_optuna() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield
+
+
+def calm_alembic() -> None:
+    """Silence what alembic tells of migrations: older versions of MLflow raise its level while they open a database."""
+    logging.getLogger("alembic.runtime.migration").disabled = True

@@ -80,4 +80,4 @@ def _with_passwords(config: SearchConfig) -> SearchConfig:
         raise StudyError(
             f"the password of {uri} is not kept: resume with --tracking-uri URL, or with the address in {VARIABLE}"
         )
-    return config.tracked_at(uri)
+    return config.with_tracking(uri)

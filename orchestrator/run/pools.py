@@ -34,7 +34,8 @@ def ray_ahead(config: SearchConfig) -> Iterator[Ahead | None]:
     if pool.kind == "inline" or pool.address is not None:
         yield None
         return
-    Thread(target=import_module, args=["open_clip"], daemon=True).start()
+    # No daemon: one that still imports when Python ends may crash it.
+    Thread(target=import_module, args=["open_clip"]).start()
     from workers.pool.ahead import start_ahead
 
     replicas = None if pool.replicas == "auto" else pool.replicas

@@ -58,7 +58,7 @@ CHANGED = "pixels_changed"
 """Study attribute that says why its scores cannot be trusted."""
 
 
-def start(config: SearchConfig, display: Display, ahead: Ahead | None = None) -> Outcome:
+def start(config: SearchConfig, display: Display, ahead: Ahead | None) -> Outcome:
     """Create the study of a configuration and run it; `orchestrator.run.begin` has checked the configuration.
 
     Raises:
@@ -66,7 +66,7 @@ def start(config: SearchConfig, display: Display, ahead: Ahead | None = None) ->
         Interrupted: stopped by a signal; the study can be resumed.
     """
     uri, tracked = tracked_at(config.folder, config.output.tracking_uri, config.storage)
-    config = config.tracked_at(uri)
+    config = config.with_tracking(uri)
     display.say(_loading_sentence(config))
     session = load(config, display.say)
     if config.output.fold or config.output.register_as:
@@ -89,7 +89,7 @@ def start(config: SearchConfig, display: Display, ahead: Ahead | None = None) ->
             return _run(session, store, pool, display, tracked)
 
 
-def resume(config: SearchConfig, display: Display, ahead: Ahead | None = None) -> Outcome:
+def resume(config: SearchConfig, display: Display, ahead: Ahead | None) -> Outcome:
     """Continue a study exactly where it stopped, or further with a larger budget.
 
     Raises:

@@ -106,7 +106,7 @@ class SearchConfig(Section):
         data = tuple(section.anywhere() for section in self.data)
         return self.model_copy(update={"data": data, "output": output})
 
-    def tracked_at(self, uri: str | None) -> SearchConfig:
+    def with_tracking(self, uri: str | None) -> SearchConfig:
         """Return the configuration with another address for tracking."""
         return self.model_copy(update={"output": self.output.model_copy(update={"tracking_uri": uri})})
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from headmask.border.libraries import with_driver
+from headmask.border.libraries import calm_alembic, with_driver
 from orchestrator.settings.location import scheme_of, sqlite_file
 from orchestrator.settings.trackinguri import DATABASES, beside
 from orchestrator.track.database import prepare_database
@@ -87,8 +87,7 @@ def make_client(uri: str, *, is_own: bool = False) -> Any:
     for name in ("mlflow", "alembic"):
         # It logs a traceback for every try that fails; what fails is raised as well, and said once.
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # Older versions of MLflow give it another level while they open a database.
-    logging.getLogger("alembic.runtime.migration").disabled = True
+    calm_alembic()
     if (path := sqlite_file(uri)) is not None:
         prepare_database(path, is_own=is_own)
     else:

@@ -16,14 +16,14 @@ def number(option, value, message, command=SEARCH):
 
 def out_of_range(option, value, command):
     """Return a case of an option whose range typer checks, in words that differ between its versions."""
-    return number(option, value, rf"Invalid value for '{option}'.*(equal to|the range)", command)
+    return number(option, value, rf"Invalid value for '{option}'.*(equal to|is not in the range \d+<=x<=\d+)", command)
 
 
 NUMBERS = [
     number("--masks", "0", r"budget\.masks: must be greater than or equal to 1, got 0"),
     number("--masks", "-7", r"budget\.masks: .*, got -7"),
     number("--masks", "1" + "0" * 30, r"budget\.masks: must be less than or equal to 10,000,000"),
-    number("--masks", DIGITS, r"Invalid value for '--masks'.*int"),
+    number("--masks", DIGITS, r"Invalid value for '--masks'.*integer"),
     number("--masks", "1e3", r"Invalid value for '--masks'.*valid integer"),
     number("--masks", "true", r"Invalid value for '--masks'.*valid integer"),
     number("--seconds", "inf", r"budget\.seconds: must be a finite number, got inf"),
