@@ -17,7 +17,7 @@ from orchestrator.refine.run import RefineRun
 from orchestrator.run import begin
 from orchestrator.run.conclude import Outcome
 from orchestrator.run.display import Display, Quiet, make_display
-from orchestrator.run.pools import make_pool, ray_ahead
+from orchestrator.run.pools import check_replicas, make_pool, ray_ahead
 from orchestrator.run.precheck import check_baseline
 from orchestrator.screen.terminal import Terminal
 from orchestrator.screen.waiting import said_when_slow
@@ -143,6 +143,7 @@ def scan(
     if split not in ("search", "confirm"):
         raise ConfigError(f"split must be search or confirm; got {split!r}")
     say = Terminal().say if progress else lambda text: None
+    check_replicas(settings)
     with contextlib.ExitStack() as stack:
         ahead = stack.enter_context(ray_ahead(settings))
         session = load(settings, say)
