@@ -184,6 +184,13 @@ def calm_optuna() -> Iterator[None]:
         yield
 
 
+def reread_settings(ray: Any) -> None:
+    """Let Ray read its settings again, which it does when it is imported; older versions know no tokens."""
+    ray._raylet.Config.initialize("")
+    if loader := getattr(ray._raylet, "AuthenticationTokenLoader", None):
+        loader.instance().reset_cache()
+
+
 def calm_alembic() -> None:
     """Silence what alembic tells of migrations: older versions of MLflow raise its level while they open a database."""
     logging.getLogger("alembic.runtime.migration").disabled = True

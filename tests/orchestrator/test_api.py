@@ -18,7 +18,8 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 @pytest.fixture
 def options(tiny_files):
     model, data = tiny_files
-    return {"model": f"local-dir:{model}", "data": data, "pool": "inline", "precheck": False, "image_chunk": 16}
+    settings = {"pool": "inline", "precheck": False, "image_chunk": 16, "precision": "float32"}
+    return {"model": f"local-dir:{model}", "data": data, **settings}
 
 
 def test_every_option_of_the_command_line_is_typed():

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from headmask.border.libraries import reread_settings
 from headmask.border.names import check_python_path, hiding
 from headmask.border.shown import counted, shown
 from headmask.errors import PoolError, ReplicasLostError
@@ -79,9 +80,7 @@ def connect(address: str | None, on_stuck: Callable[[str], None] | None = None) 
         # A token of this run's own: a saved one would silently turn authentication on for other clusters here.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        # Ray reads its settings when it is imported, which may have happened long ago; this is how it reads them again.
-        ray._raylet.Config.initialize("")
-        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+        reread_settings(ray)
     if address is None:
         check_python_path()
     _silence(ray)
