@@ -16,7 +16,7 @@ from typing import Any
 from headmask.border.shown import counted
 from headmask.errors import ReplicasLostError
 from workers.pool.cluster import Resources, describe, reason_of, room_for
-from workers.pool.host import Birth
+from workers.pool.host import Birth, Start
 
 SIGN_S = 10.0
 """Seconds between two requests for a sign of life."""
@@ -74,7 +74,7 @@ class Fleet:
 
     Args:
         ray: the module, connected.
-        start: begins a replica, given its placement options, and returns its host and the reference to its `Birth`.
+        start: begins a replica.
         need: resources of a node that a replica needs.
         count: number of replicas; None for as many as fit, which is checked regularly.
         size: how many times a replica of this fleet needs that: more than once if it is a group of them.
@@ -86,7 +86,7 @@ class Fleet:
     def __init__(
         self,
         ray: Any,
-        start: Callable[[dict[str, Any]], tuple[Any, Any]],
+        start: Start,
         need: Resources,
         count: int | None,
         *,

@@ -22,7 +22,7 @@ from headmask.mask import HeadGrid
 from headmask.tower.towers import grid_of
 from workers.pool.cluster import Resources, reason_of
 from workers.pool.fleet import LOOK_S, Fleet, Member
-from workers.pool.host import host_for
+from workers.pool.host import host_for, starter
 from workers.pool.queue import MAX_SHARED
 from workers.pool.shard import Found, Shard, joined
 from workers.scoring.constants import Constants
@@ -38,9 +38,6 @@ REPLACED_S = 600.0
 """Seconds that a shard may take to start, or to be replaced."""
 MAX_LOSSES = 1
 """Losses of one shard over one batch that are made good; whoever gave the batch decides about another one."""
-
-Start = Callable[[dict[str, Any]], tuple[Any, Any]]
-"""Begins a replica, given its placement options, and returns its host and the reference to its `Birth`."""
 
 
 class ShardGroup:
@@ -83,12 +80,7 @@ class ShardGroup:
         self._batch = 0
         self._shards: list[Member | None] = [None] * count
         """The replica that has each part of the images."""
-        host = host_for(ray, need)
-
-        def start(placement: dict[str, Any]) -> tuple[Any, Any]:
-            actor = host.options(**placement).remote()
-            return actor, actor.begin.remote(Shard, packed[0], device, self._constants)
-
+        start = starter(host_for(ray, need), Shard, lambda: (packed[0], device, self._constants))
         self._fleet = Fleet(ray, start, need, count, mixed=mixed, on_birth=self._brief)
         self._fleet.wait_for(count, REPLACED_S)
 
@@ -298,39 +290,3 @@ class ShardGroup:
         while (member := self._shards[index]) is None or member not in self._fleet.members:
             self._fleet.wait_for(len(self._shards), REPLACED_S)
         return member
-
-
-def starter(
-    ray: Any,
-    need: Resources,
-    packed: Any,
-    device: str,
-    constants: Callable[[], Constants | None],
-    shards: int,
-    mixed: bool,
-    replica_class: type,
-    waiting: list[Any],
-) -> Start:
-    """Return what begins replicas, or groups of shards.
-
-    Args:
-        ray: the module, connected.
-        need: resources of a node that a replica, or a shard, needs.
-        packed: reference to the payload.
-        device: device of the replica or the shards.
-        constants: constants of the study, once they are settled.
-        shards: shards of a group; 1 for a replica that scores all images.
-        mixed: whether shards of a group may be on devices of different kinds.
-        replica_class: class of the replica.
-        waiting: hosts of single replicas that have been started ahead, and are used first.
-    """
-    host = host_for(ray, need if shards == 1 else Resources(0))
-
-    def start(placement: dict[str, Any]) -> tuple[Any, Any]:
-        if shards == 1:
-            actor = waiting.pop() if waiting and not placement else host.options(**placement).remote()
-            return actor, actor.begin.remote(replica_class, packed, device, constants())
-        actor = host.options(**placement).remote()
-        return actor, actor.begin.remote(ShardGroup, packed, device, constants(), [packed], shards, need, mixed)
-
-    return start

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from headmask.errors import HeadmaskError, PixelsChangedError, PixelsGoneError
 from workers.pool.cluster import Resources
+
+Start = Callable[[dict[str, Any]], tuple[Any, Any]]
+"""Begins a replica, given its placement options, and returns its host and the reference to its `Birth`."""
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,22 @@ def host_for(ray: Any, need: Resources) -> Any:
     """Return the class of the actors that hold replicas with these resources."""
     options = {"num_cpus": need.cpus, "num_gpus": need.gpus, "max_restarts": 0, "max_task_retries": 0}
     return ray.remote(**options, concurrency_groups={"signs": 1})(Host)
+
+
+def starter(
+    host: Any, replica_class: type, arguments: Callable[[], tuple[Any, ...]], waiting: list[Any] | None = None
+) -> Start:
+    """Return what begins replicas.
+
+    Args:
+        host: class of the actors that hold them.
+        replica_class: their class.
+        arguments: returns the arguments of its constructor.
+        waiting: actors that have been started ahead, and are used first.
+    """
+
+    def start(placement: dict[str, Any]) -> tuple[Any, Any]:
+        actor = waiting.pop() if waiting and not placement else host.options(**placement).remote()
+        return actor, actor.begin.remote(replica_class, *arguments())
+
+    return start

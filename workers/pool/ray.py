@@ -21,9 +21,10 @@ from headmask.errors import DeviceMemoryError, HeadmaskError, PoolError, Replica
 from headmask.mask import HeadMask
 from workers.pool.ahead import Ahead
 from workers.pool.blame import STRIKES, Blame
-from workers.pool.cluster import check_room, connect, need_of, reason_of, room_for
+from workers.pool.cluster import Resources, check_room, connect, need_of, reason_of, room_for
 from workers.pool.fleet import START_S, Fleet, Member
-from workers.pool.group import REPLACED_S, starter
+from workers.pool.group import REPLACED_S, ShardGroup
+from workers.pool.host import host_for, starter
 from workers.pool.meters import Meters
 from workers.pool.queue import BatchQueue, Result, Steps, hand_out, may_wait
 from workers.pool.work import Check, Chunks, MaskBatch, Running, Tasks, Work
@@ -114,18 +115,17 @@ class RayPool:
                 packed = self._ray.put(payload.packed(None if address is None else self._ray.put))
             device = "cuda" if need.gpus else "cpu"
 
+            def arguments() -> tuple[Any, ...]:
+                return packed, device, self._constants
+
             def make_fleet(size: int) -> Fleet:
-                start = starter(
-                    self._ray,
-                    need,
-                    packed,
-                    device,
-                    lambda: self._constants,
-                    size,
-                    mixed_devices,
-                    replica_class,
-                    ahead.hosts if ahead else [],
-                )
+                if size == 1:
+                    waiting = ahead.hosts if ahead else []
+                    start = starter(host_for(self._ray, need), replica_class, arguments, waiting)
+                else:
+                    host = host_for(self._ray, Resources(0))
+                    shared = [packed], size, need, mixed_devices
+                    start = starter(host, ShardGroup, lambda: (*arguments(), *shared))
                 return Fleet(
                     self._ray,
                     start,
