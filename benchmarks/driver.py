@@ -174,7 +174,7 @@ def bench_driver(
         replicas: that are simulated.
         evaluation_ms: what a mask takes one of them.
         trials: of every run.
-        block_size: most masks in a block, unless the width needs more.
+        block_size: most masks in a block, unless the study is wide.
         width: masks in flight; by default, as many as a study would have with so many replicas.
         say: told how far it is.
     """

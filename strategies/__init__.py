@@ -77,7 +77,7 @@ def make_sampler(
         grid: layers and heads of the tower.
         seed: see `MaskSampler`, as for the arguments below.
         limits: which masks may be proposed.
-        block_size: maximum number of masks in a block after the scan, unless the width needs more.
+        block_size: maximum number of masks in a block after the scan, unless the study is wide.
         width: number of masks in flight.
         screen: predicts the values of masks.
         gradients: gradients of a loss by the scales of heads.

@@ -62,7 +62,7 @@ class MaskSampler(BlockSampler):
         grid: layers and heads of the tower.
         seed: the same seed and the same results give the same masks.
         limits: which masks may be proposed.
-        block_size: maximum number of masks in a block after the scan, unless the width needs more.
+        block_size: maximum number of masks in a block after the scan, unless the study is wide.
         width: number of masks in flight, see `strategies.books.Blocks`.
         screen: predicts the values of masks at little cost; used by strategies that can.
         gradients: gradients of a loss by the scales of the free heads; used by strategies that can.

@@ -27,6 +27,10 @@ MIN_WIDTH = 2 * FIRST_BLOCK
 """Smallest width: blocks are as small as they are useful, and a block knows all but the one before it."""
 WIDE_GROWTH = 4
 """A block of a wider study holds at most one mask for every four before it: fewer results teach too little."""
+LATE_GROWTH, LATEST = 16, 16
+"""Blocks of a wider study grow on, to one mask for every 16 before them, up to 16 times what fills the width: planning
+takes a while, however large a block is, and among thousands of results a few more teach little.
+"""
 
 
 def first_size(block_size: int) -> int:
@@ -48,10 +52,10 @@ class Blocks:
 
     Args:
         num_first: number of masks in block 0; the whole scan, unless the strategy opens with trained scales.
-        block_size: number of masks in a full block, unless the width needs more.
+        block_size: number of masks in a full block, unless the study is wide.
         is_open: whether block 1 is proposed without results, from trained scales alone.
         width: number of masks that are in flight as soon as enough is known: so many replicas find work. Beyond
-            `MIN_WIDTH`, a block holds half of it and knows all but the two before it, so it knows what it would in
+            `MIN_WIDTH`, a block holds half of it or more and knows all but the two before it, so it knows what it would in
             a queue that is never empty, but for half a block.
     """
 
@@ -68,7 +72,7 @@ class Blocks:
     @cached_property
     def full_size(self) -> int:
         """The number of masks in a full block."""
-        return max(self.block_size, self._wanted)
+        return max(self.block_size, LATEST * self._wanted)
 
     @property
     def _wanted(self) -> int:
@@ -77,8 +81,9 @@ class Blocks:
 
     def _size(self, start: int) -> int:
         """Return the number of masks in the block that begins with a trial."""
-        grown = max(first_size(self.block_size), (start - self.num_first) // GROWTH)
-        return max(grown, min(self._wanted, start // WIDE_GROWTH))
+        grown = max(first_size(self.block_size), min(self.block_size, (start - self.num_first) // GROWTH))
+        wide = max(min(self._wanted, start // WIDE_GROWTH), start // LATE_GROWTH)
+        return min(self.full_size, max(grown, wide) if self._wanted else grown)
 
     @cached_property
     def _starts(self) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ class GeneticSampler(MaskSampler):
     """
 
     label = "genetic"
-    screened_revision = 5
+    screened_revision = 6
 
     def __init__(self, grid: HeadGrid, **options: Any) -> None:
         super().__init__(grid, **options)

@@ -20,7 +20,7 @@ from scipy.linalg.blas import dsyrk
 from headmask.mask import BoolArray
 from strategies.history import FloatArray
 
-# T trials, B masks, S shortlisted heads, P pairs, K size knots, C coefficients = S + P + K, R samples
+# T trials, B masks, S shortlisted heads, P pairs, K size knots, C coefficients = S + P + K, N of them seen, R samples
 
 ITERATIONS = 8
 SHAPE = 0.02
@@ -152,7 +152,10 @@ class _Fit:
     noise: float
 
     def __init__(self, features_TC: FloatArray, rest_T: FloatArray, noise_T: FloatArray) -> None:
-        self._features_TC, self._rest_T, self._noise_T = features_TC, rest_T, noise_T**2
+        self._rest_T, self._noise_T = rest_T, noise_T**2
+        self._seen = np.flatnonzero(features_TC.any(0))
+        """The coefficients that trials tell of: many pairs were never ablated together."""
+        self._features_TN = features_TC[:, self._seen]
 
     def run(self, group_C: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return which coefficients are kept.
@@ -161,14 +164,16 @@ class _Fit:
             group_C: 0 for heads, 1 for pairs, of which the least likely are left out, and 2 for knots.
         """
         kept = np.arange(len(group_C))
-        power = [np.mean((self._features_TC[:, group_C == group] ** 2).sum(1)) for group in range(3)]
+        power = [np.mean((self._features_TN[:, group_C[self._seen] == group] ** 2).sum(1)) for group in range(3)]
         scale_G = np.array([1 / (3 * max(each, MIN_POWER)) for each in power])
         self.variance_C, self.noise = scale_G[group_C], 1e-3
         for iteration in range(ITERATIONS):
             self._improve(group_C[kept])
             if iteration == 1:
                 kept = _likeliest(group_C, self._second_C)
-                self._features_TC, self.variance_C = self._features_TC[:, kept], self.variance_C[kept]
+                self.variance_C, is_kept_N = self.variance_C[kept], np.isin(self._seen, kept)
+                self._features_TN = self._features_TN[:, is_kept_N]
+                self._seen = np.searchsorted(kept, self._seen[is_kept_N])
         return kept
 
     def _improve(self, group_C: NDArray[np.int64]) -> None:
@@ -178,25 +183,28 @@ class _Fit:
         self._second_C = mean_C**2 + self.variance_C * (1 - learned_C)
         scale_G = np.array([max(1e-12, self._second_C[group_C == group].mean()) for group in range(3)])
         self.variance_C = (self._second_C + 2 * SHAPE * scale_G[group_C]) / (1 + 2 * SHAPE)
-        error_T = self._rest_T - self._features_TC @ mean_C
+        error_T = self._rest_T - self._features_TN @ mean_C[self._seen]
         freedom = max(1.0, len(error_T) - float(learned_C.sum()))
         self.noise = max(1e-8, float(np.sum(error_T**2 / self._noise_T)) / freedom)
 
     def _solved(self) -> tuple[FloatArray, FloatArray]:
         """Return the factor of the trials' covariance, and the posterior mean (C)."""
-        covariance_TT = dsyrk(1.0, (self._features_TC * np.sqrt(self.variance_C)).T, trans=1, lower=1)
+        covariance_TT = dsyrk(1.0, (self._features_TN * np.sqrt(self.variance_C[self._seen])).T, trans=1, lower=1)
         covariance_TT[np.diag_indices_from(covariance_TT)] += self.noise * self._noise_T
         factor_TT = cholesky(covariance_TT, lower=True, check_finite=False)
         solved_T = cho_solve((factor_TT, True), self._rest_T, check_finite=False)
-        return factor_TT, self.variance_C * (self._features_TC.T @ solved_T)
+        mean_C = np.zeros(len(self.variance_C))
+        mean_C[self._seen] = self.variance_C[self._seen] * (self._features_TN.T @ solved_T)
+        return factor_TT, mean_C
 
     def _learned(self, factor_TT: FloatArray) -> FloatArray:
         """Return the fraction of each coefficient's prior variance that the trials have removed, 0 to 1."""
         # Single precision is enough for a variance, and twice as fast.
-        factor, features = factor_TT.astype(np.float32), self._features_TC.astype(np.float32)
-        half_TC = solve_triangular(factor, features, lower=True, check_finite=False)
-        learned_C: FloatArray = np.minimum(self.variance_C * np.einsum("tc,tc->c", half_TC, half_TC), 1.0)
-        return learned_C
+        factor, features = factor_TT.astype(np.float32), self._features_TN.astype(np.float32)
+        half_TN = solve_triangular(factor, features, lower=True, check_finite=False)
+        learned_C = np.zeros(len(self.variance_C))
+        learned_C[self._seen] = self.variance_C[self._seen] * np.einsum("tn,tn->n", half_TN, half_TN)
+        return np.minimum(learned_C, 1.0)
 
 
 def _likeliest(group_C: NDArray[np.int64], second_C: FloatArray) -> NDArray[np.int64]:

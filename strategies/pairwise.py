@@ -45,7 +45,7 @@ class PairwiseSampler(MaskSampler):
     """
 
     label = "pairwise"
-    revision = 5
+    revision = 6
     _learned: _Learned | None = None
     """What the results of the last block taught: a cache, which decides nothing."""
     _lessons: tuple[Lesson, ...] = ()

@@ -219,7 +219,7 @@ class SearchSection(Section):
     seed: Annotated[Seed, SEARCHED] = 0
     """Seed of the strategy's random numbers."""
     block_size: Annotated[Whole, Field(ge=1, le=100_000), Setting(fingerprint="value", flag=False)] = 32
-    """Maximum number of masks that are proposed together, unless the width needs more."""
+    """Maximum number of masks that are proposed together, unless the study is wide."""
     width: Annotated[int | Literal["auto"], Setting(fingerprint="effect", metavar="auto|N")] = "auto"
     """Number of masks in flight, a constant of the study: as many replicas find work. At least 16.
 
