@@ -4,7 +4,8 @@ python -m benchmarks.pipeline
 
 The demo's model, one thread per replica and per process. Bare scorers have half of the masks each, sorted, 64 in a
 call. The pool is given the same masks at once. A search proposes them itself, block by block, and stores and tracks
-what it finds. Everything is started and warm before its clock is; rounds alternate.
+what it finds. Masks of a block share fewer layers than all masks do, so bare scorers are also given half of each block
+at a time. Everything is started and warm before its clock is; rounds alternate.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import groupby
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.record import save
@@ -61,14 +64,14 @@ def bare_scorer(folder: str, orders: Connection) -> None:
     replica = Replica(session.payload)
     session = session.settled(replica.settle(session.wanted))
     orders.send("ready")
-    while words := _next(orders):
-        for start in range(0, len(words), BATCH):
-            replica.score(session.search_stage, session.grid, words[start : start + BATCH])
+    while batches := _next(orders):
+        for words in batches:
+            replica.score(session.search_stage, session.grid, words)
         orders.send("done")
 
 
-def _next(orders: Connection) -> list[tuple[int, ...]]:
-    """Return the next masks; none where nobody asks any more."""
+def _next(orders: Connection) -> list[list[tuple[int, ...]]]:
+    """Return the next masks, in batches; none where nobody asks any more."""
     try:
         return orders.recv()
     except EOFError:
@@ -88,21 +91,28 @@ class BareScorers:
         for orders in self._orders:
             orders.recv()
 
-    def seconds(self, session: Session, masks: Sequence[HeadMask]) -> float:
-        """Return how long masks take, each process half of the predicted cost."""
-        ranked = sorted(masks)
-        steps = session.cost.steps(ranked)
-        cut = next(index for index in range(len(ranked)) if sum(steps[:index]) >= sum(steps) / PROCESSES)
+    def seconds(self, session: Session, blocks: Sequence[Sequence[HeadMask]]) -> float:
+        """Return how long blocks of masks take, each process half of the predicted cost of each."""
+        halves = [_halves(session, block) for block in blocks]
         started = time.perf_counter()
-        for orders, part in zip(self._orders, (ranked[:cut], ranked[cut:]), strict=True):
-            orders.send([mask.words for mask in part])
+        for orders, parts in zip(self._orders, zip(*halves, strict=True), strict=True):
+            orders.send([part[start : start + BATCH] for part in parts for start in range(0, len(part), BATCH)])
         for orders in self._orders:
             orders.recv()
         return time.perf_counter() - started
 
 
-def searched(session: Session, pool: RayPool, folder: Path, count: int) -> tuple[float, list[HeadMask]]:
-    """Return how long a search of so many masks takes, and its masks."""
+def _halves(session: Session, masks: Sequence[HeadMask]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Return the words of masks, sorted, in two parts of the same predicted cost."""
+    ranked = sorted(masks)
+    steps = session.cost.steps(ranked)
+    cut = int(np.searchsorted(np.cumsum(steps), sum(steps) / PROCESSES)) + 1
+    words = [mask.words for mask in ranked]
+    return words[:cut], words[cut:]
+
+
+def searched(session: Session, pool: RayPool, folder: Path, count: int) -> tuple[float, list[list[HeadMask]]]:
+    """Return how long a search of so many masks takes, and its masks by block."""
     begin = Begin(key="bench", experiment="bench", run_name="bench")
     with (
         StudyStore.create(str(folder / "study.journal"), "bench", {}) as store,
@@ -120,7 +130,9 @@ def searched(session: Session, pool: RayPool, folder: Path, count: int) -> tuple
             listeners=[BestCurve(tracker)],
         )
         records = search.run(Budget(count))
-        return time.perf_counter() - started, [record.mask for record in records]
+        seconds = time.perf_counter() - started
+    blocks = groupby(records, key=lambda record: search.strategy.blocks.of(record.proposal))
+    return seconds, [[record.mask for record in block] for _, block in blocks]
 
 
 def measure(folder: Path, count: int, rounds: int) -> dict[str, Any]:
@@ -136,13 +148,15 @@ def measure(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     for number in range(rounds):
         out = folder / f"round{number}"
         out.mkdir()
-        search_s, masks = searched(session, pool, out, count)
-        first_s = bare.seconds(session, masks)
+        search_s, blocks = searched(session, pool, out, count)
+        masks = [mask for block in blocks for mask in block]
+        first_s = bare.seconds(session, [masks])
         started = time.perf_counter()
         score_all(pool, stage, masks)
         pool_s = time.perf_counter() - started
-        bare_s = (first_s + bare.seconds(session, masks)) / 2
-        rows.append({"bare_s": bare_s, "pool_s": pool_s, "search_s": search_s})
+        bare_s = (first_s + bare.seconds(session, [masks])) / 2
+        by_block_s = bare.seconds(session, blocks)
+        rows.append({"bare_s": bare_s, "bare_by_block_s": by_block_s, "pool_s": pool_s, "search_s": search_s})
         print(rows[-1], file=sys.stderr, flush=True)
     pool.close()
     return {
@@ -151,6 +165,7 @@ def measure(folder: Path, count: int, rounds: int) -> dict[str, Any]:
         "bare_masks_per_s": count / median(row["bare_s"] for row in rows),
         "pool_over_bare": median(row["bare_s"] / row["pool_s"] for row in rows),
         "search_over_bare": median(row["bare_s"] / row["search_s"] for row in rows),
+        "search_over_bare_by_block": median(row["bare_by_block_s"] / row["search_s"] for row in rows),
     }
 
 
