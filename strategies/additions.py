@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +27,11 @@ class Additions:
     def __init__(self) -> None:
         self._bits_TF, self._values_T = np.zeros((0, 0), dtype=np.bool_), np.zeros(0)
         self._forget()
+
+    @cached_property
+    def of_first(self) -> Additions:
+        """What was found for the first results alone: these are fewer, and grow in their own time."""
+        return Additions()
 
     def of(self, bits_TF: BoolArray, values_T: FloatArray) -> tuple[BoolArray, FloatArray, NDArray[np.int64]]:
         """Return heads added to a known mask of at least two (P, F), the change in value (P), and that mask's size (P).

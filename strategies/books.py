@@ -55,7 +55,7 @@ class Blocks:
         block_size: number of masks in a full block, unless the study is wide.
         is_open: whether block 1 is proposed without results, from trained scales alone.
         width: number of masks that are in flight as soon as enough is known: so many replicas find work. Beyond
-            `MIN_WIDTH`, a block holds half of it or more and knows all but the two before it, so it knows what it would in
+            `MIN_WIDTH`, a block holds at least half of it and knows all but the two before it: what it would know in
             a queue that is never empty, but for half a block.
     """
 

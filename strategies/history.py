@@ -123,7 +123,7 @@ class History:
         if count == len(self.values_T):
             return self
         bits_TF, values_T = self.bits_TF[:count], self.values_T[:count]
-        return History(self.grid, self.limits, bits_TF, values_T, set(), self.scales_SF, self.known_additions)
+        return History(self.grid, self.limits, bits_TF, values_T, set(), self.scales_SF, self.known_additions.of_first)
 
     def words(self, bits_RF: BoolArray) -> list[tuple[int, ...]]:
         """Return masks as words."""
