@@ -1,6 +1,7 @@
-"""Run `headmask bench engine` or the contest of strategies, and keep what it prints in `benchmarks/results/`.
+"""Run `headmask bench engine`, the driver or the contest of strategies, and keep the result in `benchmarks/results/`.
 
 python -m benchmarks.record --workload scan --model ViT-B-32 --precision float32
+python -m benchmarks.record driver --replicas 64 --evaluation-ms 50
 python -m benchmarks.record strategies --full
 python -m benchmarks.record strategies --label widths --landscape pairwise-384 --width 64 --width 256
 """
@@ -43,6 +44,11 @@ def engine(arguments: list[str]) -> Path:
     return save(f"engine-{content['workload']}-{content['model']}-{precisions}-{place}", content, arguments)
 
 
+def driver(arguments: list[str]) -> Path:
+    """Time the driver, and write one dated file."""
+    return save("driver", measured(["-m", "benchmarks.driver", *arguments]), arguments)
+
+
 def strategies(arguments: list[str]) -> Path:
     """Hold a contest of strategies, and write one dated file and a picture beside it; `--label` goes into the names."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -71,8 +77,9 @@ def versions() -> dict[str, str]:
 
 def main() -> None:
     """Measure, and write one dated file."""
-    arguments = sys.argv[1:]
-    print(strategies(arguments[1:]) if arguments[:1] == ["strategies"] else engine(arguments))
+    named = {"driver": driver, "strategies": strategies}
+    first, rest = sys.argv[1:2], sys.argv[2:]
+    print(named[first[0]](rest) if first and first[0] in named else engine([*first, *rest]))
 
 
 if __name__ == "__main__":
