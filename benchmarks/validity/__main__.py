@@ -56,13 +56,16 @@ def main() -> int:
         "--model", default="demo", help="a folder that `orchestrator.demo.train` wrote; the demo's by default"
     )
     parser.add_argument("--shift", choices=get_args(Shift), default="none", help="of images that masks are refined on")
+    parser.add_argument("--planted-test", type=int, default=1000, help="test scenes of a planting; 1000 by default")
     parser.add_argument("--label", help="put into the name of the file that is written")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"parts are {', '.join(PARTS)}; got {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as scratch, processes(Path(scratch), given.processes) as executor:
-        bench = Bench(executor, Path(scratch), unpacked(given.model, Path(scratch) / "model"), given.shift)
+        bench = Bench(
+            executor, Path(scratch), unpacked(given.model, Path(scratch) / "model"), given.shift, given.planted_test
+        )
         found = [measure(bench, name, given.trials, given.label) for name in given.parts or PARTS]
     return 0 if all(each.get("passed", True) for each in found) else 1
 
