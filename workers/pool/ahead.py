@@ -39,8 +39,11 @@ def start_ahead(
         need = need_of(nodes, threads, gpus_per_replica)
         host = host_for(connection.ray, need)
         hosts = [host.remote() for _ in range(room_for(nodes, need) if replicas is None else replicas)]
-        for each in hosts:
-            each.import_ahead.remote()
+        # The driver imports, too. As many do so at once as there are cores, so that the first replica starts soon.
+        at_once = max(1, int(connection.ray.cluster_resources().get("CPU", 1)) - 1)
+        imported: list[Any] = []
+        for number, each in enumerate(hosts):
+            imported.append(each.import_ahead.remote(imported[number - at_once] if number >= at_once else None))
         return Ahead(connection, hosts)
     except BaseException:
         connection.close()

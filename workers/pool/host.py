@@ -28,8 +28,8 @@ class Birth:
 class Host:
     """The actor: holds a replica, and answers while the replica computes."""
 
-    def import_ahead(self) -> None:
-        """Import what replicas need, which takes seconds."""
+    def import_ahead(self, after: None) -> None:
+        """Import what replicas need, which takes seconds; Ray waits until the argument is there."""
         import workers.scoring.replica  # noqa: F401
 
     def begin(self, replica_class: type, *arguments: Any) -> Birth:
@@ -78,7 +78,7 @@ def starter(
     """
 
     def start(placement: dict[str, Any]) -> tuple[Any, Any]:
-        actor = waiting.pop() if waiting and not placement else host.options(**placement).remote()
+        actor = waiting.pop(0) if waiting and not placement else host.options(**placement).remote()
         return actor, actor.begin.remote(replica_class, *arguments())
 
     return start

@@ -95,16 +95,10 @@ def test_a_search_killed_at_any_moment_goes_on_as_if_nothing_had_been(tiny_confi
         assert left == {path.name for path in whole.folder.iterdir() if path.suffix not in (".driver", ".flock")}
 
 
-OFTEN = ("mixture",)
-"""Killed in every test run, `scales` in search/test_scales.py; tests/strategies holds for all that they go on."""
-
-
-@pytest.mark.parametrize(
-    "names",
-    [OFTEN, pytest.param(tuple(set(STRATEGIES) - {"scan", *OFTEN}), marks=pytest.mark.slow)],
-    ids=["often", "others"],
-)
-def test_strategies_propose_the_same_masks_killed_extended_and_on_two_replicas(wide_config, local_ray, names):
+@pytest.mark.slow
+def test_strategies_propose_the_same_masks_killed_extended_and_on_two_replicas(wide_config, local_ray):
+    """All at once; each is tested alone for the default strategy, and that they go on in tests/strategies."""
+    names = sorted(set(STRATEGIES) - {"scan"})
     killed([("blocks", wide_config(name, search__strategy=name, budget__masks=45)) for name in names])
     for name in names:
         changes = {"search__strategy": name, "budget__masks": 60}

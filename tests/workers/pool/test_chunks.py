@@ -102,7 +102,7 @@ def counted_forwards():
     return seen, register_module_forward_pre_hook(count)
 
 
-@pytest.mark.parametrize("tower", ["image", "text"])
+@pytest.mark.parametrize("tower", ["image", pytest.param("text", marks=pytest.mark.slow)])
 def test_the_driver_of_a_search_on_ray_runs_no_forward_pass(
     tiny_config, local_ray, tmp_path, monkeypatch, tower, task_files
 ):
