@@ -27,8 +27,8 @@ MIN_WIDTH = 2 * FIRST_BLOCK
 """Smallest width: blocks are as small as they are useful, and a block knows all but the one before it."""
 WIDE_GROWTH = 4
 """A block of a wider study holds at most one mask for every four before it: fewer results teach too little."""
-LATE_GROWTH, LATEST = 32, 16
-"""Blocks of a wider study grow on, to one mask for every 32 before them, up to 16 times what fills the width: planning
+LATE_GROWTH, LATEST = 16, 16
+"""Blocks of a wider study grow on, to one mask for every 16 before them, up to 16 times what fills the width: planning
 takes a while, however large a block is, and among thousands of results a few more teach little.
 """
 

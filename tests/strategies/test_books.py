@@ -72,11 +72,11 @@ def test_blocks_of_a_wide_study_grow_on_with_the_masks_before_them(width):
     blocks = Blocks(385, 32, width=width)
     filling = -(-width // 2)
     numbers = [blocks.numbers(block) for block in range(1, 300)]
-    assert all(len(each) <= max(32, filling, each.start // 32) for each in numbers)
+    assert all(len(each) <= max(32, filling, each.start // 16) for each in numbers)
     assert len(numbers[-1]) == blocks.full_size == max(32, 16 * filling)
-    late = [each for each in numbers if 32 * max(32, filling) <= each.start < 500 * filling]
+    late = [each for each in numbers if 16 * max(32, filling) <= each.start < 250 * filling]
     assert len(late) > 10
-    assert [len(each) for each in late] == [each.start // 32 for each in late]
+    assert [len(each) for each in late] == [each.start // 16 for each in late]
     assert [blocks.of(each.start) for each in numbers] == list(range(1, 300))
 
 
