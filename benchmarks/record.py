@@ -77,9 +77,9 @@ def versions() -> dict[str, str]:
 
 def main() -> None:
     """Measure, and write one dated file."""
+    name, *rest = sys.argv[1:] or [""]
     named = {"driver": driver, "strategies": strategies}
-    first, rest = sys.argv[1:2], sys.argv[2:]
-    print(named[first[0]](rest) if first and first[0] in named else engine([*first, *rest]))
+    print(named[name](rest) if name in named else engine(sys.argv[1:]))
 
 
 if __name__ == "__main__":

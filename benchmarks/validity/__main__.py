@@ -56,7 +56,7 @@ def main() -> int:
         "--model", default="demo", help="a folder that `orchestrator.demo.train` wrote; the demo's by default"
     )
     parser.add_argument("--shift", choices=get_args(Shift), default="none", help="of images that masks are refined on")
-    parser.add_argument("--planted-test", type=int, default=1000, help="test scenes of a planting; 1000 by default")
+    parser.add_argument("--planted-test", type=int, help="test scenes of a planting; by default, as many as elsewhere")
     parser.add_argument("--label", help="put into the name of the file that is written")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()

@@ -151,7 +151,7 @@ def measure_shuffled(bench: Bench, searches: int) -> dict[str, Any]:
 
 def measure_planted(bench: Bench, plantings: int) -> dict[str, Any]:
     """Return how often a search on a planted model is not inferior to removing exactly the planted heads."""
-    workload = Workload(bench.model, MASKS, {**SIZES, "test": bench.planted_test})
+    workload = Workload(bench.model, MASKS, {**SIZES, "test": bench.planted_test or SIZES["test"]})
     found = bench.each("plantings", planted.recover, [(workload, SEEDS["planted"] + i) for i in range(plantings)])
     points = [100 * (each.selected_removed - each.planted_removed) for each in found]
     return {
