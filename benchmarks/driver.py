@@ -28,7 +28,8 @@ from orchestrator.track.operations import Begin
 from orchestrator.track.searchrun import BestCurve
 from orchestrator.track.tracker import Tracker
 from strategies import MIN_WIDTH, make_sampler
-from workers.pool.queue import BatchQueue, Result, hand_out, may_wait
+from workers.pool.protocol import Result
+from workers.pool.queue import BatchQueue, hand_out, may_wait
 from workers.pool.ray import IN_FLIGHT
 from workers.scoring.messages import MaskScore, Stage
 from workers.scoring.trie import TowerCost

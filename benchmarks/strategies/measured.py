@@ -21,7 +21,7 @@ from orchestrator.search.session import Session
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import flags_of
 from strategies import Limits
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 from workers.scoring.displacement import Displacements, displacement
 from workers.scoring.embedding import cache_key
 from workers.scoring.messages import MaskScore, Stage

@@ -34,7 +34,7 @@ from orchestrator.settings.options import flags_of
 from orchestrator.statistics.paired import evidence, paired_standard_error
 from orchestrator.statistics.selection import smallest_as_good
 from orchestrator.verdict.decide import ERROR_DRAWS, TEST, improved_outcomes
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 
 HALF = 0.5
 """Scale of heads whose noise weakening undoes better than ablating."""

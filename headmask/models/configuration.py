@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from headmask.border.reading import parse_model, read_json
 from headmask.border.shown import shown
 from headmask.errors import ModelError, did_you_mean
+from headmask.models.hf.architecture import FILES, PLACE
 from headmask.pixels.preprocessing import GivenPreprocessing
 
+CONFIG = "open_clip_config.json"
+"""Name of the file in a folder or a repository."""
 Size = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 Pixels = Annotated[int, Field(strict=True, ge=1, le=16_384)]
 
@@ -108,3 +115,15 @@ def _check_config(config: dict[str, Any], where: str) -> None:
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
+
+
+@contextmanager
+def as_folder(config: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield a folder without weights from which open_clip builds an architecture, without registering it."""
+    plain = {key: value for key, value in config.items() if key != FILES}
+    with tempfile.TemporaryDirectory(prefix="headmask-") as scratch:
+        for path, content in {CONFIG: {"model_cfg": plain}, **config.get(FILES, {})}.items():
+            Path(scratch, path).parent.mkdir(exist_ok=True)
+            text = json.dumps(content).replace(PLACE, scratch)
+            Path(scratch, path).write_text(text, encoding="utf-8")
+        yield Path(scratch)

@@ -26,11 +26,13 @@ from headmask.border.shown import shown
 from headmask.errors import ModelError
 from headmask.maskfile import ModelReference
 from headmask.models.checkpoints import bare_weights, check_finite, why_not
+from headmask.models.configuration import as_folder
 from headmask.models.hf.architecture import FILES
 from headmask.models.hf.conversion import converted
 from headmask.models.hf.source import Source
-from headmask.models.origin import Origin, as_folder, find_config, find_origin, is_config_file, make_tokenizer
+from headmask.models.origin import Origin, find_config, find_origin, is_config_file
 from headmask.models.positions import resized
+from headmask.models.tokenizer import make_tokenizer
 from headmask.pixels.images import COMPOSITED, STOCK, by_rule
 from headmask.pixels.preprocessing import GivenPreprocessing, Preprocessing, read_preprocessing
 

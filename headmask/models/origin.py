@@ -7,11 +7,8 @@ of Hugging Face's transformers (`hf-dir:FOLDER`) or a repository of the Hugging 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,30 +16,23 @@ from typing import Any
 
 import open_clip
 from open_clip.factory import _find_checkpoint_in_dir
-from open_clip.pretrained import download_pretrained_from_hf
-from torch import Tensor
 
-from headmask.border.foreign import reason_of
-from headmask.border.home import hub_cache
 from headmask.border.reading import check_text, is_file, is_folder, is_there, parse_model, read_json
 from headmask.border.schemes import FOLDER, HUB, TRANSFORMERS, folder_of, is_transformers
 from headmask.border.shown import shown
 from headmask.errors import ModelError, did_you_mean
 from headmask.models.checkpoints import FORM_KEY, PIXELS_KEY, metadata_of, preprocess_of
-from headmask.models.configuration import read_config
-from headmask.models.hf.architecture import FILES, PLACE
-from headmask.models.hf.conversion import tokenizer_of as transformers_tokenizer
+from headmask.models.configuration import CONFIG, read_config
 from headmask.models.hf.reading import preprocessing_of
 from headmask.models.hf.source import CONFIG as TRANSFORMERS_CONFIG
 from headmask.models.hf.source import Source, check_kind
+from headmask.models.hub import download
 from headmask.pixels.preprocessing import GivenPreprocessing
 
 SCHEMES = (FOLDER, TRANSFORMERS, HUB)
-CONFIG = "open_clip_config.json"
 CHECKPOINTS = ("*.safetensors", "*.bin", "*.pth")
 """Files that open_clip looks for in a folder."""
 _ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz", ".npy")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -137,7 +127,7 @@ def _given_weights(name: str, pretrained: str | None, listed: list[str]) -> Path
             f"a tag ({', '.join(listed[:4])}{', ...' * (len(listed) > 4)}) or a file" if listed else "a checkpoint file"
         )
         raise ModelError(f"{shown(name)} needs weights: pass pretrained, {tags}")
-    path = _absolute(pretrained)
+    path = absolute(pretrained)
     if not is_there(path):
         choices = (
             f"a file or a tag of {shown(name)}: {', '.join(listed)}" if listed else f"a file: {shown(name)} has no tags"
@@ -198,7 +188,7 @@ def source_of(name: str) -> Source | None:
         ModelError: the folder holds no model of transformers.
     """
     if name.startswith(TRANSFORMERS):
-        folder = _absolute(name.removeprefix(TRANSFORMERS))
+        folder = absolute(name.removeprefix(TRANSFORMERS))
         if not name.removeprefix(TRANSFORMERS) or not is_file(folder / TRANSFORMERS_CONFIG):
             what = (
                 "it does not" if is_folder(folder) else "it is a file" if is_file(folder) else "there is no such folder"
@@ -208,10 +198,10 @@ def source_of(name: str) -> Source | None:
     if not name.startswith(HUB):
         return None
     try:
-        _download(name, CONFIG)
+        download(name, CONFIG)
     except ModelError:
         try:
-            path = _download(name, TRANSFORMERS_CONFIG)
+            path = download(name, TRANSFORMERS_CONFIG)
         except ModelError:
             return None
         check_kind(read_json(path, "model configuration", ModelError), name)
@@ -230,9 +220,9 @@ def find_config(name: str) -> tuple[dict[str, Any], GivenPreprocessing | None]:
     if (source := source_of(name)) is not None:
         return source.architecture, None
     if name.startswith(HUB):
-        return read_config(_download(name, CONFIG))
+        return read_config(download(name, CONFIG))
     if name.startswith(FOLDER):
-        folder = _absolute(name.removeprefix(FOLDER))
+        folder = absolute(name.removeprefix(FOLDER))
         if not name.removeprefix(FOLDER) or not is_there(folder / CONFIG):
             what = (
                 "there is no such folder"
@@ -246,7 +236,7 @@ def find_config(name: str) -> tuple[dict[str, Any], GivenPreprocessing | None]:
             raise ModelError(f"{FOLDER}{shown(folder)}: the folder must hold {CONFIG} and a checkpoint; {what}")
         return read_config(folder / CONFIG)
     if is_config_file(name):
-        return read_config(_absolute(name))
+        return read_config(absolute(name))
     check_architecture(name)
     return dict(open_clip.get_model_config(name)), None
 
@@ -269,7 +259,7 @@ def check_architecture(name: str) -> None:
     """
     if is_listed(name):
         return
-    path = _absolute(name) if name and not check_text(name) else None
+    path = absolute(name) if name and not check_text(name) else None
     if path is not None and is_folder(path):
         hint = f"; {shown(path)} is a folder: pass {TRANSFORMERS if is_transformers(name) else FOLDER}{shown(name)}"
     elif name.endswith(_ENDINGS):
@@ -286,11 +276,11 @@ def check_architecture(name: str) -> None:
 def full_name(name: str) -> str:
     """Return a model's name, made absolute if it is a path."""
     if (folder := folder_of(name)) is not None:
-        return f"{name.removesuffix(folder)}{_absolute(folder)}"
-    return str(_absolute(name)) if is_config_file(name) else name
+        return f"{name.removesuffix(folder)}{absolute(folder)}"
+    return str(absolute(name)) if is_config_file(name) else name
 
 
-def _absolute(path: str) -> Path:
+def absolute(path: str) -> Path:
     """Return an absolute path, with its links kept; shells do not expand `~` after `local-dir:`."""
     expanded = os.path.expanduser(path) if path.startswith("~/") else path
     return Path(os.path.abspath(expanded))
@@ -320,8 +310,8 @@ def _same_architectures(config: Mapping[str, Any]) -> list[str]:
 def _own_checkpoint(name: str) -> tuple[Path, tuple[str, ...]]:
     """Return the checkpoint in a folder or a repository."""
     if name.startswith(HUB):
-        return _download(name, None), ()
-    folder = _absolute(name.removeprefix(FOLDER))
+        return download(name, None), ()
+    folder = absolute(name.removeprefix(FOLDER))
     found = sorted({path for pattern in CHECKPOINTS for path in folder.glob(pattern)})
     if not found:
         others = sorted(path.name for path in folder.iterdir() if path.suffix in _ENDINGS)
@@ -360,72 +350,3 @@ _PREFERRED = (
 
 def _by_file(folder: Path, name: str) -> str:
     return f"--model {shown(folder / CONFIG)} --pretrained {shown(folder / name)}"
-
-
-def _download(name: str, filename: str | None) -> Path:
-    """Return a file of a repository, downloaded or from the cache; by default its weights."""
-    repository = name.removeprefix(HUB)
-    what = filename or "weights"
-    try:
-        return Path(download_pretrained_from_hf(repository, filename=filename, cache_dir=hub_cache()))
-    except ModelError:
-        raise
-    # The hub's library has dozens of kinds, of which open_clip makes one.
-    except Exception as error:
-        raise ModelError(
-            f"cannot get the {what} of {shown(name)} ({shown(reason_of(error, 240))}). {_advice(error)}"
-        ) from None
-
-
-def _advice(error: BaseException) -> str:
-    kinds = set()
-    inner: BaseException | None = error
-    while inner is not None:
-        kinds |= {kind.__name__ for kind in type(inner).__mro__}
-        inner = inner.__cause__ or inner.__context__
-    if "HFValidationError" in kinds:
-        return "A repository is named hf-hub:ORG/REPO"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return "HF_HUB_OFFLINE is set, and it is not in the cache: download it before, or unset it"
-    if "GatedRepoError" in kinds:
-        return "Ask for access on its page, and log in with `hf auth login`"
-    if "RepositoryNotFoundError" in kinds:
-        return "Check its name; a private one needs `hf auth login`"
-    if "EntryNotFoundError" in kinds and "LocalEntryNotFoundError" not in kinds:
-        return "The repository does not hold a model of open_clip or transformers"
-    return "Check the name and the connection, or download the repository and pass local-dir:FOLDER"
-
-
-def make_tokenizer(name: str, config: Mapping[str, Any]) -> Callable[..., Tensor]:
-    """Return the tokenizer of a model: texts to token ids (Q, T). Raises any error of open_clip and transformers."""
-    if (source := source_of(name)) is not None:
-        return transformers_tokenizer(source)
-    if not is_config_file(name):
-        made: Callable[..., Tensor] = open_clip.get_tokenizer(full_name(name), cache_dir=hub_cache())
-        return made
-    text = config["text_cfg"]
-    if not (source := text.get("hf_tokenizer_name")):
-        with as_folder(config) as folder:
-            made = open_clip.get_tokenizer(f"{FOLDER}{folder}")
-        return made
-    folder = _absolute(name).parent
-    made = open_clip.tokenizer.HFTokenizer(
-        str(folder) if any(is_file(folder / file) for file in _TOKENIZER_FILES) else source,
-        context_length=text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
-        tokenizer_mode=text.get("tokenizer_mode"),
-        cache_dir=hub_cache(),
-        **(text.get("tokenizer_kwargs") or {}),
-    )
-    return made
-
-
-@contextmanager
-def as_folder(config: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield a folder without weights from which open_clip builds an architecture, without registering it."""
-    plain = {key: value for key, value in config.items() if key != FILES}
-    with tempfile.TemporaryDirectory(prefix="headmask-") as scratch:
-        for path, content in {CONFIG: {"model_cfg": plain}, **config.get(FILES, {})}.items():
-            Path(scratch, path).parent.mkdir(exist_ok=True)
-            text = json.dumps(content).replace(PLACE, scratch)
-            Path(scratch, path).write_text(text, encoding="utf-8")
-        yield Path(scratch)

@@ -20,7 +20,7 @@ from orchestrator.study.runfolder import CONFIG, read_config_file
 
 if TYPE_CHECKING:
     from orchestrator.study.records import TrialRecord
-    from orchestrator.study.store import StoredStudy
+    from orchestrator.study.stored import StoredStudy
 
 _SPLITS = ("search", "confirm", "test")
 Kind = Literal["run folder", "study", "tracked run", "mask file", "scales file"]

@@ -18,7 +18,8 @@ from orchestrator.compare.server import Server
 from orchestrator.outcome.tables import CANDIDATE_SCALES
 from orchestrator.settings.commandline import command_line, resume_command
 from orchestrator.settings.location import redacted
-from orchestrator.study.store import open_storage, read_stored
+from orchestrator.study.storage import open_storage
+from orchestrator.study.stored import read_stored
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 

@@ -36,7 +36,7 @@ from orchestrator.settings.options import REFINE, REFINE_RUN
 from orchestrator.study.looks import count_looks_without_study, keep_looks
 from orchestrator.study.reopening import stored_config
 from orchestrator.track.spool import NAME
-from workers.pool.queue import Pool
+from workers.pool.protocol import Pool
 
 PICTURE_FILE, PAGE_FILE = "refined.png", "refine.html"
 _FILES = {SCALES: SCALES_FILE, CANDIDATE_SCALES: SCALES_FILE, FILE: REFINEMENT, PICTURE_FILE: PICTURE, PAGE_FILE: PAGE}

@@ -18,7 +18,7 @@ from orchestrator.settings.objective import Goal, Objective
 from orchestrator.study.lock import is_driven
 from orchestrator.study.looks import kept_looks, most_looks
 from orchestrator.study.records import TrialRecord, grid_of, selected_mask
-from orchestrator.study.store import read_stored
+from orchestrator.study.stored import read_stored
 from orchestrator.verdict.queries import Queries, read_queries
 
 

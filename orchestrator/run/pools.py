@@ -20,7 +20,7 @@ from orchestrator.study.store import StudyStore
 if TYPE_CHECKING:
     from orchestrator.search.session import Session
     from workers.pool.ahead import Ahead
-    from workers.pool.queue import Pool
+    from workers.pool.protocol import Pool
     from workers.scoring.messages import Survey
 
 
@@ -56,7 +56,7 @@ def make_pool(session: Session, display: Display, ahead: Ahead | None = None) ->
     """
     pool = session.config.pool
     if pool.kind == "inline":
-        from workers.pool.queue import InlinePool
+        from workers.pool.inline import InlinePool
         from workers.scoring.devices import chosen_device
 
         return InlinePool(session.payload, chosen_device(pool.device), steps=session.steps)

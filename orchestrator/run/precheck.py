@@ -10,7 +10,7 @@ from headmask.errors import ModelError
 from orchestrator.search.session import Session
 from orchestrator.settings.objective import Goal
 from workers.data.pixels import Pixels
-from workers.pool.queue import Pool
+from workers.pool.protocol import Pool
 from workers.scoring.gelu import gelu_names
 from workers.scoring.messages import Probe
 

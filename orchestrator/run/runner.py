@@ -48,7 +48,7 @@ from orchestrator.verdict.decide import Verdict, decide
 from orchestrator.verdict.prospects import look_ahead
 from strategies import MIN_WIDTH, make_sampler
 from workers.pool.ahead import Ahead
-from workers.pool.queue import Pool
+from workers.pool.protocol import Pool
 
 EMBEDDED_ON = "embedded_on"
 """Study attribute: kind of device that embeds the side that no mask changes. Studies without it did so on the CPU."""

@@ -11,7 +11,7 @@ import numpy as np
 from orchestrator.search.session import Session
 from orchestrator.search.tasks import KeptTasks
 from strategies.history import FloatArray
-from workers.pool.queue import Pool
+from workers.pool.protocol import Pool
 from workers.scoring.messages import ScaleTask
 from workers.tasks.losses import Indices, micro_batches
 

@@ -22,7 +22,7 @@ from orchestrator.settings.budget import Budget, StopReason
 from orchestrator.study.records import TrialRecord
 from orchestrator.study.store import StudyStore
 from strategies import MaskSampler
-from workers.pool.queue import Pool, Result
+from workers.pool.protocol import Pool, Result
 from workers.scoring.messages import Stage
 
 DRAIN_S = 5.0

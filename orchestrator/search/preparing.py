@@ -25,7 +25,8 @@ from orchestrator.settings.sections import OBJECTIVE, DataSection, ModelSection
 from strategies import Limits
 from workers.data.loading import Split, check_data, load_data
 from workers.data.preprocess import UInt8Preprocess
-from workers.pool.queue import InlinePool, Pool
+from workers.pool.inline import InlinePool
+from workers.pool.protocol import Pool
 from workers.scoring.scorer import ScorerSettings
 from workers.tasks.metrics import Mix
 

@@ -11,7 +11,7 @@ from orchestrator.study.records import TrialRecord
 
 if TYPE_CHECKING:
     from strategies import Scales
-    from workers.pool.queue import Result
+    from workers.pool.protocol import Result
 
 
 @dataclass

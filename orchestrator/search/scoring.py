@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from headmask.mask import HeadMask
-    from workers.pool.queue import Pool, Result
+    from workers.pool.protocol import Pool, Result
     from workers.scoring.messages import Stage
 
 POLL_S = 0.5

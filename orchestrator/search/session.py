@@ -27,7 +27,8 @@ from strategies import MIN_WIDTH, STRATEGIES, Limits, ScanSampler
 from workers.data.loading import Split
 from workers.data.pixels import check_all
 from workers.data.remarks import ImageRemarks
-from workers.pool.queue import Pool, Steps
+from workers.pool.protocol import Pool
+from workers.pool.queue import Steps
 from workers.scoring.constants import Constants
 from workers.scoring.displacement import MEMORY_SHARE, displacement_bytes
 from workers.scoring.engine import REVISION

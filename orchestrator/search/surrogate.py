@@ -18,7 +18,7 @@ from orchestrator.search.progress import Listener, Progress
 from orchestrator.search.scoring import score_all, scored
 from orchestrator.search.session import Session
 from orchestrator.study.records import TrialRecord
-from workers.pool.queue import Pool, Result
+from workers.pool.protocol import Pool, Result
 from workers.scoring.displacement_store import DisplacementStore
 from workers.scoring.messages import Stage
 

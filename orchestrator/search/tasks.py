@@ -12,7 +12,7 @@ from headmask.border.home import cache_folder
 from orchestrator.search.scoring import POLL_S, Interrupted
 from orchestrator.search.session import Session
 from strategies.history import FloatArray
-from workers.pool.queue import Pool
+from workers.pool.protocol import Pool
 from workers.scoring.embedding import cache_key
 from workers.scoring.messages import MaskScore, ScaledStage, ScaleGradient, ScaleTask, Stage, Task
 from workers.scoring.replica import merged

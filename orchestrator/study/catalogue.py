@@ -15,7 +15,8 @@ from headmask.errors import StudyError
 from orchestrator.settings.location import file_of, redacted
 from orchestrator.study.integrity import checked_attrs
 from orchestrator.study.lock import is_driven
-from orchestrator.study.store import BEGUN, has_begun, open_storage
+from orchestrator.study.storage import open_storage
+from orchestrator.study.stored import BEGUN, has_begun
 
 State = Literal["not begun", "running", "stopped", "finished"]
 

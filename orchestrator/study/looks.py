@@ -27,7 +27,8 @@ from headmask.border.reading import parse_json, read_bytes
 from headmask.errors import HeadmaskError, StudyError
 from headmask.mask import HeadMask
 from headmask.scales import HeadScales, scales_of
-from orchestrator.study.store import StudyStore, open_storage
+from orchestrator.study.storage import open_storage
+from orchestrator.study.store import StudyStore
 
 ATTR = "test_looks"
 FILE = "test-looks.jsonl"

@@ -15,7 +15,8 @@ from orchestrator.settings.location import redacted
 from orchestrator.study.catalogue import begun_studies
 from orchestrator.study.integrity import checked_attrs
 from orchestrator.study.runfolder import CONFIG, read_config_file
-from orchestrator.study.store import BEGUN, load_study, not_ours, open_storage
+from orchestrator.study.storage import load_study, open_storage
+from orchestrator.study.stored import BEGUN, not_ours
 
 
 def stored_config(study: str, storage: str | None, flags: Mapping[str, Any] | None = None) -> SearchConfig:

@@ -8,47 +8,36 @@ from __future__ import annotations
 
 import logging
 import queue
-import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import optuna
-from filelock import FileLock
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 
 from headmask.border.foreign import reason_of
-from headmask.border.kinds import tables_of
-from headmask.border.libraries import with_driver
-from headmask.border.passwords import hidden
-from headmask.border.reading import check_file, is_file, is_folder
 from headmask.border.shown import shown
-from headmask.border.writing import check_output, made_folder
+from headmask.border.writing import check_output
 from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
-from orchestrator.settings.commandline import command_line
-from orchestrator.settings.config import SearchConfig, parse_stored
-from orchestrator.settings.location import SCHEMES, check_location, file_of, is_url, kind_of, redacted, sqlite_file
+from orchestrator.settings.location import file_of, is_url, kind_of, redacted
 from orchestrator.study.integrity import checked_attrs, with_sums
 from orchestrator.study.journal import Journal, truncate_torn_line
 from orchestrator.study.lock import DriverLock, StorageAwayError, lock_driver
 from orchestrator.study.records import TrialRecord, read_records
+from orchestrator.study.storage import check_storage_file, end_session, load_study, open_storage
+from orchestrator.study.stored import BEGUN, has_begun
 
 GROUP = 64
 GROUP_S = 2.0
 FLUSH_S = 30.0
 """Seconds that closing waits for a storage that is away."""
-MADE_BY_ANOTHER = re.compile(r"already exists|duplicate key|Duplicate entry|UNIQUE constraint")
-MAKING_S = 60.0
-"""Seconds that another process may take to make the tables of a database."""
 MAX_DELAY_S = 15.0
 """Maximum time between two attempts to write, in seconds."""
-BEGUN = "config"
-"""The attribute that a new study gets last: without it, and without trials, a study has not begun."""
 
 _log = logging.getLogger(__name__)
 
@@ -240,160 +229,9 @@ class StudyStore:
         return group, item, item is None
 
 
-def has_begun(attrs: Mapping[str, Any], num_trials: int) -> bool:
-    """Return whether a study is more than the remains of a driver that was killed while it created one."""
-    return BEGUN in attrs or num_trials > 0
-
-
 def exists(location: str, name: str) -> StudyError:
     """Return the error for creating a study that exists."""
     return StudyError(
         f"study {name!r} exists in {shown(redacted(location))}: resume it with `headmask resume`, "
         "or choose another --out or --study"
     )
-
-
-@contextmanager
-def open_storage(location: str, *, must_exist: bool = False) -> Iterator[BaseStorage]:
-    """Hold the Optuna storage at a location open until the end of the block.
-
-    Args:
-        location: a journal file's path, or a database URL.
-        must_exist: for reading: a missing storage is an error, and is not made.
-
-    Raises:
-        StudyError: the URL is of another kind, its driver is missing, or the storage cannot be reached.
-        OutputError: the file of a new storage cannot be made, or holds something else.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    check_location(location)
-    path = file_of(location)
-    if path is not None and must_exist:
-        check_storage_file(location, path)
-    elif path is not None:
-        check_output(path, kind_of(location))
-        with made_folder(path.parent):
-            pass
-    if not is_url(location):
-        yield Journal(Path(location))
-        return
-    storage = _database(location)
-    try:
-        yield storage
-    finally:
-        end_session(storage)
-        storage.engine.dispose()
-
-
-def check_storage_file(location: str, path: Path) -> None:
-    """Check that the file of a storage exists and holds studies, without changing it.
-
-    Raises:
-        StudyError: it is not there, or is something else.
-    """
-    check_file(path, "study", StudyError)
-    kind, is_other = kind_of(location), False
-    if not path.stat().st_size:
-        raise StudyError(f"there is no study in {shown(path)}, which is empty")
-    if kind.made(path) and is_url(location):
-        tables = tables_of(path)
-        is_other = tables is not None and "studies" not in tables
-    if is_other or not kind.made(path):
-        raise StudyError(f"{shown(path)} is not {kind.name}; name the file that a search was given by --storage")
-
-
-def _database(location: str) -> RDBStorage:
-    scheme = check_location(location)
-    try:
-        with made_alone(location):
-            return _opened(location)
-    except ImportError:
-        raise StudyError(f"{scheme} needs a driver: pip install 'headmask[{SCHEMES[scheme]}]'") from None
-    # SQLAlchemy and each driver have their own exceptions for a database that is not there.
-    except Exception as error:
-        reason = hidden(reason_of(error), location)
-        raise StudyError(f"cannot open storage {redacted(location)}: {reason}") from None
-
-
-def _opened(location: str) -> RDBStorage:
-    """Return a database, opened again if another process is making its tables."""
-    for delay_s in (0.2, 0.5, 1.0):
-        try:
-            return RDBStorage(with_driver(location), engine_kwargs={"pool_pre_ping": True})
-        # Every driver has its own exceptions for what is there already.
-        except Exception as error:
-            if not MADE_BY_ANOTHER.search(str(error)):
-                raise
-            time.sleep(delay_s)
-    return RDBStorage(with_driver(location), engine_kwargs={"pool_pre_ping": True})
-
-
-@contextmanager
-def made_alone(location: str) -> Iterator[None]:
-    """Let one process at a time make the tables of a new sqlite database: Optuna does it in steps, without a lock."""
-    path = sqlite_file(location)
-    if path is None or not is_folder(path.parent) or (is_file(path) and path.stat().st_size):
-        yield
-        return
-    with FileLock(path.with_name(f".{path.name}.lock"), timeout=MAKING_S):
-        yield
-
-
-def end_session(storage: BaseStorage) -> None:
-    """Release this thread's connection to a database."""
-    if isinstance(storage, RDBStorage):
-        storage.remove_session()
-
-
-def load_study(storage: BaseStorage, location: str, name: str) -> optuna.Study:
-    """Return a study of a storage.
-
-    Raises:
-        StudyError: there is none of that name; the message lists the existing ones.
-    """
-    try:
-        return optuna.load_study(study_name=name, storage=storage)
-    except KeyError:
-        names = optuna.get_all_study_names(storage)
-        listed = f"it has {', '.join(sorted(names)[:10])}" if names else "it has none"
-        raise StudyError(f"there is no study {name!r} in {redacted(location)}: {listed}") from None
-
-
-_NEEDED = frozenset(("model", "grid", "objective", "guide", "task"))
-"""Parts of a fingerprint that are read without the model and the data."""
-
-
-@dataclass(frozen=True)
-class StoredStudy:
-    """A study as written in a storage."""
-
-    attrs: dict[str, Any]
-    config: SearchConfig
-    records: list[TrialRecord]
-    """Records in order of proposal."""
-
-
-def read_stored(location: str, name: str) -> StoredStudy:
-    """Return the content of a storage for a study that headmask made, without disturbing a driver.
-
-    Raises:
-        StudyError: there is no such study, it was not made by headmask, has not begun, or is damaged.
-    """
-    with open_storage(location, must_exist=True) as storage:
-        study = load_study(storage, location, name)
-        attrs = checked_attrs(study.user_attrs, f"study {name!r} in {shown(redacted(location))}")
-        trials = study.get_trials(deepcopy=False)
-    if not isinstance(attrs.get(BEGUN), dict) or not isinstance(attrs.get("fingerprint"), dict):
-        raise not_ours(location, name, attrs, len(trials))
-    if missing := sorted(_NEEDED - attrs["fingerprint"].keys()):
-        raise StudyError(f"study {name!r} is damaged: its fingerprint has no {', '.join(missing)}")
-    return StoredStudy(attrs, parse_stored(attrs[BEGUN], f"study {name}"), read_records(attrs, trials))
-
-
-def not_ours(location: str, name: str, attrs: Mapping[str, Any], num_trials: int) -> StudyError:
-    """Return the error for a study that can be neither read nor continued."""
-    where = f"study {name!r} in {shown(redacted(location))}"
-    if has_begun(attrs, num_trials):
-        return StudyError(f"{where} was not made by headmask, or is damaged")
-    command = command_line("headmask", "search", "--storage", redacted(location), "--study", name)
-    return StudyError(f"{where} has not begun: start it with `{command}`")

@@ -24,7 +24,7 @@ from orchestrator.statistics.paired import Evidence, Outcomes, evidence, paired_
 from orchestrator.statistics.selection import finalists, matched_random_masks, select
 from orchestrator.study.records import TrialRecord
 from orchestrator.verdict.outcomes import outcomes_of
-from workers.pool.queue import Pool
+from workers.pool.protocol import Pool
 from workers.scoring.messages import MaskScore, Stage
 
 K = TypeVar("K", bound=Hashable)

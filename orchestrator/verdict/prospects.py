@@ -15,7 +15,7 @@ from orchestrator.statistics.paired import paired_standard_error
 from orchestrator.statistics.pareto import front
 from orchestrator.study.records import TrialRecord
 from orchestrator.verdict.decide import improved_outcomes
-from workers.pool.queue import Pool
+from workers.pool.protocol import Pool
 from workers.scoring.messages import Stage
 
 SEARCH = Stage("search", "float32", ranks=True)

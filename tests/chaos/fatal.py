@@ -14,7 +14,7 @@ import torch
 
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator import cli
-from workers.pool import queue as pool
+from workers.pool import inline
 from workers.pool.ray import RayPool
 from workers.scoring.engine import Engine
 from workers.scoring.messages import MaskScore, Stage
@@ -78,7 +78,7 @@ def main() -> None:
     """Run `headmask` with such replicas."""
     replica = REPLICAS[sys.argv.pop(1)]
     RayPool.__init__.__kwdefaults__["replica_class"] = replica
-    pool.Replica = replica  # type: ignore[misc]
+    inline.Replica = replica  # type: ignore[misc]
     cli.main()
 
 

@@ -160,7 +160,7 @@ def other_attr(key, value):
     def make(cwd):
         import optuna
 
-        from orchestrator.study.store import open_storage
+        from orchestrator.study.storage import open_storage
 
         folder = stopped(cwd)
         with open_storage(str(folder / "study.journal")) as storage:

@@ -17,7 +17,7 @@ from PIL import Image
 from orchestrator.run import begin
 from orchestrator.run.display import Quiet
 from orchestrator.study.integrity import with_sums
-from orchestrator.study.store import open_storage
+from orchestrator.study.storage import open_storage
 from workers.data.dataset import Dataset
 from workers.tasks.retrieval import RetrievalTargets
 

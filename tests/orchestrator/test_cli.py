@@ -31,7 +31,7 @@ from tests.workers.data.test_sources import (
     write_pictures,
     write_shard,
 )
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

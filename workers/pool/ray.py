@@ -26,7 +26,8 @@ from workers.pool.fleet import START_S, Fleet, Member
 from workers.pool.group import REPLACED_S, ShardGroup
 from workers.pool.host import host_for, starter
 from workers.pool.meters import Meters
-from workers.pool.queue import BatchQueue, Result, Steps, hand_out, may_wait
+from workers.pool.protocol import Result
+from workers.pool.queue import BatchQueue, Steps, hand_out, may_wait
 from workers.pool.work import Check, Chunks, MaskBatch, Running, Tasks, Work
 from workers.scoring.constants import Constants
 from workers.scoring.displacement import Displacements

@@ -226,7 +226,7 @@ class EncodingHere:
         return device_kind(self._device)
 
     def submit_chunks(self, encoder: Encoder, take: Callable[[int], Chunk], places: Sequence[int]) -> None:
-        """Queue chunks: see `workers.pool.queue.Pool`."""
+        """Queue chunks: see `workers.pool.protocol.Pool`."""
         if self._tower is None or self._tower.key != encoder.key:
             self._tower = StockTower(encoder, self._device)
         on_cpu = encoder.on_cpu or self._device == "cpu"

@@ -10,7 +10,7 @@ from benchmarks.strategies.measured import Measured, table_landscape
 from benchmarks.strategies.planted import planted_mask
 from headmask.mask import HeadMask
 from strategies import Limits
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 from workers.scoring.messages import Stage
 
 SEARCH = Stage("search")

@@ -13,7 +13,7 @@ from orchestrator.refine.training import FOLDS, MASK, MODEL, HeldOut, Recipe, Tr
 from orchestrator.search.preparing import prepare
 from orchestrator.search.session import SPLITS
 from orchestrator.search.tasks import KeptTasks
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 from workers.scoring.messages import ScaledStage, ScaleTask
 
 

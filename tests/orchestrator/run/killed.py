@@ -20,7 +20,7 @@ from orchestrator.settings.config import parse_config
 from orchestrator.study import journal, store
 from orchestrator.verdict import decide as verdict
 from tests.orchestrator.studies import start
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 from workers.pool.ray import RayPool  # noqa: F401
 from workers.scoring.displacement_store import DisplacementStore
 

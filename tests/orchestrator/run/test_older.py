@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from orchestrator.study.store import open_storage
+from orchestrator.study.storage import open_storage
 from tests.orchestrator.studies import move_folder, resume
 from tests.tiny import make_tiny_config, write_tiny_model
 from workers.data.dataset import Row, write_dataset

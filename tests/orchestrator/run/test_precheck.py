@@ -13,7 +13,7 @@ from orchestrator.run.precheck import check_baseline
 from orchestrator.search.preparing import load, prepare, ready
 from orchestrator.settings.config import read_config
 from tests.tiny import write_tiny_model
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 from workers.scoring import gelu
 from workers.scoring.packing import PackedTower
 

@@ -16,7 +16,7 @@ from orchestrator.search.scoring import Interrupted
 from orchestrator.settings.config import SearchConfig
 from orchestrator.study.catalogue import list_studies
 from orchestrator.study.reopening import stored_config
-from orchestrator.study.store import load_study, open_storage
+from orchestrator.study.storage import load_study, open_storage
 from orchestrator.verdict.decide import Verdict
 from strategies import STRATEGIES
 from tests.orchestrator.run.killed import MOMENTS

@@ -24,7 +24,8 @@ from orchestrator.run import begin, runner
 from orchestrator.run.display import Quiet
 from orchestrator.study.looks import count_looks
 from orchestrator.study.reopening import stored_config
-from orchestrator.study.store import StudyStore, read_stored
+from orchestrator.study.store import StudyStore
+from orchestrator.study.stored import read_stored
 from orchestrator.track import mlflowrun
 from orchestrator.track import tracker as tracker_module
 from orchestrator.verdict.decide import Verdict

@@ -26,7 +26,7 @@ from workers.data.build import build
 from workers.data.dataset import Dataset
 from workers.data.prompts import prompts
 from workers.data.sources.captions import coco_cn
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 from workers.tasks.classification import ClassificationTargets
 from workers.tasks.similarity import SimilarityTargets
 

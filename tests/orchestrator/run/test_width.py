@@ -5,9 +5,9 @@ import pytest
 from headmask.errors import StudyError
 from orchestrator.run import begin
 from orchestrator.run.display import Quiet
-from orchestrator.study.store import read_stored
+from orchestrator.study.stored import read_stored
 from tests.orchestrator.studies import resume, start, trials
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

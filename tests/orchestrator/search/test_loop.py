@@ -15,7 +15,7 @@ from orchestrator.study.records import TrialRecord
 from orchestrator.study.store import StudyStore
 from strategies import MIN_WIDTH, make_sampler
 from tests.strategies.landscapes import Landscape
-from workers.pool.queue import Result
+from workers.pool.protocol import Result
 from workers.scoring.messages import MaskScore, Stage
 
 GRID = HeadGrid(4, 5)

@@ -25,7 +25,7 @@ from strategies.scales import Scales
 from tests.orchestrator.run.test_tasks import files  # noqa: F401
 from tests.orchestrator.studies import killed, outcome, resume, start, trials
 from workers.data.dataset import Row, write_dataset
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

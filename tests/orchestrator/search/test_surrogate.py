@@ -19,7 +19,7 @@ from orchestrator.study.reopening import stored_config
 from strategies import MaskSampler
 from tests.orchestrator.run.test_tasks import files  # noqa: F401
 from tests.orchestrator.studies import killed, outcome, resume, start, trials
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 from workers.scoring.messages import MaskScore
 from workers.scoring.scorer import Scorer
 

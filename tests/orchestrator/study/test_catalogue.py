@@ -8,7 +8,8 @@ from optuna.trial import create_trial
 
 from headmask.errors import StudyError
 from orchestrator.study.catalogue import StudyInfo, begun_studies, list_studies
-from orchestrator.study.store import StudyStore, open_storage
+from orchestrator.study.storage import open_storage
+from orchestrator.study.store import StudyStore
 from tests.orchestrator.studies import resume, start, trials
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -13,7 +13,9 @@ from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.study.integrity import SUMS, checked_attrs, checksum, with_sums
 from orchestrator.study.records import TrialRecord, read_records
-from orchestrator.study.store import StudyStore, open_storage, read_stored
+from orchestrator.study.storage import open_storage
+from orchestrator.study.store import StudyStore
+from orchestrator.study.stored import read_stored
 from tests.orchestrator.study.test_store import GRID, record
 
 

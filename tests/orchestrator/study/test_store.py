@@ -18,7 +18,9 @@ from headmask.mask import HeadGrid, HeadMask
 from orchestrator.settings.location import redacted
 from orchestrator.study import store as store_module
 from orchestrator.study.records import TrialRecord
-from orchestrator.study.store import BEGUN, StudyStore, open_storage
+from orchestrator.study.storage import open_storage
+from orchestrator.study.store import StudyStore
+from orchestrator.study.stored import BEGUN
 from strategies import mask_of
 
 GRID = HeadGrid(3, 4)

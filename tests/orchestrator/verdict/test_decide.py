@@ -7,7 +7,7 @@ from headmask.errors import StudyError
 from headmask.mask import HeadGrid, HeadMask
 from orchestrator.study.records import TrialRecord
 from orchestrator.verdict.decide import CONFIRM, TEST, decide
-from workers.pool.queue import Result
+from workers.pool.protocol import Result
 from workers.scoring.messages import MaskScore
 from workers.tasks.retrieval import RetrievalTargets
 

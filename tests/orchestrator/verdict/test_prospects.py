@@ -11,7 +11,7 @@ from orchestrator.study.records import TrialRecord
 from orchestrator.verdict.decide import improved_outcomes
 from orchestrator.verdict.prospects import SEARCH, expected_gain, growth, look_ahead
 from tests.orchestrator.verdict.test_decide import EMPTY, GOOD, GRID, LUCKY, SINGLE
-from workers.pool.queue import Result
+from workers.pool.protocol import Result
 from workers.scoring.messages import MaskScore
 
 SCAN = 13

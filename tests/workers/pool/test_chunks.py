@@ -17,7 +17,7 @@ from tests.tiny import TEXT, tiny_clip
 from tests.workers.fakes import FATAL, FakePayload, FakeReplica
 from workers.pool.cluster import Resources
 from workers.pool.group import ShardGroup
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 from workers.pool.ray import RayPool
 from workers.scoring.embedding import embedded
 from workers.scoring.inputs import Normalisation

@@ -9,7 +9,8 @@ from headmask.apply.folding import probe_images
 from headmask.mask import HeadGrid, HeadMask
 from headmask.tower.towers import view_of
 from tests.tiny import tiny_clip
-from workers.pool.queue import MAX_BATCH, BatchQueue, InlinePool, may_wait
+from workers.pool.inline import InlinePool
+from workers.pool.queue import MAX_BATCH, BatchQueue, may_wait
 from workers.scoring.messages import MaskScore, Stage
 from workers.scoring.trie import TowerCost
 

@@ -26,7 +26,7 @@ from workers.pool import fleet
 from workers.pool import ray as ray_pool
 from workers.pool.ahead import start_ahead
 from workers.pool.cluster import check_address, check_answers
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 from workers.pool.ray import RayPool
 from workers.scoring.displacement import Displacements, displacement
 from workers.scoring.messages import Stage

@@ -8,7 +8,7 @@ import torch
 
 from headmask.errors import ConfigError
 from orchestrator.settings.config import read_config
-from workers.pool.queue import InlinePool
+from workers.pool.inline import InlinePool
 from workers.scoring.constants import resolved_precision
 from workers.scoring.devices import chosen_device, default_device, device_kind, naming_operators, ranking_device
 from workers.scoring.scorer import proven_view
