@@ -355,7 +355,7 @@ def repository(clip_folder, tmp_path, monkeypatch):
     (cache / "models--org--clip" / "refs").mkdir()
     (cache / "models--org--clip" / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    for module in ("origin", "hf.source", "loading"):
+    for module in ("hub", "tokenizer", "hf.source", "loading"):
         monkeypatch.setattr(f"headmask.models.{module}.hub_cache", lambda: str(cache))
     return "hf-hub:org/clip"
 
