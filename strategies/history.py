@@ -188,10 +188,10 @@ def apart(bits_RF: BoolArray, least: int, known_KF: BoolArray | None = None, mos
         most: maximum number of rows to return; all by default.
     """
     floats_RF = bits_RF.astype(np.float32)
-    distances_RR = _distances(floats_RF, floats_RF)
+    distances_RR = distances(floats_RF, floats_RF)
     is_free_R = np.ones(len(bits_RF), dtype=np.bool_)
     if known_KF is not None and len(known_KF):
-        is_free_R = _distances(floats_RF, known_KF.astype(np.float32)).min(1) >= least
+        is_free_R = distances(floats_RF, known_KF.astype(np.float32)).min(1) >= least
     found: list[int] = []
     for row in range(len(bits_RF)):
         if len(found) == most:
@@ -202,7 +202,7 @@ def apart(bits_RF: BoolArray, least: int, known_KF: BoolArray | None = None, mos
     return found
 
 
-def _distances(bits_RF: NDArray[np.float32], others_KF: NDArray[np.float32]) -> NDArray[np.float32]:
+def distances(bits_RF: NDArray[np.float32], others_KF: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return in how many heads masks differ from others (R, K)."""
     distances_RK: NDArray[np.float32] = bits_RF.sum(1)[:, None] + others_KF.sum(1) - 2 * (bits_RF @ others_KF.T)
     return distances_RK

@@ -9,9 +9,10 @@ import numpy as np
 from headmask.mask import BoolArray, HeadMask
 from strategies.base import MaskSampler
 from strategies.breeding import seeds
+from strategies.flips import flipped, flipped_together
 from strategies.history import History, apart, smallest
 from strategies.learning import Company, Indices, Lesson, company_of, num_fitted, scale_hopes, shortlist
-from strategies.model import Functions, PairwiseModel
+from strategies.model import PairwiseModel
 from strategies.tabu import tabu_search
 
 # T trials, F free heads, S shortlisted heads, R functions, V masks visited
@@ -23,9 +24,11 @@ GROUP = 8
 OPTIMISM = 2.0
 """Standard deviations by which a head may exceed the estimate of what it gains in company."""
 GREEDY, NEAR, NEAR_SCALED, EXPLORED = 0.35, 0.1, 0.5, 0.1
-"""Parts of the rest: optima of the model's mean, the best mask with one head flipped, random variations of good masks;
+"""Parts of the rest: optima of the model's mean, the best mask with heads flipped, random variations of good masks;
 samples propose the others.
 """
+TOGETHER = 0.5
+"""Part of these that flip several heads, each of which gained there alone."""
 STEPS, STARTS = 80, 4
 CANDIDATES = 100
 """Number of the best visited masks of a function that are considered."""
@@ -39,13 +42,13 @@ class PairwiseSampler(MaskSampler):
     """Fits a pairwise additive model to all trials, and proposes its optima.
 
     Part of each block are optima of the model's mean, part are optima of samples from its posterior (Thompson
-    sampling, Russo et al. 2018), part are the best mask with one head flipped, and part are random variations. The
-    model covers a shortlist of heads; the others are probed, in groups, as additions to the best mask, and those that
-    change something there join the list.
+    sampling, Russo et al. 2018), part are the best mask with one head flipped or with several that gained there one by
+    one, and part are random variations. The model covers a shortlist of heads; the others are probed, in groups, as
+    additions to the best mask, and those that change something there join the list.
     """
 
     label = "pairwise"
-    revision = 6
+    revision = 7
     _learned: _Learned | None = None
     """What the results of the last block taught: a cache, which decides nothing."""
     _lessons: tuple[Lesson, ...] = ()
@@ -147,23 +150,13 @@ def _modelled(count: int, known: _Learned, rng: np.random.Generator) -> list[Hea
     good_VS = history.bits_TF[history.ranked[:200]][:, heads_S]
     greedy_VS = best_RVS[0, apart(best_RVS[0], APART, good_VS, num_greedy)]
     masks = history.take(history.widened(greedy_VS, heads_S), num_greedy)
-    masks += history.take(_near(history, known.company, functions, heads_S), num_near)
+    together = history.take(flipped_together(history, num_near, rng), int(TOGETHER * num_near))
+    hopes_S = scale_hopes(history, known.company)[heads_S]
+    masks += together + history.take(flipped(history, functions, heads_S, hopes_S), num_near - len(together))
     for best_VS in best_RVS[1:]:
         masks += history.take(history.widened(best_VS, heads_S), 1)
     varied_VS = _varied(np.vstack([best_RVS[0, :16], starts_BS]), 4 * max(1, num_explored), rng)
     return masks + history.take(history.widened(varied_VS, heads_S), count - len(masks))
-
-
-def _near(history: History, company: Company, functions: Functions, heads_S: Indices) -> BoolArray:
-    """Return the best mask with one head flipped (R, F), best ones by the model's mean and by scales first."""
-    best_F = history.bits_TF[history.ranked[0]]
-    flipped_SS = best_F[heads_S] ^ np.eye(len(heads_S), dtype=np.bool_)
-    values_S = functions.values(flipped_SS, flipped_SS.sum(1))[0]
-    hopes_S = scale_hopes(history, company)[heads_S]
-    order = np.argsort(-(values_S + np.where(best_F[heads_S], -hopes_S, hopes_S)), kind="stable")
-    rows_RF = np.repeat(best_F[None], len(order), axis=0)
-    rows_RF[np.arange(len(order)), heads_S[order]] ^= True
-    return rows_RF
 
 
 def _varied(good_VS: BoolArray, count: int, rng: np.random.Generator) -> BoolArray:
