@@ -30,7 +30,7 @@ from benchmarks.pools import COLUMNS, Pool, make_pool, unpacked
 from benchmarks.record import save
 from headmask.mask import HeadMask
 from orchestrator.run.bench import hardware
-from orchestrator.statistics.selection import finalists, select
+from orchestrator.statistics.selection import Judged, finalists, select
 from strategies import distributions, make_sampler, mask_of
 from workers.tasks.retrieval import DIRECTIONS
 
@@ -102,7 +102,8 @@ class Splits:
         """Return what comes of masks ordered by values: select on confirm, report on test."""
         chosen = finalists(masks, np.array(values), FINALISTS)
         confirmed = [float(self.gain("confirm", mask, objective).mean()) for mask in chosen]
-        selected = chosen[select(chosen, np.array(confirmed))]
+        judged = Judged(np.array(confirmed))
+        selected = chosen[select(chosen, judged, judged)]
         best = masks[int(np.argmax(values))]
         return {
             "test": 100 * float(self.gain("test", selected, objective).mean()),

@@ -56,7 +56,7 @@ def main() -> int:
         "--model", default="demo", help="a folder that `orchestrator.demo.train` wrote; the demo's by default"
     )
     parser.add_argument("--shift", choices=get_args(Shift), default="none", help="of images that masks are refined on")
-    parser.add_argument("--planted-test", type=int, help="test scenes of a planting; by default, as many as elsewhere")
+    parser.add_argument("--galleries", type=int, default=1, help="of test scenes that a planting is judged on")
     parser.add_argument("--label", help="put into the name of the file that is written")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
@@ -64,7 +64,7 @@ def main() -> int:
         parser.error(f"parts are {', '.join(PARTS)}; got {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as scratch, processes(Path(scratch), given.processes) as executor:
         bench = Bench(
-            executor, Path(scratch), unpacked(given.model, Path(scratch) / "model"), given.shift, given.planted_test
+            executor, Path(scratch), unpacked(given.model, Path(scratch) / "model"), given.shift, given.galleries
         )
         found = [measure(bench, name, given.trials, given.label) for name in given.parts or PARTS]
     return 0 if all(each.get("passed", True) for each in found) else 1

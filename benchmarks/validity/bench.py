@@ -27,8 +27,8 @@ class Bench:
     """Folder of the model, which is the demo's or one like it."""
     shift: Shift = "none"
     """What happens to every image that refinements of masks are measured on."""
-    planted_test: int | None = None
-    """Test scenes of a planting; by default, as many as other data sets have."""
+    galleries: int = 1
+    """How many times as many test scenes a planting is judged on as other data sets have."""
 
     def each(self, what: str, function: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> list[T]:
         """Return a function's results in the order of its arguments, saying how far it is.

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.validity.searches import Workload, outcomes_on_test, searched, write_scenes
+from benchmarks.validity.searches import Workload, searched, write_scenes
 from headmask.mask import HeadMask
-from orchestrator.statistics.paired import Outcomes
+from orchestrator.run.display import Quiet
+from orchestrator.run.pools import make_pool
+from orchestrator.search.scoring import score_all
+from orchestrator.statistics.paired import Outcomes, paired_standard_error
+from orchestrator.statistics.selection import Judged
 from orchestrator.study.store import StudyStore
+from orchestrator.verdict.decide import ERROR_DRAWS, TEST, improved_outcomes
 
 # M masks, C clusters (scenes with their captions), K ratio metrics
 
@@ -20,7 +27,6 @@ from orchestrator.study.store import StudyStore
 class Differences:
     """Hits of the baseline, and how those of every mask differ from them, on one gallery."""
 
-    masks: tuple[HeadMask, ...]
     before: Outcomes
     """Outcomes of the baseline."""
     delta_MCK: NDArray[np.float64]
@@ -45,12 +51,38 @@ class Differences:
         hits_CK = self.before.hits_CK[part] + signs_C[part, None] * self.delta_MCK[index, part]
         return Outcomes(hits_CK, self.before.queries_CK[part], self.before.value)
 
+    def judged(self, chosen: Sequence[int], signs_C: NDArray[np.float64], part: NDArray[np.int64]) -> Judged:
+        """Return what some masks are worth on some clusters, as selection sees it."""
 
-def measure(folder: Path, workload: Workload, seed: int) -> Differences:
+        def standard_error(index: int, best: int) -> float | None:
+            sides = [self.outcomes(chosen[each], signs_C, part) for each in (best, index)]
+            return paired_standard_error(*sides, draws=ERROR_DRAWS)
+
+        return Judged(self.values(signs_C, part)[list(chosen)], standard_error)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The masks of a search, with their differences by what is reported and by what they were searched by."""
+
+    masks: tuple[HeadMask, ...]
+    objective: Differences
+    guide: Differences
+
+
+def measure(folder: Path, workload: Workload, seed: int) -> Searched:
     """Return the differences that all masks of one search make on its test split."""
     data = write_scenes(folder / f"differences{seed}.parquet", seed, workload.sizes)
     session = searched(workload, data, folder / f"differences{seed}").session
     with StudyStore.open(session.config.storage, session.config.study_name) as store:
         found = sorted(mask for mask, record in store.records(session.grid).items() if record.failure is None)
-    before, *after = outcomes_on_test(session, [HeadMask.empty(session.grid), *found])
-    return Differences(tuple(found), before, np.stack([each.hits_CK - before.hits_CK for each in after]))
+    empty = HeadMask.empty(session.grid)
+    with closing(make_pool(session, Quiet())) as pool:
+        pool.settle(session.wanted)
+        results = score_all(pool, TEST, [empty, *found])
+    sides = []
+    for objective in (session.objective, session.guide):
+        scores = (results[mask].score for mask in (empty, *found))
+        before, *after = (improved_outcomes(session, TEST.split, score, objective)[0] for score in scores)
+        sides.append(Differences(before, np.stack([each.hits_CK - before.hits_CK for each in after])))
+    return Searched(tuple(found), *sides)

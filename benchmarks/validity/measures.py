@@ -12,7 +12,7 @@ from scipy.stats import t as student
 
 from benchmarks.validity import clusters, control, differences, null, planted, refined, shuffled
 from benchmarks.validity.bench import Bench
-from benchmarks.validity.differences import Differences
+from benchmarks.validity.differences import Searched
 from benchmarks.validity.null import Draw, Sizes
 from benchmarks.validity.refined import NullRefinement
 from benchmarks.validity.searches import Workload
@@ -68,7 +68,7 @@ def measure_null(bench: Bench, draws: int) -> dict[str, Any]:
 
 
 def _null_row(
-    bench: Bench, stored: Sequence[Differences], sizes: Sizes, draws: int, draw: Draw = null.three_splits
+    bench: Bench, stored: Sequence[Searched], sizes: Sizes, draws: int, draw: Draw = null.three_splits
 ) -> dict[str, Any]:
     """Return how often improvements are claimed; the draws are shared out among the stored differences."""
     jobs = [
@@ -151,12 +151,14 @@ def measure_shuffled(bench: Bench, searches: int) -> dict[str, Any]:
 
 def measure_planted(bench: Bench, plantings: int) -> dict[str, Any]:
     """Return how often a search on a planted model is not inferior to removing exactly the planted heads."""
-    workload = Workload(bench.model, MASKS, {**SIZES, "test": bench.planted_test or SIZES["test"]})
-    found = bench.each("plantings", planted.recover, [(workload, SEEDS["planted"] + i) for i in range(plantings)])
+    workload = Workload(bench.model, MASKS, SIZES)
+    jobs = [(workload, SEEDS["planted"] + index, bench.galleries) for index in range(plantings)]
+    found = bench.each("plantings", planted.recover, jobs)
     points = [100 * (each.selected_removed - each.planted_removed) for each in found]
     return {
         **_about(workload),
         "margin": planted.MARGIN,
+        "galleries": bench.galleries,
         "not_inferior": share(sum(each.not_inferior for each in found), plantings),
         "not_below": share(sum(each.not_below for each in found), plantings),
         "reliable": share(sum(each.is_reliable for each in found), plantings),

@@ -14,12 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.validity.differences import Differences
+from benchmarks.validity.differences import Searched
 from headmask.mask import HeadMask
 from orchestrator.settings.sections import SearchSection
-from orchestrator.statistics.paired import evidence, paired_standard_error
+from orchestrator.statistics.paired import evidence
 from orchestrator.statistics.selection import finalists, select
-from orchestrator.verdict.decide import ERROR_DRAWS
 
 # C clusters
 
@@ -66,26 +65,24 @@ def reported_on_search(sizes: Sizes, num_clusters: int, rng: np.random.Generator
     return Parts(search, search, search)
 
 
-def claims(stored: Differences, sizes: Sizes, seed: int, draw: Draw = three_splits) -> bool:
+def claims(stored: Searched, sizes: Sizes, seed: int, draw: Draw = three_splits) -> bool:
     """Return whether a reliable improvement is claimed on one null draw."""
     rng = np.random.default_rng((seed, sizes.test))
-    signs_C = rng.choice((-1.0, 1.0), size=stored.num_clusters)
-    parts = draw(sizes, stored.num_clusters, rng)
+    num_clusters = stored.objective.num_clusters
+    signs_C = rng.choice((-1.0, 1.0), size=num_clusters)
+    parts = draw(sizes, num_clusters, rng)
     place = {mask: index for index, mask in enumerate(stored.masks)}
-    chosen = finalists(stored.masks, stored.values(signs_C, parts.search), SearchSection().finalists)
-    values = stored.values(signs_C, parts.confirm)[[place[mask] for mask in chosen]]
-
-    def standard_error(index: int, best: int) -> float | None:
-        sides = [stored.outcomes(place[chosen[each]], signs_C, parts.confirm) for each in (best, index)]
-        return paired_standard_error(*sides, draws=ERROR_DRAWS)
-
-    selected = chosen[select(chosen, values, standard_error)]
+    chosen = finalists(stored.masks, stored.guide.values(signs_C, parts.search), SearchSection().finalists)
+    places = [place[mask] for mask in chosen]
+    sides = (each.judged(places, signs_C, parts.confirm) for each in (stored.objective, stored.guide))
+    selected = chosen[select(chosen, *sides)]
     before, after = (
-        stored.outcomes(place[mask], signs_C, parts.test) for mask in (HeadMask.empty(selected.grid), selected)
+        stored.objective.outcomes(place[mask], signs_C, parts.test)
+        for mask in (HeadMask.empty(selected.grid), selected)
     )
     return evidence(before, after, draws=BOOTSTRAP_DRAWS).improves
 
 
-def count_claims(stored: Differences, sizes: Sizes, seeds: Iterable[int], draw: Draw = three_splits) -> int:
+def count_claims(stored: Searched, sizes: Sizes, seeds: Iterable[int], draw: Draw = three_splits) -> int:
     """Return on how many null draws a reliable improvement is claimed."""
     return sum(claims(stored, sizes, seed, draw) for seed in seeds)

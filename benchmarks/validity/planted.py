@@ -43,6 +43,8 @@ STANDARD_ERRORS = 2.0
 SCALES = tuple(2 ** (step / 2) for step in range(16))
 """Standard deviation of the noise, in those of the weights it is added to; the first that costs enough is taken."""
 OBJECTIVE = Mix.parse("mean_recall")
+FAR = 1_000_000
+"""Distance between the seeds of galleries: farther than any two plantings are."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Planting:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What a search on a planted model has found; scores are mean recall on test."""
+    """What a search on a planted model has found; scores are mean recall on test, over all galleries."""
 
     seed: int
     planted: tuple[str, ...]
@@ -91,14 +93,24 @@ class Recovery:
         return {**asdict(self), "not_inferior": self.not_inferior, "not_below": self.not_below}
 
 
-def recover(folder: Path, workload: Workload, seed: int) -> Recovery:
-    """Return what a full search finds on a model with noise in 1 to 6 heads, by the seed."""
+def recover(folder: Path, workload: Workload, seed: int, galleries: int = 1) -> Recovery:
+    """Return what a full search finds on a model with noise in 1 to 6 heads, by the seed.
+
+    It is judged on its test split, and on further galleries of as many scenes, if there are to be several.
+    """
     data = write_scenes(folder / f"planted{seed}.parquet", seed, workload.sizes, cue=CUE)
     planting = plant(load_model(f"local-dir:{workload.model}"), data, seed)
     planted = write_model(planting.model, workload.model, folder / f"planted{seed}-model")
     outcome = searched(replace(workload, model=planted), data, folder / f"planted{seed}")
     session, selected = outcome.session, outcome.verdict.selected
-    baseline, exact, found = outcomes_on_test(session, [outcome.verdict.baseline, planting.mask, selected])
+    masks = [outcome.verdict.baseline, planting.mask, selected]
+    looks = [outcomes_on_test(session, masks)]
+    for number in range(1, galleries):
+        sizes = {"search": workload.sizes["test"], "confirm": 1, "test": 1}
+        scenes = write_scenes(folder / f"planted{seed}-{number}.parquet", seed + FAR * number, sizes, cue=CUE)
+        split = load_data(scenes, UInt8Preprocess(planting.model.preprocess))["search"]
+        looks.append(_outcomes(planting.model, split, list(map(HeadScales.of, masks))))
+    baseline, exact, found = map(list, zip(*looks, strict=True))
     shutil.rmtree(planted)
     return Recovery(
         seed=seed,
@@ -107,9 +119,9 @@ def recover(folder: Path, workload: Workload, seed: int) -> Recovery:
         scale=planting.scale,
         cost_on_search=planting.cost,
         standard_error_on_search=planting.standard_error,
-        baseline=baseline.objective(),
-        planted_removed=exact.objective(),
-        selected_removed=found.objective(),
+        baseline=_mean(baseline),
+        planted_removed=_mean(exact),
+        selected_removed=_mean(found),
         interval=paired_interval(exact, found),
         is_reliable=outcome.verdict.is_reliable,
     )
@@ -160,8 +172,12 @@ def with_noise(model: LoadedModel, heads: tuple[Head, ...], scale: float, seed: 
     return replace(model, clip=clip)
 
 
+def _mean(looks: list[Outcomes]) -> float:
+    return float(np.mean([each.objective() for each in looks]))
+
+
 def _outcomes(model: LoadedModel, split: Split, tried: list[HeadScales]) -> list[Outcomes]:
-    """Return outcomes of scales on the search split. Texts are as before the noise, so what is cached of them holds."""
+    """Return outcomes of scales on a split. Texts are as before the noise, so what is cached of them holds."""
     splits = {"search": {"": split}}
     payload = make_payload(model, UInt8Preprocess(model.preprocess), splits, ScorerSettings(), "image")
     replica = Replica(payload, constants=Constants("float32", DEMO_CHUNK))

@@ -31,9 +31,9 @@ from orchestrator.search.session import SPLITS
 from orchestrator.search.tasks import KeptTasks
 from orchestrator.settings.config import read_config
 from orchestrator.settings.options import flags_of
-from orchestrator.statistics.paired import evidence, paired_standard_error
+from orchestrator.statistics.paired import evidence
 from orchestrator.statistics.selection import smallest_as_good
-from orchestrator.verdict.decide import ERROR_DRAWS, TEST, improved_outcomes
+from orchestrator.verdict.decide import TEST, improved_outcomes
 from workers.pool.inline import InlinePool
 
 HALF = 0.5
@@ -131,9 +131,9 @@ def candidate_differences(folder: Path, workload: Workload, seed: int) -> tuple[
         trainer = Trainer(session, tasks, {MODEL: baseline, MASK: mask})
         listed = candidates(trainer.trained(trainer.held_out()), baseline, mask, keeps_mask=False)
         scores = tasks.scores(TEST, [each.scales.to_array() for each in listed])
-    before, *after = (improved_outcomes(session, TEST.split, score)[0] for score in scores)
+    before, *after = (improved_outcomes(session, TEST.split, score, session.objective)[0] for score in scores)
     deltas = [np.zeros_like(before.hits_CK), *(each.hits_CK - before.hits_CK for each in after)]
-    return tuple(each.scales for each in listed), Differences((), before, np.stack(deltas))
+    return tuple(each.scales for each in listed), Differences(before, np.stack(deltas))
 
 
 def count_claims(scales: tuple[HeadScales, ...], stored: Differences, sizes: Sizes, seeds: Iterable[int]) -> int:
@@ -145,17 +145,9 @@ def _claims(scales: tuple[HeadScales, ...], stored: Differences, sizes: Sizes, s
     rng = np.random.default_rng((seed, sizes.test))
     signs_C = rng.choice((-1.0, 1.0), size=stored.num_clusters)
     parts = three_splits(sizes, stored.num_clusters, rng)
-
-    def standard_error(index: int, best: int) -> float | None:
-        sides = [stored.outcomes(each, signs_C, parts.confirm) for each in (best, index)]
-        return paired_standard_error(*sides, draws=ERROR_DRAWS)
-
-    selected = smallest_as_good(
-        [each.departure for each in scales],
-        [each.values for each in scales],
-        stored.values(signs_C, parts.confirm),
-        standard_error,
-    )
+    judged = stored.judged(range(len(scales)), signs_C, parts.confirm)
+    departures, order = [each.departure for each in scales], [each.values for each in scales]
+    selected = smallest_as_good(departures, order, judged.values, judged.standard_error)
     before, after = (stored.outcomes(index, signs_C, parts.test) for index in (0, selected))
     return selected != 0 and evidence(before, after, draws=BOOTSTRAP_DRAWS).improves
 

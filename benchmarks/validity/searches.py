@@ -119,5 +119,5 @@ def outcomes_on_test(session: Session, masks: Sequence[HeadMask]) -> list[Outcom
 
 def outcomes(session: Session, score: MaskScore) -> Outcomes:
     """Return a mask's scores on the test split per cluster."""
-    (only,) = improved_outcomes(session, TEST.split, score)
+    (only,) = improved_outcomes(session, TEST.split, score, session.objective)
     return only

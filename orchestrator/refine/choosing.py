@@ -113,8 +113,8 @@ def choose(
     """
     scales, baseline = [each.scales for each in listed], listed[0].scales
     confirm = dict(zip(scales, tasks.scores(CONFIRM, [each.to_array() for each in scales]), strict=True))
-    values = np.array([value_on(session, confirm[each], confirm[baseline]) for each in scales])
-    error = standard_error_between(session, [confirm[each] for each in scales])
+    values = np.array([value_on(session.objective, confirm[each], confirm[baseline]) for each in scales])
+    error = standard_error_between(session, [confirm[each] for each in scales], session.objective)
     departures, order = [each.departure for each in scales], [each.values for each in scales]
     selected = listed[smallest_as_good(departures, order, values, error)]
 

@@ -1,8 +1,9 @@
-"""Selecting a mask: finalists by the guide on search, the smallest that is as good on confirm. Pure numpy."""
+"""Selecting a mask: finalists by the guide on search, of the best ones on confirm the smallest. Pure numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,23 @@ from strategies.space import Limits
 
 AS_GOOD = 0.5
 """Standard errors by which a mask's value may be below that of one with more heads."""
+CLOSE = 2.0
+"""Standard errors by which the objective of a mask may be below that of the best one for the guide to decide."""
+StandardError = Callable[[int, int], float | None]
+"""Returns the standard error of the difference of two values, given by their indices; None where it is not known."""
+
+
+def _unknown(index: int, best: int) -> None:
+    """Return that a standard error is not known."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What finalists are worth on confirm."""
+
+    values: NDArray[np.float64]
+    """Of each; NaN for a failure, below zero if a limit of loss is broken."""
+    standard_error: StandardError = _unknown
 
 
 def finalists(masks: Sequence[HeadMask], values: NDArray[np.float64], count: int) -> list[HeadMask]:
@@ -47,49 +65,61 @@ def as_good(value: float, best: float, standard_error: float | None) -> bool:
     return best - value <= AS_GOOD * (standard_error or 0.0)
 
 
-def select(
-    masks: Sequence[HeadMask],
-    values: NDArray[np.float64],
-    standard_error: Callable[[int, int], float | None] = lambda index, best: None,
-) -> int:
-    """Return the index of the mask to select by values on confirm: of those as good as the best one, the smallest.
+def select(masks: Sequence[HeadMask], objective: Judged, guide: Judged) -> int:
+    """Return the index of the mask to select: of all close to the best one, the smallest that is as good by the guide.
 
-    Of equally small masks the better one is selected, then by words; NaN never wins.
+    A mask is close if its objective is below the best one's by two standard errors of their difference at most. The
+    recall of a small split hardly tells such masks apart; the guide does (docs/decisions/0025). Of equally small masks
+    the better one by the guide is selected, then by words; failures never win.
 
     Args:
         masks: finalists.
-        values: of each on confirm; NaN for a failure.
-        standard_error: of the difference of two masks' values, given by their indices; None, the
-            default, where it is not known.
+        objective: what they are worth by the objective.
+        guide: what they are worth by what masks were searched by.
 
     Raises:
         ValueError: no mask has a value.
     """
-    return smallest_as_good([len(mask) for mask in masks], [mask.words for mask in masks], values, standard_error)
+    sizes, order = [len(mask) for mask in masks], [mask.words for mask in masks]
+    best = _best(sizes, order, objective.values)
+    close = np.array([_is_close(objective, index, best) for index in range(len(masks))])
+    return smallest_as_good(sizes, order, np.where(close, guide.values, np.nan), guide.standard_error)
+
+
+def _is_close(judged: Judged, index: int, best: int) -> bool:
+    value, most = judged.values[index], judged.values[best]
+    if not np.isfinite(value) or value < 0 <= most:
+        return False
+    return bool(value == most) or bool(most - value <= CLOSE * (judged.standard_error(index, best) or 0.0))
+
+
+def _best(sizes: Sequence[float], order: Sequence[Any], values: NDArray[np.float64]) -> int:
+    """Return the index of the largest value, of equal ones that of the smallest, then the first in order."""
+    scored = np.flatnonzero(np.isfinite(values)).tolist()
+    if not scored:
+        raise ValueError("no finalist has a value")
+    return min(scored, key=lambda i: (-values[i], sizes[i], order[i]))
 
 
 def smallest_as_good(
     sizes: Sequence[float],
     order: Sequence[Any],
     values: NDArray[np.float64],
-    standard_error: Callable[[int, int], float | None] = lambda index, best: None,
+    standard_error: StandardError = _unknown,
 ) -> int:
-    """Return the index that `select` describes, for anything that has a size.
+    """Return the index of the smallest of all that are as good as the best one, for anything that has a size.
 
     Args:
         sizes: of what is compared.
         order: decides between what is equal in value and size.
-        values: as for `select`.
-        standard_error: likewise.
+        values: of each; NaN for a failure.
+        standard_error: of the difference of two values.
 
     Raises:
         ValueError: nothing has a value.
     """
-    scored = np.flatnonzero(np.isfinite(values)).tolist()
-    if not scored:
-        raise ValueError("no finalist has a value")
-    best = min(scored, key=lambda i: (-values[i], sizes[i], order[i]))
-    smaller = [i for i in scored if sizes[i] < sizes[best]]
+    best = _best(sizes, order, values)
+    smaller = [i for i in range(len(sizes)) if sizes[i] < sizes[best] and np.isfinite(values[i])]
     for i in sorted(smaller, key=lambda i: (sizes[i], -values[i], order[i])):
         if as_good(values[i], values[best], standard_error(i, best)):
             return i

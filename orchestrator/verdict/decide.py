@@ -1,15 +1,16 @@
 """From a finished search to a verdict: finalists on confirm, the selected mask and the baseline on test, once.
 
-Selected is the smallest mask that is as good as the best one on confirm; selection never sees the test split. A
-reliable improvement is claimed if and only if the lower end of the two-sided 95 % interval of the test delta is above
-zero, a permutation test agrees, and enough clusters change (`Evidence.improves`); otherwise the empty mask is
-recommended.
+Of the masks whose objective on confirm is close to the best one's, selected is the smallest that is as good by the
+guide; selection never sees the test split. A reliable improvement is claimed if and only if the lower end of the
+two-sided 95 % interval of the test delta is above zero, a permutation test agrees, and enough clusters change
+(`Evidence.improves`); otherwise the empty mask is recommended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -19,9 +20,9 @@ from headmask.errors import StudyError
 from headmask.mask import HeadMask
 from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session
-from orchestrator.settings.objective import Goal
+from orchestrator.settings.objective import Goal, Objective
 from orchestrator.statistics.paired import Evidence, Outcomes, evidence, paired_standard_error
-from orchestrator.statistics.selection import finalists, matched_random_masks, select
+from orchestrator.statistics.selection import Judged, StandardError, finalists, matched_random_masks, select
 from orchestrator.study.records import TrialRecord
 from orchestrator.verdict.outcomes import outcomes_of
 from workers.pool.protocol import Pool
@@ -108,8 +109,8 @@ def decide(
 
     on_stage(f"re-scoring {counted(len(chosen), 'finalist')} on the confirm split")
     confirm = {mask: each.score for mask, each in score_all(pool, CONFIRM, chosen, is_stopping=is_stopping).items()}
-    value_of = {mask: value_on(session, confirm[mask], confirm[baseline]) for mask in chosen}
-    selected = _select(session, confirm, value_of)
+    value_of = {mask: value_on(session.objective, confirm[mask], confirm[baseline]) for mask in chosen}
+    selected = chosen[select(chosen, *_judged(session, [confirm[mask] for mask in chosen], confirm[baseline]))]
     ranked = sorted(chosen, key=lambda mask: (-np.nan_to_num(value_of[mask], nan=-np.inf), len(mask), mask.words))
 
     random_values = _random_values(session, pool, selected, confirm[baseline], on_stage, is_stopping)
@@ -136,22 +137,23 @@ def _check_baseline(record: TrialRecord | None) -> None:
         raise StudyError(f"there is no baseline to compare with: {failure}")
 
 
-def _select(session: Session, confirm: Mapping[HeadMask, MaskScore], value_of: Mapping[HeadMask, float]) -> HeadMask:
-    """Return the smallest finalist that is as good as the best one on confirm."""
-    chosen = list(value_of)
-    standard_error = standard_error_between(session, [confirm[mask] for mask in chosen])
-    return chosen[select(chosen, np.array(list(value_of.values())), standard_error)]
+def _judged(session: Session, confirm: Sequence[MaskScore], baseline: MaskScore) -> Iterator[Judged]:
+    """Yield what scores on confirm are worth: by the objective, and by the guide."""
+    for objective in (session.objective, session.guide):
+        values = np.array([value_on(objective, score, baseline) for score in confirm])
+        yield Judged(values, standard_error_between(session, confirm, objective))
 
 
-def standard_error_between(session: Session, confirm: Sequence[MaskScore]) -> Callable[[int, int], float | None]:
-    """Return a function that returns the standard error of the objective's difference on confirm between two scores.
+def standard_error_between(session: Session, confirm: Sequence[MaskScore], objective: Objective) -> StandardError:
+    """Return a function that returns the standard error of an objective's difference on confirm between two scores."""
 
-    The two are given by their indices; None stands for too few clusters.
-    """
+    @cache
+    def outcomes(index: int) -> list[Outcomes]:
+        return improved_outcomes(session, "confirm", confirm[index], objective)
 
     def standard_error(index: int, best: int) -> float | None:
-        sides = [improved_outcomes(session, "confirm", confirm[place]) for place in (best, index)]
-        return paired_standard_error(*sides, combine=session.objective.over_draws, draws=ERROR_DRAWS)
+        sides = outcomes(best), outcomes(index)
+        return paired_standard_error(*sides, combine=objective.over_draws, draws=ERROR_DRAWS)
 
     return standard_error
 
@@ -170,7 +172,7 @@ def _random_values(
     if masks:
         on_stage(f"scoring {counted(len(masks), 'random mask')} of the same size on the confirm split, for context")
     results = score_all(pool, CONFIRM, masks, is_stopping=is_stopping)
-    values = (value_on(session, results[mask].score, baseline) for mask in masks)
+    values = (value_on(session.objective, results[mask].score, baseline) for mask in masks)
     return tuple(float(np.nan_to_num(value, nan=-np.inf)) for value in values)
 
 
@@ -180,8 +182,8 @@ def test_evidence(
     """Return how sure the test deltas are: of the objective, and of every guarded goal."""
     objective = session.objective
     # A mask has one object, so `evidence` sees by identity that nothing differs.
-    outcomes = {mask: _outcomes(session, "test", score) for mask, score in test.items()}
-    improved = {mask: _improved(session, tables) for mask, tables in outcomes.items()}
+    outcomes = {mask: _outcomes(session, "test", score, objective) for mask, score in test.items()}
+    improved = {mask: _improved(objective, tables) for mask, tables in outcomes.items()}
     guarded = tuple(
         (goal, evidence(outcomes[baseline][index], outcomes[selected][index], draws=DRAWS, seed=0))
         for index, goal in enumerate(objective.goals)
@@ -191,9 +193,9 @@ def test_evidence(
     return found, guarded
 
 
-def value_on(session: Session, score: MaskScore, baseline: MaskScore) -> float:
-    """Return the objective of a score, with the limits of loss against the baseline's; NaN for a failure."""
-    return np.nan if score.failure else session.objective.value(score.metrics, baseline.metrics)
+def value_on(objective: Objective, score: MaskScore, baseline: MaskScore) -> float:
+    """Return an objective of a score, with the limits of loss against the baseline's; NaN for a failure."""
+    return np.nan if score.failure else objective.value(score.metrics, baseline.metrics)
 
 
 def _best_single(records: Sequence[TrialRecord]) -> HeadMask | None:
@@ -202,17 +204,17 @@ def _best_single(records: Sequence[TrialRecord]) -> HeadMask | None:
     return best.mask if best else None
 
 
-def improved_outcomes(session: Session, split: str, score: MaskScore) -> list[Outcomes]:
+def improved_outcomes(session: Session, split: str, score: MaskScore, objective: Objective) -> list[Outcomes]:
     """Return the paired-statistics tables of one mask on a split, of the data sets whose objective is improved."""
-    return _improved(session, _outcomes(session, split, score))
+    return _improved(objective, _outcomes(session, split, score, objective))
 
 
-def _improved(session: Session, tables: Sequence[Outcomes]) -> list[Outcomes]:
-    return [table for table, goal in zip(tables, session.objective.goals, strict=True) if goal.max_loss is None]
+def _improved(objective: Objective, tables: Sequence[Outcomes]) -> list[Outcomes]:
+    return [table for table, goal in zip(tables, objective.goals, strict=True) if goal.max_loss is None]
 
 
-def _outcomes(session: Session, split_name: str, score: MaskScore) -> list[Outcomes]:
+def _outcomes(session: Session, split_name: str, score: MaskScore, objective: Objective) -> list[Outcomes]:
     if score.ranks is None:
         raise StudyError(f"the {split_name} split could not be scored: {score.failure}")
-    parts = zip(session.splits[split_name], session.objective.goals, score.ranks, strict=True)
+    parts = zip(session.splits[split_name], objective.goals, score.ranks, strict=True)
     return [outcomes_of(split, ranks, goal.mix) for split, goal, ranks in parts]

@@ -53,7 +53,7 @@ def look_ahead(
     before, after = (scored[mask].score for mask in (baseline, best))
     if before.failure or after.failure:
         return None
-    sides = [improved_outcomes(session, "search", score) for score in (before, after)]
+    sides = [improved_outcomes(session, "search", score, session.objective) for score in (before, after)]
     # Single heads first, whenever they were scanned.
     scan_first = sorted(records, key=lambda record: len(record.mask) > 1)
     num_scan = sum(len(record.mask) <= 1 for record in records)

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.validity import clusters, control, differences, null, planted, refined, shuffled
 from benchmarks.validity.control import random_masks
-from benchmarks.validity.differences import Differences
+from benchmarks.validity.differences import Differences, Searched
 from benchmarks.validity.null import Sizes
 from benchmarks.validity.searches import Workload, write_scenes
 from benchmarks.validity.shares import most_by_chance, share
@@ -42,7 +42,8 @@ def stored():
     delta_MCK[::2] = np.where(rng.random((len(masks), 500, 2)) < 0.7, delta_MCK[2], delta_MCK)[::2]
     delta_MCK[0] = 0
     before = Outcomes(before_CK, np.ones_like(before_CK), lambda ratios_RK: ratios_RK.mean(1))
-    return Differences(tuple(masks), before, delta_MCK)
+    found = Differences(before, delta_MCK)
+    return Searched(tuple(masks), found, found)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_reporting_where_was_selected_is_noticed(stored, way):
 
 def test_refinements_claim_no_more_on_null_draws_than_chance_allows(stored):
     scales = tuple(HeadScales.of(mask) for mask in stored.masks)
-    assert refined.count_claims(scales, stored, SIZES, range(NUM_DRAWS)) <= most_by_chance(NUM_DRAWS)
+    assert refined.count_claims(scales, stored.objective, SIZES, range(NUM_DRAWS)) <= most_by_chance(NUM_DRAWS)
 
 
 def test_splits_share_no_scene():
@@ -149,7 +150,7 @@ def test_a_refinement_weakens_useful_heads_with_noise(workload, runs):
 
 
 def test_a_search_undoes_planted_harm(workload, runs):
-    recovery = planted.recover(runs, workload, seed=6)
+    recovery = planted.recover(runs, workload, seed=6, galleries=2)
     assert len(recovery.planted) == 1
     assert recovery.selected_removed > recovery.baseline
     assert recovery.not_below
@@ -178,7 +179,8 @@ def test_random_search_is_compared_on_the_same_data(workload, runs):
 @pytest.mark.slow
 def test_differences_are_those_of_all_masks_on_test(workload, runs):
     found = differences.measure(runs, replace(workload, sizes=TINY), seed=0)
-    assert found.num_clusters == TINY["test"]
     assert len(found.masks) == workload.masks
-    assert found.delta_MCK.any(axis=(1, 2)).sum() > workload.masks / 2
-    assert not found.delta_MCK[[mask.is_empty for mask in found.masks]].any()
+    for each in (found.objective, found.guide):
+        assert each.num_clusters == TINY["test"]
+        assert each.delta_MCK.any(axis=(1, 2)).sum() > workload.masks / 2
+        assert not each.delta_MCK[[mask.is_empty for mask in found.masks]].any()

@@ -98,7 +98,7 @@ def test_noise_is_that_of_the_best_mask_against_the_baseline(tiny_session):
     assert sorted(mask for _, mask in pool.asked) == sorted([EMPTY, GOOD])
     assert {stage for stage, _ in pool.asked} == {SEARCH}
     low, high = paired_interval(
-        *(improved_outcomes(tiny_session, "search", pool.score(mask)) for mask in (EMPTY, GOOD))
+        *(improved_outcomes(tiny_session, "search", pool.score(mask), tiny_session.objective) for mask in (EMPTY, GOOD))
     )
     assert found.noise == pytest.approx((high - low) / 2, rel=0.15)
 
