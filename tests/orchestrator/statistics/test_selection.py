@@ -23,7 +23,7 @@ from orchestrator.statistics.paired import (
     permutation_p_value,
     permutation_p_values,
 )
-from orchestrator.statistics.selection import as_good, finalists, matched_random_masks, select
+from orchestrator.statistics.selection import Judged, as_good, finalists, matched_random_masks, select
 from strategies import Limits
 
 # C clusters, K metrics
@@ -50,31 +50,61 @@ def test_failed_masks_are_no_finalists():
     assert finalists(masks, np.array([0.1, np.nan, 0.05]), 5) == [EMPTY, masks[2]]
 
 
+def chosen(masks, values, guides=None, error=lambda index, best: None, guide_error=lambda index, best: None):
+    """Return the index of the selected mask; without guides, the objective is the guide."""
+    values = np.array(values)
+    guides = values if guides is None else np.array(guides)
+    return select(masks, Judged(values, error), Judged(guides, guide_error))
+
+
 def test_ties_go_to_fewer_heads():
     masks = [mask("L0H0", "L0H1"), mask("L2H3"), EMPTY]
-    assert select(masks, np.array([0.5, 0.5, 0.5])) == 2
-    assert select(masks, np.array([0.5, 0.5, 0.4])) == 1
-    assert select(masks, np.array([0.5, np.nan, 0.4])) == 0
+    assert chosen(masks, [0.5, 0.5, 0.5]) == 2
+    assert chosen(masks, [0.5, 0.5, 0.4]) == 1
+    assert chosen(masks, [0.5, np.nan, 0.4]) == 0
 
 
-def test_the_smallest_mask_that_is_as_good_as_the_best_is_selected():
+def test_of_masks_with_about_the_same_recall_the_smallest_that_is_as_good_by_the_guide_is_selected():
     masks = [mask("L0H0", "L0H1", "L1H0"), mask("L2H3", "L2H0"), mask("L0H0", "L0H1"), mask("L1H1"), EMPTY]
-    values = np.array([0.5, 0.46, 0.47, 0.42, np.nan])
-    assert select(masks, values) == 0
-    asked = []
+    values, guides = [0.5, 0.46, 0.47, 0.42, 0.1], [0.70, 0.69, 0.75, 0.60, 0.80]
+    assert chosen(masks, values, guides) == 0, "without a standard error, only the best recall counts"
+    close = {"error": lambda index, best: 0.0401}
+    assert chosen(masks, values, guides, **close) == 2
+    assert chosen(masks, values, guides, **close, guide_error=lambda index, best: 0.299) == 2
+    assert chosen(masks, values, guides, **close, guide_error=lambda index, best: 0.301) == 3
+    far = {"error": lambda index, best: 0.0399}
+    assert chosen(masks, values, guides, **far, guide_error=lambda index, best: 0.301) == 2
+    assert chosen(masks, values, guides, error=lambda index, best: 0.2001) == 4
 
-    def standard_error(index, best):
+
+def test_standard_errors_are_asked_for_between_a_mask_and_the_best_one():
+    masks, asked = [mask("L0H0", "L0H1", "L1H0"), mask("L2H3", "L2H0"), mask("L1H1")], []
+
+    def error(index, best):
         asked.append((index, best))
-        return 0.1 if len(masks[index]) > 1 else 0.1599
+        return 1.0
 
-    assert select(masks, values, standard_error) == 2
-    assert asked == [(3, 0), (2, 0)]
-    assert select(masks, values, lambda index, best: 0.17) == 3
+    assert chosen(masks, [0.5, 0.46, 0.42], [0.1, 0.3, 0.2], error, error) == 2
+    assert asked == [(1, 0), (2, 0), (2, 1)]
+
+
+def test_a_mask_that_breaks_a_limit_is_selected_only_if_all_do():
+    masks = [mask("L0H0", "L0H1"), mask("L1H1"), EMPTY]
+    wide = {"error": lambda index, best: 1.0}
+    assert chosen(masks, [0.02, -0.01, np.nan], [0.1, 0.9, 0.9], **wide) == 0
+    assert chosen(masks, [-0.02, -0.01, np.nan], [0.9, 0.1, 0.9], **wide) == 0
+    assert chosen(masks, [-0.02, -0.01, np.nan], [0.9, 0.1, 0.9]) == 1
+
+
+def test_where_the_objective_is_the_guide_half_a_standard_error_decides():
+    masks = [mask("L0H0", "L0H1"), mask("L1H1"), EMPTY]
+    error = {"error": lambda index, best: 0.1, "guide_error": lambda index, best: 0.1}
+    assert chosen(masks, [0.5, 0.451, 0.449], **error) == 1
 
 
 def test_nothing_to_select_from_is_an_error():
     with pytest.raises(ValueError, match="no finalist has a value"):
-        select([EMPTY], np.array([np.nan]))
+        chosen([EMPTY], [np.nan])
 
 
 @given(st.integers(0, 500), st.integers(0, 12))
