@@ -72,7 +72,7 @@ class RunFigures(_Part):
     )
     best_test_interval: Interval | None = Field(description="the same on test, where nothing is chosen")
     is_as_good: bool | None = Field(
-        description="whether it is as good on confirm as that run, by the rule of a search's selection: lower by half "
+        description="whether it is as good on confirm as that run: lower by half "
         "a standard error of the difference at most; null where that was not computed"
     )
     search: SplitFigures | None

@@ -14,7 +14,7 @@ SURE = 0.05
 def recommend(runs: Sequence[RunFigures]) -> Recommendation:
     """Return the mask to ship: of those that improve reliably, the best on confirm, or one as good with fewer heads.
 
-    Masks are as good by the rule of `orchestrator.statistics.selection.as_good`, which a search uses, too.
+    Masks are as good by the rule of `orchestrator.statistics.selection.as_good`.
 
     Args:
         runs: best on confirm first.

@@ -219,7 +219,7 @@ class SearchResult(Sealed):
     verdict: Literal["reliable improvement", "no reliable improvement"]
     objective: str
     guide: str = Field(description="what masks were searched by; the objective decides on confirm")
-    selected: list[str] = Field(description="heads of the smallest mask that is as good as the best one on confirm")
+    selected: list[str] = Field(description="heads of the mask selected on confirm: of those close to the best one, the smallest that is as good by the guide")
     recommended: list[str] = Field(
         description="heads of mask.json: the selected ones, or none without a reliable improvement"
     )
