@@ -218,8 +218,13 @@ class SearchResult(Sealed):
     format: Literal["headmask-result/1"] = "headmask-result/1"
     verdict: Literal["reliable improvement", "no reliable improvement"]
     objective: str
-    guide: str = Field(description="what masks were searched by; the objective decides on confirm")
-    selected: list[str] = Field(description="heads of the mask selected on confirm: of those close to the best one, the smallest that is as good by the guide")
+    guide: str = Field(
+        description="what masks were searched by, and what decided on confirm between masks of about the same objective"
+    )
+    selected: list[str] = Field(
+        description="heads of the mask selected on confirm: of those close to the best one by the objective, the "
+        "smallest that is as good by the guide"
+    )
     recommended: list[str] = Field(
         description="heads of mask.json: the selected ones, or none without a reliable improvement"
     )

@@ -55,7 +55,7 @@ class Session:
     """Splits by name, each in the order of the data sets."""
     objective: Objective
     guide: Objective
-    """The metric that masks are searched by; on confirm and test, the objective decides."""
+    """The metric that masks are searched by, and that decides on confirm between masks of about the same objective."""
     payload: Payload
     other: OtherSide
     """The side that no mask changes."""

@@ -1,7 +1,8 @@
 """What a search maximises over one or several data sets, and the losses that it must not exceed.
 
-The *objective* is what the user wants; it decides on confirm and test. Masks are searched by a *guide*, which may
-be another metric of the same data: one that a good optimiser cannot overfit as easily on a small search split.
+The *objective* is what the user wants and what is reported. Masks are searched by a *guide*, which may be another
+metric of the same data: one that a good optimiser cannot overfit as easily on a small search split. On confirm the
+objective says which masks are close to the best one, and the guide decides between these.
 """
 
 from __future__ import annotations

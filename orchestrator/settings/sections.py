@@ -196,7 +196,7 @@ class SearchSection(Section):
     objective: Annotated[Text | None, Setting(fingerprint="effect", scan=True)] = None
     """Metric to maximise, or a mix such as 0.7*t2i_r1 + 0.3*i2t_r1; by default, the main metric of the task."""
     guide: Annotated[Text | None, Setting(fingerprint="effect", refine=True)] = None
-    """Metric or mix that guides the search, while the objective decides on the confirm split.
+    """Metric or mix that guides the search, and decides on the confirm split between masks of about the same objective.
 
     By default, `probability` for retrieval metrics that count ranks; otherwise, and for the worst of several data sets,
     `objective`, which stands for the objective itself.

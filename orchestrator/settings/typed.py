@@ -64,9 +64,9 @@ class SearchOptions(TypedDict, total=False):
     objective: str
     """Metric to maximise, or a mix such as 0.7*t2i_r1 + 0.3*i2t_r1; by default, the main metric of the task."""
     guide: str
-    """Metric or mix that guides the search, while the objective decides on the confirm split. By default,
-    `probability` for retrieval metrics that count ranks; otherwise, and for the worst of several data sets,
-    `objective`, which stands for the objective itself.
+    """Metric or mix that guides the search, and decides on the confirm split between masks of about the same
+    objective. By default, `probability` for retrieval metrics that count ranks; otherwise, and for the worst of
+    several data sets, `objective`, which stands for the objective itself.
     """
     combine: Literal["mean", "worst"]
     """What to maximise over several data sets: the mean of their objectives, or the worst of them."""
@@ -281,9 +281,9 @@ class RefineOptions(TypedDict, total=False):
     objective: str
     """Metric to maximise, or a mix such as 0.7*t2i_r1 + 0.3*i2t_r1; by default, the main metric of the task."""
     guide: str
-    """Metric or mix that guides the search, while the objective decides on the confirm split. By default,
-    `probability` for retrieval metrics that count ranks; otherwise, and for the worst of several data sets,
-    `objective`, which stands for the objective itself.
+    """Metric or mix that guides the search, and decides on the confirm split between masks of about the same
+    objective. By default, `probability` for retrieval metrics that count ranks; otherwise, and for the worst of
+    several data sets, `objective`, which stands for the objective itself.
     """
     combine: Literal["mean", "worst"]
     """What to maximise over several data sets: the mean of their objectives, or the worst of them."""
