@@ -73,10 +73,11 @@ def test_splits_share_no_scene():
 
 def test_a_flipped_scene_loses_what_it_gained_under_every_mask(stored):
     part, ones_C = np.arange(500), np.ones(500)
-    gains = [stored.values(sign * ones_C, part) - stored.values(0 * ones_C, part) for sign in (1, -1)]
+    found = stored.objective
+    gains = [found.values(sign * ones_C, part) - found.values(0 * ones_C, part) for sign in (1, -1)]
     assert gains[0] == pytest.approx(-gains[1])
-    assert stored.values(ones_C, part) == pytest.approx(
-        [stored.outcomes(index, ones_C, part).objective() for index in range(len(stored.masks))]
+    assert found.values(ones_C, part) == pytest.approx(
+        [found.outcomes(index, ones_C, part).objective() for index in range(len(stored.masks))]
     )
 
 

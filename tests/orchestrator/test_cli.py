@@ -219,7 +219,9 @@ def test_a_limit_is_lifted_when_a_study_is_resumed(headmask, search_flags, runs)
 
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_the_heads_of_the_text_tower_can_be_searched(headmask, search_flags, runs, tiny_files, ablation):
-    code, out, err = headmask(*search_flags, "--tower", "text", "--ablation", ablation, "--json")
+    code, out, err = headmask(
+        *search_flags, "--tower", "text", "--ablation", ablation, "--guide", "objective", "--json"
+    )
     assert code == 0, err
     result = SearchResult.model_validate_json(out)
     mask = MaskFile.read(runs / "first" / "candidate.json")

@@ -92,7 +92,7 @@ def recall_of_pyfunc(folder, data):
 # With these seeds, masks of a few heads are selected; without heads there is nothing to deploy.
 @pytest.mark.parametrize(("rule", "seed"), [("stock", 0), ("composited", 1)])
 def test_the_reported_test_recall_is_that_of_every_deployed_form(tiny_config, odd_files, reliable, rule, seed):
-    changes = {"search__pixels": rule, "search__seed": seed, "search__max_heads": 4}
+    changes = {"search__pixels": rule, "search__seed": seed, "search__max_heads": 4, "search__guide": "objective"}
     config = tiny_config("odd", odd_files, output__fold=True, **changes)
     outcome = start(config)
     result, data, folder = outcome.result, config.data[0].path, config.folder
