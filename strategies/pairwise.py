@@ -152,7 +152,9 @@ def _modelled(count: int, known: _Learned, rng: np.random.Generator) -> list[Hea
     masks = history.take(history.widened(greedy_VS, heads_S), num_greedy)
     together = history.take(flipped_together(history, num_near, rng), int(TOGETHER * num_near))
     hopes_S = scale_hopes(history, known.company)[heads_S]
-    masks += together + history.take(flipped(history, functions, heads_S, hopes_S), num_near - len(together))
+    # The mean has few optima that are apart from good masks; the places of the others are for flips, too.
+    num_flipped = num_greedy + num_near - len(masks) - len(together)
+    masks += together + history.take(flipped(history, functions, heads_S, hopes_S), num_flipped)
     for best_VS in best_RVS[1:]:
         masks += history.take(history.widened(best_VS, heads_S), 1)
     varied_VS = _varied(np.vstack([best_RVS[0, :16], starts_BS]), 4 * max(1, num_explored), rng)
