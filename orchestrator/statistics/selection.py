@@ -81,9 +81,10 @@ def select(masks: Sequence[HeadMask], objective: Judged, guide: Judged) -> int:
         ValueError: no mask has a value.
     """
     sizes, order = [len(mask) for mask in masks], [mask.words for mask in masks]
-    best = _best(sizes, order, objective.values)
-    close = np.array([_is_close(objective, index, best) for index in range(len(masks))])
-    return smallest_as_good(sizes, order, np.where(close, guide.values, np.nan), guide.standard_error)
+    best = _ranked(sizes, order, objective.values)[0]
+    return smallest_as_good(
+        sizes, order, guide.values, guide.standard_error, lambda index: _is_close(objective, index, best)
+    )
 
 
 def _is_close(judged: Judged, index: int, best: int) -> bool:
@@ -93,12 +94,12 @@ def _is_close(judged: Judged, index: int, best: int) -> bool:
     return bool(value == most) or bool(most - value <= CLOSE * (judged.standard_error(index, best) or 0.0))
 
 
-def _best(sizes: Sequence[float], order: Sequence[Any], values: NDArray[np.float64]) -> int:
-    """Return the index of the largest value, of equal ones that of the smallest, then the first in order."""
+def _ranked(sizes: Sequence[float], order: Sequence[Any], values: NDArray[np.float64]) -> list[int]:
+    """Return the indices of what has a value: the best first, of equal ones the smallest, then the first in order."""
     scored = np.flatnonzero(np.isfinite(values)).tolist()
     if not scored:
         raise ValueError("no finalist has a value")
-    return min(scored, key=lambda i: (-values[i], sizes[i], order[i]))
+    return sorted(scored, key=lambda i: (-values[i], sizes[i], order[i]))
 
 
 def smallest_as_good(
@@ -106,6 +107,7 @@ def smallest_as_good(
     order: Sequence[Any],
     values: NDArray[np.float64],
     standard_error: StandardError = _unknown,
+    counts: Callable[[int], bool] = lambda index: True,
 ) -> int:
     """Return the index of the smallest of all that are as good as the best one, for anything that has a size.
 
@@ -114,15 +116,17 @@ def smallest_as_good(
         order: decides between what is equal in value and size.
         values: of each; NaN for a failure.
         standard_error: of the difference of two values.
+        counts: returns whether that with an index may be returned; by default, all may. It is asked of few.
 
     Raises:
         ValueError: nothing has a value.
     """
-    best = _best(sizes, order, values)
-    smaller = [i for i in range(len(sizes)) if sizes[i] < sizes[best] and np.isfinite(values[i])]
-    for i in sorted(smaller, key=lambda i: (sizes[i], -values[i], order[i])):
-        if as_good(values[i], values[best], standard_error(i, best)):
-            return i
+    ranked = _ranked(sizes, order, values)
+    best = next(index for index in ranked if counts(index))
+    smaller = [index for index in ranked if sizes[index] < sizes[best]]
+    for index in sorted(smaller, key=lambda index: sizes[index]):
+        if as_good(values[index], values[best], standard_error(index, best)) and counts(index):
+            return index
     return best
 
 
