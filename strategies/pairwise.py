@@ -27,8 +27,10 @@ GREEDY, NEAR, NEAR_SCALED, EXPLORED = 0.35, 0.1, 0.5, 0.1
 """Parts of the rest: optima of the model's mean, the best mask with heads flipped, random variations of good masks;
 samples propose the others.
 """
-TOGETHER = 0.5
-"""Part of these that flip several heads, each of which gained there alone."""
+MANY, TOGETHER = 32, 0.5
+"""Masks from which on this part of these flips several heads, each of which gained there alone: a narrow search puts
+them together one after the other.
+"""
 STEPS, STARTS = 80, 4
 CANDIDATES = 100
 """Number of the best visited masks of a function that are considered."""
@@ -150,11 +152,13 @@ def _modelled(count: int, known: _Learned, rng: np.random.Generator) -> list[Hea
     good_VS = history.bits_TF[history.ranked[:200]][:, heads_S]
     greedy_VS = best_RVS[0, apart(best_RVS[0], APART, good_VS, num_greedy)]
     masks = history.take(history.widened(greedy_VS, heads_S), num_greedy)
-    together = history.take(flipped_together(history, num_near, rng), int(TOGETHER * num_near))
+    num_flipped = len(masks) + num_near
+    if count >= MANY:
+        # The mean has few optima that are apart from good masks; the places of the others are for flips, too.
+        num_flipped = num_greedy + num_near
+        masks += history.take(flipped_together(history, num_near, rng), int(TOGETHER * num_near))
     hopes_S = scale_hopes(history, known.company)[heads_S]
-    # The mean has few optima that are apart from good masks; the places of the others are for flips, too.
-    num_flipped = num_greedy + num_near - len(masks) - len(together)
-    masks += together + history.take(flipped(history, functions, heads_S, hopes_S), num_flipped)
+    masks += history.take(flipped(history, functions, heads_S, hopes_S), num_flipped - len(masks))
     for best_VS in best_RVS[1:]:
         masks += history.take(history.widened(best_VS, heads_S), 1)
     varied_VS = _varied(np.vstack([best_RVS[0, :16], starts_BS]), 4 * max(1, num_explored), rng)
