@@ -350,8 +350,8 @@ def test_a_run_describes_itself(tiny_config, runs):
 
 
 def test_one_finalist_is_the_selected_one_also_after_a_resume(tiny_config, runs):
-    first = start(tiny_config(budget__masks=14)).result
-    second = resume(tiny_config(budget__masks=60)).result
+    first = start(tiny_config(budget__masks=14, search__guide="objective")).result
+    second = resume(tiny_config(budget__masks=60, search__guide="objective")).result
     assert first.selected != second.selected
     mlflow = client(runs)
     query = f"tags.mlflow.parentRunId = '{second.mlflow_run_id}' and tags.headmask.is_selected = 'true'"
