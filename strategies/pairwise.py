@@ -152,13 +152,13 @@ def _modelled(count: int, known: _Learned, rng: np.random.Generator) -> list[Hea
     good_VS = history.bits_TF[history.ranked[:200]][:, heads_S]
     greedy_VS = best_RVS[0, apart(best_RVS[0], APART, good_VS, num_greedy)]
     masks = history.take(history.widened(greedy_VS, heads_S), num_greedy)
-    num_flipped = len(masks) + num_near
+    num_flips, flips = num_near, []
     if count >= MANY:
         # The mean has few optima that are apart from good masks; the places of the others are for flips, too.
-        num_flipped = num_greedy + num_near
-        masks += history.take(flipped_together(history, num_near, rng), int(TOGETHER * num_near))
+        num_flips += num_greedy - len(masks)
+        flips = history.take(flipped_together(history, num_near, rng), int(TOGETHER * num_near))
     hopes_S = scale_hopes(history, known.company)[heads_S]
-    masks += history.take(flipped(history, functions, heads_S, hopes_S), num_flipped - len(masks))
+    masks += flips + history.take(flipped(history, functions, heads_S, hopes_S), num_flips - len(flips))
     for best_VS in best_RVS[1:]:
         masks += history.take(history.widened(best_VS, heads_S), 1)
     varied_VS = _varied(np.vstack([best_RVS[0, :16], starts_BS]), 4 * max(1, num_explored), rng)

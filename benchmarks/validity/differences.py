@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.validity.searches import Workload, searched, write_scenes
+from benchmarks.validity.searches import Workload, scores_on_test, searched, write_scenes
 from headmask.mask import HeadMask
-from orchestrator.run.display import Quiet
-from orchestrator.run.pools import make_pool
-from orchestrator.search.scoring import score_all
 from orchestrator.statistics.paired import Outcomes, paired_standard_error
 from orchestrator.statistics.selection import Judged
 from orchestrator.study.store import StudyStore
@@ -76,13 +72,9 @@ def measure(folder: Path, workload: Workload, seed: int) -> Searched:
     session = searched(workload, data, folder / f"differences{seed}").session
     with StudyStore.open(session.config.storage, session.config.study_name) as store:
         found = sorted(mask for mask, record in store.records(session.grid).items() if record.failure is None)
-    empty = HeadMask.empty(session.grid)
-    with closing(make_pool(session, Quiet())) as pool:
-        pool.settle(session.wanted)
-        results = score_all(pool, TEST, [empty, *found])
+    scores = scores_on_test(session, [HeadMask.empty(session.grid), *found])
     sides = []
     for objective in (session.objective, session.guide):
-        scores = (results[mask].score for mask in (empty, *found))
         before, *after = (improved_outcomes(session, TEST.split, score, objective)[0] for score in scores)
         sides.append(Differences(before, np.stack([each.hits_CK - before.hits_CK for each in after])))
     return Searched(tuple(found), *sides)

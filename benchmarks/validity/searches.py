@@ -111,10 +111,15 @@ def searched(workload: Workload, data: Path, out: Path, *, precheck: bool = True
 
 def outcomes_on_test(session: Session, masks: Sequence[HeadMask]) -> list[Outcomes]:
     """Return what masks score on the test split of a settled session, per cluster, in the order given."""
+    return [outcomes(session, score) for score in scores_on_test(session, masks)]
+
+
+def scores_on_test(session: Session, masks: Sequence[HeadMask]) -> list[MaskScore]:
+    """Return the scores of masks on the test split of a settled session, in the order given."""
     with closing(make_pool(session, Quiet())) as pool:
         pool.settle(session.wanted)
         found = score_all(pool, TEST, list(masks))
-    return [outcomes(session, found[mask].score) for mask in masks]
+    return [found[mask].score for mask in masks]
 
 
 def outcomes(session: Session, score: MaskScore) -> Outcomes:

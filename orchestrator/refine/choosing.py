@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from headmask.scales import HeadScales
 from orchestrator.refine.training import MASK, MODEL, Trained
 from orchestrator.search.session import Session
@@ -14,7 +12,7 @@ from orchestrator.search.tasks import KeptTasks
 from orchestrator.settings.objective import Goal
 from orchestrator.statistics.paired import Evidence
 from orchestrator.statistics.selection import smallest_as_good
-from orchestrator.verdict.decide import CONFIRM, TEST, standard_error_between, test_evidence, value_on
+from orchestrator.verdict.decide import CONFIRM, TEST, judged, test_evidence
 from workers.scoring.messages import MaskScore
 
 SHARES = (0.75, 0.5, 0.25)
@@ -113,10 +111,9 @@ def choose(
     """
     scales, baseline = [each.scales for each in listed], listed[0].scales
     confirm = dict(zip(scales, tasks.scores(CONFIRM, [each.to_array() for each in scales]), strict=True))
-    values = np.array([value_on(session.objective, confirm[each], confirm[baseline]) for each in scales])
-    error = standard_error_between(session, [confirm[each] for each in scales], session.objective)
+    found = judged(session, [confirm[each] for each in scales], confirm[baseline], session.objective)
     departures, order = [each.departure for each in scales], [each.values for each in scales]
-    selected = listed[smallest_as_good(departures, order, values, error)]
+    selected = listed[smallest_as_good(departures, order, found.values, found.standard_error)]
 
     looked = list(dict.fromkeys([baseline, *([] if mask is None else [mask]), selected.scales]))
     before_test(looked)

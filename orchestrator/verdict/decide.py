@@ -8,7 +8,7 @@ two-sided 95 % interval of the test delta is above zero, a permutation test agre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -22,7 +22,7 @@ from orchestrator.search.scoring import score_all
 from orchestrator.search.session import Session
 from orchestrator.settings.objective import Goal, Objective
 from orchestrator.statistics.paired import Evidence, Outcomes, evidence, paired_standard_error
-from orchestrator.statistics.selection import Judged, StandardError, finalists, matched_random_masks, select
+from orchestrator.statistics.selection import Judged, finalists, matched_random_masks, select
 from orchestrator.study.records import TrialRecord
 from orchestrator.verdict.outcomes import outcomes_of
 from workers.pool.protocol import Pool
@@ -109,8 +109,10 @@ def decide(
 
     on_stage(f"re-scoring {counted(len(chosen), 'finalist')} on the confirm split")
     confirm = {mask: each.score for mask, each in score_all(pool, CONFIRM, chosen, is_stopping=is_stopping).items()}
-    value_of = {mask: value_on(session.objective, confirm[mask], confirm[baseline]) for mask in chosen}
-    selected = chosen[select(chosen, *_judged(session, [confirm[mask] for mask in chosen], confirm[baseline]))]
+    scores = [confirm[mask] for mask in chosen]
+    objective, guide = (judged(session, scores, confirm[baseline], each) for each in (session.objective, session.guide))
+    selected = chosen[select(chosen, objective, guide)]
+    value_of = dict(zip(chosen, objective.values.tolist(), strict=True))
     ranked = sorted(chosen, key=lambda mask: (-np.nan_to_num(value_of[mask], nan=-np.inf), len(mask), mask.words))
 
     random_values = _random_values(session, pool, selected, confirm[baseline], on_stage, is_stopping)
@@ -137,15 +139,8 @@ def _check_baseline(record: TrialRecord | None) -> None:
         raise StudyError(f"there is no baseline to compare with: {failure}")
 
 
-def _judged(session: Session, confirm: Sequence[MaskScore], baseline: MaskScore) -> Iterator[Judged]:
-    """Yield what scores on confirm are worth: by the objective, and by the guide."""
-    for objective in (session.objective, session.guide):
-        values = np.array([value_on(objective, score, baseline) for score in confirm])
-        yield Judged(values, standard_error_between(session, confirm, objective))
-
-
-def standard_error_between(session: Session, confirm: Sequence[MaskScore], objective: Objective) -> StandardError:
-    """Return a function that returns the standard error of an objective's difference on confirm between two scores."""
+def judged(session: Session, confirm: Sequence[MaskScore], baseline: MaskScore, objective: Objective) -> Judged:
+    """Return what scores on confirm are worth by an objective, such as the guide."""
 
     @cache
     def outcomes(index: int) -> list[Outcomes]:
@@ -155,7 +150,7 @@ def standard_error_between(session: Session, confirm: Sequence[MaskScore], objec
         sides = outcomes(best), outcomes(index)
         return paired_standard_error(*sides, combine=objective.over_draws, draws=ERROR_DRAWS)
 
-    return standard_error
+    return Judged(np.array([_value_on(objective, score, baseline) for score in confirm]), standard_error)
 
 
 def _random_values(
@@ -172,7 +167,7 @@ def _random_values(
     if masks:
         on_stage(f"scoring {counted(len(masks), 'random mask')} of the same size on the confirm split, for context")
     results = score_all(pool, CONFIRM, masks, is_stopping=is_stopping)
-    values = (value_on(session.objective, results[mask].score, baseline) for mask in masks)
+    values = (_value_on(session.objective, results[mask].score, baseline) for mask in masks)
     return tuple(float(np.nan_to_num(value, nan=-np.inf)) for value in values)
 
 
@@ -193,7 +188,7 @@ def test_evidence(
     return found, guarded
 
 
-def value_on(objective: Objective, score: MaskScore, baseline: MaskScore) -> float:
+def _value_on(objective: Objective, score: MaskScore, baseline: MaskScore) -> float:
     """Return an objective of a score, with the limits of loss against the baseline's; NaN for a failure."""
     return np.nan if score.failure else objective.value(score.metrics, baseline.metrics)
 

@@ -25,12 +25,8 @@ FEW = 8
 """Fewer replicas get masks that were put one after the other as if they had been put together: blocks share about 4 %
 of their cost, and those of few replicas hardly ever wait for one mask.
 """
-
-
 AHEAD_S = 0.1
 """Seconds of work that a replica has at least, if more waits, so that it never waits for the driver."""
-
-
 Steps = Callable[[Sequence[HeadMask]], Sequence[float]]
 """Returns what each of some sorted masks costs after those before it."""
 
