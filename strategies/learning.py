@@ -217,10 +217,18 @@ class Lesson:
         history: the first results.
         heads_S: the shortlist that the model is over.
         expected: returns expected values (R) of masks (R, F); results without one teach nothing.
+        worst: results so many times as far below the best one as is typical teach nothing either.
     """
 
-    def __init__(self, history: History, heads_S: Indices, expected: Callable[[BoolArray], FloatArray]) -> None:
-        self.heads_S, self._expected = heads_S, expected
+    def __init__(
+        self,
+        history: History,
+        heads_S: Indices,
+        expected: Callable[[BoolArray], FloatArray],
+        *,
+        worst: float = math.inf,
+    ) -> None:
+        self.heads_S, self._expected, self._worst = heads_S, expected, worst
         self.num_results = len(history.values_T)
         self._best = float(history.values_T[history.ranked[0]])
         deficits_T = self._best - history.values_T[fitted_trials(history)]
@@ -235,7 +243,9 @@ class Lesson:
     def _taught(self, history: History, trials: Indices) -> tuple[BoolArray, FloatArray, FloatArray, NDArray[np.int64]]:
         """Return what a model is told of trials."""
         rest_T = history.values_T[trials] - self._expected(history.bits_TF[trials])
-        trials, rest_T = trials[np.isfinite(rest_T)], rest_T[np.isfinite(rest_T)]
+        deficits_T = np.maximum(0, self._best - history.values_T[trials]) / self._typical
+        kept_T = np.isfinite(rest_T) & (deficits_T < self._worst)
+        trials = trials[kept_T]
         # Values far below the best matter less, and a sum of pairs explains them less well.
-        noise_T = 1 + np.maximum(0, self._best - history.values_T[trials]) / self._typical
-        return history.bits_TF[trials][:, self.heads_S], rest_T, noise_T, history.sizes_T[trials]
+        noise_T = 1 + deficits_T[kept_T]
+        return history.bits_TF[trials][:, self.heads_S], rest_T[kept_T], noise_T, history.sizes_T[trials]

@@ -38,7 +38,7 @@ class MixtureSampler(MaskSampler):
     """
 
     label = "mixture"
-    revision = 7
+    revision = 8
     trains = True
 
     def __init__(self, grid: HeadGrid, *, shares: Sequence[Share] | None = None, **options: Any) -> None:

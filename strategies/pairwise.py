@@ -27,6 +27,10 @@ GREEDY, NEAR, NEAR_SCALED, EXPLORED = 0.35, 0.1, 0.5, 0.1
 """Parts of the rest: optima of the model's mean, the best mask with heads flipped, random variations of good masks;
 samples propose the others.
 """
+RUINED = 4.0
+"""Without trained scales, a model is not told of masks that are this many times as far below the best one as is
+typical: after what too many ablated heads cost, it would expect as much of pairs.
+"""
 MANY, TOGETHER = 32, 0.5
 """Masks from which on this part of these flips several heads, each of which gained there alone: a narrow search puts
 them together one after the other.
@@ -50,7 +54,7 @@ class PairwiseSampler(MaskSampler):
     """
 
     label = "pairwise"
-    revision = 7
+    revision = 8
     _learned: _Learned | None = None
     """What the results of the last block taught: a cache, which decides nothing."""
     _lessons: tuple[Lesson, ...] = ()
@@ -113,14 +117,16 @@ def _lesson(history: History) -> Lesson:
     expected_F = gains_F + company.gains_F
     expected_F[heads_S] = gains_F[heads_S]
     baseline = np.nan_to_num(history.baseline)
-    return Lesson(history, heads_S, lambda bits_TF: baseline + np.where(bits_TF, expected_F, 0).sum(1))
+    worst = RUINED if history.scales_F is None else np.inf
+    return Lesson(history, heads_S, lambda bits_TF: baseline + np.where(bits_TF, expected_F, 0).sum(1), worst=worst)
 
 
 def _probes(history: History, company: Company) -> BoolArray:
     """Return the best mask with heads added (R, F) whose company is unknown or in doubt, and that may gain there.
 
     Heads that were never added come in groups, because most change nothing in company. A group that changed something
-    is split: one half of it says what the other one did.
+    is split: one half of it says what the other one did. Where no scales were trained, those that are not expected to
+    gain come last, once each: what none was seen to gain, one may.
     """
     best_F = history.bits_TF[history.ranked[0]]
     gains_F = np.nan_to_num(history.scan_gains_F) + scale_hopes(history, company)
@@ -133,8 +139,10 @@ def _probes(history: History, company: Company) -> BoolArray:
             groups.append(doubtful[: (len(doubtful) + 1) // 2])
             doubtful_F &= ~members_F
     order = np.argsort(-gains_F, kind="stable")
-    fresh = order[(open_F & ~company.is_added_F)[order]]
-    groups += [fresh[start : start + GROUP].tolist() for start in range(0, len(fresh), GROUP)]
+    fresh_F = ~best_F & ~history.failed_F & ~company.is_added_F
+    for chosen_F in [may_gain_F] if history.scales_F is not None else [may_gain_F, ~may_gain_F]:
+        fresh = order[(chosen_F & fresh_F)[order]]
+        groups += [fresh[start : start + GROUP].tolist() for start in range(0, len(fresh), GROUP)]
     added_RF: BoolArray = best_F | history.rows(groups)
     return added_RF
 

@@ -160,8 +160,9 @@ def test_a_head_that_fails_alone_is_not_probed():
     assert sum(failing in mask.heads for mask in masks_of(study, GRID)) < 12
 
 
-def test_a_search_finds_the_head_that_pays_only_in_company():
-    study = run(make_sampler("pairwise", GRID, seed=3), Hiding(), 41 + 120)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_search_finds_the_head_that_pays_only_in_company(seed):
+    study = run(make_sampler("pairwise", GRID, seed=seed), Hiding(), 41 + 120)
     best = max(masks_of(study, GRID), key=value_of)
     assert list(GRID)[HIDDEN] in best.heads
 
@@ -199,6 +200,17 @@ def test_what_later_results_teach_is_added_to_what_the_first_ones_did():
         for each in (known.first(101), known)
     ]
     assert errors[1] < errors[0] / 2
+
+
+@pytest.mark.parametrize(("worst", "is_told"), [(4.0, False), (np.inf, True)])
+def test_a_model_is_told_of_a_ruined_mask_only_where_nothing_is_too_bad(worst, is_told):
+    rng = np.random.default_rng(0)
+    sets = [rng.choice(10, size=4, replace=False).tolist() for _ in range(30)]
+    known = history(*sets, range(30))
+    before = known.first(len(known.values_T) - 1)
+    lesson = Lesson(before, np.arange(10), lambda bits_TF: np.full(len(bits_TF), 0.5), worst=worst)
+    heads = [lesson.model(each).mean_function().head_RS for each in (before, known)]
+    assert np.array_equal(*heads) != is_told
 
 
 @pytest.mark.parametrize("name", ["pairwise", "mixture"])
