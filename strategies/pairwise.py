@@ -23,13 +23,13 @@ GROUP = 8
 """Heads of which nothing is known that are added at a time."""
 OPTIMISM = 2.0
 """Standard deviations by which a head may exceed the estimate of what it gains in company."""
+RUINED = 4.0
+"""Without trained scales, the model is not told of masks that are this many times as far below the best one as is
+typical: from what too many ablated heads cost, it would conclude that pairs may cost as much.
+"""
 GREEDY, NEAR, NEAR_SCALED, EXPLORED = 0.35, 0.1, 0.5, 0.1
 """Parts of the rest: optima of the model's mean, the best mask with heads flipped, random variations of good masks;
 samples propose the others.
-"""
-RUINED = 4.0
-"""Without trained scales, a model is not told of masks that are this many times as far below the best one as is
-typical: after what too many ablated heads cost, it would expect as much of pairs.
 """
 MANY, TOGETHER = 32, 0.5
 """Masks from which on this part of these flips several heads, each of which gained there alone: a narrow search puts
@@ -126,22 +126,23 @@ def _probes(history: History, company: Company) -> BoolArray:
 
     Heads that were never added come in groups, because most change nothing in company. A group that changed something
     is split: one half of it says what the other one did. Where no scales were trained, those that are not expected to
-    gain come last, once each: what none was seen to gain, one may.
+    gain come last, once each: one of them may still pay in company.
     """
     best_F = history.bits_TF[history.ranked[0]]
     gains_F = np.nan_to_num(history.scan_gains_F) + scale_hopes(history, company)
     may_gain_F = gains_F + company.gains_F + OPTIMISM * company.doubts_F > 0
-    open_F = may_gain_F & ~best_F & ~history.failed_F & ~company.is_single_F & ~company.is_silent_F
-    doubtful_F, groups = open_F & company.is_added_F, []
+    others_F = ~best_F & ~history.failed_F
+    doubtful_F = may_gain_F & others_F & company.is_added_F & ~company.is_single_F & ~company.is_silent_F
+    groups = []
     members_PF = history.additions[0][(history.additions[0] & doubtful_F).any(1)]
     for members_F in members_PF[np.argsort(members_PF.sum(1), kind="stable")]:
         if doubtful := np.flatnonzero(members_F & doubtful_F).tolist():
             groups.append(doubtful[: (len(doubtful) + 1) // 2])
             doubtful_F &= ~members_F
     order = np.argsort(-gains_F, kind="stable")
-    fresh_F = ~best_F & ~history.failed_F & ~company.is_added_F
-    for chosen_F in [may_gain_F] if history.scales_F is not None else [may_gain_F, ~may_gain_F]:
-        fresh = order[(chosen_F & fresh_F)[order]]
+    kinds = [may_gain_F, ~may_gain_F] if history.scales_F is None else [may_gain_F]
+    for kind_F in kinds:
+        fresh = order[(kind_F & others_F & ~company.is_added_F)[order]]
         groups += [fresh[start : start + GROUP].tolist() for start in range(0, len(fresh), GROUP)]
     added_RF: BoolArray = best_F | history.rows(groups)
     return added_RF
